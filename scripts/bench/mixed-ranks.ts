@@ -6,9 +6,9 @@
 //                                    [--device cuda] [--rounds 1] [--steps STEPS [--resident NUMBER]] [--write]
 //
 // A mix is a sum of NUMBERxRANK or NUMBERxRANKxROWS. Each adapter trains ROWS (1) rows of about 512 tokens a step, with dropout
-// 0.05. With --steps the rate is that of --tokens tokens after every adapter has made so many steps, and then the run is ended by
-// force: no adapter is evaluated or exported, which for hundreds would take longer than what is measured. --resident: adapters
-// on the device at once, while the others wait for their turn in host memory. Several --mlora take
+// 0.05. With --steps the rate is that of --tokens tokens after every adapter has made that number of steps, and then the run
+// is ended by force: no adapter is evaluated or exported, which for hundreds would take longer than what is measured.
+// --resident: adapters on the device at once, while the others wait for their turn in host memory. Several --mlora take
 // turns, mix by mix, so that one build is measured against another in the same call; a mix that one of them cannot run is
 // reported and left out. Of a mix of several ranks the table also says its share of what uniform runs predict: the time of its
 // tokens at their own rank's rate, where the uniform runs of all its ranks are among the mixes. Writes a model with random

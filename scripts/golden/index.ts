@@ -128,6 +128,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
     tolerance: FLOAT32,
   },
+  trainedTables: {
+    script: "trained-tables/make.py",
+    makes: ["trained-tables/golden.json", "trained-tables/*/*/*/*", "trained-tables/*/model/*"],
+    packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
+    tolerance: FLOAT32,
+  },
   tokenizers: {
     script: "make_tokenizer.py",
     makes: ["tokenizers/cases/*.json", "tokenizers/*/tokenizer.json", "tokenizers/*/tokenizer_config.json"],

@@ -139,6 +139,14 @@ const MESSAGES = {
     request: v.strictObject({ adapters: v.array(count) }),
     reply: v.array(v.strictObject({ busiest: count, all: count })),
   },
+  /**
+   * The gradient of rows that serve both tables of a tied model (session/shared-rows.ts): the first stage's is taken, or put in
+   * its place; the last stage adds to its own and replies with the sum.
+   */
+  share: {
+    request: v.strictObject({ slot: count, what: v.picklist(["take", "add", "put"]), values: v.exactOptional(floats) }),
+    reply: floats,
+  },
   step: { request: v.strictObject({ steps: v.array(optimizerStep) }), reply: v.null() },
   /**
    * From now on the slot, and so its number in micro-batches and steps, is this adapter's, as it is before its first step. With

@@ -110,11 +110,14 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
       {
         title: "targets",
         of: ({ adapter, own }) =>
-          own.sites
-            ? sitesText(own)
-            : adapter.places
-              ? `${count(own.modules)} of ${count(modules)} modules`
-              : `${adapter.targets.length}`,
+          [
+            own.sites
+              ? sitesText(own)
+              : adapter.places
+                ? `${count(own.modules)} of ${count(modules)} modules`
+                : `${adapter.targets.length}`,
+            ...Object.keys(adapter.tables ?? {}),
+          ].join(", "),
         ...right,
       },
       { title: "learning rate", of: ({ adapter }) => `${adapter.recipe.optimizer.learningRate}`, ...right },

@@ -5,7 +5,7 @@
 import { bytesOf } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
 import {
   expertProducts,
   type Group,
@@ -14,8 +14,9 @@ import {
   groupsOfModel,
   linearsOfModel,
 } from "../families/linears.ts";
-import { type LayerRange, MOST_RANK } from "../methods/layout.ts";
+import { type LayerRange, type LowKey, MOST_RANK } from "../methods/layout.ts";
 import { FACTORS } from "../methods/registry.ts";
+import { TABLE_KINDS, TABLE_TENSORS } from "../methods/tables.ts";
 import type { Device } from "./device.ts";
 import { groupSize } from "./packed.ts";
 
@@ -24,8 +25,10 @@ export type ScratchNeed = {
   readonly layers: LayerRange;
   readonly rows: number; // of the largest micro-batch
   readonly slots: number; // of adapters
-  /** Elements of s of the largest micro-batch, of each group that adapters target. */
-  readonly low: Readonly<Partial<Record<Group, number>>>;
+  /** Elements of s of the largest micro-batch, of each group that adapters target; of the head those of a chunk. */
+  readonly low: Readonly<Partial<Record<LowKey, number>>>;
+  /** Rows of a chunk of logits. */
+  readonly chunk: number;
   /** How the base's linear weights are held. */
   readonly format: WeightFormat;
   readonly expertFormat: WeightFormat;
@@ -88,7 +91,7 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
   const linears = Object.entries(need.low).flatMap(([group, elements]) =>
     expertProducts(spec).some((product) => product.group === group)
       ? expertGradientScratch(compute, group as Group, elements, need)
-      : linearScratch(compute, group as Group, elements, need),
+      : linearScratch(compute, group as LowKey, elements, need),
   );
   const norms = mostTensors(need) * NORM_SLICES * 4;
   const delta = spec.delta ? deltaScratch(compute, spec.delta.heads, rows).bytes : 0;
@@ -173,8 +176,14 @@ const longest = (spec: ModelSpec): number =>
     ),
   );
 
-const linearScratch = (compute: "f32" | "bf16", group: Group, elements: number, { spec }: ScratchNeed): number[] =>
-  groupShapes(spec, group).flatMap((shape) => productScratch(compute, shape, elements));
+function linearScratch(compute: "f32" | "bf16", group: LowKey, elements: number, { spec, chunk }: ScratchNeed): number[] {
+  const { hidden } = spec;
+  if (group === "embedding") return productScratch(compute, { in: hidden, firstColumn: [0, hidden] }, elements);
+  if (group !== "head") return groupShapes(spec, group).flatMap((shape) => productScratch(compute, shape, elements));
+  // Gradients are of a tile at a time (engine/adapted-tables.ts).
+  const ofTile = productScratch(compute, { in: hidden, firstColumn: [0, tableRows(spec)] }, (elements / chunk) * ROW_TILE);
+  return [Math.ceil(hidden / DOWN_PART) * elements * 4, ...ofTile];
+}
 
 /** `elements` of s; sums of later chunks of an adapter's rows are kept by columns of s and of x or y. */
 function productScratch(
@@ -193,4 +202,4 @@ function productScratch(
 
 /** Tensors that any adapter can have on a stage. */
 const mostTensors = ({ spec, layers }: ScratchNeed): number =>
-  (layers.to - layers.from) * linearsOfModel(spec).length * FACTORS.length;
+  (layers.to - layers.from) * linearsOfModel(spec).length * FACTORS.length + TABLE_KINDS.length * TABLE_TENSORS.length;

@@ -9,8 +9,8 @@ import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { Arena, elementsFrom, rowsFrom } from "../device/arena.ts";
-import type { Device, HostMemory, Tensor } from "../device/device.ts";
+import { Arena, rowsFrom } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
@@ -20,23 +20,26 @@ import {
   factorPlace,
   factorTable,
   type LayerRange,
-  type Place,
+  type LowKey,
 } from "../methods/layout.ts";
 import type { BlockName, Values } from "../methods/optimizers.ts";
-import { rankAt, trainedAt } from "../methods/placement.ts";
+import { rankAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+import type { TableKind, TableTensor } from "../methods/tables.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep, gradNorm } from "../ops/adamw.ts";
 import { adamw8Step, codeTable } from "../ops/adamw8.ts";
 import { BlockCache } from "./block-cache.ts";
 import { FactorWriter } from "./factor-writer.ts";
+import { clearFrozen } from "./frozen.ts";
 import { GradientBuffers } from "./gradient-buffers.ts";
-import { type DeviceBlock, HeldAdapter, methodOf, valuesOf } from "./held-adapter.ts";
+import { type DeviceBlock, HeldAdapter, type HostBlocks, methodOf, valuesOf } from "./held-adapter.ts";
 import { type LowRows, lowRowsOf } from "./low-rows.ts";
 import type { Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import { type AdapterMemory, emptyRow, setGradients, tableBytes, takeTables } from "./pool-memory.ts";
-import { presenceOf } from "./presence.ts";
-import { siteKey, type TargetGroup } from "./target-group.ts";
+import { type AdapterMemory, emptyRow, setGradients, tableBytes, takeTables, tokensOf } from "./pool-memory.ts";
+import { expandingOf, presenceOf } from "./presence.ts";
+import { exchangeShared, gatherShared, sharedRows, spreadShared } from "./shared-rows.ts";
+import { siteKey, type TableSite, type TargetGroup } from "./target-group.ts";
 
 export type { Factor } from "../methods/registry.ts";
 /** What there is of each adapter. */
@@ -58,7 +61,7 @@ export class AdapterPool implements Disposable {
   /** The adapter in each slot; null for none. */
   readonly #held: (HeldAdapter | null)[];
   readonly #blocks: BlockCache<DeviceBlock>;
-  readonly #hostBlocks: BlockCache<HostMemory>;
+  readonly #hostBlocks: HostBlocks;
 
   constructor(
     readonly device: Device,
@@ -86,6 +89,11 @@ export class AdapterPool implements Disposable {
       setGradients(this.#in(slot).row, at);
       this.#writeRow(slot);
     });
+  }
+
+  /** The tables of the embedding or of the head. */
+  tableSite(kind: TableKind): TableSite {
+    return this.#tables.tableSites[kind];
   }
 
   /** The tables of a group in a layer. */
@@ -122,11 +130,13 @@ export class AdapterPool implements Disposable {
     this.release(slot);
     const { device } = this;
     const held = new HeldAdapter(this, adapter, this.gradients !== null, this.#blocks, this.#hostBlocks);
-    const { blocks, copy, scratch, derived, factors, codes, tensors, layout } = held.memory!;
+    const { blocks, copy, scratch, derived, factors, codes, tensors, tokens, layout } = held.memory!;
     for (const tensor of [...Object.values(blocks), copy, scratch?.values, scratch?.grads]) if (tensor) device.zero(tensor);
     for (const { name, tensor } of derived)
       device.write(tensor, new Float32Array(sizeOf(tensor.shape)).fill(COMPUTATIONS[methodOf(adapter)].derived![name]!));
     device.write(factors, factorTable(layout));
+    const ids = tokensOf(layout.tables.head);
+    if (ids.length > 0) device.write(tokens, Int32Array.from(ids));
     if (codes) device.write(codes, codeTable());
     device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
     this.#held[slot] = held;
@@ -215,6 +225,18 @@ export class AdapterPool implements Disposable {
     if (slots) slots[slot] = STALE;
   }
 
+  /** The gradient of shared rows where embedding and head are on different stages, as bus/messages.ts says. */
+  shareGradient(slot: number, what: "take" | "add" | "put", values?: Float32Array): Promise<Float32Array> {
+    const grads = this.#gradients.take(slot, this.layout(slot).size);
+    return exchangeShared(this.device, sharedRows(this.spec, this.#in(slot), grads), what, values);
+  }
+
+  /** Shared rows have one gradient, and what is frozen has none. */
+  #settle(slot: number, grads: Tensor): void {
+    gatherShared(this.device, sharedRows(this.spec, this.#in(slot), grads));
+    clearFrozen(this.device, this.#in(slot), grads);
+  }
+
   /** Makes room for the gradients of these adapters, from a mini-batch's first backward pass to its step. */
   beginSteps(adapters: Iterable<number>): void {
     for (const slot of adapters) this.#gradients.take(slot, this.layout(slot).size);
@@ -232,19 +254,6 @@ export class AdapterPool implements Disposable {
     return grads;
   }
 
-  /** What is frozen loses its gradients. */
-  #settle(slot: number, grads: Tensor): void {
-    const { adapter, layout } = this.#in(slot);
-    const clear = ({ offset, rows, columns }: Place, from = 0) =>
-      this.device.zero(elementsFrom(grads, offset + from * columns, (rows - from) * columns));
-    const frozen = frozenIn(adapter.method);
-    for (const tensor of layout.tensors) if (frozen.includes(tensor.factor)) clear(tensor);
-    if (adapter.trainedRank === undefined) return;
-    for (const { layer, group, products } of layout.sites)
-      for (const [g, product] of products.entries())
-        if (product) for (const of of [product.A, product.B]) clear(of, trainedAt(adapter, layer, GROUPS[group][g]!));
-  }
-
   /** Of methods that compute rows themselves: how many of these adapters have such rows at each target group. */
   presence(adapters: Iterable<number>): Presence {
     return presenceOf([...new Set(adapters)].map((slot) => this.#held[slot] ?? null));
@@ -257,19 +266,23 @@ export class AdapterPool implements Disposable {
 
   /** Of methods that store neither A nor B: i32[slots], 1 for those of these adapters that have it. Absent where none has. */
   expanding(adapters: Iterable<number>): ReadonlyMap<PeftMethod, Int32Array<ArrayBuffer>> {
-    const found = new Map<PeftMethod, Int32Array<ArrayBuffer>>();
-    for (const slot of adapters) {
-      const method = this.adapter(slot)?.method ?? "lora";
-      if (!COMPUTATIONS[method].expansion) continue;
-      if (!found.has(method)) found.set(method, new Int32Array(this.slots));
-      found.get(method)![slot] = 1;
-    }
-    return found;
+    return expandingOf(adapters, this.#held);
   }
 
-  /** The rows of s of a pass, by the groups that its adapters target. `tiles` i32[T] are their slots, -1 for none. */
+  /** The rows of s of a pass at each group that its adapters target. `tiles` i32[T] are their slots, -1 for none. */
   lowRows(tiles: Int32Array): ReadonlyMap<Group, LowRows> {
-    return lowRowsOf(tiles, groupsOfModel(this.spec), this.device.rowTile, (slot) => this.#in(slot).ranks);
+    const found = groupsOfModel(this.spec).map((group) => [group, this.lowRowsIn(group, tiles)] as const);
+    return new Map(found.filter(([, { elements }]) => elements > 0));
+  }
+
+  /** The same at one group or table; without any adapter that targets it no elements. */
+  lowRowsIn(key: LowKey, tiles: Int32Array): LowRows {
+    return lowRowsOf(tiles, this.device.rowTile, (slot) => this.#in(slot).ranks.get(key));
+  }
+
+  /** Columns of an adapter's rows of s there; 0 where it has none. */
+  lowWidth(slot: number, key: LowKey): number {
+    return this.#in(slot).ranks.get(key)?.width ?? 0;
   }
 
   #writeRow(slot: number): void {
@@ -279,8 +292,7 @@ export class AdapterPool implements Disposable {
 
   #writeTables(slot: number): void {
     const { device } = this;
-    const held = this.#held[slot] ?? null;
-    const adapter = held?.adapter;
+    const adapter = this.#held[slot]?.adapter;
     this.#writeRow(slot);
     for (const [method, { own }] of this.#tables.methods) {
       const { table } = COMPUTATIONS[method];
@@ -304,6 +316,7 @@ export class AdapterPool implements Disposable {
       const { blocks, copy, factors, codes } = this.#memory(slot);
       const { params, m, v, mAbsmax, vAbsmax } = blocks;
       const grads = this.#gradientsOf(slot);
+      spreadShared(this.device, sharedRows(this.spec, this.#in(slot), grads));
       this.#changed(slot);
       const row = { ...rowsFrom(step, slot, 1), shape: [ADAMW_TABLE_WIDTH] };
       const all = { params, grads, m: m!, v: v!, copy, factors, table: row };
@@ -372,7 +385,7 @@ export class AdapterPool implements Disposable {
   }
 
   /** Where a factor of an adapter's linear lies in its block. */
-  place(slot: number, layer: number, linear: Linear, factor: Factor): FactorPlace {
+  place(slot: number, layer: number, linear: Linear | TableKind, factor: Factor | TableTensor): FactorPlace {
     return factorPlace(this.spec, this.layout(slot), layer, linear, factor);
   }
 

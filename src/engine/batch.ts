@@ -10,8 +10,10 @@ import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import type { RankSpan } from "../ops/linear/low-rank.ts";
 import { type BatchSizes, type BatchTables, eachTable, entriesOf, TABLES, type TableName } from "../schedule/micro-batch.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
+import type { StageSizes } from "./buffers.ts";
 import type { Expanding, Presence } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
+import { type EmbeddingBatch, embeddingBatch, type HeadBatch, headBatch, takeTableBatch } from "./table-batch.ts";
 
 /** The rows of s of a group: `lowAt` i32[T], where each tile begins, in units of 16 elements (ops/linear/low-rank.ts). */
 export type LowRows = { readonly lowAt: Tensor; readonly elements: number; readonly span: RankSpan };
@@ -28,6 +30,9 @@ export type AdapterWork = {
 export type Batch = { readonly rows: number; readonly targets: number } & Readonly<Record<TableName, Tensor>> & {
     readonly loss: Tensor; // f32[T]
     readonly isCorrect: Tensor; // i32[T]
+    /** Null where no adapter of the pass changes the table, or it is on another stage. */
+    readonly embedding: EmbeddingBatch | null;
+    readonly head: HeadBatch | null;
   } & AdapterWork;
 
 /** Memory of a batch's tables. */
@@ -38,7 +43,11 @@ const ALIGNED = 4;
 const EXPANDING = PEFT_METHODS.filter((method) => COMPUTATIONS[method].expansion);
 
 /** Tables for the largest micro-batch. */
-export function takeBatch(take: (dtype: DType, ...shape: number[]) => Tensor, spec: ModelSpec, sizes: BatchSizes) {
+export function takeBatch(
+  take: (dtype: DType, ...shape: number[]) => Tensor,
+  spec: ModelSpec,
+  sizes: BatchSizes & Pick<StageSizes, "chunk" | "low" | "slots">,
+) {
   const { rows, targets, adapters, rowTile } = sizes;
   return {
     rows,
@@ -51,6 +60,7 @@ export function takeBatch(take: (dtype: DType, ...shape: number[]) => Tensor, sp
     isCorrect: take("i32", targets),
     lowAt: take("i32", groupsOfModel(spec).length, alignUp(Math.ceil(rows / rowTile), ALIGNED)),
     which: new Map(EXPANDING.map((method) => [method, take("i32", adapters)])),
+    ofTables: takeTableBatch(take, sizes),
   };
 }
 
@@ -62,10 +72,14 @@ export function writeBatch(device: Device, pool: AdapterPool, batch: BatchMemory
     return firstRows(batch[name], data.length / TABLES[name].width);
   };
   const targets = tables.targetRows.length;
+  const { embedding, head } = batch.ofTables;
+  const uploaded = eachTable(upload);
   return {
     rows: tables.ids.length,
     targets,
-    ...eachTable(upload),
+    ...uploaded,
+    embedding: embeddingBatch(device, pool, embedding, tables, uploaded.tileAdapter),
+    head: headBatch(device, pool, head, tables),
     loss: firstRows(batch.loss, targets),
     isCorrect: firstRows(batch.isCorrect, targets),
     ...adapterWork(device, pool, batch, tables.tileAdapter),

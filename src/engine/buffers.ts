@@ -49,6 +49,7 @@ export type Activations = {
   readonly shared: ReadonlyMap<number, Tensor>;
   /** The layers' own inputs, c[M, layers * size]; null for none. */
   readonly ownInputs: Tensor | null;
+  readonly embedded: Tensor; // s of what adapters add to the embedding, c[E]
   readonly inputs: readonly Tensor[]; // x of each layer, and the stream after the last
   readonly layers: readonly LayerActivations[];
 };
@@ -81,6 +82,8 @@ export type HeadBuffers = {
   readonly gradH: Tensor; // [T, H]
   readonly rstd: Tensor;
   readonly logits: Tensor; // [chunk, tableRows]
+  readonly s: Tensor; // c[E] of a chunk: what adapters have of the head
+  readonly ds: Tensor;
   readonly poolRows: Tensor; // i32[T] of pooled hidden states (engine/pooling.ts)
   readonly poolBounds: Tensor; // i32[T, 2]
 };
@@ -175,7 +178,7 @@ export function takeWorkspace(take: Take, compute: DType, program: Program, size
     ...takeForwardWork(take, compute, program, sizes),
     grad: gradients.get(STREAM)!,
     gradients,
-    ds: take(compute, maxOf(program.flatMap(linearsOf).map(({ group }) => elementsOf(low, group)))),
+    ds: take(compute, maxOf([low.embedding ?? 0, ...program.flatMap(linearsOf).map(({ group }) => elementsOf(low, group))])),
     delta: take("f32", maxOf(heads), rows),
     shared: takeShared(take, "f32", program, rows),
   };
@@ -192,7 +195,8 @@ const takeShared = (take: Take, dtype: DType, program: Program, rows: number): R
   );
 
 /** What layers read of a pass besides the stream. */
-export const takeBeside = (take: Take, compute: DType, program: Program, { rows }: Sizes) => ({
+export const takeBeside = (take: Take, compute: DType, program: Program, { rows, low }: Sizes) => ({
+  embedded: take(compute, low.embedding ?? 0),
   shared: takeShared(take, compute, program, rows),
   ownInputs: takeOwnInputs(take, compute, program, rows),
 });
@@ -238,13 +242,15 @@ export const takeActivations = (
   ...takeBeside(take, compute, program, sizes),
 });
 
-export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets, chunk }: Sizes): HeadBuffers {
+export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets, chunk, low }: Sizes): HeadBuffers {
   return {
     x: take(compute, targets, spec.hidden),
     h: take(compute, targets, spec.hidden),
     gradH: take(compute, targets, spec.hidden),
     rstd: take("f32", targets),
     logits: take(compute, chunk, tableRows(spec)),
+    s: take(compute, low.head ?? 0),
+    ds: take(compute, low.head ?? 0),
     poolRows: take("i32", targets),
     poolBounds: take("i32", targets, 2),
   };

@@ -1,6 +1,6 @@
 // A range of decoder layers, forward and backward, as their programs say (program.ts, operations.ts).
 //
-// The backward pass ends at the first layer's input: nothing before it is trained.
+// The backward pass ends at the first layer's input, or where adapters of the pass train the embedding there.
 
 import type { Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
@@ -8,6 +8,7 @@ import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
 import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
+import { embedAdapted, embeddingGradient } from "./adapted-tables.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Activations, ForwardWork, Workspace } from "./buffers.ts";
@@ -54,6 +55,7 @@ export class Decoder {
     if (layerRange.first) {
       const x = firstRows(acts.inputs[0]!, batch.rows);
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
+      if (batch.embedding) embedAdapted(device, batch.embedding, batch.ids, x, acts.embedded);
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
       if (weights.embeddingNorm) this.#norm(x, weights.embeddingNorm, batch.rows);
     }
@@ -99,16 +101,22 @@ export class Decoder {
 
   /**
    * Turns the gradient of the stream in `work.grad` into that of the input, and adds to the adapters' gradients. On the first
-   * stage the gradient of the embedding is left out.
+   * stage the gradient of the input is computed only where an adapter trains the embedding.
    */
   backward(batch: Batch, acts: Activations, work: Workspace): void {
     const ownInputs = () => acts.ownInputs;
     for (const gradient of work.shared.values()) this.device.zero(firstRows(gradient, batch.rows));
+    const { device, layerRange, weights } = this;
     for (const i of [...this.program.keys()].reverse()) {
-      const pass = this.#pass(i, { batch, work, ownInputs, needsInput: !(this.layerRange.first && i === 0) }, acts);
+      const needsInput = !(layerRange.first && i === 0) || batch.embedding !== null;
+      const pass = this.#pass(i, { batch, work, ownInputs, needsInput }, acts);
       if (this.recomputation === "full") pass.recompute();
       pass.backward();
     }
+    if (!batch.embedding) return;
+    const dx = firstRows(work.grad, batch.rows);
+    if (weights.embeddingScale) multiplyRows(device, { x: dx, factor: weights.embeddingScale, y: dx });
+    embeddingGradient(device, batch.embedding, dx, acts.embedded, work.ds);
   }
 
   #pass(

@@ -16,8 +16,8 @@ export class FactorWriter {
   /** Replaces a factor by f32[rows, columns], as files have it. */
   write({ blocks, copy }: AdapterMemory, place: FactorPlace, values: Float32Array): void {
     const { device } = this;
-    const { offset, isTransposed } = place;
-    const held = isTransposed ? new Float32Array(values.length) : values;
+    const { offset, rows, columns, isTransposed, pitch = rows } = place;
+    const held = isTransposed ? new Float32Array(pitch * columns) : values;
     if (isTransposed) putFactor(held, { ...place, offset: 0 }, values);
     device.write(elementsFrom(blocks.params, offset, held.length), held);
     if (!copy) return;

@@ -13,6 +13,7 @@ import { rowsGather, rowsScatter } from "../ops/embed.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { xent } from "../ops/xent.ts";
+import { AdaptedHead } from "./adapted-tables.ts";
 import type { Batch } from "./batch.ts";
 import type { HeadBuffers } from "./buffers.ts";
 
@@ -52,7 +53,11 @@ export function headLoss(
     const rows = Math.min(chunk, targets - from);
     const part = (t: Tensor) => rowsFrom(t, from, rows);
     const logits = firstRows(buffers.logits, rows);
-    linearForward(device, { x: part(h), weight: head.weight, bias: null, residual: null, y: logits, lora: null });
+    const adapted = batch.head && new AdaptedHead(device, batch.head, buffers, part(h), from / device.rowTile, true);
+    adapted?.down();
+    const lora = adapted?.product ?? null;
+    linearForward(device, { x: part(h), weight: head.weight, bias: null, residual: null, y: logits, lora });
+    adapted?.put(logits);
     xent(device, {
       logits,
       classes: head.classes,
@@ -64,7 +69,9 @@ export function headLoss(
       scale: head.scale,
       cap: head.cap ?? 0,
     });
-    if (gradHidden) linearBackward(device, { dy: logits, weight: head.weight, dx: part(gradH), lora: null });
+    if (!gradHidden) continue;
+    if (adapted) adapted.backward(logits, head.weight, part(gradH));
+    else linearBackward(device, { dy: logits, weight: head.weight, dx: part(gradH), lora: null });
   }
   if (!gradHidden) return;
   rmsnormBackward(device, { dy: gradH, x, weight: head.norm, rstd, residual: null, dx: h });
@@ -91,7 +98,11 @@ export async function nextLogits(
   const { rowTile } = device;
   const y = firstRows(buffers.logits, rowTile);
   for (let from = 0; from < batch.targets; from += rowTile) {
-    linearForward(device, { x: rowsFrom(h, from, rowTile), weight: head.weight, bias: null, residual: null, y, lora: null });
+    const x = rowsFrom(h, from, rowTile);
+    const adapted = batch.head && new AdaptedHead(device, batch.head, buffers, x, from / rowTile, false);
+    adapted?.down();
+    linearForward(device, { x, weight: head.weight, bias: null, residual: null, y, lora: adapted?.product ?? null });
+    adapted?.put(y);
     const wanted = range(rowTile).filter((row) => targetRows[from + row]! >= 0);
     const values = toF32(await device.read(firstRows(y, wanted.at(-1)! + 1)), y.dtype);
     const width = y.shape[1]!;

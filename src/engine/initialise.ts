@@ -8,15 +8,18 @@ import type { PartOfWeight } from "../files/peft.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
-import { factorsIn, type LayerRange } from "../methods/layout.ts";
+import { isOfTable, type LayerRange, tensorsIn } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
+import type { TableKind } from "../methods/tables.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
-import { beginsAsZero, initialise, isRandom } from "./random-init.ts";
+import { beginsAsZero, initialise, initialiseTable, isRandom, type Random } from "./random-init.ts";
 import { svdFactors } from "./svd-init.ts";
 import { type OriginalWeight, originalWeights } from "./weight-source.ts";
 
 type InitialisedAdapter = StageAdapter & { readonly init: Init };
 type Place = { readonly layer: number; readonly linear: Linear };
+/** Rows of a table of the base model, f32[tokens, hidden]. */
+export type RowsOfTable = (kind: TableKind, tokens: readonly number[]) => Promise<Float32Array>;
 
 /**
  * Gives the adapter in `slot`, which is all zero, its first values in the layers of `layerRange`. A weight that is decomposed
@@ -28,16 +31,34 @@ export async function fillInitial(
     spec,
     layerRange,
     original,
-  }: { readonly spec: ModelSpec; readonly layerRange: LayerRange; readonly original: OriginalWeight },
+    rowsOf,
+  }: {
+    readonly spec: ModelSpec;
+    readonly layerRange: LayerRange;
+    readonly original: OriginalWeight;
+    /** Of adapters that train rows of tokens. */
+    readonly rowsOf?: RowsOfTable;
+  },
   slot: number,
   adapter: InitialisedAdapter,
 ): Promise<void> {
-  const { init, targets, method, places } = adapter;
+  const { init } = adapter;
   let begun: ReturnType<typeof svdInitial> | null = null;
   let memory = new Float32Array(); // new pages take longer than the numbers in them
-  for (const { layer, linear, factor } of factorsIn(layerRange, targets, method, places)) {
-    const place = pool.place(slot, layer, linear, factor);
+  for (const tensor of tensorsIn(spec, layerRange, adapter)) {
+    const place = pool.place(slot, tensor.layer, tensor.linear, tensor.factor);
     const { rows, columns } = place;
+    if (isOfTable(tensor)) {
+      const { linear: kind, factor } = tensor;
+      const table = adapter.tables![kind]!;
+      const values =
+        factor !== "rows"
+          ? initialiseTable(init as Random, { seed: adapter.seed, kind, factor, rows, columns })
+          : await rowsOf!(kind, "tokens" in table ? table.tokens : []);
+      pool.writeFactor(slot, place, values);
+      continue;
+    }
+    const { layer, linear, factor } = tensor;
     if (isRandom(init)) {
       if (beginsAsZero(init, factor)) continue;
       const at = { layer, linear, factor, rows, columns, rankOfEach: rankAt(adapter, layer, linear) };

@@ -8,18 +8,19 @@
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
 import { alignUp, range } from "../base/shape.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
-import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape } from "../methods/layout.ts";
+import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape, type TableLayout } from "../methods/layout.ts";
 import { type BlockName, isQuantised, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
 import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
+import { TABLE_KINDS, type TableKind, tableWidth } from "../methods/tables.ts";
 import { ADAMW_TABLE_WIDTH } from "../ops/adamw.ts";
 import { countBytes } from "./buffers.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
-import type { TargetGroup } from "./target-group.ts";
+import type { TableSite, TargetGroup } from "./target-group.ts";
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 
@@ -40,11 +41,15 @@ const SITE_BYTES = alignUp(STRIDES + 2 * MOST_LINEARS * 4, 256);
 export type PoolNeed = { readonly spec: ModelSpec; readonly layers: LayerRange; readonly slots: number };
 
 const rowBytes = ({ spec, layers }: Omit<PoolNeed, "slots">): number =>
-  (layers.to - layers.from) * groupsOfModel(spec).length * SITE_BYTES;
+  ((layers.to - layers.from) * groupsOfModel(spec).length + TABLE_KINDS.length) * SITE_BYTES;
 
 /** Where the row of a slot has a target group, in bytes. */
 const siteOffset = ({ spec, layers }: Omit<PoolNeed, "slots">, layer: number, group: Group): number =>
   ((layer - layers.from) * groupsOfModel(spec).length + groupsOfModel(spec).indexOf(group)) * SITE_BYTES;
+
+/** The same of a table: after all layers. */
+const tableOffset = (need: Omit<PoolNeed, "slots">, kind: TableKind): number =>
+  rowBytes(need) - (TABLE_KINDS.length - TABLE_KINDS.indexOf(kind)) * SITE_BYTES;
 
 /** Bytes of the tables, for the plan. */
 export const tableBytes = (need: PoolNeed): number => countBytes((take) => takeTables(take, need));
@@ -62,14 +67,28 @@ export function takeTables(take: Take, need: PoolNeed) {
       return [method, { stale, own: table ? take("i32", slots, table.width) : null }];
     }),
   );
+  const partsAt =
+    (offset: number, linears: number) =>
+    (dtype: DType, from: number, ...shape: number[]): Tensor => {
+      const ptr = rows.ptr + offset + from;
+      return { ptr, dtype, shape: [slots, linears, ...shape], stride: rowBytes(need) / bytesOf(dtype) };
+    };
+  const tableSite = (kind: TableKind): TableSite => {
+    const part = partsAt(tableOffset(need, kind), 1);
+    return {
+      factors: part("i64", 0, ADDRESSES),
+      tokens: part("i64", VECTORS, ADDRESSES),
+      ranks: part("i32", RANKS),
+      scale: part("f32", SCALE),
+      upRanks: part("i32", PRESENT),
+      firstColumn: [0, kind === "embedding" ? spec.hidden : tableRows(spec)],
+      module: spec.layers * ofModel.length + TABLE_KINDS.indexOf(kind),
+    };
+  };
   const sites = range(layers.to - layers.from).flatMap((i) =>
     groupsOfLayer(spec, layers.from + i).map((group): TargetGroup => {
       const layer = layers.from + i;
-      const linears = GROUPS[group].length;
-      const part = (dtype: DType, from: number, ...shape: number[]): Tensor => {
-        const ptr = rows.ptr + siteOffset(need, layer, group) + from;
-        return { ptr, dtype, shape: [slots, linears, ...shape], stride: rowBytes(need) / bytesOf(dtype) };
-      };
+      const part = partsAt(siteOffset(need, layer, group), GROUPS[group].length);
       return {
         factors: part("i64", 0, ADDRESSES),
         vectors: part("i64", VECTORS, ADDRESSES),
@@ -87,7 +106,7 @@ export function takeTables(take: Take, need: PoolNeed) {
       };
     }),
   );
-  return { rows, step, methods, sites };
+  return { rows, step, methods, sites, tableSites: { embedding: tableSite("embedding"), head: tableSite("head") } };
 }
 
 /** What decides which tensors an adapter has, next to its layout. */
@@ -144,8 +163,12 @@ export function takeAdapter(
     codes: trains && isQuantised(optimizer) ? take("f32", 4, 256) : null,
     tensors: take("i32", tensors.length, 3),
     squares: take("f32", tensors.length),
+    /** Whose rows of the head are trained. */
+    tokens: take("i32", tokensOf(layout.tables.head).length),
   };
 }
+
+export const tokensOf = (of: TableLayout | undefined): readonly number[] => (of && "tokens" in of.table ? of.table.tokens : []);
 
 /** The row of an adapter's slot in the tables. */
 export type SlotRow = {
@@ -176,7 +199,7 @@ export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, ad
   const row = emptyRow(need);
   const gradients: { index: number; element: number }[] = [];
   const own: number[] = [];
-  const { layout, blocks, copy, scratch, derived } = memory;
+  const { layout, blocks, copy, scratch, derived, tokens } = memory;
   const values = scratch?.values ?? copy ?? blocks.params;
   const at = (of: Tensor, element: number): number => of.ptr + element * bytesOf(of.dtype);
   for (const { layer, group, ranks, products, strides, vectors, firstOutput } of layout.sites) {
@@ -216,6 +239,26 @@ export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, ad
       addresses.set(places.map(BigInt), first);
     }
     for (const [i, address] of addresses.entries()) if (address !== 0n) own.push(from / 8 + i);
+  }
+  for (const kind of TABLE_KINDS) {
+    const of = layout.tables[kind];
+    if (!of) continue;
+    const { table, places } = of;
+    const from = tableOffset(need, kind);
+    const addresses = new BigInt64Array(row.buffer, from, RANKS / 8);
+    if (kind === "head" && "tokens" in table) addresses[VECTORS / 8] = BigInt(tokens.ptr);
+    // Of the embedding B is looked up, and A is what the product of rows is multiplied by.
+    const [down, up] = kind === "embedding" ? [places.B, places.A] : [places.A, places.B];
+    for (const [i, place] of [places.rows ?? down, up].entries()) {
+      if (!place) continue;
+      addresses[i] = BigInt(at(values, place.offset));
+      gradients.push({ index: from / 8 + i + 2, element: place.offset });
+    }
+    for (const [i, address] of addresses.entries()) if (address !== 0n) own.push(from / 8 + i);
+    const rank = "tokens" in table ? 0 : table.rank;
+    new Int32Array(row.buffer, from + RANKS, 1)[0] = kind === "head" ? tableWidth(table) : rank;
+    new Int32Array(row.buffer, from + PRESENT, 1)[0] = rank;
+    new Float32Array(row.buffer, from + SCALE, 1)[0] = "tokens" in table ? 0 : table.scale;
   }
   return { bytes: row, own, gradients };
 }

@@ -1,4 +1,4 @@
-// Which target groups have rows that a method computes itself, in a pass of some adapters.
+// What the methods of some adapters have a pass compute: rows of their own at target groups, and factors of other tensors.
 
 import type { PeftMethod } from "../methods/registry.ts";
 import { type HeldAdapter, methodOf } from "./held-adapter.ts";
@@ -16,6 +16,22 @@ export function presenceOf(adapters: readonly (HeldAdapter | null)[]): Presence 
       if (of?.adapter.method === method)
         for (const key of of.layout.sites.map(siteKey)) counts.set(key, (counts.get(key) ?? 0) + 1);
     found.set(method, new Map([...counts].map(([key, count]) => [key, count === adapters.length ? "all" : "some"])));
+  }
+  return found;
+}
+
+/** Of methods that store neither A nor B: i32[slots], 1 for those of these slots that have it. Absent where none has. */
+export function expandingOf(
+  slots: Iterable<number>,
+  held: readonly (HeldAdapter | null)[],
+): ReadonlyMap<PeftMethod, Int32Array<ArrayBuffer>> {
+  const found = new Map<PeftMethod, Int32Array<ArrayBuffer>>();
+  for (const slot of slots) {
+    const of = held[slot];
+    if (!of || !COMPUTATIONS[methodOf(of.adapter)].expansion) continue;
+    const method = methodOf(of.adapter);
+    if (!found.has(method)) found.set(method, new Int32Array(held.length));
+    found.get(method)![slot] = 1;
   }
   return found;
 }

@@ -8,6 +8,7 @@ import { LINEARS, type Linear } from "../families/linears.ts";
 import { fillNormal, fillUniform } from "../files/factors.ts";
 import type { Init } from "../methods/init.ts";
 import { type Factor, type StageSettings, TENSORS } from "../methods/registry.ts";
+import { TABLE_KINDS, type TableKind } from "../methods/tables.ts";
 
 /**
  * default: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero. gaussian: A normal with deviation 1 / rank, B
@@ -46,6 +47,33 @@ export function initialise(
   else if (init === "orthogonal") values.set(orthogonal(new Rng(...stream), factor, rows, columns));
   else if (beginsAsZero(init, factor)) values.fill(0);
   else if (init === "gaussian") fillNormal(values, hash(...stream), rankOfEach);
+  else fillUniform(values, hash(...stream), 1 / Math.sqrt(columns));
+  return values;
+}
+
+/**
+ * A or B of a table, as PEFT begins them: of the head as of any linear, of the embedding A normal and B zero. f32[rows *
+ * columns].
+ */
+export function initialiseTable(
+  init: Random,
+  {
+    kind,
+    seed,
+    factor,
+    rows,
+    columns,
+  }: Pick<FactorAt, "seed" | "rows" | "columns"> & {
+    readonly kind: TableKind;
+    readonly factor: "A" | "B";
+  },
+): Float32Array {
+  const stream = [seed, LINEARS.length + TABLE_KINDS.indexOf(kind), 0x10b];
+  if (kind === "head" && init === "orthogonal") return orthogonal(new Rng(...stream), factor, rows, columns);
+  const values = new Float32Array(rows * columns);
+  if (factor === "B") return values;
+  if (kind === "embedding") fillNormal(values, hash(...stream), 1);
+  else if (init === "gaussian") fillNormal(values, hash(...stream), rows);
   else fillUniform(values, hash(...stream), 1 / Math.sqrt(columns));
   return values;
 }

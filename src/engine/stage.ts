@@ -7,12 +7,14 @@ import { expertFormatOf, type WeightFormat } from "../base/precision.ts";
 import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
-import { Arena, firstRows } from "../device/arena.ts";
+import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
+import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { BLOCKS } from "../methods/optimizers.ts";
+import type { TableKind } from "../methods/tables.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
 import type { BatchTables, GenerationBatch, MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
@@ -95,7 +97,7 @@ export class Stage implements Disposable {
   ): Promise<Stage> {
     const { spec, layerRange, sizes } = config;
     const freeBefore = device.memory().free;
-    const { rows, low, slots, format, gradients } = sizes;
+    const { rows, low, slots, format, chunk, gradients } = sizes;
     for (const held of [format, expertFormatOf(sizes)]) requireFormat(device, held);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
     const hostBytes = hostWeightBytes(spec, device.compute);
@@ -103,7 +105,7 @@ export class Stage implements Disposable {
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
     device.reserveScratch(
-      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes) }),
+      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes), chunk }),
     );
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
@@ -139,6 +141,7 @@ export class Stage implements Disposable {
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: ({ adapters }) => this.pool.gradSquares(adapters),
       loads: async ({ adapters }) => adapters.map((slot) => this.#loads.take(slot)),
+      share: ({ slot, what, values }) => this.pool.shareGradient(slot, what, values),
       step: async ({ steps }) => {
         await this.step(steps);
         return null;
@@ -258,9 +261,21 @@ export class Stage implements Disposable {
     const { init } = adapter;
     if (init === null) return;
     const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
-    await fillInitial(this.pool, { spec, layerRange: layers, original: this.original }, slot, { ...adapter, init });
+    const rowsOf = (kind: TableKind, tokens: readonly number[]) => this.#rowsOf(kind, tokens);
+    const from = { spec, layerRange: layers, original: this.original, rowsOf };
+    await fillInitial(this.pool, from, slot, { ...adapter, init });
     if (layers.to < layerRange.to) return;
     if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
+  }
+
+  /** Rows of a table as the device has them, f32[tokens, hidden]. */
+  async #rowsOf(kind: TableKind, tokens: readonly number[]): Promise<Float32Array> {
+    const table = this.weights[kind]!;
+    const { hidden } = this.config.spec;
+    const rows = new Float32Array(tokens.length * hidden);
+    for (const [i, token] of tokens.entries())
+      rows.set(toF32(await this.device.read(rowsFrom(table, token, 1)), table.dtype), i * hidden);
+    return rows;
   }
 
   /** A driver waits for all work before it releases memory, and blocks: so that is waited for before. */
@@ -301,7 +316,7 @@ export class Stage implements Disposable {
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
     const { acts, batch: memory } = passes[slot]!;
     const batch = writeBatch(this.device, this.pool, memory, { ...tables, positions: this.#positionsOf(tables) });
-    for (const [group, { elements }] of batch.low)
+    for (const [group, { elements }] of batch.embedding ? [...batch.low, ["embedding", batch.embedding] as const] : batch.low)
       invariant(elements <= (this.config.sizes.low[group] ?? 0), `${elements} elements of s in ${group}, more than planned`);
     const { first, last } = this.config.layerRange;
     const tag = `activation.${pass ?? kind}`;

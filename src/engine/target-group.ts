@@ -27,5 +27,13 @@ export type TargetGroup = {
   readonly present: Readonly<Partial<Record<PeftMethod, Tensor>>>;
 };
 
+/** Where adapters meet a table: the tables of a group of one linear, as ops/tables.ts says. */
+export type TableSite = Pick<TargetGroup, "factors" | "ranks" | "scale" | "firstColumn" | "module"> & {
+  /** Of adapters with a product the same ranks, of the others 0. */
+  readonly upRanks: Tensor;
+  /** i64[L, 1, 4]: the address of the tokens whose rows of the head are trained, or 0. */
+  readonly tokens: Tensor;
+};
+
 /** What a target group is known by within a stage. */
 export const siteKey = ({ layer, group }: Pick<TargetGroup, "layer" | "group">): string => `${layer}.${group}`;

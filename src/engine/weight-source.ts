@@ -130,6 +130,7 @@ function random(seed: number, device: Device): WeightSource {
 function randomMxfp4(device: Device, { weight, linear }: PackedPlace, seed: number): void {
   const { codes, scale, rows } = linearOf(weight, linear);
   const size = rows * weight.shape[1];
-  randomFill(device, { out: { ptr: codes, dtype: "f32", shape: [size / 8] }, seed, scale: 0.02 });
+  const dtype = device.compute;
+  randomFill(device, { out: { ptr: codes, dtype, shape: [size / 2 / bytesOf(dtype)] }, seed, scale: 0.02 });
   device.write({ ptr: scale, dtype: "u8", shape: [size / MXFP4_BLOCK] }, new Uint8Array(size / MXFP4_BLOCK).fill(127 - 7));
 }

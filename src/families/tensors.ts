@@ -178,7 +178,7 @@ export const weightName = (spec: ModelSpec, layer: number, linear: Linear): stri
 export type TableModules = { readonly embedding: string; readonly head: string };
 
 /** `tower`: how the layers' module is called. */
-export function tableModules(spec: ModelSpec, tower = spec.tower): TableModules {
+export function tableModules(spec: Pick<ModelSpec, "family" | "tower">, tower = spec.tower): TableModules {
   const { embedding, head } = familyOf(spec).tensors;
   const module = (name: string) => name.replace(/\.weight$/, "");
   return { embedding: module(embedding).replace(/^model\b/, tower), head: module(head) };

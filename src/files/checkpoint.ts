@@ -23,9 +23,9 @@ import {
   type AdapterLayout,
   type FactorTensor,
   factorPlace,
-  factorsIn,
   type LayerRange,
   placeAmong,
+  tensorsIn,
 } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, type OptimizerName, stateOf, type Values } from "../methods/optimizers.ts";
 import type { Factor } from "../methods/registry.ts";
@@ -88,7 +88,7 @@ const NAME = /^step-(\d+)(?:-(\d+))?$/;
 const nameOf = (step: number, turn = 1): string => `step-${`${step}`.padStart(9, "0")}${turn > 1 ? `-${turn}` : ""}`;
 const HALF = /^step-\d+(-\d+)?\.part$/;
 const DAMAGED = /^step-\d+(-\d+)?\.damaged$/;
-const tensorName = (what: BlockName, { layer, linear, factor }: Omit<FactorTensor, "values">): string =>
+const tensorName = (what: BlockName, { layer, linear, factor }: Pick<FactorTensor, "layer" | "linear" | "factor">): string =>
   `${what}.${layer}.${linear}.${factor}`;
 
 /**
@@ -120,11 +120,11 @@ export function writeCheckpoint(
 }
 
 function tensorsOf(snapshot: Snapshot): TensorData[] {
-  const { spec, targets, method, optimizer, places, stages } = snapshot;
-  return blocksIn(optimizer).flatMap((what) => {
-    const { dtype, per } = stateOf(optimizer)[what]!;
+  const { spec, stages, ...adapter } = snapshot;
+  return blocksIn(adapter.optimizer).flatMap((what) => {
+    const { dtype, per } = stateOf(adapter.optimizer)[what]!;
     return stages.flatMap(({ layerRange, layout, blocks }) =>
-      factorsIn(layerRange, targets, method, places).map((at) => {
+      tensorsIn(spec, layerRange, adapter).map((at) => {
         const place = placeAmong(factorPlace(spec, layout, at.layer, at.linear, at.factor), per);
         const data = takeFactor(blocks[what]!, place);
         return { name: tensorName(what, at), dtype, shape: [place.rows, place.columns], data };
@@ -257,7 +257,7 @@ export function readCheckpoint(folder: string): Checkpoint {
 function factorsOf(path: string, wanted: BlockName): FactorTensor<Values>[] {
   using file = openSafetensors(path);
   return [...file.tensors].flatMap(([name, { bytes, dtype }]) => {
-    const [what, layer, linear, factor] = name.split(".") as [BlockName, string, Linear, Factor];
+    const [what, layer, linear, factor] = name.split(".") as [BlockName, string, Linear, Factor]; // or of a table
     if (what !== wanted) return [];
     const read = new Uint8Array(new ArrayBuffer(bytes));
     file.readInto(name, read);

@@ -7,19 +7,25 @@ import type { FactorPlace } from "../methods/layout.ts";
 import type { Values } from "../methods/optimizers.ts";
 
 /** A factor's values out of a block, row by row: a copy, or a part of the block where that has them so. */
-export function takeFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed }: FactorPlace): V {
-  const held = block.subarray(offset, offset + rows * columns) as V;
+export function takeFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed, pitch = rows }: FactorPlace): V {
+  const held = block.subarray(offset, offset + pitch * columns) as V;
   if (!isTransposed) return held;
-  const values = new (block.constructor as new (length: number) => V)(rows * columns);
-  turn(held, values, columns, rows);
-  return values;
+  const values = new (block.constructor as new (length: number) => V)(pitch * columns);
+  turn(held, values, columns, pitch);
+  return pitch === rows ? values : (values.slice(0, rows * columns) as V);
 }
 
 /** Puts a factor's values into a block. */
-export function putFactor<V extends Values>(block: V, { offset, rows, columns, isTransposed }: FactorPlace, values: V): void {
-  const held = block.subarray(offset, offset + rows * columns);
-  if (isTransposed) turn(values, held, rows, columns);
-  else held.set(values);
+export function putFactor<V extends Values>(block: V, place: FactorPlace, values: V): void {
+  const { offset, rows, columns, isTransposed, pitch = rows } = place;
+  const held = block.subarray(offset, offset + pitch * columns);
+  if (!isTransposed) held.set(values);
+  else if (pitch === rows) turn(values, held, rows, columns);
+  else {
+    const all = takeFactor(block, { ...place, rows: pitch }); // what lies after each row of the block stays
+    all.set(values);
+    turn(all, held, pitch, columns);
+  }
 }
 
 /** to[c, r] = from[r, c]. */

@@ -60,8 +60,8 @@ export function shardsOf({ spec, base, adapter, dtype }: Merge, mostBytes: numbe
   const isPart = spec.tower !== "model";
   const { embedding, head } = familyOf(spec).tensors;
   const tables = new Map([
-    [embedding, adapter.tables?.embedding],
-    [head, adapter.tables?.head],
+    [embedding, adapter.changes?.embedding],
+    [head, adapter.changes?.head],
   ]);
   const own = [...tensorShapes(spec)].map(([name, shape]) => {
     const from = name === head && base.spec.tiedEmbeddings ? embedding : name; // one table of the base becomes two

@@ -12,7 +12,7 @@ import { tableModules } from "../families/tensors.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import type { SharedTensor } from "../methods/definition.ts";
 import { type Factors, withFrozenA, withFrozenB } from "../methods/halves.ts";
-import { factorsIn } from "../methods/layout.ts";
+import { type FactorAt, type FactorTensor, factorsIn, isOfLinear, isOfTable } from "../methods/layout.ts";
 import { alphaOf, placed, rankAt, scaleAt, scaleOf, sharingOf } from "../methods/placement.ts";
 import {
   DEFINITIONS,
@@ -24,7 +24,7 @@ import {
   storedBy,
   TENSORS,
 } from "../methods/registry.ts";
-import type { BaseModelFiles } from "./basemodel.ts";
+import { isTableKind, type TableKind, type TableTensor } from "../methods/tables.ts";
 import { areFinite, toF32 } from "./convert.ts";
 import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
@@ -33,8 +33,17 @@ import { type Acts, checkParameters, expertEntries, expertFactor, SHARING, share
 import { besideExperts, withExperts } from "./peftexpertplaces.ts";
 import { expertTensors } from "./peftexperts.ts";
 import { type ConfiguredPlaces, configuredPlaces, placesOfFile } from "./peftplaces.ts";
-import { MERGE_ALONE, readTables, TABLE_KEYS, type TableChanges, tableTensors } from "./pefttables.ts";
-import { openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
+import {
+  type BaseOfAdapter,
+  readTables,
+  TABLE_KEYS,
+  type TableChanges,
+  tablesOf,
+  tableTensor,
+  tableTensors,
+  writtenTables,
+} from "./pefttables.ts";
+import { openSafetensors, type SafetensorsFile, type TensorData, writeSafetensors } from "./safetensors.ts";
 
 export type PeftAdapter = {
   readonly rank: number;
@@ -46,20 +55,13 @@ export type PeftAdapter = {
   readonly method?: PeftMethod;
   /** Where layers or linears differ; then `rank` is the largest, and alpha goes by scales and ranks. */
   readonly places?: PoolAdapter["places"];
+  readonly tables?: PoolAdapter["tables"];
   /** Values of the method's own keys, and the tensors that are once in the file for all linears. */
   readonly settings?: StageSettings;
   readonly shared?: readonly SharedTensor[];
   readonly baseModel: string;
   /** Of an adapter with a frozen half of each rank, its first values: the initialisation that gave them. */
   readonly begun?: { readonly init: string } | null;
-};
-
-/** A factor of one linear in one layer. */
-export type PeftFactor = {
-  readonly layer: number;
-  readonly linear: Linear;
-  readonly factor: Factor;
-  readonly values: Float32Array;
 };
 
 const BASE = "base_model.model.";
@@ -71,22 +73,30 @@ const namesIn =
     `${BASE}${pathOf(tower, layer, linear)}.${TENSORS[factor].peft}`;
 
 /** The name of a factor's tensor in the files of a model's adapter. */
-export const peftName = ({ tower }: Pick<ModelSpec, "tower">, { layer, linear, factor }: Omit<PeftFactor, "values">): string =>
-  namesIn(tower)(layer, linear, factor);
+export const peftName = (spec: Pick<ModelSpec, "family" | "tower">, of: FactorAt): string =>
+  isOfTable(of)
+    ? `${BASE}${tableModules(spec)[of.linear]}.${of.factor}`
+    : namesIn(spec.tower)(of.layer, of.linear, of.factor as Factor);
 
 /** Writes an adapter of a model of this spec into `folder`. Each file is whole or absent. Throws a RunError. */
-export function writePeftAdapter(folder: string, spec: ModelSpec, adapter: PeftAdapter, factors: readonly PeftFactor[]): void {
+export function writePeftAdapter(
+  folder: string,
+  spec: ModelSpec,
+  adapter: PeftAdapter,
+  factors: readonly FactorTensor[],
+): void {
   const { method = "lora", settings = {}, shared = [] } = adapter;
   const tensorName = namesIn(spec.tower);
   const acts = adapter.targets.some(isOfExperts);
-  const tensors = factors.flatMap(({ layer, linear, factor, values }) => {
+  const tensors = factors.filter(isOfLinear).flatMap(({ layer, linear, factor, values }): TensorData[] => {
     if (isOfExperts(linear)) return expertEntries(spec, adapter, { layer, linear, factor, values });
     const rank = rankAt(adapter, layer, linear);
     const shape = { "rank in": [rank, values.length / rank], "out rank": [values.length / rank, rank] }; // of any model
     const { axes } = TENSORS[factor];
     const of = axes === "rank" || axes === "out" ? [values.length] : shape[axes];
-    return [{ name: tensorName(layer, linear, factor), dtype: "f32" as const, shape: of, data: values }];
+    return [{ name: tensorName(layer, linear, factor), dtype: "f32", shape: of, data: values }];
   });
+  if (adapter.tables) tensors.push(...writtenTables(spec, adapter.tables, factors.filter(isOfTable)));
   for (const { name, shape, values } of shared) tensors.push({ name, dtype: "f32", shape: [...shape], data: values() });
   tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
   const tag = acts ? { [SHARING]: sharingOf(adapter) } : {};
@@ -110,12 +120,12 @@ export type SavedAdapter = Omit<PeftAdapter, "settings" | "shared" | "begun"> & 
   /** Of a method with shared tensors: its settings, and whether the shared tensors are those that mlora draws by them. */
   readonly own?: StageSettings & { readonly isDrawnHere: boolean };
   /** What it changes of embedding and head. */
-  readonly tables?: TableChanges;
+  readonly changes?: TableChanges;
   /**
    * A factor; A and B of a method without them are those of the LoRA with scale 1 that the adapter is with its shared
    * tensors.
    */
-  readonly tensor: (layer: number, linear: Linear, factor: Factor) => Float32Array;
+  readonly tensor: (layer: number, linear: Linear | TableKind, factor: Factor | TableTensor) => Float32Array;
 };
 
 /**
@@ -137,20 +147,20 @@ export function takenOffBy(folder: string): TakenOff | null {
 /**
  * Reads an adapter that PEFT or mlora wrote for a model of this spec. One that PEFT takes off the base model becomes, by
  * `partOf`, a LoRA of twice the rank with the base unchanged: W - scale B0 A0 + scale B A is W + scale [B, -B0] [A; A0];
- * without `partOf` it is refused. Changes of embedding and head are read where the files of the base model are given, and else
- * refused. Throws a RequestError that lists what does not fit. `look` is called for each tensor in place of reading it: then
- * the adapter has no values.
+ * without `partOf` it is refused. Copies of the base model's tables are compared with `base` where that is given. `look` is
+ * called for each tensor of linears in place of reading it: then the adapter has no values of them. Throws a RequestError that
+ * lists what does not fit.
  */
 export function readPeftAdapter(
   folder: string,
   spec: ModelSpec,
   partOf: PartOfWeight | null = null,
-  base: BaseModelFiles | null = null,
+  base: BaseOfAdapter | null = null,
   look: ((name: string, file: SafetensorsFile) => void) | null = null,
 ): SavedAdapter {
   const path = join(folder, "adapter_config.json");
   const config = readJsonObject(path, "peft.config");
-  const { method, takenOff: init } = checkPeftConfig(config, path, base ? TABLE_KEYS : []);
+  const { method, takenOff: init } = checkPeftConfig(config, path);
   if (init !== null && partOf === null) throw new RequestError("peft.kind", `${path}: init_lora_weights is "${init}"`, CONVERT);
   const { dropout: dropoutKey, settings: settingsIn, shared } = DEFINITIONS[method].peft;
   const rank = countOf(config, "r", path);
@@ -172,8 +182,6 @@ export function readPeftAdapter(
   const tensorName = namesIn(tower);
   const modules = tableModules(spec, tower);
   const ofTables = tableTensors(file, modules);
-  if (base === null && ofTables.length > 0)
-    throw new RequestError("peft.kind", `${file.path} has ${ofTables[0]}, of embedding or output head`, MERGE_ALONE);
   const rslora = isScaled(method) && config["use_rslora"] === true;
   const parameters = config["target_parameters"] ?? [];
   const isFused = Array.isArray(parameters) && parameters.length > 0;
@@ -203,7 +211,9 @@ export function readPeftAdapter(
   const drawn = targets.length === 0 ? [] : (shared?.tensors(spec, targets, rank, settings) ?? []);
   const acts = { spec, tower, isFused };
   checkTensors(file, acts, places, drawn, method, configured, ofTables);
-  const tables = base && ofTables.length > 0 ? readTables({ file, config, path, spec, modules, base }) : null;
+  const hasTables = ofTables.length > 0 || TABLE_KEYS.some((key) => config[key] != null);
+  const changes = hasTables ? readTables({ file, config, path, spec, modules, base }) : null;
+  const tables = changes && tablesOf(spec, changes);
   const values = new Map<string, Float32Array>();
   for (const [name, { dtype, bytes }] of file.tensors) {
     if (ofTables.includes(name)) continue;
@@ -218,12 +228,14 @@ export function readPeftAdapter(
     values.set(name, read);
   }
   const placement = targets.some(isOfExperts) ? sharedAlike(acts, places, values) : places;
-  const tensor: SavedAdapter["tensor"] = (layer, linear, factor) =>
-    isOfExperts(linear)
-      ? expertFactor(acts, placement, values, { layer, linear, factor })
-      : values.get(tensorName(layer, linear, factor))!;
+  const tensor: SavedAdapter["tensor"] = (layer, linear, factor) => {
+    if (isTableKind(linear)) return tableTensor(changes!, linear, factor as TableTensor);
+    const own = factor as Factor;
+    if (isOfExperts(linear)) return expertFactor(acts, placement, values, { layer, linear, factor: own });
+    return values.get(tensorName(layer, linear, own))!;
+  };
   const baseModel = String(config["base_model_name_or_path"] ?? "");
-  const saved = {
+  const saved: SavedAdapter = {
     ...placement,
     dropout,
     method,
@@ -232,6 +244,7 @@ export function readPeftAdapter(
     alpha: uniformAlpha(placement, alpha, rslora, method),
     tensor,
     ...(tables ? { tables } : {}),
+    ...(changes ? { changes } : {}),
   };
   if (init !== null) return besideWeight(saved, init, partOf!, spec);
   if (!shared) return saved;
@@ -244,7 +257,7 @@ export function readPeftAdapter(
     ...saved,
     own: { ...settings, isDrawnHere },
     tensor(layer, linear, factor) {
-      if (factor !== "A" && factor !== "B") return tensor(layer, linear, factor);
+      if (isTableKind(linear) || (factor !== "A" && factor !== "B")) return tensor(layer, linear, factor);
       return shared.factor(factor, linearShape(spec, linear, layer).in, matrices, (name) =>
         tensor(layer, linear, name as Factor),
       );
@@ -273,6 +286,7 @@ function besideWeight(saved: SavedAdapter, init: TakenOff, partOf: PartOfWeight,
     begun: { init, rank: saved.rank, alpha: saved.alpha },
     tensor: (layer, linear, factor) => {
       const own = saved.tensor(layer, linear, factor);
+      if (isTableKind(linear)) return own;
       if (factor === "A") return withFrozenA(own, partAt(layer, linear).a);
       if (factor === "B") return withFrozenB(own, partAt(layer, linear).b, rankAt(saved, layer, linear));
       return own;
@@ -362,8 +376,9 @@ function towerOf({ path, tensors }: SafetensorsFile, { tower }: ModelSpec): stri
 
 /** An adapter whose ranks and alphas are all the same has them as its own, whatever the patterns were. */
 const uniformAlpha = (
-  { rank, scale, places }: ReturnType<typeof placed>,
+  { rank, scale, places, targets }: ReturnType<typeof placed>,
   alpha: number,
   rslora: boolean,
   method: PeftMethod,
-): number => (places || scale === scaleOf({ alpha, rank, rslora, method }) ? alpha : alphaOf(scale, rank, rslora));
+): number =>
+  places || targets.length === 0 || scale === scaleOf({ alpha, rank, rslora, method }) ? alpha : alphaOf(scale, rank, rslora);

@@ -6,10 +6,11 @@ import { listed } from "../base/check.ts";
 import { RequestError } from "../base/errors.ts";
 import { DEFINITIONS, hasKey, methodIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import type { JsonObject } from "./json.ts";
-import { isTableKey, MERGE_ALONE } from "./pefttables.ts";
+import { TABLE_KEYS } from "./pefttables.ts";
 
 /** Read elsewhere, or without an effect on the numbers. */
 const ANY: ReadonlySet<string> = new Set([
+  ...TABLE_KEYS,
   ...["peft_type", "target_modules", "bias", "rank_pattern", "alpha_pattern", "exclude_modules", "layers_pattern"],
   ...["layers_to_transform", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"],
   ...["inference_mode", "runtime_config", "megatron_config", "megatron_core", "ensure_weight_tying"],
@@ -35,13 +36,11 @@ export const CONVERT =
 
 /**
  * The method of an adapter, and what PEFT takes off the base model where it loads it; null of a plain one. Throws a
- * RequestError, `peft.kind` or `peft.config`, for the first key with a value that is not understood; keys in `readElsewhere`
- * may have any.
+ * RequestError, `peft.kind` or `peft.config`, for the first key with a value that is not understood.
  */
 export function checkPeftConfig(
   config: JsonObject,
   path: string,
-  readElsewhere: readonly string[] = [],
 ): { readonly method: PeftMethod; readonly takenOff: TakenOff | null } {
   const refuse = (key: string, hint = READ) =>
     new RequestError("peft.kind", `${path}: ${key} is ${JSON.stringify(config[key])}`, hint);
@@ -56,8 +55,6 @@ export function checkPeftConfig(
   const takenOff = TAKEN_OFF.find((of) => of === name) ?? null;
   if (!PLAIN_INITS.includes(name) && takenOff === null) throw refuse("init_lora_weights", CONVERT);
   for (const key of PATTERNS) if (!hasKey(method, key) && !isEmpty(config[key])) throw refuse(key);
-  for (const key of Object.keys(config))
-    if (!ANY.has(key) && !readElsewhere.includes(key) && !isEmpty(config[key]))
-      throw isTableKey(key) ? refuse(key, MERGE_ALONE) : refuse(key);
+  for (const key of Object.keys(config)) if (!ANY.has(key) && !isEmpty(config[key])) throw refuse(key);
   return { method, takenOff: hasKey(method, "init") ? takenOff : null };
 }

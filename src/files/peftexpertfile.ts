@@ -6,11 +6,11 @@ import type { ModelSpec } from "../base/spec.ts";
 import { isNamed } from "../base/targeting.ts";
 import { GROUPS, groupsOfLayer, isExpertGroup, isOfExperts, type Linear, modulesOf } from "../families/linears.ts";
 import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
-import { factorsIn } from "../methods/layout.ts";
+import { factorsIn, type LinearFactor } from "../methods/layout.ts";
 import { rankAt, sharingOf } from "../methods/placement.ts";
 import type { Factor } from "../methods/registry.ts";
 import type { JsonObject } from "./json.ts";
-import type { PeftAdapter, PeftFactor } from "./peft.ts";
+import type { PeftAdapter } from "./peft.ts";
 import {
   type ExpertTensors,
   expertPath,
@@ -35,7 +35,7 @@ function actsInBoth(spec: ModelSpec, adapter: Placed, layer: number): boolean {
 export const tensorsOf = (
   { spec, tower, isFused }: { readonly spec: ModelSpec; readonly tower: string; readonly isFused: boolean },
   adapter: Placed,
-  { layer, linear, factor }: Omit<PeftFactor, "values">,
+  { layer, linear, factor }: Omit<LinearFactor, "values">,
 ) =>
   expertTensors(
     { spec, tower, layer, linear, isFused },
@@ -44,7 +44,7 @@ export const tensorsOf = (
     actsInBoth(spec, adapter, layer),
   );
 
-export function expertEntries(spec: ModelSpec, adapter: PeftAdapter, at: PeftFactor) {
+export function expertEntries(spec: ModelSpec, adapter: PeftAdapter, at: LinearFactor) {
   const { layer, linear, values } = at;
   const of = tensorsOf({ spec, tower: spec.tower, isFused: false }, adapter, at);
   const factor = at.factor as "A" | "B";
@@ -86,7 +86,7 @@ export function expertFactor(
   acts: Acts,
   adapter: PlacedAdapter,
   values: FileValues,
-  at: Omit<PeftFactor, "values">,
+  at: Omit<LinearFactor, "values">,
 ): Float32Array {
   const of = tensorsOf(acts, adapter, at);
   const factor = at.factor as "A" | "B";

@@ -3,7 +3,7 @@
 import { RunError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isOfExperts } from "../families/linears.ts";
-import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, type LayerRange } from "../methods/layout.ts";
+import { type AdapterLayout, type FactorTensor, factorPlace, type LayerRange, tensorsIn } from "../methods/layout.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
 import { areFinite, sameBits } from "./convert.ts";
@@ -25,9 +25,9 @@ export type PeftExport = {
 };
 
 /** The factors in the blocks of an adapter, in the order of the layers. */
-export const exportedFactors = ({ spec, peft: { targets, method, places }, stages }: PeftExport): FactorTensor[] =>
+export const exportedFactors = ({ spec, peft, stages }: PeftExport): FactorTensor[] =>
   stages.flatMap(({ layerRange, layout, params }) =>
-    factorsIn(layerRange, targets, method, places).map((at) => {
+    tensorsIn(spec, layerRange, peft).map((at) => {
       const values = takeFactor(params, factorPlace(spec, layout, at.layer, at.linear, at.factor));
       return { ...at, values };
     }),
@@ -64,8 +64,9 @@ export function verifyPeft(
   const { method = "lora" } = peft;
   const values = new Map(factors.map((of) => [peftName(spec, of), of.values]));
   let isSame = true;
-  /** Tensors that the file has otherwise are read: those of experts, and where A and B follow from others. */
-  const isOtherwise = DEFINITIONS[method].peft.shared !== undefined || peft.targets.some(isOfExperts);
+  /** Tensors that the file has otherwise are read: those of experts and tables, and where A and B follow from others. */
+  const isOtherwise =
+    DEFINITIONS[method].peft.shared !== undefined || peft.tables !== undefined || peft.targets.some(isOfExperts);
   const look = isOtherwise
     ? null
     : (name: string, file: SafetensorsFile) => {

@@ -7,7 +7,9 @@ import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
 import { isOfExperts, LINEARS, type Linear, linearsOfModel, type Module, modulePath, pathOf } from "../families/linears.ts";
+import { tableModules } from "../families/tensors.ts";
 import { alphaOf, rankAt, scaleAt } from "../methods/placement.ts";
+import { sharesRows, TABLE_KINDS } from "../methods/tables.ts";
 import type { JsonObject } from "./json.ts";
 import type { PeftAdapter } from "./peft.ts";
 import { expertPath } from "./peftexperts.ts";
@@ -95,7 +97,7 @@ export function configuredPlaces(config: JsonObject, path: string, tower: string
 const short = (text: string): string => (text.length > 200 ? `${text.slice(0, 197)}...` : text);
 
 type Of = Omit<PeftAdapter, "settings" | "shared" | "begun">;
-type Model = Pick<ModelSpec, "family" | "tower">;
+type Model = Pick<ModelSpec, "family" | "tower" | "tiedEmbeddings">;
 
 export type PlaceFields = {
   readonly rank: number;
@@ -114,7 +116,12 @@ export function placeFields(adapter: Of, spec: Model): PlaceFields {
   const { rank, alpha, rslora, places } = adapter;
   const nameOf = namesOf(spec);
   const targets = adapter.targets.map(nameOf);
-  if (!places) return { rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} };
+  const tables = tableFields(adapter, spec);
+  if (targets.length === 0 && tables.length > 0) {
+    const [{ rank, alpha }] = tables as [TableField];
+    return withTables({ rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} }, tables);
+  }
+  if (!places) return withTables({ rank, alpha, targets, layers: null, rankPattern: {}, alphaPattern: {} }, tables);
   const of = { ...adapter, scale: 0 };
   const sites: Module[] = range(places.ranks.length).flatMap((layer) =>
     LINEARS.filter((linear) => rankAt(of, layer, linear) > 0).map((linear) => ({
@@ -131,13 +138,52 @@ export function placeFields(adapter: Of, spec: Model): PlaceFields {
   const isEven = sites.length === layers.length * targets.length;
   const some = isEven && layers.length < places.ranks.length;
   const [base, baseAlpha] = [commonest(ranks.values()), commonest(alphas.values())];
-  return {
+  const fields = {
     ...{ rank: base, alpha: baseAlpha },
     targets: isEven ? targets : sites.map(({ path }) => path),
     layers: some ? layers : null,
     rankPattern: patternOf(ranks, base, nameOf),
     alphaPattern: patternOf(alphas, baseAlpha, nameOf),
   };
+  return withTables(fields, tables);
+}
+
+type TableField = { readonly path: string; readonly rank: number; readonly alpha: number };
+const escaped = (path: string): string => path.replaceAll(".", "\\.");
+
+/** Tables with a product, by their paths. */
+function tableFields({ tables = {}, rslora }: Of, spec: Model): TableField[] {
+  const modules = tableModules(spec);
+  return TABLE_KINDS.flatMap((kind) => {
+    const table = tables[kind];
+    if (!table || "tokens" in table) return [];
+    return [{ path: modules[kind], rank: table.rank, alpha: alphaOf(table.scale, table.rank, rslora) }];
+  });
+}
+const tablePaths = (adapter: Of, spec: Model): string[] => tableFields(adapter, spec).map(({ path }) => path);
+
+/** With the tables among the targets, as whole paths: PEFT takes these whatever layers_to_transform says. */
+function withTables(fields: PlaceFields, tables: readonly TableField[]): PlaceFields {
+  if (tables.length === 0) return fields;
+  const other = (key: "rank" | "alpha") =>
+    Object.fromEntries(tables.filter((of) => of[key] !== fields[key]).map((of) => [escaped(of.path), of[key]]));
+  return {
+    ...fields,
+    targets: [...fields.targets, ...tables.map(({ path }) => path)],
+    rankPattern: { ...fields.rankPattern, ...other("rank") },
+    alphaPattern: { ...fields.alphaPattern, ...other("alpha") },
+  };
+}
+
+/** The tokens whose rows are trained, by module; of tied tables those of the embedding serve both. */
+function tokensOf({ tables = {} }: Of, spec: Model): Readonly<Record<string, readonly number[]>> | null {
+  const modules = tableModules(spec);
+  const found = TABLE_KINDS.flatMap((kind): [string, readonly number[]][] => {
+    const table = tables[kind];
+    if (!table || !("tokens" in table) || (kind === "head" && sharesRows(spec, tables))) return [];
+    return [[modules[kind].slice(modules[kind].lastIndexOf(".") + 1), table.tokens]];
+  });
+  return found.length > 0 ? Object.fromEntries(found) : null;
 }
 
 /** The last component of a linear's path, or all of it where the model has another linear with the same last one. */
@@ -154,17 +200,23 @@ const namesOf = (spec: Model) => {
 export function placesOfFile(
   adapter: Of,
   spec: Model,
-): Omit<PlaceFields, "targets"> & { readonly targets: string | readonly string[] } {
-  const fields = placeFields(adapter, spec);
+): Omit<PlaceFields, "targets"> & {
+  readonly targets: string | readonly string[];
+  readonly tokens: Readonly<Record<string, readonly number[]>> | null;
+} {
+  const fields = { ...placeFields(adapter, spec), tokens: tokensOf(adapter, spec) };
   if (spec.tower === "model") return fields;
-  const { layers, targets } = fields;
-  const escaped = (path: string) => path.replaceAll(".", "\\.");
+  const { layers } = fields;
+  const tables = tablePaths(adapter, spec);
+  const targets = fields.targets.filter((target) => !tables.includes(target));
   const isWhole = targets.some((target) => target.startsWith(`${spec.tower}.`));
   const ends = adapter.targets.map((linear) => escaped(modulePath(linear))).join("|");
-  const pattern = isWhole
-    ? targets.map(escaped).join("|")
-    : `${escaped(spec.tower)}\\.layers\\.(${layers ? layers.join("|") : "\\d+"})\\.(${ends})`;
-  return { ...fields, layers: null, targets: pattern };
+  const ofLayers = isWhole
+    ? targets.map(escaped)
+    : targets.length === 0
+      ? []
+      : [`${escaped(spec.tower)}\\.layers\\.(${layers ? layers.join("|") : "\\d+"})\\.(${ends})`];
+  return { ...fields, layers: null, targets: [...ofLayers, ...tables.map(escaped)].join("|") };
 }
 
 /** By the linear's name where all its layers have one value, else by whole paths; what has the common value is left out. */

@@ -1,19 +1,21 @@
 // What an adapter of PEFT's changes of the embedding and of the output head: low-rank factors, rows of single tokens
 // (trainable_token_indices), or all of it (modules_to_save). Both are tables [vocab, hidden].
 
-import { RequestError } from "../base/errors.ts";
+import { invariant, RequestError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type PatternTable, patternValue } from "../base/targeting.ts";
 import { familyOf } from "../families/registry.ts";
-import type { TableModules } from "../families/tensors.ts";
+import { type TableModules, tableModules } from "../families/tensors.ts";
 import type { MergeRows } from "../methods/definition.ts";
+import type { TableFactor } from "../methods/layout.ts";
 import { scaleOf } from "../methods/placement.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
+import { sharesRows, type Table, type Tables, type TableTensor, tableWidth } from "../methods/tables.ts";
 import type { BaseModelFiles } from "./basemodel.ts";
 import { toBf16, toF32 } from "./convert.ts";
 import type { JsonObject } from "./json.ts";
-import type { SafetensorsFile } from "./safetensors.ts";
+import type { SafetensorsFile, TensorData } from "./safetensors.ts";
 
 /** Of a table: first the whole of it, then some rows, then a product b a that is added. Null for what there is none of. */
 export type TableChange = {
@@ -33,9 +35,8 @@ export type TableChanges = Readonly<Record<Kind, TableChange | null>>;
 
 /** Keys of a config that concern tables alone. */
 export const TABLE_KEYS: readonly string[] = ["modules_to_save", "trainable_token_indices"];
-export const isTableKey = (key: string): boolean => TABLE_KEYS.includes(key);
-export const MERGE_ALONE =
-  "mlora merges adapters of embedding and head into their base model (mlora export), and does not train, continue or generate with them";
+const MERGE_ALONE =
+  "mlora merges whole tables of an adapter into its base model (mlora export), and does not train, continue or generate with them; merge it, or train it with embed_tokens or lm_head among target_modules, or with trainable_token_indices";
 
 const BASE = "base_model.model.";
 
@@ -50,8 +51,11 @@ type Source = {
   readonly path: string;
   readonly spec: ModelSpec;
   readonly modules: TableModules;
-  readonly base: BaseModelFiles;
+  /** Null: copies of the base model's tables in the file are not compared. */
+  readonly base: BaseOfAdapter | null;
 };
+/** How to open the files of the base model; `merges` allows what can only be merged. */
+export type BaseOfAdapter = { readonly open: () => BaseModelFiles; readonly merges?: true };
 
 /** Reads the changes of both tables. Throws a RequestError, `peft.config` or `peft.tensors`, for what is not understood. */
 export function readTables(from: Source): TableChanges {
@@ -64,6 +68,14 @@ export function readTables(from: Source): TableChanges {
   const changes = { embedding: readTable(from, "embedding", known), head: readTable(from, "head", known) };
   const unknown = tableTensors(file, modules).find((name) => !known.has(name));
   if (unknown !== undefined) throw new RequestError("peft.tensors", `${file.path}: ${unknown} is not known`);
+  if (from.base?.merges) return changes;
+  for (const [kind, change] of Object.entries(changes) as [Kind, TableChange | null][])
+    if (change?.whole || (change?.rows && change.product))
+      throw new RequestError(
+        "peft.kind",
+        `${path} has ${change.whole ? "a whole copy" : "factors and rows of single tokens"} of ${modules[kind]}`,
+        MERGE_ALONE,
+      );
   return changes;
 }
 
@@ -134,7 +146,7 @@ function readTable(from: Source, kind: Kind, known: Set<string>): TableChange | 
 }
 
 /** [columns, rows] of a matrix [rows, columns]. */
-function turned(values: Float32Array, rows: number, columns: number): Float32Array {
+function turned(values: Float32Array, rows: number, columns: number): Float32Array<ArrayBuffer> {
   const out = new Float32Array(values.length);
   for (let row = 0; row < rows; row++)
     for (let column = 0; column < columns; column++) out[column * rows + row] = values[row * columns + column]!;
@@ -171,7 +183,9 @@ function wrongShape({ file }: Source, name: string, found: readonly number[], ex
 }
 
 /** PEFT puts a copy of what it adapts into the file, which must be the base model's, or the base model's in bf16. */
-function checkCopy({ base, spec, file }: Source, kind: Kind, copy: Float32Array, name: string): void {
+function checkCopy({ base: opened, spec, file }: Source, kind: Kind, copy: Float32Array, name: string): void {
+  if (opened === null) return;
+  using base = opened.open();
   const { embedding, head } = familyOf(spec).tensors;
   const of = kind === "head" && !spec.tiedEmbeddings ? head : embedding;
   const { shape } = base.tensor(of);
@@ -189,6 +203,49 @@ function checkCopy({ base, spec, file }: Source, kind: Kind, copy: Float32Array,
       "it was trained on another base model, or on one that was changed first: give --base that one",
     );
   }
+}
+
+/** What an adapter trains of the tables, by its changes of them; of tied tables the rows of tokens are in both. */
+export function tablesOf({ tiedEmbeddings }: ModelSpec, { embedding, head }: TableChanges): Tables | null {
+  const of = (change: TableChange | null): Table | null => {
+    if (change?.product) return { rank: change.product.rank, scale: change.product.scale };
+    return change?.rows ? { tokens: change.rows.indices } : null;
+  };
+  const [first, own] = [of(embedding), of(head)];
+  const last = own ?? (tiedEmbeddings && first && "tokens" in first ? first : null);
+  return first || last ? { ...(first ? { embedding: first } : {}), ...(last ? { head: last } : {}) } : null;
+}
+
+/** A tensor of a table that an adapter changes. */
+export function tableTensor({ embedding, head }: TableChanges, kind: Kind, tensor: TableTensor): Float32Array {
+  const change = kind === "head" ? (head ?? embedding) : embedding;
+  const values = tensor === "rows" ? change?.rows?.values : change?.product?.[tensor === "A" ? "a" : "b"];
+  invariant(values, `an adapter without ${tensor} of its ${kind}`);
+  return values;
+}
+
+/** The tensors of tables as PEFT's files have them; of tied tables rows of tokens are written once. */
+export function writtenTables(
+  spec: Pick<ModelSpec, "family" | "tower" | "tiedEmbeddings">,
+  tables: Tables,
+  factors: readonly TableFactor[],
+): TensorData[] {
+  const modules = tableModules(spec);
+  return factors.flatMap(({ linear: kind, factor, values }) => {
+    if (kind === "head" && sharesRows(spec, tables)) return [];
+    const table = tables[kind]!;
+    const width = tableWidth(table);
+    const at = `${BASE}${modules[kind]}`;
+    const other = values.length / width;
+    const tensor = (end: string, shape: readonly number[], data = values) => [
+      { name: `${at}.${end}`, dtype: "f32" as const, shape: [...shape], data },
+    ];
+    if (factor === "rows") return tensor("token_adapter.trainable_tokens_delta", [width, other]);
+    if (kind === "head") return tensor(`lora_${factor}.weight`, factor === "A" ? [width, other] : [other, width]);
+    return factor === "A"
+      ? tensor("lora_embedding_B", [other, width], turned(values, width, other))
+      : tensor("lora_embedding_A", [width, other], turned(values, other, width));
+  });
 }
 
 /** Changes rows of a table of this width. */

@@ -7,6 +7,7 @@ import { type Init, isInit } from "./init.ts";
 import { OPTIMIZERS } from "./optimizers.ts";
 import { PEFT_METHODS, stageEntries } from "./registry.ts";
 import { EXPERT_SHARINGS } from "./sharing.ts";
+import { tables } from "./tables.ts";
 
 /** [layers][linears], in the order of LINEARS; rank 0 where the adapter has nothing. `scales` are the factors on B A. */
 const placement = v.strictObject({
@@ -18,7 +19,7 @@ const placement = v.strictObject({
 export type Placement = Output<typeof placement>;
 
 export const stageAdapter = v.strictObject({
-  /** With `places` the largest rank. */
+  /** With `places` the largest rank; of one that trains single tokens alone 1. */
   rank: natural,
   /** Multiplies B A x; only `scaleOf` derives it from alpha and rank. */
   scale: real,
@@ -26,6 +27,8 @@ export const stageAdapter = v.strictObject({
   targets: v.array(v.picklist(LINEARS)),
   /** Where layers or linears differ. */
   places: v.exactOptional(placement),
+  /** What it trains of embedding and head. */
+  tables: v.exactOptional(tables),
   /** Decides its initial factors. */
   seed: count,
   method: v.exactOptional(v.picklist(PEFT_METHODS)),
@@ -45,6 +48,9 @@ export type StageAdapter = Output<typeof stageAdapter>;
 /** An adapter in a slot of the pool, whatever its first values. */
 export type PoolAdapter = Omit<StageAdapter, "seed" | "init">;
 /** Where an adapter acts, by which rank and scale. */
-export type PlacedAdapter = Pick<StageAdapter, "rank" | "scale" | "targets" | "places">;
+export type PlacedAdapter = Pick<StageAdapter, "rank" | "scale" | "targets" | "places" | "tables">;
 /** The same without scales. */
-export type Placed = Pick<PlacedAdapter, "rank" | "targets"> & { readonly places?: Placement | undefined };
+export type Placed = Pick<PlacedAdapter, "rank" | "targets"> & {
+  readonly places?: Placement | undefined;
+  readonly tables?: PlacedAdapter["tables"] | undefined;
+};

@@ -43,6 +43,8 @@ export type PeftFields<S = Settings> = {
   readonly layers: readonly number[] | null;
   readonly rankPattern: PatternTable;
   readonly alphaPattern: PatternTable;
+  /** Tokens whose rows of a table are trained, by its module. */
+  readonly tokens?: Readonly<Record<string, readonly number[]>> | null;
   readonly settings: S;
 };
 
@@ -130,6 +132,8 @@ export type Definition<S = Settings> = {
    * weight.
    */
   readonly beginsAsPart: boolean;
+  /** Whether it is trained on embedding and head, too. */
+  readonly trainsTables?: true;
   readonly peft: PeftFormat<S>;
   readonly merge: (of: Merged) => MergeRows;
 };

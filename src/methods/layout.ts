@@ -1,14 +1,15 @@
 // Where an adapter's parameters are: one flat block an adapter, of its own size.
 //
 // For each layer and each group of linears where it has targets: A [rank, in] and the transposed B [rank, out] of each linear
-// that it targets, and the vectors that its method stores. Each begins at a multiple of ALIGN elements. Ranks are not padded,
+// that it targets, and the vectors that its method stores; before the layers what it trains of the embedding, after them what
+// it trains of the output head. Each begins at a multiple of ALIGN elements. Ranks are not padded,
 // and nothing depends on other adapters. This file alone knows offsets.
 
 import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
 import { count, natural, type Output } from "../base/schema.ts";
 import { alignUp, maxOf, range, sizeOf, sum } from "../base/shape.ts";
-import type { ModelSpec } from "../base/spec.ts";
+import { type ModelSpec, tableRows } from "../base/spec.ts";
 import {
   GROUP_NAMES,
   GROUPS,
@@ -19,14 +20,25 @@ import {
   type Linear,
   linearShape,
 } from "../families/linears.ts";
-import type { Placed, StageAdapter } from "./adapter.ts";
+import type { Placed } from "./adapter.ts";
 import { MOST_RANK } from "./definition.ts";
 import type { Values } from "./optimizers.ts";
 import { rankAt, sharingOf } from "./placement.ts";
 import { type Factor, factorShape, frozenIn, isLowRank, PEFT_METHODS, type PeftMethod, storedBy, TENSORS } from "./registry.ts";
-
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 import { copiesOf, type ExpertSharing } from "./sharing.ts";
+import {
+  isTableKind,
+  layerOfTable,
+  sharesRows,
+  TABLE_KINDS,
+  type Table,
+  type TableKind,
+  type TableTensor,
+  tableShape,
+  tableTensors,
+  tableWidth,
+} from "./tables.ts";
 
 export const ALIGN = 128;
 /** Elements that kernels read at a time: a vector of ranks counts up to a multiple of it, with zeros. */
@@ -41,10 +53,13 @@ export const layerRange = v.strictObject({ from: count, to: natural });
 export type LayerRange = Output<typeof layerRange>;
 
 const groups = v.picklist(GROUP_NAMES);
+/** Where an adapter's rows have an s: at a group of linears, or at a table. */
+export type LowKey = Group | TableKind;
+export const LOW_KEYS: readonly LowKey[] = [...GROUP_NAMES, ...TABLE_KINDS];
 /** What the adapters of a run need of a pass. */
 export const adapterSizes = v.strictObject({
-  /** Elements of s = A drop(x), at most, in each group that any of them targets. */
-  low: v.record(groups, natural),
+  /** Elements of s = A drop(x), at most, in each group and table that any of them targets. */
+  low: v.record(v.picklist(LOW_KEYS), natural),
   /** Where the whole product of a group is kept for them, by their methods. */
   products: v.record(v.picklist(PEFT_METHODS), v.array(groups)),
 });
@@ -77,10 +92,14 @@ export type SiteLayout = {
   readonly firstOutput: number;
 };
 
+/** What an adapter trains of a table: B by token [vocab, rank] of the embedding, transposed [rank, tableRows] of the head. */
+export type TableLayout = { readonly table: Table; readonly places: Readonly<Partial<Record<TableTensor, Place>>> };
+
 export type AdapterLayout = {
   readonly sites: readonly SiteLayout[];
+  readonly tables: Readonly<Partial<Record<TableKind, TableLayout>>>;
   /** All that is stored, in order. */
-  readonly tensors: readonly (Place & { readonly factor: Factor })[];
+  readonly tensors: readonly (Place & { readonly factor: Factor | TableTensor })[];
   /** Elements of the block. */
   readonly size: number;
   /** Elements of the scratch for A and B of one site; 0 where they are stored. */
@@ -95,14 +114,27 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
   const sharing = sharingOf(adapter);
   const isExpanded = !stored.some(isLowRank);
   const sites: SiteLayout[] = [];
-  const tensors: (Place & { readonly factor: Factor })[] = [];
+  const tensors: (Place & { readonly factor: Factor | TableTensor })[] = [];
   let [size, scratch, outputs] = [0, 0, 0];
-  const store = (factor: Factor, rows: number, columns: number): Place => {
+  const store = (factor: Factor | TableTensor, rows: number, columns: number): Place => {
     const place = { offset: size, rows, columns };
     tensors.push({ ...place, factor });
     size = alignUp(size + rows * columns, ALIGN);
     return place;
   };
+  const tables: Partial<Record<TableKind, TableLayout>> = {};
+  const storeTable = (kind: TableKind) => {
+    const table = adapter.tables?.[kind];
+    const layer = layerOfTable(spec, kind);
+    if (!table || layer < layers.from || layer >= layers.to) return;
+    const places = tableTensors(table).map((tensor) => {
+      const [rows, columns] = tableShape(spec, table, tensor);
+      const isTurned = kind === "head" && tensor === "B";
+      return [tensor, isTurned ? store(tensor, columns, tableRows(spec)) : store(tensor, rows, columns)];
+    });
+    tables[kind] = { table, places: Object.fromEntries(places) };
+  };
+  storeTable("embedding");
   for (let layer = layers.from; layer < layers.to; layer++)
     for (const group of groupsOfLayer(spec, layer)) {
       const ranks = GROUPS[group].map((linear) => rankAt(adapter, layer, linear));
@@ -143,7 +175,8 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
       outputs += firstColumn.at(-1)!;
       scratch = Math.max(scratch, used);
     }
-  return { sites, tensors, size, scratch, outputs, sharing };
+  storeTable("head");
+  return { sites, tables, tensors, size, scratch, outputs, sharing };
 }
 
 /**
@@ -164,21 +197,31 @@ export function paddedWidth(ranks: Iterable<number>): number {
   return width;
 }
 
-/** Columns of an adapter's rows of s in a group: as many as in the layer of these that has most. */
-export const widthIn = (adapter: Placed, layers: LayerRange, group: Group): number =>
-  adapter.places === undefined
-    ? paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layers.from, linear)))
-    : maxOf(
-        range(layers.to - layers.from).map((i) =>
-          paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layers.from + i, linear))),
-        ),
-      );
+/**
+ * Columns of an adapter's rows of s in a group: as many as in the layer of these that has most. Of a table as many as ranks, or
+ * as tokens of the head.
+ */
+export const widthIn = (adapter: Placed, layers: LayerRange, group: LowKey): number =>
+  isTableKind(group)
+    ? widthAt(adapter, group)
+    : adapter.places === undefined
+      ? paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layers.from, linear)))
+      : maxOf(
+          range(layers.to - layers.from).map((i) =>
+            paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layers.from + i, linear))),
+          ),
+        );
+
+const widthAt = ({ tables }: Placed, kind: TableKind): number => {
+  const table = tables?.[kind];
+  return table ? paddedWidth([kind === "embedding" && "tokens" in table ? 1 : tableWidth(table)]) : 0;
+};
 
 /**
  * A factor of a linear within an adapter's block: [rows, columns], or a vector as one row. `isTransposed`: the block has it
- * as [columns, rows].
+ * as [columns, pitch], of which the first `rows` of each are it.
  */
-export type FactorPlace = Place & { readonly isTransposed: boolean };
+export type FactorPlace = Place & { readonly isTransposed: boolean; readonly pitch?: number };
 
 /**
  * The same in an array that has one element for each `per` elements of the block: as one row, and those that the factor
@@ -187,7 +230,7 @@ export type FactorPlace = Place & { readonly isTransposed: boolean };
 export function placeAmong(place: FactorPlace, per: number): FactorPlace {
   if (per === 1) return place;
   const first = Math.floor(place.offset / per);
-  const columns = Math.ceil((place.offset + place.rows * place.columns) / per) - first;
+  const columns = Math.ceil((place.offset + (place.pitch ?? place.rows) * place.columns) / per) - first;
   return { offset: first, rows: 1, columns, isTransposed: false };
 }
 
@@ -196,17 +239,29 @@ export function factorPlace(
   spec: ModelSpec,
   layout: AdapterLayout,
   layer: number,
-  linear: Linear,
-  factor: Factor,
+  linear: Linear | TableKind,
+  factor: Factor | TableTensor,
 ): FactorPlace {
+  if (isTableKind(linear)) return placeInTable(spec, layout, linear, factor as TableTensor);
   const site = layout.sites.find((at) => at.layer === layer && GROUPS[at.group].includes(linear));
   invariant(site, `no ${factor} for ${linear} of layer ${layer}`);
   const g = GROUPS[site.group].indexOf(linear);
-  const offset = isLowRank(factor) ? site.products[g]?.[factor as "A" | "B"].offset : site.vectors[factor]?.[g];
+  const offset = isLowRank(factor as Factor)
+    ? site.products[g]?.[factor as "A" | "B"].offset
+    : site.vectors[factor as Factor]?.[g];
   invariant(typeof offset === "number", `no ${factor} for ${linear} of layer ${layer}`);
-  const shape = factorShape(spec, linear, factor, site.ranks[g]!, layer, layout.sharing);
+  const shape = factorShape(spec, linear, factor as Factor, site.ranks[g]!, layer, layout.sharing);
   const [rows, columns] = shape.length === 1 ? [1, shape[0]!] : [shape[0]!, shape[1]!];
-  return { offset, rows, columns, isTransposed: TENSORS[factor].axes === "out rank" };
+  return { offset, rows, columns, isTransposed: TENSORS[factor as Factor].axes === "out rank" };
+}
+
+function placeInTable(spec: ModelSpec, { tables }: AdapterLayout, kind: TableKind, tensor: TableTensor): FactorPlace {
+  const { table, places } = tables[kind] ?? {};
+  const place = places?.[tensor];
+  invariant(table && place, `no ${tensor} for the ${kind}`);
+  const [rows, columns] = tableShape(spec, table, tensor);
+  const isTransposed = kind === "head" && tensor === "B";
+  return { offset: place.offset, rows, columns, isTransposed, ...(isTransposed ? { pitch: place.columns } : {}) };
 }
 
 /** Trained parameters of an adapter. */
@@ -214,28 +269,61 @@ export function countParameters(spec: ModelSpec, layers: number, adapter: Placed
   const trained = storedBy(method).filter((factor) => !frozenIn(method).includes(factor));
   const ofLinear = (layer: number, linear: Linear, rank: number) =>
     rank === 0 ? 0 : sum(trained.map((factor) => sizeOf(factorShape(spec, linear, factor, rank, layer, sharingOf(adapter)))));
-  return sum(
-    range(layers).flatMap((layer) => adapter.targets.map((linear) => ofLinear(layer, linear, rankAt(adapter, layer, linear)))),
+  const inLayers = range(layers).flatMap((layer) =>
+    adapter.targets.map((linear) => ofLinear(layer, linear, rankAt(adapter, layer, linear))),
   );
+  const inTables = TABLE_KINDS.flatMap((kind) => {
+    const table = adapter.tables?.[kind];
+    if (!table || (kind === "head" && sharesRows(spec, adapter.tables))) return [];
+    return tableTensors(table).map((tensor) => sizeOf(tableShape(spec, table, tensor)));
+  });
+  return sum([...inLayers, ...inTables]);
 }
 
-/** A factor of an adapter by its place in the model. */
-export type FactorTensor<V extends Values = Float32Array> = {
+/** A factor of an adapter by its place in the model; those of tables go with the first and the last layer. */
+export type FactorTensor<V extends Values = Float32Array> = LinearFactor<V> | TableFactor<V>;
+export type LinearFactor<V extends Values = Float32Array> = {
   readonly layer: number;
   readonly linear: Linear;
   readonly factor: Factor;
   readonly values: V;
 };
+export type TableFactor<V extends Values = Float32Array> = {
+  readonly layer: number;
+  readonly linear: TableKind;
+  readonly factor: TableTensor;
+  readonly values: V;
+};
+/** Without its values. */
+export type FactorAt = At<FactorTensor>;
+type At<T> = T extends unknown ? Omit<T, "values"> : never;
+export const isOfTable = <T extends { readonly linear: Linear | TableKind }>(
+  at: T,
+): at is Extract<T, { readonly linear: TableKind }> => isTableKind(at.linear);
+export const isOfLinear = <T extends { readonly linear: Linear | TableKind }>(
+  at: T,
+): at is Extract<T, { readonly linear: Linear }> => !isTableKind(at.linear);
 
-/** The factors of an adapter in a range of layers, in order, without their values. */
+/** All tensors of an adapter in a range of layers, in the order of its block but for groups, without their values. */
+export function tensorsIn(spec: ModelSpec, layers: LayerRange, adapter: Shape): FactorAt[] {
+  const ofTable = (kind: TableKind): At<TableFactor>[] => {
+    const [layer, table] = [layerOfTable(spec, kind), adapter.tables?.[kind]];
+    if (!table || layer < layers.from || layer >= layers.to) return [];
+    return tableTensors(table).map((factor) => ({ layer, linear: kind, factor }));
+  };
+  const inLayers = factorsIn(layers, adapter.targets, adapter.method, adapter.places);
+  return [...ofTable("embedding"), ...inLayers, ...ofTable("head")];
+}
+
+/** The factors of an adapter's linears in a range of layers, in order, without their values. */
 export function factorsIn(
   { from, to }: LayerRange,
   targets: readonly Linear[],
   method: PeftMethod = "lora",
-  places?: StageAdapter["places"],
-): Omit<FactorTensor, "values">[] {
+  places?: Placed["places"],
+): At<LinearFactor>[] {
   const of = { rank: 1, targets, places };
-  const factors: Omit<FactorTensor, "values">[] = [];
+  const factors: At<LinearFactor>[] = [];
   for (let layer = from; layer < to; layer++)
     for (const linear of LINEARS.filter((linear) => rankAt(of, layer, linear) > 0))
       for (const factor of storedBy(method)) factors.push({ layer, linear, factor });

@@ -1,9 +1,25 @@
 // LoRA (Hu et al. 2021): y += scale B (A drop(x)). LoRA+ is a LoRA whose B learns at a rate of its own.
 
-import { about, oneOf, patternTable, positive, truth, whole } from "../base/check.ts";
+import * as v from "valibot";
+import { about, expected, oneOf, patternTable, positive, text, truth, whole } from "../base/check.ts";
 import { define, type Merged, type MergeRows, MOST_RANK, type PeftFields } from "./definition.ts";
 import { initSchema } from "./init.ts";
 import { EXPERT_SHARINGS } from "./sharing.ts";
+
+const tokens = v.pipe(
+  v.array(v.union([text, whole(0, 1 << 24)], expected("a token's text or its id")), expected("a list of tokens")),
+  v.minLength(1, "is empty, expected at least one token"),
+);
+const trainableTokens = v.union(
+  [
+    tokens,
+    v.pipe(
+      v.record(text, tokens),
+      v.check((table) => Object.keys(table).length > 0, "is empty, expected embed_tokens or lm_head"),
+    ),
+  ],
+  expected("a list of one or more tokens, by text or id, or { embed_tokens, lm_head }"),
+);
 
 /** Keys of methods that train A and B. */
 export const lowRankKeys = {
@@ -46,7 +62,7 @@ export const loraConfig = (fields: PeftFields, useDora: boolean) => ({
   target_modules: fields.targets,
   target_parameters: fields.parameters,
   task_type: "CAUSAL_LM",
-  trainable_token_indices: null,
+  trainable_token_indices: fields.tokens ?? null,
   use_dora: useDora,
   use_rslora: fields.rslora,
 });
@@ -89,10 +105,15 @@ export const lora = define({
       "shared-outer",
     ),
     lora_plus_ratio: about(positive(), "LoRA+: the learning rate of B over that of A", 1),
+    trainable_tokens: about(
+      trainableTokens,
+      "single tokens whose rows of the embedding are trained, by text or id; { embed_tokens, lm_head } has a list of each",
+    ),
   },
   settings: [],
   continued: ["alpha", "rslora"],
   beginsAsPart: true,
+  trainsTables: true,
   peft: {
     peftType: "LORA",
     isOf: (config) => config["use_dora"] !== true,

@@ -7,6 +7,7 @@ import { isOfExperts, LINEARS, type Linear, linearsOfModel } from "../families/l
 import type { Placed, PlacedAdapter, Placement, StageAdapter } from "./adapter.ts";
 import { isScaled, type PeftMethod } from "./registry.ts";
 import type { ExpertSharing } from "./sharing.ts";
+import { sameTables } from "./tables.ts";
 
 /** The rank of an adapter in a linear of a layer; 0 where it has nothing. */
 export const rankAt = ({ rank, targets, places }: Placed, layer: number, linear: Linear): number =>
@@ -40,7 +41,7 @@ export function placed(
   const ranks = table.map((row) => row.map(({ rank }) => rank));
   const scales = table.map((row) => row.map(({ scale }) => scale));
   const targets = LINEARS.filter((_, i) => ranks.some((row) => row[i]! > 0));
-  const rank = Math.max(...ranks.flat());
+  const rank = Math.max(1, ...ranks.flat());
   const used = table.flat().filter((site) => site.rank > 0);
   const scale = used[0]?.scale ?? 0;
   const isUniform = used.length === targets.length * layers && used.every((site) => site.rank === rank && site.scale === scale);
@@ -67,7 +68,10 @@ export const scaleOf = ({ alpha, rank, rslora, method }: Scaled): number =>
 export const alphaOf = (scale: number, rank: number, rslora: boolean): number =>
   Number((scale * (rslora ? Math.sqrt(rank) : rank)).toPrecision(12));
 
-/** Whether two adapters have the same ranks, and scales that differ by rounding alone, in every linear of every layer. */
+/**
+ * Whether two adapters have the same ranks, and scales that differ by rounding alone, in every linear of every layer and in
+ * both tables.
+ */
 export function samePlaces(
   a: Placed & Pick<PlacedAdapter, "scale">,
   b: Placed & Pick<PlacedAdapter, "scale">,
@@ -76,10 +80,11 @@ export function samePlaces(
   const close = (x: number, y: number) => Math.abs(x - y) <= 1e-9 * Math.abs(y);
   const acts = a.targets.some(isOfExperts);
   if (acts && sharingOf(a) !== sharingOf(b)) return false;
-  return range(layers).every((layer) =>
+  const inLayers = range(layers).every((layer) =>
     LINEARS.every(
       (linear) =>
         rankAt(a, layer, linear) === rankAt(b, layer, linear) && close(scaleAt(a, layer, linear), scaleAt(b, layer, linear)),
     ),
   );
+  return inLayers && sameTables(a.tables, b.tables);
 }

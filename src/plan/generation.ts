@@ -12,7 +12,7 @@ import type { CacheSizes } from "../engine/kv-cache.ts";
 import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
-import { blockBytes, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
+import { blockBytes, lowSizes, lowWidths, poolBytes, productSizes } from "./adapter-memory.ts";
 import { checkHostMemory } from "./host-memory.ts";
 import { requireKernels, stageMemory } from "./memory.ts";
 import { type StageDevice, totalBytes } from "./plan.ts";
@@ -61,7 +61,7 @@ export function planGeneration(
     targets: tiledRows(sequences, tile),
     chunk: rowTile,
     layers: spec.layers,
-    low: lowSizes(adapters, layers, passRows),
+    low: lowSizes(lowWidths(adapters, layers), passRows, rowTile),
     gradients: [],
     hostBytes: 0,
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),

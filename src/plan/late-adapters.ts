@@ -2,10 +2,10 @@
 
 import { maxOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
-import { GROUP_NAMES } from "../families/linears.ts";
+import { LOW_KEYS } from "../methods/layout.ts";
 import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { lowSizes, productSizes } from "./adapter-memory.ts";
+import { lowSizes, lowWidths, productSizes } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { requireKernels } from "./memory.ts";
 import { bytesOnStages, gradientsOnStages, type Plan } from "./plan.ts";
@@ -31,8 +31,8 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
     if (groups) return `room for ${DEFINITIONS[method].title} on ${groups}`;
   }
   for (const [stage, { layerRange, sizes }] of stages.entries()) {
-    const low = lowSizes(onStages(late), layerRange, sizes.rows);
-    const groups = GROUP_NAMES.filter((group) => (low[group] ?? 0) > (sizes.low[group] ?? 0)).join(", ");
+    const low = lowSizes(lowWidths(onStages(late), layerRange), sizes.rows, sizes.chunk);
+    const groups = LOW_KEYS.filter((group) => (low[group] ?? 0) > (sizes.low[group] ?? 0)).join(", ");
     if (groups) return `room for rank ${maxOf(onStages(late).map(({ rank }) => rank))} on ${groups}`;
     const most = maxOf(late.map((adapter) => bytesOnStages(plan, adapter)[stage]!));
     const gradients = maxOf(late.map((adapter) => gradientsOnStages(plan, adapter)[stage]!));

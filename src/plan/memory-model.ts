@@ -78,7 +78,8 @@ function bytesWith({ stages, device }: Plan, spec: ModelSpec, sequences: number,
   return sum(
     stages.map(({ layerRange, sizes, memory }) => {
       const chunk = Math.min(rows, sizes.chunk);
-      const low = Object.entries(sizes.low).map(([group, elements]) => [group, Math.ceil((elements / sizes.rows) * rows)]);
+      const ofRow = (group: string) => (group === "head" ? chunk / sizes.chunk : rows / sizes.rows);
+      const low = Object.entries(sizes.low).map(([group, elements]) => [group, Math.ceil(elements * ofRow(group))]);
       const changed = { ...sizes, rows, targets: rows, chunk, positions: length, low: Object.fromEntries(low) };
       return totalBytes(stageMemory(spec, layerRange, changed, device, memory.adapters));
     }),

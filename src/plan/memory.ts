@@ -88,7 +88,7 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
   adapters: number,
 ): MemoryParts {
-  const { rows, slots, low, format } = sizes;
+  const { rows, slots, low, format, chunk } = sizes;
   const buffers = stageBufferBytes(device, spec, layerRange, sizes);
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
@@ -100,7 +100,7 @@ export function stageMemory(
     activations: buffers.activations,
     workspace:
       buffers.workspace +
-      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes) }),
+      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes), chunk }),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),

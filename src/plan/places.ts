@@ -4,12 +4,13 @@ import { RequestError } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
-import { expertsOf, isOfExperts, linearsIn, modulesOf } from "../families/linears.ts";
+import { expertsOf, isOfExperts, type Linear, linearsIn, modulesOf } from "../families/linears.ts";
 import { layerTensors, tableModules } from "../families/tensors.ts";
 import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
 import { placed, scaleOf } from "../methods/placement.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { type AskedTables, namedTables, placeTables } from "./tables.ts";
 
 type Asked = Pick<
   AdapterRecipe,
@@ -25,7 +26,8 @@ type Asked = Pick<
   | "method"
   | "init"
   | "experts"
->;
+> &
+  AskedTables;
 
 /** Ranks and scales as the recipe has them. A name or pattern that matches nothing is a RequestError, `plan.targets`. */
 export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
@@ -36,12 +38,13 @@ export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
   const targeted = modules.filter(({ layer, linear, path }) =>
     isTargeted(recipe, layer, path, isAll(recipe.targets) && isOfExperts(linear)),
   );
-  if (targeted.length === 0)
+  const tables = placeTables(recipe, spec);
+  if (targeted.length === 0 && !tables)
     throw nothing(recipe, "its targets, exclude and layers leave no linear layer", `the base model has ${listOf(spec)}`);
   if (targeted.some(({ linear }) => isOfExperts(linear))) checkExperts(recipe);
   checkPatterns(
     recipe,
-    targeted.map(({ path }) => path),
+    [...targeted, ...namedTables(recipe, spec)].map(({ path }) => path),
   );
   const chosen = new Map(
     targeted.map(({ path }) => {
@@ -50,7 +53,8 @@ export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
     }),
   );
   const byPlace = new Map(modules.map(({ layer, linear, path }) => [`${layer}.${linear}`, chosen.get(path) ?? null]));
-  return placed(spec.layers, (layer, linear) => byPlace.get(`${layer}.${linear}`)!, recipe.experts ?? "shared-outer");
+  const at = (layer: number, linear: Linear) => byPlace.get(`${layer}.${linear}`)!;
+  return { ...placed(spec.layers, at, recipe.experts ?? "shared-outer"), ...(tables ? { tables } : {}) };
 }
 
 /** In experts adapters are plain low-rank products, as PEFT's are of parameters. */
@@ -72,33 +76,28 @@ const nothing = ({ name }: Asked, what: string, hint: string) =>
 const listOf = (spec: ModelSpec): string =>
   `${spec.tower}.layers.0 to ${spec.tower}.layers.${spec.layers - 1}, with ${linearsIn(spec).join(", ")} (as in ${modulesOf(spec)[0]!.path})`;
 
+const lastOf = (path: string): string => path.slice(path.lastIndexOf(".") + 1);
+
 /** Of a model with encoders: only its part for text is trained. */
 const elsewhere = ({ tower }: ModelSpec): string => (tower === "model" ? "" : `; only its part for text, ${tower}, is trained`);
 
 function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): void {
   const { targets, exclude, layers } = recipe;
-  const tables = tableModules(spec);
-  const named = Object.values(tables).filter((path) => !isAll(targets) && isNamed(path, targets));
-  const table = named.find((path) => exclude === null || !isNamed(path, exclude));
-  if (table !== undefined)
-    throw nothing(
-      recipe,
-      `its targets have ${table}, the ${table === tables.head ? "output head" : "embedding"}`,
-      "adapters are trained on the linear layers of decoder layers alone: leave it out",
-    );
+  const tables = Object.values(tableModules(spec));
+  const all = [...paths, ...tables];
   const router = routerPaths(spec).find((path) => !isAll(targets) && isNamed(path, targets) && !paths.includes(path));
   if (router !== undefined && (exclude === null || !isNamed(router, exclude)))
     throw nothing(recipe, `its targets have ${router}, a router`, "routers stay as they are: leave it out");
   if (typeof targets !== "string") {
-    const unknown = targets.filter((target) => !paths.some((path) => isNamed(path, [target])));
+    const unknown = targets.filter((target) => !all.some((path) => isNamed(path, [target])));
     const names = unknown.map((target) => `'${target}'`).join(", ");
     if (unknown.length > 0)
       throw nothing(
         recipe,
         `${names} is no linear layer of this ${spec.family} model${elsewhere(spec)}`,
-        `targets may be "all-linear" or any of ${linearsIn(spec).join(", ")}`,
+        `targets may be "all-linear" or any of ${linearsIn(spec).join(", ")}, ${tables.map(lastOf).join(", ")}`,
       );
-  } else if (!isAll(targets) && !paths.some((path) => isNamed(path, targets)))
+  } else if (!isAll(targets) && !all.some((path) => isNamed(path, targets)))
     throw nothing(
       recipe,
       `targets "${targets}" matches no linear layer as a whole${elsewhere(spec)}`,
@@ -106,7 +105,7 @@ function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): v
     );
   const without = exclude === null ? [] : typeof exclude === "string" ? [exclude] : exclude.map((name) => [name]);
   for (const one of without)
-    if (![...paths, ...named].some((path) => isNamed(path, one)))
+    if (!all.some((path) => isNamed(path, one)))
       throw nothing(recipe, `exclude '${one}' matches no linear layer`, `the base model has ${listOf(spec)}`);
   const beyond = (layers ?? []).filter((layer) => layer >= spec.layers);
   if (beyond.length > 0)

@@ -18,6 +18,7 @@ import {
   countThatFit,
   gradientElements,
   lowSizes,
+  lowWidths,
   mostBytes as mostBlockBytes,
   poolBytes,
   productSizes,
@@ -137,6 +138,7 @@ export function makePlan(
     parts.map((_, stage) => ({ device: devices[stage]! })),
   );
   const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
+  const widths = parts.map((part) => lowWidths(onStages(adapters), part));
   const gradients = parts.map((part) => adapters.map((of) => gradientElements(spec, part, of)).sort((a, b) => b - a));
   const shared = {
     products: productSizes(onStages(adapters)),
@@ -154,7 +156,7 @@ export function makePlan(
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
-      const low = lowSizes(onStages(adapters), layerRange, rows);
+      const low = lowSizes(widths[stage]!, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const layers = layerRange.to - layerRange.from;
       const room = { blockBytes, hostBytes: 0, slots, gradients: gradients[stage]!.slice(0, stepping) };

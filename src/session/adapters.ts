@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { partOfWeights } from "../engine/initialise.ts";
-import type { BaseModelFiles } from "../files/basemodel.ts";
+import { openBaseModel } from "../files/basemodel.ts";
 import { readJsonObject } from "../files/json.ts";
 import { isModelPath, modelPlace } from "../files/modelpath.ts";
 import { readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
@@ -42,18 +42,13 @@ export function baseOf(adapter: string, named: string | null, { command, flag }:
 }
 
 /**
- * Reads an adapter of the model at `base`, with changes of embedding and head where the model's files are given; the error for
- * one that does not fit names the flag to give.
+ * Reads an adapter of the model at `base`; the error for one that does not fit names the flag to give. `merges`: also one that
+ * can only be merged.
  */
-export function adapterFor(
-  folder: string,
-  base: string,
-  spec: ModelSpec,
-  { flag }: Asking,
-  files: BaseModelFiles | null = null,
-): SavedAdapter {
+export function adapterFor(folder: string, base: string, spec: ModelSpec, { flag }: Asking, merges = false): SavedAdapter {
   try {
-    return readPeftAdapter(folder, spec, partOfWeights(base, spec), files);
+    const open = () => openBaseModel(base, spec);
+    return readPeftAdapter(folder, spec, partOfWeights(base, spec), { open, ...(merges ? { merges } : {}) });
   } catch (error) {
     if (!(error instanceof RequestError) || error.code !== "peft.tensors") throw error;
     const { code, message, hint } = error;
@@ -62,7 +57,8 @@ export function adapterFor(
 }
 
 /** A saved adapter as a frozen one: a VeRA is a LoRA then. */
-export const frozenOf = ({ rank, scale, targets, places, method }: SavedAdapter): PoolAdapter => ({
+export const frozenOf = ({ rank, scale, targets, places, tables, method }: SavedAdapter): PoolAdapter => ({
   ...{ rank, scale, targets, method: frozenAs(method) },
   ...(places ? { places } : {}),
+  ...(tables ? { tables } : {}),
 });

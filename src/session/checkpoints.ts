@@ -114,6 +114,7 @@ export const snapshotOf = (plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
   method: adapter.method,
   optimizer: adapter.optimizer,
   places: adapter.places,
+  tables: adapter.tables,
   stages: plan.stages.map(({ layerRange }, stage) => ({
     layerRange,
     layout: layoutOf(plan, stage, adapter),

@@ -10,6 +10,7 @@ import { isCorrect } from "../objectives/registry.ts";
 import { endsOf, type PackedBatch, type StepRef } from "../schedule/lists.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
 import type { SegmentRef } from "../schedule/segments.ts";
+import { sumShared } from "./shared-rows.ts";
 
 /** Requests to one stage that may be unanswered. */
 const AHEAD = 6;
@@ -46,12 +47,16 @@ export class Executor {
   #changed = Promise.withResolvers<void>();
   #failure: { readonly error: unknown } | null = null;
 
-  /** `batchOf` packs a batch, `tokensOf` counts a segment's tokens, `slotOf` is an adapter's slot. */
+  /**
+   * `batchOf` packs a batch, `tokensOf` counts a segment's tokens, `slotOf` is an adapter's slot, `needsSum` as in
+   * shared-rows.ts.
+   */
   constructor(
     private readonly bus: Bus,
     private readonly batchOf: (pass: PackedBatch) => MicroBatch,
     private readonly tokensOf: (segment: SegmentRef) => number,
     private readonly slotOf: (adapter: number) => number,
+    private readonly needsSum: (adapter: number) => boolean = () => false,
     private readonly hasExperts = false,
   ) {
     this.#ahead = range(bus.stages).map(() => 0);
@@ -111,6 +116,7 @@ export class Executor {
     );
     await this.#until(() => squares !== null);
     this.#sums.delete(keyOf(ref));
+    if (this.needsSum(ref.adapter)) squares = await this.#unlessFailed(sumShared(this.bus, this.slotOf(ref.adapter), squares!));
     const { loss, tokens, rows, correct, margin, contrast } = found;
     const preference = rows === 0 ? null : { accuracy: correct / rows, margin: margin / rows, contrast };
     const busiest = found.routed > 0 ? found.busiest / found.routed : null;
@@ -184,6 +190,20 @@ export class Executor {
   async #until(condition: () => boolean): Promise<void> {
     while (!condition() && !this.#failure) await this.#changed.promise;
     if (this.#failure) throw this.#failure.error;
+  }
+
+  /** What is asked of the stages; throws what any of them failed with. */
+  async #unlessFailed<T>(work: Promise<T>): Promise<T> {
+    let done: { readonly value: T } | null = null;
+    work.then(
+      (value) => {
+        done = { value };
+        this.#wake();
+      },
+      (error) => this.fail(error),
+    );
+    await this.#until(() => done !== null);
+    return done!.value;
   }
 
   #wake(): void {

@@ -66,8 +66,8 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
       "merge into the model in bf16, or load model and adapter as they are",
     );
   using base = openBaseModel(baseFolder, own);
-  const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, base);
-  const spec = adapter.tables && !areTied(own, adapter.tables) ? { ...own, tiedEmbeddings: false } : own;
+  const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, true);
+  const spec = adapter.changes && !areTied(own, adapter.changes) ? { ...own, tiedEmbeddings: false } : own;
   const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
   for (const notice of notices) print(`notice: ${notice}`);

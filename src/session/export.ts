@@ -66,14 +66,16 @@ export async function exportBlocks(
 
 function peftExport(plan: Plan, adapter: AdapterPlan, blocks: readonly { readonly params: Float32Array }[]): PeftExport {
   const { recipe: run, spec, stages } = plan;
-  const { recipe, name, rank, scale, targets, places, trainedRank } = adapter;
+  const { recipe, name, rank, scale, targets, places, tables, trainedRank } = adapter;
   const { dropout, method } = recipe;
   // With a frozen half it is a LoRA of twice the rank and the same scale, as PEFT converts its own.
   const rslora = trainedRank === undefined && recipe.rslora;
   const alpha =
-    trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale ? recipe.alpha : alphaOf(scale, rank, rslora);
+    targets.length === 0 || (trainedRank === undefined && scaleOf({ ...recipe, rank }) === scale)
+      ? recipe.alpha
+      : alphaOf(scale, rank, rslora);
   const begun = trainedRank === undefined ? null : { init: recipe.init };
-  const placing = { rank, alpha, scale, targets, rslora, ...(places ? { places } : {}) };
+  const placing = { rank, alpha, scale, targets, rslora, ...(places ? { places } : {}), ...(tables ? { tables } : {}) };
   const peft = { ...placing, dropout, method, settings: settingsOf(method, recipe), begun, baseModel: run.model.path };
   const ofStage = ({ params }: { readonly params: Float32Array }, stage: number) => ({
     ...{ layerRange: { from: stages[stage]!.layerRange.from, to: stages[stage]!.layerRange.to }, params },

@@ -13,7 +13,7 @@ import { readModelSpec } from "../files/config.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { isModelPath } from "../files/modelpath.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
-import { factorsIn } from "../methods/layout.ts";
+import { tensorsIn } from "../methods/layout.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { type Asking, adapterFor, baseOf, frozenOf, isFile } from "./adapters.ts";
@@ -63,7 +63,7 @@ export function readGenerateRequest(options: PromptOptions) {
     if (folder === null) return [];
     const saved = adapterFor(folder, base, spec, ASK);
     const adapter = frozenOf(saved);
-    const at = factorsIn({ from: 0, to: spec.layers }, adapter.targets, adapter.method, adapter.places);
+    const at = tensorsIn(spec, { from: 0, to: spec.layers }, adapter);
     const factors = at.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
     return [{ name, ...adapter, factors }];
   });

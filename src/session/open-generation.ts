@@ -23,9 +23,10 @@ export async function openGeneration(
   await using opened = new AsyncDisposableStack();
   opened.use(bus);
   for (const [slot, { factors, ...loaded }] of adapters.entries()) {
-    const { rank, scale, targets, places, method = "lora" } = loaded;
-    const adapter = { rank, scale, targets, method, seed: 0, init: null, ...(places ? { places } : {}) };
-    const [params] = blocksOf(plan, { rank, targets, method, ...(places ? { places } : {}) }, factors);
+    const { rank, scale, targets, places, tables, method = "lora" } = loaded;
+    const where = { ...(places ? { places } : {}), ...(tables ? { tables } : {}) };
+    const adapter = { rank, scale, targets, method, seed: 0, init: null, ...where };
+    const [params] = blocksOf(plan, { rank, targets, method, ...where }, factors);
     await bus.request(0, { type: "admit", slot, adapter });
     await bus.request(0, { type: "write", slot, blocks: { params: params! } });
   }

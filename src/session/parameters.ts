@@ -2,12 +2,12 @@
 // it transposed.
 
 import { putFactor, takeFactor } from "../files/factors.ts";
-import { type AdapterLayout, type FactorTensor, factorPlace, factorsIn, layoutAdapter, placeAmong } from "../methods/layout.ts";
+import { type AdapterLayout, type FactorTensor, factorPlace, layoutAdapter, placeAmong, tensorsIn } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, stateOf, type Values } from "../methods/optimizers.ts";
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 
 type StageRanges = Pick<Plan, "spec"> & { readonly stages: readonly Pick<StagePlan, "layerRange">[] };
-type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "optimizer" | "places">;
+type Shape = Pick<AdapterPlan, "rank" | "targets" | "method" | "optimizer" | "places" | "tables">;
 
 /** How an adapter's block is laid out on a stage. */
 export const layoutOf = ({ spec, stages }: StageRanges, stage: number, adapter: Shape): AdapterLayout =>
@@ -17,7 +17,7 @@ export const layoutOf = ({ spec, stages }: StageRanges, stage: number, adapter: 
 export const factorsOf = (plan: StageRanges, adapter: Shape, blocks: readonly Float32Array[]): FactorTensor[] =>
   blocks.flatMap((block, stage) => {
     const layout = layoutOf(plan, stage, adapter);
-    return factorsIn(plan.stages[stage]!.layerRange, adapter.targets, adapter.method, adapter.places).map((at) => {
+    return tensorsIn(plan.spec, plan.stages[stage]!.layerRange, adapter).map((at) => {
       const place = factorPlace(plan.spec, layout, at.layer, at.linear, at.factor);
       return { ...at, values: takeFactor(block, place) };
     });

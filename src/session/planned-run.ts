@@ -93,6 +93,7 @@ export class PlannedRun {
         targets: adapter.targets,
         modules: countModules(adapter, spec.layers),
         ...(spec.experts === null ? {} : { sites: countSites(adapter, spec.layers), experts: sharingOf(adapter) }),
+        ...(adapter.tables ? { tables: adapter.tables } : {}),
         ...(adapter.places ? { places: trainedPlaces(spec, adapter, adapter.places) } : {}),
         learning_rate: adapter.recipe.optimizer.learningRate,
         batch_size: adapter.work.batchSize,

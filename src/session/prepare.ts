@@ -15,11 +15,12 @@ import { type ReadingOptions, readData } from "../data/reading.ts";
 import { lazyArray } from "../data/rows.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { describeDevice } from "../engine/probe.ts";
+import { openBaseModel } from "../files/basemodel.ts";
 import { readModelSpec } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../files/peft.ts";
-import { placeFields } from "../files/peftplaces.ts";
+import { placeFields, placesOfFile } from "../files/peftplaces.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
@@ -33,6 +34,7 @@ import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule
 import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
 import { referenceFolder, type Source, sourcesOf } from "./sources.ts";
+import { tokenNotices, withTokenIds } from "./trained-tokens.ts";
 
 /** A recipe with its data: all that a plan needs but the devices. */
 export type Request = {
@@ -97,27 +99,24 @@ export type Reading = Omit<ReadingOptions, "model" | "vocab">;
  * Reads and checks the files that the recipe names, data in a thread of its own; `config` is the model's spec, of config.json
  * or of its files.
  */
-export async function readRequest(recipe: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
-  const { spec, exact, notices } = readModelFacts(recipe.model.path, config);
-  for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec);
-  const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec)); // before the data
-  const folder = tokenizerFolder(recipe.model.path);
+export async function readRequest(written: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
+  const { spec, exact, notices } = readModelFacts(written.model.path, config);
+  const folder = tokenizerFolder(written.model.path);
   const tokenizer = loadTokenizer(folder);
+  const recipe = withTokenIds(written, tokenizer);
+  for (const adapter of recipe.adapters) stagePlaces(adapter, spec); // again: with tokens, and by the files of the model
+  for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec, recipe.model.path);
+  const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec, recipe.model.path)); // before the data
   const read = await readData(recipe.adapters, { model: folder, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
-  return {
-    recipe,
-    spec,
-    data,
-    exact,
-    notices: [
-      ...notices,
-      ...expertNotices(recipe.adapters, spec),
-      ...endNotices(recipe, tokenizer),
-      ...dataNotices(recipe, data),
-    ],
-  };
+  const told = [
+    ...expertNotices(recipe.adapters, spec),
+    ...tokenNotices(recipe, spec),
+    ...endNotices(recipe, tokenizer),
+    ...dataNotices(recipe, data),
+  ];
+  return { recipe, spec, data, exact, notices: [...notices, ...told] };
 }
 
 /** Rows that are cut or dropped are counted in the plan's table. */
@@ -150,9 +149,9 @@ function endNotices({ model, adapters }: Recipe, tokenizer: Tokenizer): string[]
   ];
 }
 
-function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec): PoolAdapter | null {
+function referenceAdapter(adapter: AdapterRecipe, spec: ModelSpec, model: string): PoolAdapter | null {
   const folder = referenceFolder(adapter.objective);
-  return folder === null ? null : frozenOf(savedAdapter(folder, adapter, "objective.reference", spec));
+  return folder === null ? null : frozenOf(savedAdapter(folder, adapter, "objective.reference", spec, model));
 }
 
 /** A recipe is checked by ranks and scales alone: factors are computed when an adapter begins. */
@@ -161,9 +160,9 @@ const noPart: PartOfWeight = () => {
 };
 
 /** Reads a saved adapter that a recipe names; errors name the adapter and the key of the recipe. */
-function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec: ModelSpec): SavedAdapter {
+function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec: ModelSpec, model: string): SavedAdapter {
   try {
-    return readPeftAdapter(folder, spec, noPart);
+    return readPeftAdapter(folder, spec, noPart, { open: () => openBaseModel(model, spec) });
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     const { code, message, hint = "it needs a folder as PEFT writes it, of an adapter of this base model" } = error;
@@ -172,9 +171,9 @@ function savedAdapter(folder: string, { name }: AdapterRecipe, key: string, spec
 }
 
 /** Checks that an adapter is made like the one it continues: other ranks or scales would be another function from the start. */
-function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
+function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec, model: string): void {
   if (adapter.initialAdapter === null) return;
-  const saved = savedAdapter(adapter.initialAdapter, adapter, "from", spec);
+  const saved = savedAdapter(adapter.initialAdapter, adapter, "from", spec, model);
   const asked = stagePlaces(adapter, spec);
   checkBeginning(adapter, asked, saved, spec);
   const { title, continued, peft } = DEFINITIONS[saved.method];
@@ -192,7 +191,7 @@ function checkInitialAdapter(adapter: AdapterRecipe, spec: ModelSpec): void {
       `train a ${title} from its beginning, or merge this one into the base model first (mlora export)`,
     );
   if (isSvdInit(adapter.init)) return;
-  const isUniform = !asked.places && !saved.places;
+  const isUniform = ![asked.places, saved.places, asked.tables, saved.tables].some((of) => of !== undefined);
   const faults = pairs.filter(([key, wanted, found]) => wanted !== found && (isUniform || !BY_PLACE.includes(key)));
   if (faults.length === 0) {
     if (!isUniform && !samePlaces(asked, saved, spec.layers)) throw otherPlaces(adapter, saved, spec);
@@ -237,9 +236,21 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
 const BY_PLACE = ["rank", "alpha", "targets"];
 
 const DIFFER = "its ranks or scales differ from the recipe's in some layer";
+const DIFFER_IN_TABLES = "its ranks, scales or tokens differ from the recipe's in some layer or table";
 
 const otherPlaces = ({ name, initialAdapter }: AdapterRecipe, saved: SavedAdapter, spec: ModelSpec): RequestError =>
-  new RequestError("plan.from", `adapter '${name}' cannot continue ${initialAdapter}: ${DIFFER}`, placeHint(saved, spec));
+  new RequestError(
+    "plan.from",
+    `adapter '${name}' cannot continue ${initialAdapter}: ${saved.tables ? DIFFER_IN_TABLES : DIFFER}`,
+    placeHint(saved, spec),
+  );
+
+/** The key of the tokens whose rows it trains; none where it trains none. */
+function tokenLines(saved: SavedAdapter, spec: ModelSpec): string[] {
+  const { tokens } = placesOfFile(saved, spec);
+  const lists = Object.entries(tokens ?? {}).map(([table, ids]) => `${table} = ${JSON.stringify(ids)}`);
+  return lists.length === 0 ? [] : [`trainable_tokens = { ${lists.join(", ")} }`];
+}
 
 /** The keys of a recipe for an adapter with the places of a saved one; with `init`, half of each rank is frozen. */
 function placeHint(saved: SavedAdapter, spec: ModelSpec, init: string | null = null): string {
@@ -260,6 +271,7 @@ function placeHint(saved: SavedAdapter, spec: ModelSpec, init: string | null = n
     ...(layers ? [`layers = ${JSON.stringify(layers)}`] : []),
     ...inline(rankPattern).map((table) => `rank_pattern = ${table}`),
     ...inline(alphaPattern).map((table) => `alpha_pattern = ${table}`),
+    ...tokenLines(saved, spec),
   ];
   return `give the adapter what it has there, and no exclude:\n${lines.join("\n")}`;
 }

@@ -15,8 +15,10 @@ import { stateBlocks } from "./parameters.ts";
 import { type AdapterSlot, admit, putSaved, writeState } from "./slot.ts";
 
 /** What two adapters must agree on for the state of one to be that of the other. */
-const shapeOf = ({ method, optimizer, rank, scale, targets, places, trainedRank, projectionSeed }: AdapterPlan): string =>
-  JSON.stringify({ method, optimizer, rank, scale, targets, places, trainedRank, projectionSeed });
+const shapeOf = (of: AdapterPlan): string => {
+  const { method, optimizer, rank, scale, targets, places, tables, trainedRank, projectionSeed } = of;
+  return JSON.stringify({ method, optimizer, rank, scale, targets, places, tables, trainedRank, projectionSeed });
+};
 
 /** Writes a checkpoint into `folder`; one that was there goes when this one is whole. */
 export function saveState(folder: string, plan: Plan, adapter: AdapterPlan, step: number, blocks: readonly Blocks[]): void {

@@ -34,6 +34,7 @@ import { gatherSamples, type LossOptions, type Sample, type SampledToken, type S
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
 import { Sampler } from "./sampler.ts";
+import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
@@ -214,8 +215,7 @@ export class Primitives implements AsyncDisposable {
     return this.#change(trained, async (slot) => {
       if (trained.tokens === 0)
         throw new RequestError("primitives.step", `adapter '${name}' has no gradient`, "call forwardBackward before step");
-      const squares = await requestAll(this.bus, { type: "squares", adapters: [slot] });
-      const gradNorm = gradNormOf(squares.map(([of]) => of!));
+      const gradNorm = gradNormOf(await squaresOf(this.bus, this.plan.spec, trained.plan, slot));
       if (!Number.isFinite(gradNorm))
         throw new RunError(
           "primitives.numbers",

@@ -45,7 +45,7 @@ export async function beginIn(
     found = await measure();
   }
   if (reference !== null && typeof reference === "object") {
-    const { trainedRank: _, places: __, ...own } = adapter; // it has places of its own, and is not trained
+    const { trainedRank: _, places: __, tables: ___, ...own } = adapter; // it has places of its own, and is not trained
     await take(reference.folder, { ...at, adapter: { ...own, ...adapter.reference! } });
     found = await measure();
   }

@@ -161,7 +161,7 @@ export class RunAdapters {
     signal.throwIfAborted();
     const { training, plan } = this.#checkAdded(recipe, options); // again: others may have joined meanwhile
     const summaries = summariesOf(late.data);
-    const planned = lateAdapters(plan, adapters, summaries);
+    const planned = lateAdapters(plan, late.recipe.adapters, summaries);
     const request = this.#with(late);
     const devices = plan.stages.map(({ device }) => device);
     const needed = planOn(request, devices);

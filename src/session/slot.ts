@@ -5,7 +5,7 @@ import { type Bus, requestAll } from "../bus/bus.ts";
 import { type PartOfWeight, readPeftAdapter, takenOffBy } from "../files/peft.ts";
 import { trainedHalf } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
-import { type FactorTensor, factorsIn } from "../methods/layout.ts";
+import { type FactorTensor, tensorsIn } from "../methods/layout.ts";
 import { type Blocks, blocksIn, type OptimizerName } from "../methods/optimizers.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { settingsOf } from "../methods/registry.ts";
@@ -27,13 +27,14 @@ export type AdapterSlot = {
 export function admit(
   bus: Bus,
   slot: number,
-  { rank, scale, targets, places, method = "lora", optimizer, trainedRank, isLong, recipe }: AdapterPlan,
+  { rank, scale, targets, places, tables, method = "lora", optimizer, trainedRank, isLong, recipe }: AdapterPlan,
   init: Init | null = recipe.init,
   only?: { readonly stage: number; readonly layer: number },
 ): Promise<unknown> {
   const adapter = {
     ...{ rank, scale, targets, method, seed: recipe.seed, init },
     ...(places ? { places } : {}),
+    ...(tables ? { tables } : {}),
     ...settingsOf(method, recipe),
     ...(optimizer === undefined ? {} : { optimizer }),
     ...(trainedRank === undefined ? {} : { trainedRank }),
@@ -116,11 +117,11 @@ export function readFactors(
   adapter: AdapterPlan,
   begun: readonly FactorTensor[] | null = null,
 ): FactorTensor[] {
-  const { name, targets, method, places } = adapter;
+  const { name } = adapter;
   const saved = readPeftAdapter(folder, spec, begun && partIn(begun));
   if (!samePlaces(saved, adapter, spec.layers))
     throw new RunError("export.mismatch", `adapter '${name}': the ranks or scales in ${folder} are not those in training`);
-  return factorsIn({ from: 0, to: spec.layers }, targets, method, places).map((at) => ({
+  return tensorsIn(spec, { from: 0, to: spec.layers }, adapter).map((at) => ({
     ...at,
     values: saved.tensor(at.layer, at.linear, at.factor),
   }));

@@ -39,6 +39,7 @@ import { Finisher } from "./finish.ts";
 import { decideRungs } from "./halving.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { AdapterScheduler } from "./scheduler.ts";
+import { needsSum } from "./shared-rows.ts";
 import { readState } from "./slot.ts";
 
 export type { AdapterData } from "./adapter-state.ts";
@@ -108,7 +109,8 @@ export class Training {
     };
     const tokensOf = (ref: SegmentRef) => sum(ref.rows.map((row) => inputLength(this.#of(ref).data.train[row]!)));
     const slotOf = (adapter: number) => this.#of({ adapter }).slot!;
-    this.#executor = new Executor(bus, batchOf, tokensOf, slotOf, plan.spec.experts !== null);
+    const sums = (adapter: number) => needsSum(bus, plan.spec, this.#of({ adapter }).plan);
+    this.#executor = new Executor(bus, batchOf, tokensOf, slotOf, sums, plan.spec.experts !== null);
     this.#background = new BackgroundTasks(
       (error) => this.#executor.fail(error),
       () => this.#settle(),

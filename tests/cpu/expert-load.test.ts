@@ -3,6 +3,7 @@
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
+import type { Load } from "../../src/engine/expert-load.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { inExperts, randomTokens, sparseFamilies, tinyStage } from "../helpers/tiny.ts";
 
@@ -29,9 +30,9 @@ async function loadsOf(who: readonly number[], recomputation: "none" | "full") {
     await stage.forward(pass, batch);
     await stage.backward(pass);
   }
-  const { loads } = stage.handlers();
-  const slots = { adapters: who.map((_, slot) => slot) };
-  return { first: await loads(slots), again: await loads(slots) };
+  const slots = { type: "loads", adapters: who.map((_, slot) => slot) } as const;
+  const ask = async () => (await stage.handlers().loads(slots)) as readonly Load[];
+  return { first: await ask(), again: await ask() };
 }
 
 test("the rows of the busiest experts and of all are an adapter's own, and counted anew after they are asked for", async () => {

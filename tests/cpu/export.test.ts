@@ -12,8 +12,9 @@ import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { type Merge, shardsOf, verifyMerged, writeShard } from "../../src/files/merge.ts";
-import { type PeftAdapter, type PeftFactor, readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
+import { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
+import type { LinearFactor } from "../../src/methods/layout.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 import { LINEARS } from "../helpers/tiny.ts";
@@ -29,7 +30,7 @@ const factorsOf = (method?: string) => (method === "dora" ? (["A", "B", "M"] as 
 function writeAdapter(name: string, more: Partial<PeftAdapter> = {}, of: ModelSpec = spec): string {
   const adapter = { rank: 3, alpha: 6, dropout: 0, targets: LINEARS, rslora: false, baseModel: place.model, ...more };
   const rng = new Rng(5);
-  const factors: PeftFactor[] = range(of.layers).flatMap((layer) =>
+  const factors: LinearFactor[] = range(of.layers).flatMap((layer) =>
     adapter.targets.flatMap((linear) =>
       factorsOf(adapter.method).map((factor) => {
         const size = (factor === "M" ? 1 : adapter.rank) * linearShape(of, linear)[factor === "A" ? "in" : "out"];

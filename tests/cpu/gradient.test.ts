@@ -1,31 +1,16 @@
-// The hand-written backward pass against finite differences of the forward pass: every family, every linear, with dropout and
-// without, adapters that are alike in all layers and such as are not. In f32 with a step that balances truncation and rounding,
-// along random directions of each factor.
+// The backward pass against finite differences of the forward pass: every family, every linear, with dropout and without,
+// adapters that are alike in all layers and such as are not.
 
 import { describe, expect, test } from "bun:test";
-import { Rng } from "../../src/base/rng.ts";
+import type { Rng } from "../../src/base/rng.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
-import type { SequenceLoss } from "../../src/bus/messages.ts";
-import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Linear } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
-import type { FactorTensor } from "../../src/methods/layout.ts";
-import { placed, rankAt, scaleAt, trainedAt } from "../../src/methods/placement.ts";
-import { scoreSegment } from "../../src/objectives/loss-weights.ts";
+import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
-import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
-import { pack, type Segment } from "../../src/schedule/pack.ts";
-import { factorsOf, readAdapter, writeAdapter } from "../helpers/factors.ts";
-import {
-  adapterOn,
-  inExperts,
-  LINEARS,
-  randomFactors,
-  randomTokens,
-  sparseFamilies,
-  tinyFamilies,
-  tinyStage,
-} from "../helpers/tiny.ts";
+import type { Segment } from "../../src/schedule/pack.ts";
+import { common, expectGradients, preferenceLoss, weightedLoss } from "../helpers/gradients.ts";
+import { inExperts, LINEARS, randomTokens, sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
 
 const adapters: readonly PoolAdapter[] = [
   { rank: 3, scale: 1.7, targets: LINEARS },
@@ -74,79 +59,6 @@ const uneven: readonly PoolAdapter[] = [
   },
 ];
 
-const WEIGHT = 0.05;
-const common = (adapter: number, dropout: number) => ({
-  adapter,
-  seed: 40 + adapter,
-  step: 3,
-  dropout,
-  firstRow: 7,
-  weight: WEIGHT,
-});
-
-/** The loss that the gradients are of: of weighted targets, or of preferences. */
-const weightedLoss = (_: MicroBatch, losses: readonly SequenceLoss[]): number =>
-  losses.reduce((total, { loss }) => total + WEIGHT * loss, 0);
-const preferenceLoss = (batch: MicroBatch, losses: readonly SequenceLoss[]): number =>
-  batch.preferences
-    .flatMap((preference) => scoreSegment(batch, preference, losses).found)
-    .reduce((total, { loss }) => total + loss, 0);
-
-/** Zero where a factor is frozen: rows of A, columns of B. */
-function withinTrained(adapter: PoolAdapter, at: FactorTensor): FactorTensor {
-  if (adapter.trainedRank === undefined) return at;
-  const [rank, trained] = [rankAt(adapter, at.layer, at.linear), trainedAt(adapter, at.layer, at.linear)];
-  const width = at.values.length / rank;
-  const rankOf = (i: number) => (at.factor === "A" ? Math.floor(i / width) : i % rank);
-  return { ...at, values: at.values.map((value, i) => (rankOf(i) < trained ? value : 0)) };
-}
-
-async function expectGradients(
-  spec: ModelSpec,
-  recomputation: "none" | "selective" | "full",
-  sharesOf: (rng: Rng) => readonly Segment[],
-  total: typeof weightedLoss,
-  given = adapters,
-): Promise<void> {
-  const of = given.map((adapter) => adapterOn(spec, adapter));
-  const seeds = of.map((_, adapter) => 5 + adapter);
-  using stage = await tinyStage(new CpuDevice(2), spec, of, seeds, { recomputation });
-  const batch = pack(sharesOf(new Rng(9)), of.length, stage.device.rowTile);
-  // The same masks: they are a function of seed, step, module and row.
-  const lossOf = async (): Promise<number> => total(batch, (await stage.evaluate(batch))!);
-  await stage.forward(0, batch);
-  await stage.backward(0);
-
-  for (const adapter of of.keys()) {
-    const gradients = factorsOf(stage, adapter, await stage.pool.read(adapter, "grads"));
-    const start = await readAdapter(stage, adapter);
-    const directions = (await randomFactors(stage, adapter, 123)).map((at) => withinTrained(of[adapter]!, at));
-    for (const [i, at] of start.entries()) {
-      const direction = directions[i]!.values;
-      const gradient = gradients[i]!.values;
-      expect(gradient).toEqual(withinTrained(of[adapter]!, gradients[i]!).values);
-      const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
-      // A vector is few numbers: a short step drowns in rounding.
-      const step = at.factor.startsWith("lambda") || at.values.length < 8 ? 0.03 : 0.004;
-      const lossAt = async (moved: number): Promise<number> => {
-        const values = at.values.map((value, j) => value + moved * step * direction[j]!);
-        await writeAdapter(stage, adapter, [{ ...at, values }]);
-        if (at.factor !== "M") stage.pool.takeStale("dora"); // DoRA's norms count as constants: they stay as they are
-        return lossOf();
-      };
-      // Four points, so that the error of the difference is of fourth order.
-      const [near, far] = [(await lossAt(1)) - (await lossAt(-1)), (await lossAt(2)) - (await lossAt(-2))];
-      await writeAdapter(stage, adapter, [at]);
-      if (at.factor === "M") await lossOf(); // computes the gains of the magnitudes that are back
-      const numeric = (8 * near - far) / (12 * step);
-      const size = Math.hypot(...gradient) * Math.hypot(...direction);
-      const where = `${at.layer}.${at.linear}.${at.factor} of adapter ${adapter}: ${along} against ${numeric}`;
-      expect(size, where).toBeGreaterThan(0);
-      expect(Math.abs(along - numeric) / size, where).toBeLessThan(1e-3); // a wrong mask or scale is off by 0.1 and more
-    }
-  }
-}
-
 /** A loss has no gradient where another expert would be chosen, so all are, nor where a clamp begins, so it is far. */
 function smooth(spec: ModelSpec): ModelSpec {
   if (spec.experts === null) return spec;
@@ -163,13 +75,14 @@ for (const [name, spec] of FAMILIES)
         test("gradients agree with finite differences", () =>
           expectGradients(
             spec,
-            recomputation,
+            { recomputation },
             (rng) =>
               adapters.map((_, adapter) => ({
                 ...common(adapter, dropout),
                 samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
               })),
             weightedLoss,
+            adapters,
           ));
       });
 
@@ -191,7 +104,7 @@ describe("ranks and scales that differ by layer and linear", () => {
       test(`${name}, dropout ${dropout}, recomputation ${recomputation}: gradients agree with finite differences`, () =>
         expectGradients(
           spec,
-          recomputation,
+          { recomputation },
           (rng) =>
             uneven.map((_, adapter) => ({
               ...common(adapter, dropout),
@@ -213,7 +126,7 @@ describe("adapters in experts", () => {
             ...common(adapter, 0.1),
             samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
           }));
-        return expectGradients(spec, recomputation, sharesOf, weightedLoss, own);
+        return expectGradients(spec, { recomputation }, sharesOf, weightedLoss, own);
       });
 });
 
@@ -242,7 +155,7 @@ describe("preferences", () => {
           const preference = { objective: mine, totals, references: "reference" in mine ? references : null };
           return { ...common(adapter, 0.1), samples: [row(9, 13), row(4, 3)], preference };
         });
-      return expectGradients(spec, "selective", sharesOf, preferenceLoss);
+      return expectGradients(spec, { recomputation: "selective" }, sharesOf, preferenceLoss, adapters);
     });
 });
 
@@ -268,6 +181,6 @@ describe("contrastive instruction tuning", () => {
           const samples = [row(9, 13), row(4, 3), row(7, 12), row(2, 5)];
           return { ...common(adapter, 0.1), samples, preference: { objective: mine, totals, references: null } };
         });
-      return expectGradients(spec, "selective", sharesOf, preferenceLoss);
+      return expectGradients(spec, { recomputation: "selective" }, sharesOf, preferenceLoss, adapters);
     });
 });

@@ -10,7 +10,8 @@ import { originalWeights } from "../../src/engine/weight-source.ts";
 import { type Linear, linearShape } from "../../src/families/linears.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
-import { type PeftFactor, writePeftAdapter } from "../../src/files/peft.ts";
+import { writePeftAdapter } from "../../src/files/peft.ts";
+import type { LinearFactor } from "../../src/methods/layout.ts";
 import { FILES } from "../helpers/preferences.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 
@@ -33,7 +34,7 @@ function unconverted(init: Init, { dora = false, uneven = false, bent = false } 
   const original = originalWeights({ folder: place.model }, spec);
   const scale = 5 / RANK;
   const factors = range(spec.layers).flatMap((layer) =>
-    TARGETS.flatMap((linear): PeftFactor[] => {
+    TARGETS.flatMap((linear): LinearFactor[] => {
       const rank = uneven && layer === 1 ? 2 * RANK : RANK;
       const { a, b } = part({ layer, linear, init, rank, scale });
       if (bent) b[0]! += 1;
@@ -42,7 +43,7 @@ function unconverted(init: Init, { dora = false, uneven = false, bent = false } 
       const lengths = Float32Array.from({ length: weight.length / width }, (_, row) =>
         Math.hypot(...weight.subarray(row * width, (row + 1) * width)),
       );
-      const own: PeftFactor[] = [
+      const own: LinearFactor[] = [
         { layer, linear, factor: "A", values: a },
         { layer, linear, factor: "B", values: b },
       ];

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
-import { expectSame, type Ground, train } from "../helpers/crowd.ts";
+import { crowdTables, expectSame, type Ground, train } from "../helpers/crowd.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 
@@ -19,6 +19,21 @@ needs("gpu")("other adapters change nothing on the GPU", () => {
       expectSame(staged.get(i)!, alone);
     }
   });
+
+  for (const compute of ["bf16", "f32"] as const)
+    for (const family of ["llama", "qwen2"])
+      test(`adapters of embedding and head on ${family} in ${compute}, over chunks and two stages`, async () => {
+        const spec = gpuFamilies[family]!;
+        const ground: Ground = { spec, open: () => new CudaDevice(compute), passRows: 2048, tables: crowdTables };
+        const everyone = await train(range(16), ground);
+        const staged = await train([0, 1, 2, 3, 7], { ...ground, chunkTiles: 3 }, [1]);
+        for (const i of [0, 1, 3, 7]) {
+          const alone = (await train([i], { ...ground, chunkTiles: 2 })).get(i)!;
+          expect(alone.losses.at(-1)).not.toBe(alone.losses[0]);
+          expectSame(everyone.get(i)!, alone);
+          expectSame(staged.get(i)!, alone);
+        }
+      });
 
   for (const compute of ["bf16", "f32"] as const)
     test.each(["mixtral", "gptOss", "qwen3moe"])(

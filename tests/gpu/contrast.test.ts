@@ -40,7 +40,7 @@ async function pass(device: Device, spec: ModelSpec) {
   for (const adapter of adapters.keys()) {
     // Factors that change a linear's output by a part of its size: with larger ones the model itself magnifies every rounding.
     const factors = (await readAdapter(stage, adapter)).map((at) => {
-      const rng = new Rng(70 + adapter, at.layer, LINEARS.indexOf(at.linear), at.factor === "A" ? 0 : 1);
+      const rng = new Rng(70 + adapter, at.layer, (LINEARS as readonly string[]).indexOf(at.linear), at.factor === "A" ? 0 : 1);
       const size = at.factor === "A" ? 1 / Math.sqrt(spec.hidden) : 0.2 / Math.sqrt(adapters[adapter]!.rank);
       return { ...at, values: at.values.map(() => size * rng.normal()) };
     });

@@ -32,7 +32,7 @@ const GATED = { loss: 5e-3, gradient: 1e-1 };
 async function putFactors(stage: Stage): Promise<void> {
   for (const adapter of adapters.keys()) {
     const factors = (await readAdapter(stage, adapter)).map((at) => {
-      const rng = new Rng(70 + adapter, at.layer, LINEARS.indexOf(at.linear), at.factor === "A" ? 0 : 1);
+      const rng = new Rng(70 + adapter, at.layer, (LINEARS as readonly string[]).indexOf(at.linear), at.factor === "A" ? 0 : 1);
       if (at.factor.startsWith("lambda")) return { ...at, values: at.values.map(() => 0.5 * rng.normal()) };
       const size = at.factor === "A" ? 1 / Math.sqrt(stage.config.spec.hidden) : 0.2 / Math.sqrt(adapters[adapter]!.rank);
       const values =

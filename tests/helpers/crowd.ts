@@ -6,6 +6,7 @@ import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
+import type { Bus } from "../../src/bus/bus.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
@@ -14,9 +15,11 @@ import { sameBits } from "../../src/files/convert.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
+import { sharesRows } from "../../src/methods/tables.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
+import { needsSum, sumShared } from "../../src/session/shared-rows.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 import { adapterOn, inExperts, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 
@@ -34,6 +37,10 @@ export type Ground = {
   readonly fill?: (device: Device) => FillTensor;
   /** Ranks in place of the crowd's own, which are small. */
   readonly ranks?: readonly number[];
+  /** What the adapters train of embedding and head; left out, nothing. */
+  readonly tables?: (i: number, spec: ModelSpec) => PoolAdapter["tables"];
+  /** Tiles of a chunk of targets. */
+  readonly chunkTiles?: number;
   /** Adapters act in experts (tiny.ts, inExperts). */
   readonly isInExperts?: true;
 };
@@ -61,6 +68,25 @@ const settings = (i: number, spec: ModelSpec, ranks?: readonly number[]) => ({
   maxGradNorm: i % 2 === 0 ? 0.5 : null,
 });
 
+const TOKENS = [5, 30, 17, 8, 41, 2, 50];
+/** What an adapter of a crowd trains of embedding and head, for `Ground.tables`: products of either or both, rows of tokens. */
+export function crowdTables(i: number, spec: ModelSpec): PoolAdapter["tables"] {
+  const product = (rank: number, scale: number) => ({ rank, scale });
+  const tokens = { tokens: [...TOKENS.slice(i % 3), 11 + (i % 8)] };
+  const head = spec.tiedEmbeddings ? tokens : { tokens: [3, 44 - (i % 8), 21] };
+  const all: readonly PoolAdapter["tables"][] = [
+    { embedding: product(2, 0.9), head: product(3, 1.3) },
+    { embedding: tokens, head },
+    undefined,
+    { head: product(20, 0.3) },
+    { embedding: product(5, 0.6) },
+    undefined,
+    undefined,
+    spec.tiedEmbeddings ? { embedding: tokens, head } : { embedding: product(9, 0.3), head: { tokens: [7, 9] } },
+  ];
+  return all[i % 8];
+}
+
 const samplesOf = (i: number, vocab: number): Tokens[] => {
   const rng = new Rng(i, 31);
   return range(7 + (i % 8)).map(() => randomTokens(rng, vocab, 2 + rng.below(25)));
@@ -71,14 +97,16 @@ export type Trained = { readonly losses: number[]; readonly factors: readonly Fa
 /** Trains the adapters `who` together for a few steps each; `cuts` are the layers where a new stage begins. */
 export async function train(
   who: readonly number[],
-  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, isInExperts }: Ground,
+  { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, ...more }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
+  const { isInExperts, tables, chunkTiles = 1 } = more;
   const crowd = who.map((i) => settings(i, spec, ranks));
   const ofExperts = isInExperts ? inExperts(spec) : null;
   const adapters = crowd.map(({ adapter, seed }, at) => {
     const own = ofExperts?.[who[at]! % ofExperts.length] ?? adapterOn(spec, adapter);
-    return { ...own, seed, init: "default" as const };
+    const ofTables = adapter.method === "lora" ? tables?.(who[at]!, spec) : undefined;
+    return { ...own, ...(ofTables ? { tables: ofTables } : {}), seed, init: "default" as const };
   });
   const edges = [0, ...cuts, spec.layers];
   const parts = range(edges.length - 1).map((i) => ({
@@ -97,16 +125,22 @@ export async function train(
         rows,
         targets: rows,
         format,
+        chunk: chunkTiles * devices[i]!.rowTile,
       });
       const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
       return Stage.open(devices[i]!, { spec, layerRange, sizes }, fill(devices[i]!), neighbours);
     }),
   );
+  const bus: Pick<Bus, "stages" | "request"> = {
+    stages: stages.length,
+    request: async (stage, { type, ...request }) =>
+      (stages[stage]!.handlers() as unknown as Record<string, (of: object) => never>)[type]!(request),
+  };
   try {
     for (const [adapter, seed] of who.entries())
       for (const stage of stages) {
         await stage.admit(adapter, adapters[adapter]!);
-        await writeAdapter(stage, adapter, await randomFactors(stage, adapter, seed));
+        await writeAdapter(stage, adapter, sharedAlike(await randomFactors(stage, adapter, seed), spec, adapters[adapter]!));
       }
     const data = who.map((i) => samplesOf(i, spec.vocab));
     const works = crowd.map(({ batchSize, accumulation, seed }, i) => ({
@@ -145,12 +179,18 @@ export async function train(
         }
       }
       if (action.kind === "step") {
-        const squares = await Promise.all(stages.map((stage) => stage.pool.gradSquares(who.map((_, adapter) => adapter))));
-        const steps = action.steps.map(({ adapter, step }) => {
+        const stepping = action.steps.map(({ adapter }) => adapter);
+        const squares = await Promise.all(stages.map((stage) => stage.pool.gradSquares(stepping)));
+        for (const [at, slot] of stepping.entries()) {
+          if (!needsSum(bus, spec, adapters[slot]!)) continue;
+          const own = squares.map((of) => of[at]!);
+          for (const [stage, of] of (await sumShared(bus, slot, own)).entries()) (squares[stage] as Float32Array[])[at] = of;
+        }
+        const steps = action.steps.map(({ adapter, step }, at) => {
           losses[adapter]!.push(sums[adapter]!);
           sums[adapter] = 0;
           const { learningRate, ratio, maxGradNorm } = crowd[adapter]!;
-          const coefficient = clipCoefficient(gradNormOf(squares.map((of) => of[adapter]!)), maxGradNorm);
+          const coefficient = clipCoefficient(gradNormOf(squares.map((of) => of[at]!)), maxGradNorm);
           const betas = { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
           return { adapter, t: step + 1, learningRate, ratio, ...betas, weightDecay: 0.01, coefficient };
         });
@@ -168,12 +208,20 @@ export async function train(
   }
 }
 
+/** With one value for rows that serve both tables. */
+function sharedAlike(factors: readonly FactorTensor[], spec: ModelSpec, { tables }: PoolAdapter): readonly FactorTensor[] {
+  if (!sharesRows(spec, tables)) return factors;
+  const values = (at: FactorTensor) => at.values.map((_, i) => 0.3 * Math.sin(i));
+  return factors.map((at) => (at.factor === "rows" ? { ...at, values: values(at) } : at));
+}
+
 export function expectSame(got: Trained, want: Trained): void {
   expect(got.losses).toEqual(want.losses);
   expect(got.losses.length).toBe(STEPS);
   expect(got.factors.length).toBe(want.factors.length);
   for (const [i, { values, ...at }] of got.factors.entries()) {
-    expect(at).toEqual({ layer: want.factors[i]!.layer, linear: want.factors[i]!.linear, factor: want.factors[i]!.factor });
+    const { layer, linear, factor } = want.factors[i]!;
+    expect<object>(at).toEqual({ layer, linear, factor });
     expect(sameBits(values, want.factors[i]!.values), `${at.layer}.${at.linear}.${at.factor}`).toBe(true);
   }
 }

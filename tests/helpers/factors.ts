@@ -2,12 +2,11 @@
 
 import type { Stage } from "../../src/engine/stage.ts";
 import { putFactor, takeFactor } from "../../src/files/factors.ts";
-import { type FactorTensor, factorsIn } from "../../src/methods/layout.ts";
+import { type FactorTensor, tensorsIn } from "../../src/methods/layout.ts";
 
 /** The factors in a block of the stage's, as of the adapter in that slot. */
 export function factorsOf(stage: Stage, slot: number, block: Float32Array): FactorTensor[] {
-  const { targets, method, places } = stage.pool.adapter(slot)!;
-  return factorsIn(stage.config.layerRange, targets, method, places).map((at) => ({
+  return tensorsIn(stage.config.spec, stage.config.layerRange, stage.pool.adapter(slot)!).map((at) => ({
     ...at,
     values: takeFactor(block, stage.pool.place(slot, at.layer, at.linear, at.factor)),
   }));

@@ -10,9 +10,10 @@ import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
-import { type FactorTensor, factorsIn } from "../../src/methods/layout.ts";
+import { type FactorTensor, isOfTable, tensorsIn } from "../../src/methods/layout.ts";
 import { factorShape } from "../../src/methods/registry.ts";
-import { blockBytes, lowSizes, productSizes } from "../../src/plan/adapter-memory.ts";
+import { tableShape } from "../../src/methods/tables.ts";
+import { blockBytes, lowSizes, lowWidths, productSizes } from "../../src/plan/adapter-memory.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
@@ -29,13 +30,23 @@ export const ADAPTERS: readonly PoolAdapter[] = [
   { rank: 5, scale: 0.8, targets: ["k_proj", "v_proj", "o_proj", "up_proj", "down_proj"], method: "dora" },
 ];
 
-export function factorsFor(spec: ModelSpec, { rank, targets, method, places }: PoolAdapter, seed: number) {
-  return factorsIn({ from: 0, to: spec.layers }, targets, method, places).map((at) => {
+export function factorsFor(spec: ModelSpec, adapter: PoolAdapter, seed: number): FactorTensor[] {
+  return tensorsIn(spec, { from: 0, to: spec.layers }, adapter).map((at): FactorTensor => {
+    const rng = new Rng(
+      seed,
+      at.layer,
+      (LINEARS as readonly string[]).indexOf(at.linear),
+      ["A", "B", "M", "lambda_d", "lambda_b"].indexOf(at.factor),
+    );
+    const values = (size: number, scale: number, middle = 0) =>
+      Float32Array.from({ length: size }, () => middle + scale * rng.normal());
+    if (isOfTable(at)) return { ...at, values: values(sizeOf(tableShape(spec, adapter.tables![at.linear]!, at.factor)), 0.3) };
     const { in: width } = linearShape(spec, at.linear, at.layer);
-    const size = sizeOf(factorShape(spec, at.linear, at.factor, rank, at.layer));
-    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M", "lambda_d", "lambda_b"].indexOf(at.factor));
-    const [middle, scale] = at.factor === "M" ? [1, 0.2] : [0, at.factor === "A" ? 1 / Math.sqrt(width) : 0.4];
-    return { ...at, values: Float32Array.from({ length: size }, () => middle + scale * rng.normal()) };
+    const size = sizeOf(factorShape(spec, at.linear, at.factor, adapter.rank, at.layer));
+    return {
+      ...at,
+      values: at.factor === "M" ? values(size, 0.2, 1) : values(size, at.factor === "A" ? 1 / Math.sqrt(width) : 0.4),
+    };
   });
 }
 
@@ -67,7 +78,7 @@ export async function tinyGenerator(
     targets: tiledRows(sequences, tile),
     chunk: device.rowTile,
     layers: spec.layers,
-    low: lowSizes(adapters, wholeModel(spec), rows),
+    low: lowSizes(lowWidths(adapters, wholeModel(spec)), rows, device.rowTile),
     products: productSizes(adapters),
     gradients: [],
     hostBytes: 0,

@@ -19,6 +19,7 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { readPeftAdapter, type SavedAdapter } from "../../src/files/peft.ts";
 import { type Init, isSvdInit } from "../../src/methods/init.ts";
+import { tensorsIn } from "../../src/methods/layout.ts";
 import { rankAt, scaleAt } from "../../src/methods/placement.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
 import { inputLength, type Tokens } from "../../src/schedule/pack.ts";
@@ -184,15 +185,14 @@ export function comparesWithPeft(
             continue;
           }
           let [difference, size] = [0, 0];
-          for (let layer = 0; layer < plan.spec.layers; layer++)
-            for (const linear of ours.targets.filter((linear) => rankAt(ours, layer, linear) > 0))
-              for (const factor of ours.method === "dora" ? (["A", "B", "M"] as const) : (["A", "B"] as const)) {
-                const want = theirs.tensor(layer, linear, factor);
-                for (const [j, value] of ours.tensor(layer, linear, factor).entries()) {
-                  difference += (value - want[j]!) ** 2;
-                  size += want[j]! ** 2;
-                }
-              }
+          expect(ours.tables).toEqual(theirs.tables);
+          for (const { layer, linear, factor } of tensorsIn(plan.spec, { from: 0, to: plan.spec.layers }, ours)) {
+            const want = theirs.tensor(layer, linear, factor);
+            for (const [j, value] of ours.tensor(layer, linear, factor).entries()) {
+              difference += (value - want[j]!) ** 2;
+              size += want[j]! ** 2;
+            }
+          }
           expect(Math.sqrt(difference / size), `${adapter.name}, weights`).toBeLessThan(tolerance.weights);
         }
       });

@@ -13,7 +13,7 @@ import { NORMALISED, PLAIN_EXPERTS } from "../../src/families/moe.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt, sharingOf } from "../../src/methods/placement.ts";
-import { blockBytes, gradientElements, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
+import { blockBytes, gradientElements, lowSizes, lowWidths, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
@@ -293,7 +293,7 @@ export const tinySizes = (
     targets: 256,
     chunk: device.rowTile,
     layers,
-    low: lowSizes(adapters, { from: 0, to }, rows),
+    low: lowSizes(lowWidths(adapters, { from: 0, to }), rows, changes.chunk ?? device.rowTile),
     products: productSizes(adapters),
     blockBytes: 0,
     hostBytes: 0,
@@ -317,7 +317,12 @@ export function plannedBytes(device: Device, spec: ModelSpec, sizes: StageSizes,
 /** Random factors, so that gradients of all are alive: a function of the seed and the place, on any number of stages. */
 export async function randomFactors(stage: Stage, adapter: number, seed: number): Promise<readonly FactorTensor[]> {
   return (await readAdapter(stage, adapter)).map((at) => {
-    const rng = new Rng(seed, at.layer, LINEARS.indexOf(at.linear), ["A", "B", "M", "lambda_d", "lambda_b"].indexOf(at.factor));
+    const rng = new Rng(
+      seed,
+      at.layer,
+      (LINEARS as readonly string[]).indexOf(at.linear),
+      ["A", "B", "M", "lambda_d", "lambda_b"].indexOf(at.factor),
+    );
     const middle = at.factor === "M" ? 1 : 0; // lengths of rows
     return { ...at, values: Float32Array.from(at.values, () => middle + 0.3 * rng.normal()) };
   });

@@ -287,7 +287,7 @@ describe("PEFT adapters", () => {
       ["lora_bias", true],
       ["bias", "all"],
       ["rank_pattern", { q_proj: 0 }],
-      ["modules_to_save", ["lm_head"]],
+      ["modules_to_save", "lm_head"],
       ["r", "x"],
     ] as const) {
       writeFileSync(join(folder, "adapter_config.json"), JSON.stringify({ ...config, [key]: value }));

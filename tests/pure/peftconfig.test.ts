@@ -15,7 +15,6 @@ describe("adapter_config.json", () => {
   test("a key or value that would change the numbers is refused by name", () => {
     for (const [key, value] of [
       ["fan_in_fan_out", true],
-      ["trainable_token_indices", [1]],
       ["init_lora_weights", "pissa_niter_4"],
       ["init_lora_weights", "lora_ga"],
       ["init_lora_weights", "corda"],

@@ -63,11 +63,15 @@ describe("a recipe's keys", () => {
 
   test.each([
     ['targets = "nothing"', "matches no linear layer as a whole"],
-    ['exclude = ["lm_head"]', "exclude 'lm_head' matches no linear layer"],
-    ['targets = ["q_proj", "lm_head"]', "its targets have lm_head, the output head"],
-    ['targets = ["embed_tokens"]', "its targets have model.embed_tokens, the embedding"],
-    ['targets = ".*(q_proj|lm_head)"', "its targets have lm_head, the output head"],
-    ['targets = ".*(q_proj|embed_tokens)"', "its targets have model.embed_tokens, the embedding"],
+    ['exclude = ["lm_heads"]', "exclude 'lm_heads' matches no linear layer"],
+    ['targets = ["q_proj", "lm_head"]\nmethod = "dora"', "a DoRA is not trained on lm_head"],
+    ['targets = ["q_proj", "lm_head"]\ninit = "pissa"\nrank = 2', 'init = "pissa" is not for lm_head'],
+    ['targets = ["embed_tokens"]\nlora_plus_ratio = 4', "lora_plus_ratio is 4 with model.embed_tokens"],
+    ['targets = ["embed_tokens"]\nlayers = [1]', "layers leaves out model.embed_tokens"],
+    ['targets = ["embed_tokens"]\ntrainable_tokens = [3]', "trainable_tokens trains single rows"],
+    ["trainable_tokens = [3, 5, 3]", "trainable_tokens has token 3 twice"],
+    ["trainable_tokens = [3, 9999999]", "has 9999999, and the base model's tables end with token"],
+    ["trainable_tokens = { head = [3] }", "trainable_tokens names head"],
     ["layers = [9]", "layers has 9"],
     ['rank_pattern = { k_proj = 3 }\ntargets = ["q_proj"]', 'rank_pattern "k_proj" matches none of its modules'],
     ["alpha_pattern = { x = 3 }", 'alpha_pattern "x" matches none of its modules'],
@@ -75,7 +79,31 @@ describe("a recipe's keys", () => {
   ])("%s is an error", (keys, told) => expect(() => place(keys)).toThrow(told));
 
   test("an expression of all modules may have the output head taken out", () => {
-    expect(place('targets = ".*(q_proj|lm_head)"\nexclude = ["lm_head"]').targets).toEqual(["q_proj"]);
+    const of = place('targets = ".*(q_proj|lm_head)"\nexclude = ["lm_head"]');
+    expect([of.targets, of.tables]).toEqual([["q_proj"], undefined]);
+  });
+
+  test("embedding and head are targets by name or expression, with ranks and alphas of their own", () => {
+    const both = place('targets = ["q_proj", "embed_tokens", "lm_head"]\nrank = 4\nalpha = 8\nrank_pattern = { lm_head = 2 }');
+    expect(both.tables).toEqual({ embedding: { rank: 4, scale: 2 }, head: { rank: 2, scale: 4 } });
+    expect([both.rank, both.places]).toEqual([4, undefined]);
+    expect(place('targets = "lm_head|.*q_proj"\nrank = 4\nalpha = 8').tables).toEqual({ head: { rank: 4, scale: 2 } });
+    expect(place('targets = ["model.embed_tokens"]\nrank = 4\nalpha = 4\nlayers = [0]')).toEqual({
+      ...{ rank: 1, scale: 0, targets: [] },
+      tables: { embedding: { rank: 4, scale: 1 } },
+    });
+    expect(place('targets = "all-linear"').tables).toBeUndefined();
+  });
+
+  test("trained tokens are rows of the embedding, of both tables where they are tied, or of those that are named", () => {
+    const tokens = { tokens: [3, 1] };
+    const tied = { ...spec, tiedEmbeddings: true };
+    const of = (keys: string, on = spec) => placeAdapter(recipe(keys).adapters[0]!, on).tables;
+    expect(of("trainable_tokens = [3, 1]", { ...spec, tiedEmbeddings: false })).toEqual({ embedding: tokens });
+    expect(of("trainable_tokens = [3, 1]", tied)).toEqual({ embedding: tokens, head: tokens });
+    const named = "trainable_tokens = { embed_tokens = [3, 1], lm_head = [2] }";
+    expect(of(named, { ...spec, tiedEmbeddings: false })).toEqual({ embedding: tokens, head: { tokens: [2] } });
+    expect(() => of(named, tied)).toThrow("trainable_tokens names lm_head, which is the embedding in this model");
   });
 
   test("an expression of Python's alone is reported with its place", () => {

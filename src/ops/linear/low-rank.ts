@@ -46,6 +46,8 @@ export type AdapterArgs = {
   readonly lowAt: Tensor;
   readonly factors: Tensor;
   readonly ranks: Tensor;
+  /** On the CPU an adapter's tiles are multiplied one by one: its rows may be cut anywhere between them. */
+  readonly byTile?: true;
 };
 export const ADAPTER_SPECS = { factors: "i64 L G 4", ranks: "i32 L G", lowAt: "i32 T" };
 export type DropoutArgs = { readonly rowNumber: Tensor; readonly dropout: Tensor; readonly module: number };
@@ -92,14 +94,15 @@ export const columnsOf = (m: Matrix, column: number): Matrix => ({ ptr: m.ptr + 
 
 export type Segment = { readonly row: number; readonly rows: number; readonly adapter: number };
 
-/** Runs of tiles with one adapter. */
-export function segments(tileAdapter: Tensor, rows: number): Segment[] {
+/** Runs of tiles with one adapter; `byTile`: each tile alone. */
+export function segments(tileAdapter: Tensor, rows: number, byTile = false): Segment[] {
   const tiles = ints(tileAdapter).subarray(0, Math.ceil(rows / ROW_TILE));
   const found: Segment[] = [];
   for (let tile = 0; tile < tiles.length; ) {
     const adapter = tiles[tile]!;
     const first = tile;
-    while (tile < tiles.length && tiles[tile] === adapter) tile++;
+    do tile++;
+    while (!byTile && tile < tiles.length && tiles[tile] === adapter);
     if (adapter >= 0) found.push({ row: first * ROW_TILE, rows: Math.min(tile * ROW_TILE, rows) - first * ROW_TILE, adapter });
   }
   return found;
@@ -120,7 +123,7 @@ export function eachSegment(
   each: (segment: Segment, targets: readonly Target[]) => void,
 ): void {
   const [ranks, starts, addresses] = [rowsOfInts(args.ranks), ints(args.lowAt), addressesIn(args.factors)];
-  for (const segment of segments(args.tileAdapter, rows)) {
+  for (const segment of segments(args.tileAdapter, rows, args.byTile)) {
     const { adapter, row } = segment;
     const own = ranks(adapter);
     const ld = paddedWidth(own);

@@ -16,6 +16,7 @@ import rows_adapters
 import rows_cases
 import rows_decode
 import rows_dora
+import rows_tables
 import rows_values
 import rows_vera
 from rows_launch import INTERPRET
@@ -30,6 +31,7 @@ CASES = {  # side by side on one GPU: those with the largest tensors first and l
     "columns": rows_values.columns,
     "dora": rows_dora.dora,
     "vera": rows_vera.vera,
+    "tables": rows_tables.tables,
 }
 KINDS = ("ptr", "f32")
 

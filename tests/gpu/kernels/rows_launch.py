@@ -286,3 +286,25 @@ def columns_copy(kind, source, to, adds):
     from32, to32 = (int(kind != "f32" and t.dtype == torch.float32) for t in (source, to))
     row, (M, W) = find("columns_copy", kind, ADDS=int(adds), FROM32=from32, TO32=to32), to.shape
     launch(row, (M, cdiv(W, row["constants"]["BLOCK"])), source, to, W, source.stride(0), to.stride(0))
+
+
+def table_forward(kind, x, ids, token_row, s, low_at, factors, scale, ranks, tile_adapter):
+    row, (M, H) = find("table_forward", kind), x.shape
+    strides = factors.stride(0), scale.stride(0), ranks.stride(0)
+    launch(row, (M, cdiv(H, row["constants"]["BLOCK"])), x, ids, token_row, s, low_at, factors, scale, ranks, tile_adapter, *strides, H)
+
+
+def rows_sum(kind, from_, at, runs, factors, ranks, width):
+    row = find("rows_sum", kind)
+    blocks = cdiv(width, row["constants"]["BLOCK"]) if width else 1
+    launch(row, (runs.shape[0], blocks), from_, at, runs, factors, ranks, width, factors.stride(0), ranks.stride(0))
+
+
+def columns(kind, kernel, logits, s, low_at, tokens, ranks, tile_adapter, most):
+    row, (M, V) = find(kernel, kind), logits.shape
+    launch(row, (M, cdiv(most, row["constants"]["BLOCK"])), logits, s, low_at, tokens, ranks, tile_adapter, V, tokens.stride(0), ranks.stride(0))
+
+
+def gradients_add(kind, x, y):
+    row = find("gradients_add", kind)
+    launch(row, (cdiv(x.numel(), row["constants"]["BLOCK"]),), x, y, x.numel())
