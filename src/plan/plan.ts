@@ -98,7 +98,7 @@ export type PlanOptions = {
   readonly exact?: ExactWeights | null;
   /** For stages that also generate. */
   readonly cache?: CacheSizes;
-  /** All adapters may be in a step at once, whatever a schedule would do. */
+  /** All adapters may be in a step at once, whatever a schedule would do; none takes turns. */
   readonly allAtOnce?: boolean;
 };
 
@@ -182,7 +182,7 @@ export function makePlan(
     const fitting = blocks.map((of) => countThatFit(of, mostBlockBytes(of, count)));
     const fitted = count === wanted ? wanted : Math.min(wanted, ...fitting);
     const resident = Math.max(count, Math.min(fitted, mostResident));
-    const offloads = fitted < wanted && (device.kind !== "cpu" || residentAdapters !== null);
+    const offloads = !allAtOnce && fitted < wanted && (device.kind !== "cpu" || residentAdapters !== null);
     if (!offloads) return { ...known, stages: stagesFor(choice, passRows, count, fitted), slots: fitted, resident, passRows };
     const all = stagesFor(choice, passRows, count, wanted);
     const needs = all.map(({ device, sizes, memory }, stage): HostNeed => {

@@ -110,6 +110,7 @@ export class AdapterScheduler {
     const admissible = this.all.filter(isAdmissible);
     if (admissible.length > 0) this.#admitThese(admissible);
     for (const adapter of this.#residency.endTurns(this.all.filter(({ status }) => status === "active"))) {
+      if (adapter.status !== "active") continue; // a listener has paused or stopped it
       apply(adapter, "turnEnded");
       if (isBetweenSteps(adapter)) this.rest(adapter);
     }

@@ -231,7 +231,7 @@ test.each(["tma", "ptr", "f32"] as readonly Kind[])("what is compiled does not c
 });
 
 test("heads of linear attention that no row is compiled for are refused by name", () => {
-  const [kind, compute, capability] = GPUS[0];
+  const [, compute, capability] = GPUS[0];
   for (const [keyDim, valueDim, message] of [
     [128, 64, "heads of 128 and 64"],
     [64, 64, "compiled for heads of 128, up to 32"],
@@ -242,7 +242,6 @@ test("heads of linear attention that no row is compiled for are refused by name"
         layers: [],
       }),
     ).toThrow(message);
-  expect(kind).toBe("tma");
 });
 
 test("a plan for a GPU refuses layers of the delta rule by name", () => {
