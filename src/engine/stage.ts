@@ -22,6 +22,7 @@ import { type Batch, writeBatch } from "./batch.ts";
 import type { Activations, StageSizes } from "./buffers.ts";
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
+import { ExpertLoads } from "./expert-load.ts";
 import { headLoss, nextLogits } from "./head.ts";
 import { fillInitial } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
@@ -60,6 +61,7 @@ export function requireFormat({ name, formats }: Device, format: WeightFormat): 
 }
 
 export class Stage implements Disposable {
+  readonly #loads = new ExpertLoads();
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
@@ -138,6 +140,7 @@ export class Stage implements Disposable {
       evaluate: ({ batch, logProbs }) => this.#whole(() => this.evaluate(batch, logProbs)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: ({ adapters }) => this.pool.gradSquares(adapters),
+      loads: async ({ adapters }) => adapters.map((slot) => this.#loads.take(slot)),
       share: ({ slot, what, values }) => this.pool.shareGradient(slot, what, values),
       step: async ({ steps }) => {
         await this.step(steps);
@@ -176,6 +179,7 @@ export class Stage implements Disposable {
   async forward(pass: number, batch: MicroBatch): Promise<void> {
     const inFlight = await this.#run("forward", pass, batch);
     this.#inFlight.set(pass, inFlight);
+    if (this.config.spec.experts) await this.#loads.add(this.device, inFlight.acts);
     await this.device.idle();
   }
 

@@ -110,7 +110,7 @@ export class Training {
     const tokensOf = (ref: SegmentRef) => sum(ref.rows.map((row) => inputLength(this.#of(ref).data.train[row]!)));
     const slotOf = (adapter: number) => this.#of({ adapter }).slot!;
     const sums = (adapter: number) => needsSum(bus, plan.spec, this.#of({ adapter }).plan);
-    this.#executor = new Executor(bus, batchOf, tokensOf, slotOf, sums);
+    this.#executor = new Executor(bus, batchOf, tokensOf, slotOf, sums, plan.spec.experts !== null);
     this.#background = new BackgroundTasks(
       (error) => this.#executor.fail(error),
       () => this.#settle(),
