@@ -34,8 +34,8 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
 const MOST_ON_GPUS = { count: 512, perToken: 16 };
 
 /**
- * Refuses, with a RequestError, what a device does not compute. The kernels for GPUs of the delta rule and of tables have run in
- * Triton's interpreter alone, and those of adapters in experts not since their last change.
+ * Refuses, with a RequestError, what a device does not compute. The kernels for GPUs of the delta rule and of tables have run
+ * in Triton's interpreter alone, and those of adapters in experts not since their last change.
  */
 export function requireKernels(
   { family, delta, experts }: Pick<ModelSpec, "family" | "delta" | "experts">,
