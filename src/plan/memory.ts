@@ -34,13 +34,13 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
 const MOST_ON_GPUS = { count: 512, perToken: 16 };
 
 /**
- * Refuses, with a RequestError, what a device does not compute. The delta rule's kernels for GPUs (kernels/triton) have run in
+ * Refuses, with a RequestError, what a device does not compute. The kernels for GPUs of the delta rule and of tables have run in
  * Triton's interpreter alone, and those of adapters in experts not since their last change.
  */
 export function requireKernels(
   { family, delta, experts }: Pick<ModelSpec, "family" | "delta" | "experts">,
   { kind, name }: Pick<DeviceReport, "kind" | "name">,
-  adapters: readonly Pick<PlacedAdapter, "targets">[] = [],
+  adapters: readonly Pick<PlacedAdapter, "targets" | "tables">[] = [],
 ): void {
   if (kind !== "cuda") return;
   const refuse = (code: string, what: string, hint = 'set device to "cpu"') => {
@@ -50,6 +50,12 @@ export function requireKernels(
     refuse(
       "device.delta",
       `the base model (${family}) has layers of the gated delta rule, which this version computes on CPUs alone`,
+    );
+  if (adapters.some(({ tables }) => tables && (tables.embedding || tables.head)))
+    refuse(
+      "device.tables",
+      "embedding, output head and rows of single tokens are trained on CPUs alone in this version",
+      'leave embed_tokens, lm_head and trainable_tokens out, or set device to "cpu"',
     );
   if (experts === null) return;
   const { count, perToken } = experts;

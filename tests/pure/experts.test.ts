@@ -31,6 +31,13 @@ test("adapters in experts are refused on GPUs, and others are not", () => {
   expect(() => requireKernels(of(8, 2), GPU, [{ targets: attention! }, { targets: inside! }])).toThrow("on CPUs alone");
 });
 
+test("tables are refused on GPUs", () => {
+  const head = { targets: ["q_proj"], tables: { head: { rank: 2, scale: 1 } } } as const;
+  requireKernels(tinySpec({}), { kind: "cpu", name: "a CPU" }, [head]);
+  requireKernels(tinySpec({}), GPU, [{ targets: head.targets, tables: {} }]);
+  expect(() => requireKernels(tinySpec({}), GPU, [head])).toThrow("rows of single tokens are trained on CPUs alone");
+});
+
 const recipe = (name: string, targets: string | readonly string[], dropout = 0) =>
   ({ name, targets, dropout }) as unknown as AdapterRecipe;
 
