@@ -66,6 +66,22 @@ The usual seven are \`q_proj\`, \`k_proj\`, \`v_proj\`, \`o_proj\`, \`gate_proj\
 \`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them. Qwen 3.5's \`q_proj\` holds the gates of its heads, too. Its layers of the gated delta rule are
 computed on CPUs alone so far; a plan for a GPU refuses them.
 
+## Mixtures of experts
+
+Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5 and Qwen3-VL. Routers stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
+The routers differ by numbers alone (softmax or sigmoid, normalised or not, groups, a correction, a factor), which each family reads from config.json. Of logits as large the lower expert comes first.
+
+Adapters act in attention and dense MLPs as in other models, and in experts where \`targets\` names their linears (\`gate_proj\`, \`up_proj\`, \`down_proj\`; \`w1\`, \`w2\`, \`w3\`; \`gate_up_proj\`). "all-linear" has none of
+them: \`mlora plan\` counts the linears of each kind, and says so. With \`experts = "shared-outer"\`, the default, all experts share one A of gate and up and one B of down, and have the other factor each;
+with "per-expert" each has both, and the rank is that of each. Only LoRA acts in experts, without dropout, as in PEFT.
+
+Files follow the model's: a tensor for each expert's linear where the model's files have them so (\`experts.3.gate_proj.lora_A\`, a shared factor repeated), which vLLM and PEFT read; PEFT's nested \`target_parameters\` where
+one tensor has all experts (gpt-oss, Granite 3, Qwen3-VL). Both are read back, and PEFT's fused layout also for models whose files have each expert apart. PEFT 0.21 with transformers 5.24 takes names of dense MLPs
+(\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones.
+
+gpt-oss in mxfp4 is read; a CPU keeps its experts so, unless \`precision\` is "bf16" or "fp32", and a GPU dequantises them. An adapter is not merged into mxfp4 files: take the bf16 ones. metrics.jsonl has \`busiest_expert\`, the share of an adapter's rows
+that the busiest expert of a layer got, in the mean over layers (1 / experts where all get as many). Adapters in experts are refused on GPUs in this version.
+
 ## Rotary embeddings
 
 \`default\`, \`linear\`, \`llama3\`, \`yarn\`, \`longrope\`, \`proportional\`, and \`mrope\`, which for text is \`default\`; one for all layers or, in families that have it, by kind of layer; layers without one;
