@@ -1,5 +1,5 @@
-// What a plan says of adapters on a mixture of experts: how many linears of each kind they have, and what they may be thought to
-// have and have not.
+// What a plan says of adapters on a mixture of experts: how many linears of each kind they have, and what they may be thought
+// to have and have not.
 
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
