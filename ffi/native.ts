@@ -32,6 +32,8 @@ export function openNative(): void {
 export const base = native({
   native_threads: { args: [I, I], returns: I },
   native_allocate: { args: [L], returns: P },
+  native_populate: { args: [P, L, I], returns: "void" },
+  native_is_populated: { args: [P], returns: I },
   native_release: { args: [P], returns: "void" },
   native_copy: { args: [P, P, L], returns: "void" },
   native_zero: { args: [P, L], returns: "void" },

@@ -146,6 +146,20 @@ static void expand_nf4(const packed_linear *from, int64_t first, int64_t count, 
   }
 }
 
+static const float E2M1[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+
+static void expand_mxfp4(const packed_linear *from, int64_t first, int64_t count, float *to) {
+  const uint8_t *codes = from->codes, *scales = (const uint8_t *)from->scale;
+  for (int64_t at = first, end = first + count; at < end;) {
+    int64_t block = at / MXFP4_BLOCK, stop = (block + 1) * MXFP4_BLOCK < end ? (block + 1) * MXFP4_BLOCK : end;
+    float power = ldexpf(1, scales[block] - 127);
+    for (; at < stop; at += 2, to += 2) {
+      to[0] = E2M1[codes[at / 2] & 15] * power;
+      to[1] = E2M1[codes[at / 2] >> 4] * power;
+    }
+  }
+}
+
 void packed_expand(const packed_weight *w, int64_t row, int64_t rows, int64_t column, int64_t columns, float *to, int64_t ld) {
   const packed_linear *from = w->linears;
   for (int64_t r = row; r < row + rows; r++, to += ld) {
@@ -159,7 +173,8 @@ void packed_expand(const packed_weight *w, int64_t row, int64_t rows, int64_t co
       const int8_t *codes = (const int8_t *)from->codes + first;
       float scale = from->scale[own];
       for (int64_t i = 0; i < columns; i++) to[i] = codes[i] * scale;
-    } else expand_nf4(from, first, columns, to);
+    } else if (w->format == PACKED_MXFP4) expand_mxfp4(from, first, columns, to);
+    else expand_nf4(from, first, columns, to);
   }
 }
 

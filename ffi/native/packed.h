@@ -3,8 +3,9 @@
 #pragma once
 #include "native.h"
 
-enum { PACKED_BF16 = 1, PACKED_INT8 = 2, PACKED_NF4 = 3 };
+enum { PACKED_BF16 = 1, PACKED_INT8 = 2, PACKED_NF4 = 3, PACKED_MXFP4 = 4 };
 #define NF4_BLOCK 64
+#define MXFP4_BLOCK 32
 #define NESTED_BLOCK 256
 #define MOST_LINEARS 3
 
@@ -12,7 +13,7 @@ enum { PACKED_BF16 = 1, PACKED_INT8 = 2, PACKED_NF4 = 3 };
 typedef struct {
   int64_t row, end;
   void *codes; // of the linear's own first row on
-  float *scale;
+  float *scale; // of mxfp4 bytes
   uint8_t *absmax;
   float *nested, *mean;
 } packed_linear;

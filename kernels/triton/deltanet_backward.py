@@ -5,8 +5,8 @@ With the gradient G of the state after a chunk, from the last chunk of a sequenc
     dN = P^T dO + (e^(c_last - c) k) G         G' = e^(c_last) G + (e^c q)^T dO - W^T dN
 
     delta_scan_backward    dN, and G of each chunk but a sequence's last
-    delta_chunk_backward   of a chunk and a head: with X = T^T dN, dA = -tril(X N^T, -1), dY = -X S^T and dP = tril(dO N^T), each of
-                           which has beta, c, q, k and v in it; dv, the gradients of b and a in their place, and dqk
+    delta_chunk_backward   of a chunk and a head: with X = T^T dN, dA = -tril(X N^T, -1), dY = -X S^T and dP = tril(dO N^T),
+                           each of which has beta, c, q, k and v in it; dv, the gradients of b and a in their place, and dqk
     delta_unit_backward    dmixed of q and k from the sums of dqk over the heads of a key head
 
 Shapes: dout c[M, heads V]; dn c[M, heads, V]; n is u as delta_scan left it; after c[M / 64, heads, K, V] has G at the place of
@@ -140,8 +140,8 @@ def delta_chunk_backward(mixed, gates, decay, bias, bounds, vectors, t, n, dn, d
             dc_C = tl.sum(through_CC, axis=1) - tl.sum(through_CC, axis=0)
             both_CC, dp_CC = (da_CC + tl.trans(da_CC)).to(el), dp_CC.to(el)
 
-            # By the state before the chunk, through out and W, and by that after it; a first chunk has none before it, and a last
-            # one none after it that has a gradient.
+            # By the state before the chunk, through out and W, and by that after it; a first chunk has none before it, and a
+            # last one none after it that has a gradient.
             through_last = 0.0
             for key in range(0, KD, BLOCK):
                 k_K = key + tl.arange(0, BLOCK)

@@ -134,12 +134,14 @@ def expert_gram(x, low, factors, strides, scale, ranks, source, counts, starts, 
 
 @triton.jit
 def expert_gram_sum(factors, strides, ranks, counts, scratch, factors_stride, strides_stride, ranks_stride, E, side, W, width, first1, first2, G, pitch,
-                    CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+                    CHUNK: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr):
     """BLOCK columns of a row of a gradient that all experts share. See the top of the file."""
     l, g, r = tl.program_id(2) // G, tl.program_id(2) % G, tl.program_id(1)
     column, rank = column_of(ranks + tl.cast(l, tl.int64) * ranks_stride, g)
     shared = tl.load(strides + tl.cast(l, tl.int64) * strides_stride + g * 2 + side) == 0
-    if (r >= rank) | (shared == 0):
+    e = tl.arange(0, EXPERTS)
+    rows = tl.sum(tl.load(counts + l * E + e, mask=e < E, other=0))
+    if (r >= rank) | (shared == 0) | (rows == 0):  # an adapter that is not in the batch may have no gradient
         return
     first, last = columns_of(side, g, first1, first2, width)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -178,4 +180,4 @@ def variants():
     for kind in ("ptr", "f32"):
         yield row("expert-lora", "expert_weigh", kind, "s:c weights:*fp32 source:*i32 out:c P:i32 W:i32", BLOCK=1024)
     yield row("expert-lora", "expert_gram_sum", None, "factors:*i64 strides:*i32 ranks:*i32 counts:*i32 scratch:*fp32 factors_stride:i32 strides_stride:i32 ranks_stride:i32 "
-              "E:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32", CHUNK=4, BLOCK=1024)
+              "E:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32", CHUNK=4, BLOCK=1024, EXPERTS=512)

@@ -220,6 +220,7 @@ def variants():
     for kind in ("ptr", "f32"):
         yield row("packed", "int8_quantise", kind, "x:c codes:*i8 scale:*fp32 K:i32", warps=8, BLOCK=4096)
         yield row("packed", "int8_dequantise", kind, "codes:*i8 scale:*fp32 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)
+        yield row("packed", "mxfp4_expand", kind, "codes:*u8 scale:*u8 out:c size:i64 step:i64 out_step:i64", BLOCK=4096)
         yield row("packed", "nf4_quantise", kind, "x:c codes:*u8 absmax:*fp32 size:i64", BLOCKS=32)
         yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64 step:i64 out_step:i64", BLOCK=4096)
     yield row("packed", "fp8_expand", "ptr", "codes:*u8 scale:*fp32 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)

@@ -8,9 +8,10 @@ export type Precision = (typeof PRECISIONS)[number];
 
 /**
  * How a device holds a linear weight: `dense` as it computes, or packed: `bf16` where it computes in f32, `int8` scaled by row,
- * `nf4` (4-bit NormalFloat of QLoRA), `fp8` (e4m3, scaled by row).
+ * `nf4` (4-bit NormalFloat of QLoRA), `fp8` (e4m3, scaled by row), `mxfp4` (e2m1, a power of two for 32 values, of files that
+ * have experts so).
  */
-export const WEIGHT_FORMATS = ["dense", "bf16", "int8", "nf4", "fp8"] as const;
+export const WEIGHT_FORMATS = ["dense", "bf16", "int8", "nf4", "fp8", "mxfp4"] as const;
 export type WeightFormat = (typeof WEIGHT_FORMATS)[number];
 export type PackedFormat = Exclude<WeightFormat, "dense">;
 
@@ -19,18 +20,38 @@ export const isQuantised = (precision: Precision): boolean => ["int8", "nf4", "f
 
 /** A format that linear weights of a model's files are in, so that holding them so loses nothing. */
 export type ExactWeights = {
-  readonly format: "bf16" | "nf4";
+  readonly format: "bf16" | "nf4" | null;
   /** Groups of linears that are not wholly in it, as "layer.group". */
   readonly others: readonly string[];
+  /** The experts are in mxfp4. */
+  readonly isMxfp4?: boolean;
 };
 
 /** How a device holds linear weights: in one format, but for groups that are dense. */
-export type HeldWeights = { readonly format: WeightFormat; readonly denseGroups?: readonly string[] };
+export type HeldWeights = {
+  readonly format: WeightFormat;
+  readonly denseGroups?: readonly string[];
+  /** Of experts; left out: as linears are. */
+  readonly expertFormat?: WeightFormat;
+};
+
+/** How the weights of experts are held. */
+export const expertFormatOf = ({ format, expertFormat }: HeldWeights): WeightFormat => expertFormat ?? format;
 
 /** How a device that computes in `compute` holds the linear weights of a model. */
-export function heldWeights(precision: Precision, compute: "f32" | "bf16", exact: ExactWeights | null): Required<HeldWeights> {
+export function heldWeights(
+  precision: Precision,
+  compute: "f32" | "bf16",
+  exact: ExactWeights | null,
+): HeldWeights & { readonly denseGroups: readonly string[] } {
   const format = formatOf(precision, compute, exact?.format ?? null);
-  return { format, denseGroups: precision === "auto" && format !== "dense" ? exact!.others : [] };
+  // What has 4 bits stays as it is, on CPUs, unless it is to be computed with as it is.
+  const keeps = exact?.isMxfp4 === true && compute === "f32" && precision !== "fp32" && precision !== "bf16";
+  return {
+    format,
+    denseGroups: precision === "auto" && format !== "dense" ? exact!.others : [],
+    ...(keeps ? { expertFormat: "mxfp4" as const } : {}),
+  };
 }
 
 function formatOf(precision: Precision, compute: "f32" | "bf16", exact: ExactWeights["format"] | null): WeightFormat {

@@ -71,6 +71,7 @@ const stageSetup = v.strictObject({
     format: v.picklist(WEIGHT_FORMATS),
     /** Groups of linears that are dense nevertheless, as "layer.group". */
     denseGroups: v.exactOptional(v.array(v.string())),
+    expertFormat: v.exactOptional(v.picklist(WEIGHT_FORMATS)),
     /** Of a stage that generates: sequences at once, and tokens that each may have. */
     cache: v.exactOptional(v.strictObject({ sequences: natural, capacity: natural })),
   }),
@@ -130,6 +131,14 @@ const MESSAGES = {
   decode: { request: v.strictObject({ batch: generationBatch }), reply: v.nullable(v.array(floats)) },
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
   squares: { request: v.strictObject({ adapters: v.array(count) }), reply: v.array(floats) },
+  /**
+   * Of each adapter asked for, since it was last asked for: the rows that the busiest experts of this stage's layers got in
+   * training, and all experts.
+   */
+  loads: {
+    request: v.strictObject({ adapters: v.array(count) }),
+    reply: v.array(v.strictObject({ busiest: count, all: count })),
+  },
   /**
    * The gradient of rows that serve both tables of a tied model (session/shared-rows.ts): the first stage's is taken, or put in
    * its place; the last stage adds to its own and replies with the sum.

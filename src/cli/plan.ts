@@ -86,6 +86,13 @@ function titleOf({ recipe, adapters, stages }: Plan): string {
   return `${basename(recipe.path)}: ${where}`;
 }
 
+/** "144 of attention, 3 dense, 96 of experts (shared-outer)" */
+function sitesText({ sites, experts }: PlanFacts["adapters"][number]): string {
+  const { attention, dense, experts: inside } = sites!;
+  const parts = [`${count(attention)} of attention`, ...(dense > 0 ? [`${count(dense)} dense`] : [])];
+  return [...parts, inside > 0 ? `${count(inside)} of experts (${experts})` : "none of experts"].join(", ");
+}
+
 function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
   const { recipe, spec, device, adapters, stages } = plan;
   const { sizes } = stages[0]!;
@@ -104,7 +111,11 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
         title: "targets",
         of: ({ adapter, own }) =>
           [
-            adapter.places ? `${count(own.modules)} of ${count(modules)} modules` : `${adapter.targets.length}`,
+            own.sites
+              ? sitesText(own)
+              : adapter.places
+                ? `${count(own.modules)} of ${count(modules)} modules`
+                : `${adapter.targets.length}`,
             ...Object.keys(adapter.tables ?? {}),
           ].join(", "),
         ...right,

@@ -12,7 +12,7 @@ import { formatBytes } from "../base/units.ts";
 import { type Host, openHost } from "./cpu/host.ts";
 import type { Device, HostMemory, Span, Tensor } from "./device.ts";
 import { fillHost } from "./host-fill.ts";
-import { HostAllocations } from "./host-memory.ts";
+import { HostAllocations, noHostMemory } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
 import { CPU_ROW_TILE } from "./tile.ts";
 
@@ -21,7 +21,7 @@ export class CpuDevice implements Device {
   readonly compute = "f32";
   readonly rowTile = CPU_ROW_TILE;
   readonly sharing = null;
-  readonly formats = ["dense", "bf16", "int8", "nf4"] as const;
+  readonly formats = ["dense", "bf16", "int8", "nf4", "mxfp4"] as const;
   readonly name: string;
   readonly #host: Host;
   readonly #blocks = new Map<number, number>(); // address to bytes
@@ -109,9 +109,9 @@ export class CpuDevice implements Device {
     base.native_copy(to.ptr, from, sizeOf(to.shape) * bytesOf(to.dtype));
   }
 
-  pinHost(bytes: number, why: string): HostMemory {
+  async pinHost(bytes: number, why: string): Promise<HostMemory> {
     const ptr = base.native_allocate(bytes);
-    if (!ptr) throw new RunError("host.memory", `no memory: ${formatBytes(bytes)} for ${why}`);
+    if (!ptr) throw noHostMemory(bytes, why);
     return this.#hostMemory.add(ptr, bytes, () => base.native_release(ptr));
   }
 

@@ -13,9 +13,11 @@ import {
   STREAM_NON_BLOCKING,
 } from "../../ffi/cuda.ts";
 import { fixedBytes } from "../../ffi/memory.ts";
+import { base, openNative } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { invariant, RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
+import { usableCores } from "../base/machine.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
@@ -33,7 +35,7 @@ import { Timeline } from "./cuda/timeline.ts";
 import { type Choice, Variant, VariantSet } from "./cuda/variants.ts";
 import type { Device, HostMemory, Sharing, Snapshot, Span, Tensor } from "./device.ts";
 import { fillHost } from "./host-fill.ts";
-import { HostAllocations } from "./host-memory.ts";
+import { HostAllocations, noHostMemory } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
 import { CUDA_ROW_TILE } from "./tile.ts";
 
@@ -235,13 +237,18 @@ export class CudaDevice implements Device, Launcher {
     await receive.settled();
   }
 
-  pinHost(bytes: number, why: string): HostMemory {
-    const status = this.#driver.cuMemHostAlloc(this.#out.ptr, bytes, 0);
-    if (status === result.OUT_OF_MEMORY)
-      throw new RunError("host.memory", `the host has no ${formatBytes(bytes)} to pin for ${why}`, "lower run.slots");
-    this.#check(`host memory for ${why}`, status);
-    const address = this.#out.number;
-    return this.#hostMemory.add(address, bytes, () => void this.#driver.cuMemFreeHost(address));
+  /** Threads have the system give the pages, which takes it long, and the driver only pins them. */
+  async pinHost(bytes: number, why: string): Promise<HostMemory> {
+    openNative();
+    const ptr = base.native_allocate(bytes);
+    if (!ptr) throw noHostMemory(bytes, why);
+    base.native_populate(ptr, bytes, Math.ceil(usableCores() / 2));
+    await until(() => (base.native_is_populated(ptr) ? result.SUCCESS : result.NOT_READY));
+    const pinned = this.pin(ptr, bytes);
+    return this.#hostMemory.add(ptr, bytes, () => {
+      pinned[Symbol.dispose]();
+      base.native_release(ptr);
+    });
   }
 
   get pinnedBytes(): number {

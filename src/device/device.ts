@@ -152,7 +152,7 @@ export interface Device extends Disposable {
   /** Fills a tensor from host memory, before all later work; resolves when the host memory may be overwritten. */
   copyIn(to: Tensor, from: number): Promise<void>;
   /** Takes host memory for copies alone; `why` is for the error when there is not enough. */
-  pinHost(bytes: number, why: string): HostMemory;
+  pinHost(bytes: number, why: string): Promise<HostMemory>;
   /** Bytes of host memory that were taken here and not disposed of. */
   readonly pinnedBytes: number;
   /**

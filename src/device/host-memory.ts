@@ -1,8 +1,12 @@
 // Host memory that a device has taken: its address, windows on it, and its release.
 
 import { hostView } from "../../ffi/memory.ts";
-import { invariant } from "../base/errors.ts";
+import { invariant, RunError } from "../base/errors.ts";
+import { formatBytes } from "../base/units.ts";
 import type { HostMemory } from "./device.ts";
+
+export const noHostMemory = (bytes: number, why: string): RunError =>
+  new RunError("host.memory", `the host has no ${formatBytes(bytes)} of memory for ${why}`, "lower run.slots");
 
 /** What one device has taken of the host. */
 export class HostAllocations {

@@ -99,7 +99,7 @@ export class NullDevice implements Device {
     this.#check(to, sizeOf(to.shape) * bytesOf(to.dtype));
   }
 
-  pinHost(bytes: number): HostMemory {
+  async pinHost(bytes: number): Promise<HostMemory> {
     const address = this.#next;
     this.#next += bytes + 4096;
     this.pinned.set(address, bytes);

@@ -3,6 +3,7 @@
 //   bf16   values bf16[N, K]
 //   int8   codes i8[N, K]; scale f32[N]: w = code scale, the largest of a row is 127
 //   fp8    codes e4m3[N, K]; turned e4m3[K, N], the same codes for the product with W; scale f32[N], a row's largest is 448
+//   mxfp4  codes u8[N K / 2], two to a byte, the first in the low half; scale u8[N K / 32]: w = e2m1[code] 2^(scale - 127)
 //   nf4    codes u8[N K / 2], two to a byte, the first in the high half; absmax u8[B]; nested f32[S]; mean f32[G]
 //
 // nf4 is QLoRA's (Dettmers et al. 2023) as bitsandbytes has it: a linear is flattened and cut into blocks of 64 values, w =
@@ -29,6 +30,8 @@ export type Weight = Tensor | PackedWeight;
 
 export const isPacked = (weight: Weight): weight is PackedWeight => "format" in weight;
 
+/** Values of a block of mxfp4. */
+export const MXFP4_BLOCK = 32;
 /** Values of a block of nf4, and blocks that share a nested scale. */
 export const NF4_BLOCK = 64;
 export const NESTED_BLOCK = 256;
@@ -44,14 +47,17 @@ function nf4Of(rows: number, width: number) {
   return { blocks, absmax: alignUp(blocks, 16), nested: alignUp(4 * Math.ceil(blocks / NESTED_BLOCK), 16), mean: 16 };
 }
 
+/** Whether a byte has two codes. */
+const isHalf = (format: PackedFormat): boolean => format === "nf4" || format === "mxfp4";
+
 /** Where the parts of a packed weight begin, in bytes from its block, and how many there are in all. */
 export function partsOf({ format, shape: [rows, width], firstRow, isSingle }: Layout) {
   const size = rows * width;
   const linears = format === "nf4" ? firstRow.slice(1).map((last, g) => nf4Of(last - firstRow[g]!, width)) : [];
   const bytes = {
-    codes: format === "bf16" ? 2 * size : format === "nf4" ? size / 2 : size,
+    codes: format === "bf16" ? 2 * size : isHalf(format) ? size / 2 : size,
     transposed: format === "fp8" && !isSingle ? size : 0,
-    scale: format === "int8" || format === "fp8" ? 4 * rows : 0,
+    scale: format === "int8" || format === "fp8" ? 4 * rows : format === "mxfp4" ? size / MXFP4_BLOCK : 0,
     absmax: sum(linears.map(({ absmax }) => absmax)),
     nested: sum(linears.map(({ nested }) => nested)),
     mean: sum(linears.map(({ mean }) => mean)),
@@ -73,12 +79,12 @@ export function linearOf(weight: PackedWeight, linear: number) {
   const [row, end] = [firstRow[linear]!, firstRow[linear + 1]!];
   const parts = partsOf(weight);
   const before = firstRow.slice(1, linear + 1).map((last, g) => nf4Of(last - firstRow[g]!, width));
-  const codes = row * width * (format === "bf16" ? 2 : format === "nf4" ? 0.5 : 1);
+  const codes = row * width * (format === "bf16" ? 2 : isHalf(format) ? 0.5 : 1);
   return {
     row,
     rows: end - row,
     codes: ptr + parts.codes + codes,
-    scale: ptr + parts.scale + 4 * row,
+    scale: ptr + parts.scale + (format === "mxfp4" ? (row * width) / MXFP4_BLOCK : 4 * row),
     absmax: ptr + parts.absmax + sum(before.map(({ absmax }) => absmax)),
     nested: ptr + parts.nested + sum(before.map(({ nested }) => nested)),
     mean: ptr + parts.mean + sum(before.map(({ mean }) => mean)),

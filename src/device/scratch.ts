@@ -31,6 +31,7 @@ export type ScratchNeed = {
   readonly chunk: number;
   /** How the base's linear weights are held. */
   readonly format: WeightFormat;
+  readonly expertFormat: WeightFormat;
 };
 
 /** Rows of a tile, and tiles whose gradients one program sums (kernels/triton/lora.py, CHUNK). */
@@ -102,7 +103,7 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
 const routeScratch = ({ spec, rows }: ScratchNeed): number => (rows / ROW_TILE + 1) * (spec.experts?.count ?? 0) * 4;
 
 /** Of packed experts as many as a GPU takes apart at once. */
-function frozenExpertScratch(compute: "f32" | "bf16", { spec, format }: ScratchNeed): number {
+function frozenExpertScratch(compute: "f32" | "bf16", { spec, expertFormat: format }: ScratchNeed): number {
   if (format === "dense") return 0;
   const bytes = expertProducts(spec).map(({ in: width, out }) => width * sum(out) * bytesOf(compute));
   return maxOf(bytes.map((of) => groupSize(spec.experts!.count, of) * of));
@@ -145,7 +146,7 @@ function attentionScratch({ spec, rows }: ScratchNeed): number {
 }
 
 /** Rows of one expert, gathered, next to what is taken apart of its weight, or to as many rows of s. */
-function expertScratch(threads: number, { spec, format }: ScratchNeed): number {
+function expertScratch(threads: number, { spec, expertFormat: format }: ScratchNeed): number {
   const products = expertProducts(spec);
   const wide = maxOf(products.flatMap(({ in: width, out }) => [width, sum(out)]));
   const beside = BLOCK_ROWS * MOST_RANK;

@@ -10,7 +10,7 @@ import { invariant } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { Arena, rowsFrom } from "../device/arena.ts";
-import type { Device, HostMemory, Tensor } from "../device/device.ts";
+import type { Device, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
@@ -32,7 +32,7 @@ import { BlockCache } from "./block-cache.ts";
 import { FactorWriter } from "./factor-writer.ts";
 import { clearFrozen } from "./frozen.ts";
 import { GradientBuffers } from "./gradient-buffers.ts";
-import { type DeviceBlock, HeldAdapter, methodOf, valuesOf } from "./held-adapter.ts";
+import { type DeviceBlock, HeldAdapter, type HostBlocks, methodOf, valuesOf } from "./held-adapter.ts";
 import { type LowRows, lowRowsOf } from "./low-rows.ts";
 import type { Presence, WeightedSite } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
@@ -61,7 +61,7 @@ export class AdapterPool implements Disposable {
   /** The adapter in each slot; null for none. */
   readonly #held: (HeldAdapter | null)[];
   readonly #blocks: BlockCache<DeviceBlock>;
-  readonly #hostBlocks: BlockCache<HostMemory>;
+  readonly #hostBlocks: HostBlocks;
 
   constructor(
     readonly device: Device,

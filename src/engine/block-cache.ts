@@ -3,18 +3,19 @@
 
 type Block = { readonly size: number };
 
-export class BlockCache<T extends Block> implements Disposable {
+/** `A`: what an allocation gives, the block or a promise of it. */
+export class BlockCache<T extends Block, A extends T | Promise<T> = T> implements Disposable {
   readonly #idle: T[] = [];
   #taken = 0;
 
   /** `limit`: bytes of blocks in use and idle ones together, above which idle ones are released. */
   constructor(
     private readonly limit: number,
-    private readonly allocate: (bytes: number) => T,
+    private readonly allocate: (bytes: number) => A,
     private readonly release: (block: T) => void,
   ) {}
 
-  take(bytes: number): T {
+  take(bytes: number): T | A {
     const known = this.#idle.findIndex(({ size }) => size === bytes);
     const block = known < 0 ? this.#allocate(bytes) : this.#idle.splice(known, 1)[0]!;
     this.#taken += bytes;
@@ -33,7 +34,7 @@ export class BlockCache<T extends Block> implements Disposable {
     this.release(block);
   }
 
-  #allocate(bytes: number): T {
+  #allocate(bytes: number): A {
     let idle = 0;
     for (const { size } of this.#idle) idle += size;
     if (this.#taken + idle + bytes > this.limit) this[Symbol.dispose]();

@@ -130,7 +130,9 @@ function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes
     products.set(group, isKept ? takeProducts(take, compute, product, sizes) : {});
   }
   const experts = new Map(
-    program.operations.filter(isExperts).map((of) => [of.to, takeExpertActivations(take, compute, of, sizes)] as const),
+    program.operations
+      .filter(isExperts)
+      .map((of) => [of.to, takeExpertActivations(take, compute, of, sizes, program.layer)] as const),
   );
   return { values, transient, saved, low, products, experts };
 }

@@ -51,14 +51,24 @@ const sizesOf = ({ count: experts, perToken }: Experts, rows: number, adapters: 
   ...{ rows, adapters, experts, perToken },
 });
 
-export function takeExpertActivations(take: TakeNamed, compute: DType, of: Experts, sizes: Sizes): ExpertActivations {
+/** `layer` has tables of its own for how many rows its experts got, which are read after the pass. */
+export function takeExpertActivations(
+  take: TakeNamed,
+  compute: DType,
+  of: Experts,
+  sizes: Sizes,
+  layer: number,
+): ExpertActivations {
   const { rows, slots, expertTile } = sizes;
   const route = sizesOf(of, rows, slots);
   const sorted = sortedRows(route, expertTile);
   let tables = 0;
   return {
     logits: take(`${of.to}, logits`, compute, rows, of.count),
-    routes: takeRoutes((dtype, ...shape) => take(`${of.to}, routes ${tables++}`, dtype, ...shape), route, expertTile),
+    routes: {
+      ...takeRoutes((dtype, ...shape) => take(`${of.to}, routes ${tables++}`, dtype, ...shape), route, expertTile),
+      counts: take(`counts of layer ${layer}`, "i32", slots + 1, of.count),
+    },
     gateUp: take(`${of.to}, gate and up`, compute, sorted, sum(of.up.out)),
     low: {
       up: take(`${of.to}, low of up`, compute, sorted, columnsIn(sizes, of.up)),

@@ -23,6 +23,7 @@ import {
   takeAdapter,
 } from "./pool-memory.ts";
 
+export type HostBlocks = BlockCache<HostMemory, Promise<HostMemory>>;
 export type DeviceBlock = { readonly ptr: number; readonly size: number };
 
 /** Copied at a time by the host, between which other work comes through. */
@@ -56,7 +57,7 @@ export class HeldAdapter implements Disposable {
     readonly adapter: PoolAdapter,
     private readonly trains: boolean,
     private readonly blocks: BlockCache<DeviceBlock>,
-    private readonly hostBlocks: BlockCache<HostMemory>,
+    private readonly hostBlocks: HostBlocks,
   ) {
     const { device, spec, layers } = pool;
     this.layout = layoutAdapter(spec, layers, adapter);
@@ -75,9 +76,10 @@ export class HeldAdapter implements Disposable {
   offload(): Promise<void> {
     const block = this.#block;
     invariant(block && !this.moving, "an adapter that is on its way cannot leave the device");
-    const host = this.hostBlocks.take(block.size);
+    const taken = this.hostBlocks.take(block.size);
     this.memory = null;
     return this.#move(async () => {
+      const host = await taken;
       await this.pool.device.offload(host, bytesOfBlock(block));
       [this.#block, this.#host] = [null, host];
       this.blocks.keep(block);

@@ -3,7 +3,7 @@
 
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
-import type { WeightFormat } from "../base/precision.ts";
+import { expertFormatOf, type WeightFormat } from "../base/precision.ts";
 import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
@@ -22,6 +22,7 @@ import { type Batch, writeBatch } from "./batch.ts";
 import type { Activations, StageSizes } from "./buffers.ts";
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
+import { ExpertLoads } from "./expert-load.ts";
 import { headLoss, nextLogits } from "./head.ts";
 import { fillInitial } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
@@ -60,6 +61,7 @@ export function requireFormat({ name, formats }: Device, format: WeightFormat): 
 }
 
 export class Stage implements Disposable {
+  readonly #loads = new ExpertLoads();
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
@@ -96,13 +98,15 @@ export class Stage implements Disposable {
     const { spec, layerRange, sizes } = config;
     const freeBefore = device.memory().free;
     const { rows, low, slots, format, chunk, gradients } = sizes;
-    requireFormat(device, format);
+    for (const held of [format, expertFormatOf(sizes)]) requireFormat(device, held);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
     const hostBytes = hostWeightBytes(spec, device.compute);
     const hostArena = hostBytes > 0 ? new Arena(device, hostBytes, "the embeddings of its layers", "host") : null;
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
-    device.reserveScratch(scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, chunk }));
+    device.reserveScratch(
+      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes), chunk }),
+    );
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =
@@ -136,6 +140,7 @@ export class Stage implements Disposable {
       evaluate: ({ batch, logProbs }) => this.#whole(() => this.evaluate(batch, logProbs)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: ({ adapters }) => this.pool.gradSquares(adapters),
+      loads: async ({ adapters }) => adapters.map((slot) => this.#loads.take(slot)),
       share: ({ slot, what, values }) => this.pool.shareGradient(slot, what, values),
       step: async ({ steps }) => {
         await this.step(steps);
@@ -174,6 +179,7 @@ export class Stage implements Disposable {
   async forward(pass: number, batch: MicroBatch): Promise<void> {
     const inFlight = await this.#run("forward", pass, batch);
     this.#inFlight.set(pass, inFlight);
+    if (this.config.spec.experts) await this.#loads.add(this.device, inFlight.acts);
     await this.device.idle();
   }
 

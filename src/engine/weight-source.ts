@@ -6,14 +6,14 @@ import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { linearOf } from "../device/packed.ts";
+import { linearOf, MXFP4_BLOCK } from "../device/packed.ts";
 import type { Linear } from "../families/linears.ts";
 import { weightName } from "../families/tensors.ts";
 import { type BaseModelFiles, openBaseModel } from "../files/basemodel.ts";
 import { toBf16 } from "../files/convert.ts";
 import { turn } from "../files/factors.ts";
 import { useAllCores } from "../files/stored.ts";
-import type { Nf4Parts } from "../files/tensor.ts";
+import type { Mxfp4Parts, Nf4Parts } from "../files/tensor.ts";
 import { randomFill } from "../ops/fill.ts";
 import type { FillTensor, PackedPlace, TensorPart } from "./weights.ts";
 
@@ -48,11 +48,15 @@ function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSour
   const files = openBaseModel(folder, spec); // every tensor is checked here, before the first is read
   if (device.threads === 0) useAllCores();
   const fill: FillTensor = (name, to, { packed, offset = 0, part }) => {
+    const { nf4, mxfp4 } = files.tensor(name);
+    if (mxfp4 && packed?.weight.format === "mxfp4") {
+      copyMxfp4(device, mxfp4, packed, part?.first ?? 0);
+      return true;
+    }
     if (part) {
       fillPart(device, files, name, to, part);
       return false;
     }
-    const { nf4 } = files.tensor(name);
     const isKept = nf4 !== null && packed?.weight.format === "nf4";
     if (isKept) copyNf4(device, nf4, packed);
     else if (offset === 0) device.fill(to, (into, from) => files.read(name, into, from, to.dtype));
@@ -97,14 +101,36 @@ function copyNf4(device: Device, from: Nf4Parts, { weight, linear }: PackedPlace
   for (const [ptr, data] of rest) device.write(at(ptr, data.byteLength), data);
 }
 
+/** The same from value `first` of the tensor on. */
+function copyMxfp4(device: Device, from: Mxfp4Parts, { weight, linear }: PackedPlace, first: number): void {
+  const { codes, scale, rows } = linearOf(weight, linear);
+  const size = rows * weight.shape[1];
+  const at = (ptr: number, bytes: number): Tensor => ({ ptr, dtype: "u8", shape: [bytes] });
+  device.fill(at(codes, size / 2), (into, byte) => from.readCodes(into, first / 2 + byte));
+  device.fill(at(scale, size / MXFP4_BLOCK), (into, byte) => from.readScales(into, first / MXFP4_BLOCK + byte));
+}
+
 /**
  * Small random weights, made on the device, for benchmarks. A function of the seed and the tensor's name, so that they are
  * the same on any number of stages.
  */
 function random(seed: number, device: Device): WeightSource {
-  const fill: FillTensor = (name, to, { part }) => {
-    if (name.includes("norm") || name.endsWith("scalar")) device.write(to, new Float32Array(sizeOf(to.shape)).fill(1));
-    else randomFill(device, { out: to, seed: hash(seed, hashText(part ? `${name} ${part.first}` : name)), scale: 0.02 });
+  const fill: FillTensor = (name, to, { part, packed }) => {
+    const own = hash(seed, hashText(part ? `${name} ${part.first}` : name));
+    const isMxfp4 = packed?.weight.format === "mxfp4";
+    if (isMxfp4) randomMxfp4(device, packed, own);
+    else if (name.includes("norm") || name.endsWith("scalar")) device.write(to, new Float32Array(sizeOf(to.shape)).fill(1));
+    else randomFill(device, { out: to, seed: own, scale: 0.02 });
+    return isMxfp4;
   };
   return { fill, [Symbol.dispose]: () => undefined };
+}
+
+/** Any codes, which the bytes of random numbers are, and one scale: values of about the size of others. */
+function randomMxfp4(device: Device, { weight, linear }: PackedPlace, seed: number): void {
+  const { codes, scale, rows } = linearOf(weight, linear);
+  const size = rows * weight.shape[1];
+  const dtype = device.compute;
+  randomFill(device, { out: { ptr: codes, dtype, shape: [size / 2 / bytesOf(dtype)] }, seed, scale: 0.02 });
+  device.write({ ptr: scale, dtype: "u8", shape: [size / MXFP4_BLOCK] }, new Uint8Array(size / MXFP4_BLOCK).fill(127 - 7));
 }

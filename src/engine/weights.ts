@@ -179,6 +179,9 @@ function packedOf({ shape, from }: Slot, format: PackedFormat): Omit<PackedWeigh
 const formatOf = ({ format, denseGroups = [] }: HeldWeights, place: string): WeightFormat =>
   denseGroups.includes(place) ? "dense" : format;
 
+/** Of a product of experts, by its place. */
+const formatOfExperts = (held: HeldWeights, place: string): WeightFormat => held.expertFormat ?? formatOf(held, place);
+
 const typeOf = ({ offset }: Slot, compute: DType): DType => (offset === undefined ? compute : "f32");
 
 const isScaled = ({ embeddingScale, perLayer }: ModelSpec, { first }: StageLayers): boolean =>
@@ -216,7 +219,7 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
     count(router);
     count(routerBias);
     for (const { place, each, bias } of [up, down]) {
-      sizes.push(each.length * expertBytes(each[0]!, formatOf(held, place), dtype));
+      sizes.push(each.length * expertBytes(each[0]!, formatOfExperts(held, place), dtype));
       count(bias);
     }
   }
@@ -273,7 +276,7 @@ export async function loadWeights(
   held: HeldWeights,
   fill: FillTensor,
 ): Promise<Weights> {
-  using bench = held.format === "dense" ? null : openBench(device, spec);
+  using bench = held.format === "dense" && held.expertFormat === undefined ? null : openBench(device, spec);
   const fillRows = async (slot: Slot, whole: Tensor): Promise<number> => {
     let row = 0;
     for (const { name, rows, part } of slot.from) {
@@ -307,7 +310,7 @@ export async function loadWeights(
     }
   };
   const loadExperts = async ({ place, each, bias }: ExpertSlots): Promise<ExpertProductWeights> => {
-    const format = formatOf(held, place);
+    const format = formatOfExperts(held, place);
     const [slot, experts] = [each[0]!, each.length];
     const stride = expertBytes(slot, format, device.compute);
     const { ptr } = arena.tensor("u8", experts * stride);

@@ -1,4 +1,4 @@
-// GLM 4.5 to 4.7 (Zeng et al. 2025): Llama's attention with heads rotated in part, and, after the first layers, experts that
+// GLM 4.5 to 4.7 (GLM-4.5 Team 2025): Llama's attention with heads rotated in part, and, after the first layers, experts that
 // DeepSeek's router chooses, next to some that all tokens pass.
 
 import { range } from "../base/shape.ts";

@@ -117,7 +117,16 @@ const otherHead = (folder: string, head: string): string =>
 type LinearGroup = { readonly place: string; readonly weights: readonly ModelTensor[] };
 
 /** nf4 of any group, or bf16 of all. */
-function exactWeights(groups: readonly LinearGroup[]): ExactWeights | null {
+function exactWeights(all: readonly LinearGroup[]): ExactWeights | null {
+  const [experts = [], groups = []] = [true, false].map((of) => all.filter(({ place }) => OF_EXPERTS.test(place) === of));
+  const isMxfp4 = experts.length > 0 && experts.every(({ weights }) => weights.every(({ mxfp4 }) => mxfp4));
+  if (!isMxfp4) return exactLinears(all);
+  return { format: null, others: [], ...exactLinears(groups), isMxfp4 };
+}
+
+const OF_EXPERTS = /\.experts\./;
+
+function exactLinears(groups: readonly LinearGroup[]): ExactWeights | null {
   const others = groups.filter(({ weights }) => weights.some(({ nf4 }) => nf4 === null)).map(({ place }) => place);
   if (others.length < groups.length) return { format: "nf4", others };
   return groups.every(({ weights }) => weights.every(({ dtype }) => dtype === "bf16")) ? { format: "bf16", others: [] } : null;
@@ -128,6 +137,10 @@ function quantisedNotices(path: string, weights: readonly ModelTensor[], exact: 
   const quantised = weights.filter(isQuantisedTensor);
   if (quantised.length === 0) return [];
   const types = [...new Set(quantised.map(({ type }) => type))].sort().join(", ");
+  if (exact?.isMxfp4)
+    return [
+      `${path}: its experts are MXFP4 in its files; a CPU holds them as they are, unless precision is bf16 or fp32; a GPU dequantises them`,
+    ];
   const all = quantised.length === weights.length;
   const which = all ? "its linear weights are" : `${quantised.length} of its ${weights.length} linear weights are`;
   const how =

@@ -9,6 +9,7 @@ import { INDEX } from "./modelpath.ts";
 import { readBitsandbytes } from "./quantised/bitsandbytes.ts";
 import { quantisationOf } from "./quantised/config.ts";
 import { readFp8 } from "./quantised/fp8.ts";
+import { readMxfp4 } from "./quantised/mxfp4.ts";
 import type { RawTensor } from "./quantised/raw.ts";
 import { openSafetensors, type SafetensorsFile } from "./safetensors.ts";
 import { type ModelTensor, plainTensor } from "./tensor.ts";
@@ -29,6 +30,7 @@ export function openSafetensorsModel(folder: string): Disposable & { readonly te
     const tensors = new Map<string, ModelTensor>(plain);
     if (quantisation?.method === "fp8") readFp8(tensors, raw, quantisation.block);
     if (quantisation?.method === "bitsandbytes") readBitsandbytes(tensors, raw);
+    if (quantisation?.method === "mxfp4") readMxfp4(tensors, raw);
     return { tensors, [Symbol.dispose]: dispose };
   } catch (error) {
     dispose();

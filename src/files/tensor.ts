@@ -14,6 +14,12 @@ export type Nf4Parts = {
   readonly mean: number;
 };
 
+/** MXFP4 as devices have it: bytes that may be copied as they are (device/packed.ts). */
+export type Mxfp4Parts = {
+  readonly readCodes: (into: Uint8Array, from: number) => void;
+  readonly readScales: (into: Uint8Array, from: number) => void;
+};
+
 export type ModelTensor = {
   /** As the file calls it: "BF16", "Q4_K", "F8_E4M3". */
   readonly type: string;
@@ -25,6 +31,7 @@ export type ModelTensor = {
   /** Fills `into` with values, as `as` or as the tensor's own type, from byte `from` of them on. */
   readonly read: (into: Uint8Array, as: DType, from?: number) => void;
   readonly nf4: Nf4Parts | null;
+  readonly mxfp4?: Mxfp4Parts;
 };
 
 /** Whether it is read as it is, or each value is computed from codes and scales. */

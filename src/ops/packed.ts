@@ -3,6 +3,7 @@
 import { fixedBytes } from "../../ffi/memory.ts";
 import { F, I, L, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
+import { invariant } from "../base/errors.ts";
 import type { PackedFormat } from "../base/precision.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { Host, Matrix } from "../device/cpu/host.ts";
@@ -43,6 +44,7 @@ export const quantise = op<{ from: Tensor; weight: PackedWeight; linear: number;
         return;
       }
       if (weight.format !== "nf4") {
+        invariant(weight.format === "int8", `weights are not made ${weight.format} on a GPU`);
         gpu.launch(gpu.kernel("int8_quantise"), [dim(from, 0)], { x: from, codes, scale, K: dim(from, 1) });
         return;
       }
@@ -69,7 +71,7 @@ export const dequantise = op<{ weight: PackedWeight; out: Tensor }>(
 
 // On the CPU: how C sees a packed weight (ffi/native/packed.h).
 
-const FORMATS: Readonly<Partial<Record<PackedFormat, number>>> = { bf16: 1, int8: 2, nf4: 3 };
+const FORMATS: Readonly<Partial<Record<PackedFormat, number>>> = { bf16: 1, int8: 2, nf4: 3, mxfp4: 4 };
 const MOST_LINEARS = 3;
 const FIELDS = 3 + MOST_LINEARS * 7;
 
@@ -148,6 +150,12 @@ function expand(gpu: Launcher, weight: PackedWeight, out: Tensor, step = 0): voi
     const kernel = gpu.kernel(isWhole ? "fp8_dequantise" : format === "fp8" ? "fp8_expand" : "int8_dequantise");
     const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, K, ...steps };
     gpu.launch(kernel, [N, cdiv(K, kernel.constant("BLOCK")), weights], args);
+    return;
+  }
+  if (format === "mxfp4") {
+    const kernel = gpu.kernel("mxfp4_expand");
+    const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, size: N * K, ...steps };
+    gpu.launch(kernel, [cdiv(N * K, kernel.constant("BLOCK")), 1, weights], args);
     return;
   }
   if (format !== "nf4") throw new Error(`a weight in ${format} is not taken apart on a GPU`);

@@ -11,7 +11,7 @@
 
 import { F, I, native, P } from "../../ffi/native.ts";
 import type { DType } from "../base/dtype.ts";
-import { RequestError } from "../base/errors.ts";
+import { invariant } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import type { Router } from "../base/spec.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
@@ -136,7 +136,7 @@ export const route = op<{
       const begin = gpu.scratch(4 * (T + 1) * E);
       const height = productHeight(gpu);
       const shared = { experts, begin, first_row: firstRow, blocks, tile_adapter: tileAdapter, T, E, k, height };
-      gpu.launch(holdingAll(gpu, "route_choose", E, k), [M], {
+      gpu.launch(holdingAll(gpu, "route_choose", E), [M], {
         ...{ logits, correction, bounds, experts, weights, place, E, k, ...numbersOf(router), groups, kept },
         has_correction: flag(correction),
       });
@@ -170,7 +170,7 @@ export const routeBackward = op<{
     },
     cuda: ({ logits, router, routes: { experts, weights }, dweights, dlogits }, gpu) => {
       const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(dweights, 1)];
-      const kernel = holdingAll(gpu, "route_backward", E, k);
+      const kernel = holdingAll(gpu, "route_backward", E);
       gpu.launch(kernel, [M], { logits, experts, weights, dweights, dlogits, E, k, ...numbersOf(router) });
     },
   },
@@ -181,17 +181,11 @@ export const routeBackward = op<{
 /** Rows of a tile of the products over experts, for which `blocks` is made. */
 export const productHeight = (gpu: Launcher): number => gpu.kernel("experts_forward", { LORA: 0 }).constant("BM");
 
-/** The variant that has all experts of a row in one block. */
-function holdingAll(gpu: Launcher, name: string, E: number, k = 0): Variant {
-  const found = gpu
-    .variants(name)
-    .find((kernel) => kernel.constant("BLOCK") >= E && (k === 0 || kernel.constant("SLOTS") >= k));
-  if (found) return found;
-  throw new RequestError(
-    "device.experts",
-    `the base model chooses ${k} of ${E} experts; kernels for GPUs were compiled for up to 16 of 512`,
-    'set device to "cpu"',
-  );
+/** The variant that has all experts of a row in one block; plan/memory.ts refuses more. */
+function holdingAll(gpu: Launcher, name: string, E: number): Variant {
+  const found = gpu.variants(name).find((kernel) => kernel.constant("BLOCK") >= E);
+  invariant(found, `${name} has no variant for ${E} experts`);
+  return found;
 }
 
 const numbersOf = ({ score, normalise, scaling }: Router) => ({

@@ -11,15 +11,15 @@ import type { PoolAdapter } from "../methods/adapter.ts";
 import { type LayerRange, LOW_KEYS, type LowKey, layoutAdapter, widthIn } from "../methods/layout.ts";
 import { DEFINITIONS, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 
-/**
- * Elements of s of a pass of `rows` rows, whichever of these adapters they are of; of each group and table that any targets. Of
- * the head they are those of a chunk of targets.
- */
-export function lowSizes(adapters: readonly PoolAdapter[], layers: LayerRange, rows: number, chunk: number): StageSizes["low"] {
-  const widths = LOW_KEYS.map((key) => maxOf(adapters.map((adapter) => widthIn(adapter, layers, key))));
-  const rowsOf = (key: LowKey) => (key === "head" ? chunk : rows);
-  return Object.fromEntries(LOW_KEYS.flatMap((key, i) => (widths[i]! > 0 ? [[key, rowsOf(key) * widths[i]!]] : [])));
+/** Columns of s, whichever of these adapters a row is of; of each group and table that any targets. */
+export function lowWidths(adapters: readonly PoolAdapter[], layers: LayerRange): ReadonlyMap<LowKey, number> {
+  const widths = LOW_KEYS.map((key) => [key, maxOf(adapters.map((adapter) => widthIn(adapter, layers, key)))] as const);
+  return new Map(widths.filter(([, width]) => width > 0));
 }
+
+/** Elements of s of a pass of `rows` rows; of the head they are those of a chunk of targets. */
+export const lowSizes = (widths: ReadonlyMap<LowKey, number>, rows: number, chunk: number): StageSizes["low"] =>
+  Object.fromEntries([...widths].map(([key, width]) => [key, width * (key === "head" ? chunk : rows)]));
 
 /** Where adapters need the whole product of a group, by their methods. */
 export function productSizes(adapters: readonly PoolAdapter[]): StageSizes["products"] {

@@ -2,7 +2,7 @@
 
 import type { DeviceReport } from "../base/device-report.ts";
 import { RequestError } from "../base/errors.ts";
-import type { WeightFormat } from "../base/precision.ts";
+import type { HeldWeights, WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
@@ -12,7 +12,7 @@ import type { CacheSizes } from "../engine/kv-cache.ts";
 import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
-import { blockBytes, lowSizes, poolBytes, productSizes } from "./adapter-memory.ts";
+import { blockBytes, lowSizes, lowWidths, poolBytes, productSizes } from "./adapter-memory.ts";
 import { checkHostMemory } from "./host-memory.ts";
 import { requireKernels, stageMemory } from "./memory.ts";
 import { type StageDevice, totalBytes } from "./plan.ts";
@@ -44,9 +44,9 @@ export function planGeneration(
   adapters: readonly (PoolAdapter & { readonly name: string })[],
   wanted: readonly SequenceSize[],
   format: WeightFormat,
-  denseGroups: readonly string[] = [],
+  { denseGroups = [], expertFormat }: Pick<HeldWeights, "denseGroups" | "expertFormat"> = {},
 ): GenerationPlan {
-  requireKernels(spec, device);
+  requireKernels(spec, device, adapters);
   const { rowTile } = device;
   const tile = tileOf(device);
   const tiles = new Set(wanted.map(({ adapter }) => adapter)).size;
@@ -61,7 +61,7 @@ export function planGeneration(
     targets: tiledRows(sequences, tile),
     chunk: rowTile,
     layers: spec.layers,
-    low: lowSizes(adapters, layers, passRows, rowTile),
+    low: lowSizes(lowWidths(adapters, layers), passRows, rowTile),
     gradients: [],
     hostBytes: 0,
     blockBytes: sum(adapters.map((adapter) => blockBytes(spec, layers, [adapter], device, false))),
@@ -71,6 +71,7 @@ export function planGeneration(
     positions: capacity,
     format,
     denseGroups,
+    ...(expertFormat ? { expertFormat } : {}),
     cache: { sequences, capacity },
   });
   checkHostMemory(spec, [{ device: { ...device, host: "" } }]);

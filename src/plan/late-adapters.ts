@@ -5,16 +5,21 @@ import { formatBytes } from "../base/units.ts";
 import { LOW_KEYS } from "../methods/layout.ts";
 import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { lowSizes, productSizes } from "./adapter-memory.ts";
+import { lowSizes, lowWidths, productSizes } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
+import { requireKernels } from "./memory.ts";
 import { bytesOnStages, gradientsOnStages, type Plan } from "./plan.ts";
 
 /** Adapters as they would stand after those of the plan. Throws RequestErrors where the model cannot have them. */
-export const lateAdapters = (
-  { spec, adapters, tokensPerMicrobatch }: Plan,
+export function lateAdapters(
+  { spec, adapters, tokensPerMicrobatch, device }: Plan,
   recipes: readonly AdapterRecipe[],
   data: readonly DataSummary[],
-): AdapterPlan[] => planAdapters(recipes, spec, data, tokensPerMicrobatch, adapters.length);
+): AdapterPlan[] {
+  const late = planAdapters(recipes, spec, data, tokensPerMicrobatch, adapters.length);
+  requireKernels(spec, device, late);
+  return late;
+}
 
 /** What the stages, as they were opened, lack for these adapters; null where they have room. */
 export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly DataSummary[]): string | null {
@@ -26,7 +31,7 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
     if (groups) return `room for ${DEFINITIONS[method].title} on ${groups}`;
   }
   for (const [stage, { layerRange, sizes }] of stages.entries()) {
-    const low = lowSizes(onStages(late), layerRange, sizes.rows, sizes.chunk);
+    const low = lowSizes(lowWidths(onStages(late), layerRange), sizes.rows, sizes.chunk);
     const groups = LOW_KEYS.filter((group) => (low[group] ?? 0) > (sizes.low[group] ?? 0)).join(", ");
     if (groups) return `room for rank ${maxOf(onStages(late).map(({ rank }) => rank))} on ${groups}`;
     const most = maxOf(late.map((adapter) => bytesOnStages(plan, adapter)[stage]!));

@@ -4,6 +4,7 @@
 import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
+import { expertFormatOf } from "../base/precision.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
@@ -11,6 +12,8 @@ import { scratchBytes } from "../device/scratch.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { stageBufferBytes } from "../engine/stage-buffers.ts";
 import { hostWeightBytes, type StageLayers, weightBytes } from "../engine/weights.ts";
+import { isOfExperts } from "../families/linears.ts";
+import type { PlacedAdapter } from "../methods/adapter.ts";
 
 /** A GPU gives memory that processes share in pages of this size. */
 const LINK_ALIGN = 2 ** 12;
@@ -27,16 +30,45 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
   slotBytes: rows * spec.hidden * bytesOf(compute),
 });
 
+/** Experts of a layer and of a token that kernels on GPUs choose from (kernels/triton/route.py): BLOCK and SLOTS. */
+const MOST_ON_GPUS = { count: 512, perToken: 16 };
+
 /**
- * Refuses, with a RequestError, what a device does not compute. The delta rule's kernels for GPUs (kernels/triton) have run in
- * Triton's interpreter alone.
+ * Refuses, with a RequestError, what a device does not compute. The kernels for GPUs of the delta rule and of tables have run
+ * in Triton's interpreter alone, and those of adapters in experts not since their last change.
  */
-export function requireKernels({ family, delta }: ModelSpec, { kind, name }: Pick<DeviceReport, "kind" | "name">): void {
-  if (kind === "cuda" && delta !== null)
-    throw new RequestError(
+export function requireKernels(
+  { family, delta, experts }: Pick<ModelSpec, "family" | "delta" | "experts">,
+  { kind, name }: Pick<DeviceReport, "kind" | "name">,
+  adapters: readonly Pick<PlacedAdapter, "targets" | "tables">[] = [],
+): void {
+  if (kind !== "cuda") return;
+  const refuse = (code: string, what: string, hint = 'set device to "cpu"') => {
+    throw new RequestError(code, `${what}; the device is ${name}`, hint);
+  };
+  if (delta !== null)
+    refuse(
       "device.delta",
-      `the base model (${family}) has layers of the gated delta rule, which this version computes on CPUs alone; the device is ${name}`,
-      'set device to "cpu"',
+      `the base model (${family}) has layers of the gated delta rule, which this version computes on CPUs alone`,
+    );
+  if (adapters.some(({ tables }) => tables && (tables.embedding || tables.head)))
+    refuse(
+      "device.tables",
+      "embedding, output head and rows of single tokens are trained on CPUs alone in this version",
+      'leave embed_tokens, lm_head and trainable_tokens out, or set device to "cpu"',
+    );
+  if (experts === null) return;
+  const { count, perToken } = experts;
+  if (count % 8 !== 0 || count > MOST_ON_GPUS.count || perToken > MOST_ON_GPUS.perToken)
+    refuse(
+      "device.experts",
+      `the base model chooses ${perToken} of ${count} experts, expected at most ${MOST_ON_GPUS.perToken} of a multiple of 8 up to ${MOST_ON_GPUS.count} on a GPU`,
+    );
+  if (adapters.some(({ targets }) => targets.some(isOfExperts)))
+    refuse(
+      "device.experts",
+      "adapters in experts are trained on CPUs alone in this version",
+      'leave the experts out of targets, as "all-linear" does, or set device to "cpu"',
     );
 }
 
@@ -72,7 +104,9 @@ export function stageMemory(
       (device.kind === "cpu" ? hostWeightBytes(spec, device.compute) : 0),
     adapters,
     activations: buffers.activations,
-    workspace: buffers.workspace + scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, chunk }),
+    workspace:
+      buffers.workspace +
+      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes), chunk }),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),

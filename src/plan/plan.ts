@@ -18,6 +18,7 @@ import {
   countThatFit,
   gradientElements,
   lowSizes,
+  lowWidths,
   mostBytes as mostBlockBytes,
   poolBytes,
   productSizes,
@@ -97,7 +98,7 @@ export type PlanOptions = {
   readonly exact?: ExactWeights | null;
   /** For stages that also generate. */
   readonly cache?: CacheSizes;
-  /** All adapters may be in a step at once, whatever a schedule would do. */
+  /** All adapters may be in a step at once, whatever a schedule would do; none takes turns. */
   readonly allAtOnce?: boolean;
 };
 
@@ -110,10 +111,10 @@ export function makePlan(
   { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache, allAtOnce = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
-  requireKernels(spec, device);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
+  requireKernels(spec, device, adapters);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
@@ -137,6 +138,7 @@ export function makePlan(
     parts.map((_, stage) => ({ device: devices[stage]! })),
   );
   const blocks = parts.map((part) => adapters.map((of) => blockBytes(spec, part, onStages([of]), device)));
+  const widths = parts.map((part) => lowWidths(onStages(adapters), part));
   const gradients = parts.map((part) => adapters.map((of) => gradientElements(spec, part, of)).sort((a, b) => b - a));
   const shared = {
     products: productSizes(onStages(adapters)),
@@ -154,7 +156,7 @@ export function makePlan(
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
-      const low = lowSizes(onStages(adapters), layerRange, rows, ofPass.chunk);
+      const low = lowSizes(widths[stage]!, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const layers = layerRange.to - layerRange.from;
       const room = { blockBytes, hostBytes: 0, slots, gradients: gradients[stage]!.slice(0, stepping) };
@@ -180,7 +182,7 @@ export function makePlan(
     const fitting = blocks.map((of) => countThatFit(of, mostBlockBytes(of, count)));
     const fitted = count === wanted ? wanted : Math.min(wanted, ...fitting);
     const resident = Math.max(count, Math.min(fitted, mostResident));
-    const offloads = fitted < wanted && (device.kind !== "cpu" || residentAdapters !== null);
+    const offloads = !allAtOnce && fitted < wanted && (device.kind !== "cpu" || residentAdapters !== null);
     if (!offloads) return { ...known, stages: stagesFor(choice, passRows, count, fitted), slots: fitted, resident, passRows };
     const all = stagesFor(choice, passRows, count, wanted);
     const needs = all.map(({ device, sizes, memory }, stage): HostNeed => {

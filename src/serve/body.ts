@@ -1,9 +1,12 @@
 // Bodies of requests: bounded in bytes and in time, whoever sends them.
 
 import * as v from "valibot";
-import { sleep } from "../base/clock.ts";
+import { now } from "../base/clock.ts";
 import { formatBytes } from "../base/units.ts";
 import { ApiError, badRequest } from "./errors.ts";
+
+/** How long what is too large is read on, and how long a client may be silent meanwhile, in ms. */
+const [LINGER_MS, SILENCE_MS] = [15_000, 1000];
 
 export type BodyLimits = { readonly bytes: number; readonly seconds: number };
 
@@ -13,6 +16,9 @@ const tooLarge = (bytes: number): ApiError =>
     headers: { connection: "close" },
   });
 
+const tooSlow = (seconds: number): ApiError =>
+  new ApiError(408, `The body of the request took longer than ${seconds} s.`, { headers: { connection: "close" } });
+
 /** The pieces of a body as they come. Throws ApiErrors: 413 for one that is too large, 408 for one that is too slow. */
 export async function* piecesOf(request: Request, { bytes, seconds }: BodyLimits): AsyncGenerator<Uint8Array> {
   const encoding = request.headers.get("content-encoding") ?? "identity";
@@ -21,19 +27,17 @@ export async function* piecesOf(request: Request, { bytes, seconds }: BodyLimits
   if (Number(request.headers.get("content-length") ?? 0) > bytes) throw tooLarge(bytes);
   const reader = request.body?.getReader();
   if (!reader) return;
-  const end = Promise.withResolvers<never>();
-  end.promise.catch(() => undefined);
-  const timer = setTimeout(
-    () =>
-      end.reject(
-        new ApiError(408, `The body of the request took longer than ${seconds} s.`, { headers: { connection: "close" } }),
-      ),
-    1000 * seconds,
-  );
-  let taken = 0;
+  let [taken, isOver, isLate] = [0, false, false];
+  // No race of promises: what a race has seen stays as long as its slowest promise, and here that would be the whole body.
+  const timer = setTimeout(() => {
+    isLate = true;
+    void cancel(reader); // the read under way ends
+  }, 1000 * seconds);
   try {
     for (;;) {
-      const { value, done } = await Promise.race([reader.read(), end.promise]);
+      const { value, done } = await reader.read();
+      isOver = done || isLate;
+      if (isLate) throw tooSlow(seconds);
       if (done) return;
       taken += value.length;
       if (taken > bytes) throw tooLarge(bytes);
@@ -41,7 +45,35 @@ export async function* piecesOf(request: Request, { bytes, seconds }: BodyLimits
     }
   } finally {
     clearTimeout(timer);
-    await Promise.race([reader.cancel().catch(() => undefined), sleep(100)]);
+    if (!isOver) await linger(reader); // a fault was found before its end
+  }
+}
+
+type Reader = { readonly read: () => Promise<{ readonly done: boolean }>; readonly cancel: () => Promise<void> };
+
+const cancel = (reader: Reader): Promise<void> => reader.cancel().catch(() => undefined);
+
+/** Reads the body of a request that is answered without it. */
+export async function passOver({ body, bodyUsed }: Request): Promise<void> {
+  if (body && !bodyUsed && !body.locked) await linger(body.getReader());
+}
+
+/**
+ * Reads what a client still sends, for a while: clients that send all before they read the answer would see a broken
+ * connection, and not what is wrong.
+ */
+async function linger(reader: Reader): Promise<void> {
+  const end = now() + LINGER_MS;
+  let heard = now();
+  const timer = setInterval(() => {
+    if (now() > end || now() - heard > SILENCE_MS) void cancel(reader);
+  }, SILENCE_MS / 4);
+  try {
+    while (!(await reader.read()).done) heard = now();
+  } catch {
+    // the connection is gone
+  } finally {
+    clearInterval(timer);
   }
 }
 

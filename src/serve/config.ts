@@ -64,6 +64,9 @@ export const ServeTable = v.strictObject({
     body_seconds: about(positive(), "in which a request that is no upload arrives", 30),
     upload_seconds: about(positive(), "in which an upload arrives", 3600),
     requests: about(whole(1, MANY), "of a key that are answered at once", 256),
+    tokens_per_minute: v.exactOptional(
+      about(whole(1, MANY), "of a key's prompts and answers; left out: as many as its share gives"),
+    ),
     rows: about(whole(1, MANY), "that a training file must have", 10),
   }),
   jobs: table({

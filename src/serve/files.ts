@@ -35,7 +35,7 @@ export type Writing = {
 };
 
 const NEWLINE = 0x0a;
-const BLANKS = new Set([0x20, 0x09, 0x0d, NEWLINE]);
+const BLANKS = new Set([0x20, 0x09, 0x0d]);
 
 export class Files {
   readonly #folder: string;
@@ -70,12 +70,14 @@ export class Files {
     };
     return {
       write: (piece) => {
-        for (const byte of piece)
-          if (!BLANKS.has(byte)) isBlank = false;
-          else if (byte === NEWLINE && !isBlank) {
-            lines++;
-            isBlank = true;
-          }
+        for (let at = 0; at < piece.length; ) {
+          const newline = piece.indexOf(NEWLINE, at);
+          const end = newline < 0 ? piece.length : newline;
+          while (isBlank && at < end) isBlank = BLANKS.has(piece[at++]!);
+          if (newline >= 0 && !isBlank) lines++;
+          if (newline >= 0) isBlank = true;
+          at = end + 1;
+        }
         bytes += piece.length;
         if (bytes > this.limits.file_bytes)
           throw new ApiError(413, `The file has more than ${this.limits.file_bytes} bytes.`, {

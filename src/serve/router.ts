@@ -5,7 +5,7 @@ import { now, wallTime } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
 import { jsonText, writeStderr } from "../base/terminal.ts";
-import { type BodyLimits, jsonOf } from "./body.ts";
+import { type BodyLimits, jsonOf, passOver } from "./body.ts";
 import { ApiError, apiErrorOf, errorResponse, unavailable } from "./errors.ts";
 import type { Keys } from "./keys.ts";
 import type { Counters } from "./metrics.ts";
@@ -97,6 +97,7 @@ export class Router {
       const { error, isUnexpected } = request.signal.aborted ? { error: GONE, isUnexpected: false } : apiErrorOf(thrown);
       if (isUnexpected) this.options.failed(thrown);
       if (isUnexpected) this.log("error", { request: id, path: url.pathname, error: textOf(thrown), stack: stackOf(thrown) });
+      await passOver(request);
       response = errorResponse(error);
     }
     response.headers.set("x-request-id", id);

@@ -26,6 +26,7 @@ import { fileRoutes } from "./openai/files.ts";
 import { jobRoutes } from "./openai/jobs.ts";
 import { modelRoutes } from "./openai/models.ts";
 import { openApi } from "./openapi.ts";
+import { Rates } from "./rates.ts";
 import { type Route, Router } from "./router.ts";
 import { Database } from "./store.ts";
 import { Usage, usageCsv } from "./usage.ts";
@@ -79,7 +80,7 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
     log: (event, more) => router.log(event, more),
     lost: failed,
   });
-  const answers = { engine, models, texts, usage };
+  const answers = { engine, models, texts, usage, rates: new Rates(limits.tokens_per_minute ?? null) };
   const routes: Route[] = [
     ...fileRoutes(files, limits),
     ...jobRoutes({ jobs, store, files, models, organization }),

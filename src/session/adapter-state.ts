@@ -27,6 +27,7 @@ export type MadeStep = {
   readonly gradNorm: number;
   readonly learningRate: number;
   readonly preference: MiniBatch["preference"];
+  readonly busiest: MiniBatch["busiest"];
 };
 
 /** A copy that continues from an adapter's state after the step `after`. `isMade`: that state is being saved for it. */

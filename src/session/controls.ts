@@ -87,7 +87,9 @@ export class Controls {
       throw already(this.#find(name), "ends after its step under way");
     const chosen = this.#chosen(name, canPause, "is paused, or has ended");
     for (const adapter of chosen)
-      if (isOnStages(adapter)) this.options.leave(adapter, "pauseRequested");
+      if (!canPause(adapter))
+        continue; // a listener has paused it
+      else if (isOnStages(adapter)) this.options.leave(adapter, "pauseRequested");
       else apply(adapter, "pauseRequested");
     this.options.settle();
     return `${namesOf(chosen)}: paused until resumed`;

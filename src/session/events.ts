@@ -33,6 +33,8 @@ export const sessionEventSchema = v.variant("type", [
     tokens: count,
     tokensPerSecond: finite,
     preference: v.nullable(preference),
+    /** On a mixture of experts, the share of rows that the busiest expert of a layer got, in the mean over layers. */
+    busiest: v.exactOptional(finite),
   }),
   /** The held-out loss after `step`; `exact` rows are predicted, or, where `isPreference`, judged correctly. */
   v.strictObject({ type: v.literal("evaluation"), ...ofAdapter, step: count, ...evaluation, isPreference: v.boolean() }),

@@ -22,12 +22,20 @@ export type MiniBatch = {
   /** Sums of squares of the gradients, tensor by tensor, for each stage in order. */
   readonly squares: readonly Float32Array[];
   readonly preference: Judgement | null;
+  /** The share of its tokens' rows that the busiest experts got, in the mean over layers; null without experts. */
+  readonly busiest: number | null;
 };
 
 /** Of preferences: the share of rows judged correctly, and the mean margin of their rewards; of CIT also the mean contrast. */
 export type Judgement = { readonly accuracy: number; readonly margin: number; readonly contrast: number | null };
 
-type Sum = Judged & { loss: number; tokens: number; readonly squares: Promise<Float32Array>[] };
+type Sum = Judged & {
+  loss: number;
+  tokens: number;
+  readonly squares: Promise<Float32Array>[];
+  busiest: number;
+  routed: number;
+};
 /** Of preferences: rows, those judged correctly, and the sum of their rewards' margins; of CIT also the contrast, else null. */
 type Judged = { rows: number; correct: number; margin: number; contrast: number | null };
 
@@ -49,6 +57,7 @@ export class Executor {
     private readonly tokensOf: (segment: SegmentRef) => number,
     private readonly slotOf: (adapter: number) => number,
     private readonly needsSum: (adapter: number) => boolean = () => false,
+    private readonly hasExperts = false,
   ) {
     this.#ahead = range(bus.stages).map(() => 0);
   }
@@ -71,15 +80,26 @@ export class Executor {
     await this.#send(stage, forward ? Promise.all([forward, counted]) : counted);
     const ends = endsOf(pass);
     if (ends.length > 0) {
+      const loads = this.hasExperts ? this.#load(stage, ends) : null;
       const squares = bus.request(stage, { type: "squares", adapters: ends.map(({ adapter }) => this.slotOf(adapter)) });
       for (const [i, end] of ends.entries()) {
-        const of = squares.then((found) => found[i]!);
+        const of = Promise.all([squares, loads]).then(([found]) => found[i]!);
         of.catch(() => undefined); // `result` rejects, too
         this.#sumOf(end).squares[stage] = of;
       }
-      await this.#send(stage, squares);
+      await this.#send(stage, Promise.all([squares, loads]));
     }
     if (stage === 0) this.#batches.delete(pass.id); // the first stage is the last to need it
+  }
+
+  /** Adds how a mini-batch's rows went to the experts of a stage. */
+  async #load(stage: number, ends: readonly StepRef[]): Promise<void> {
+    const loads = await this.bus.request(stage, { type: "loads", adapters: ends.map(({ adapter }) => this.slotOf(adapter)) });
+    for (const [i, end] of ends.entries()) {
+      const sum = this.#sumOf(end);
+      sum.busiest += loads[i]!.busiest;
+      sum.routed += loads[i]!.all;
+    }
   }
 
   /** Waits for a mini-batch's result on all stages; its backward passes must have been sent to all of them. */
@@ -99,7 +119,8 @@ export class Executor {
     if (this.needsSum(ref.adapter)) squares = await this.#unlessFailed(sumShared(this.bus, this.slotOf(ref.adapter), squares!));
     const { loss, tokens, rows, correct, margin, contrast } = found;
     const preference = rows === 0 ? null : { accuracy: correct / rows, margin: margin / rows, contrast };
-    return { loss, tokens, squares: squares!, preference };
+    const busiest = found.routed > 0 ? found.busiest / found.routed : null;
+    return { loss, tokens, squares: squares!, preference, busiest };
   }
 
   async step(stage: number, steps: readonly OptimizerStep[]): Promise<void> {
@@ -145,7 +166,10 @@ export class Executor {
 
   #sumOf(ref: StepRef): Sum {
     const key = keyOf(ref);
-    const found = this.#sums.get(key) ?? { loss: 0, tokens: 0, squares: [], rows: 0, correct: 0, margin: 0, contrast: null };
+    const found = this.#sums.get(key) ?? {
+      ...{ loss: 0, tokens: 0, squares: [], rows: 0, correct: 0, margin: 0, contrast: null },
+      ...{ busiest: 0, routed: 0 },
+    };
     this.#sums.set(key, found);
     return found;
   }

@@ -59,6 +59,12 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
   const baseFolder = baseOf(adapterFolder, named, ASK);
   const output = freeFolder(to, baseFolder);
   const { spec: own, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
+  if (own.experts?.isMxfp4)
+    throw new RequestError(
+      "export.base",
+      `${baseFolder} has its experts in mxfp4, and a merged model would have them otherwise`,
+      "merge into the model in bf16, or load model and adapter as they are",
+    );
   using base = openBaseModel(baseFolder, own);
   const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, true);
   const spec = adapter.changes && !areTied(own, adapter.changes) ? { ...own, tiedEmbeddings: false } : own;

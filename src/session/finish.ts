@@ -71,7 +71,8 @@ export class Finisher implements AsyncDisposable {
     let outcome = { status, message };
     try {
       const isHere = stop.aborted || adapter.slot === null ? false : await this.options.scheduler.bring(adapter);
-      if (status === "stopped" && saveStopped && adapter.slot !== null && steps > 0) await this.options.scheduler.save(adapter);
+      if (status === "stopped" && saveStopped && adapter.slot !== null && steps > 0)
+        await this.options.scheduler.saveEnded(adapter);
       if (status === "dropped") after = adapter.latest;
       else if (status !== "failed" && isHere && output !== null) after = checked(await this.#lastEvaluation(adapter));
       if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
@@ -95,7 +96,7 @@ export class Finisher implements AsyncDisposable {
   /** Only its folder could not be written or read: a checkpoint lets the same command export it without training it again. */
   async #saveTrained(adapter: AdapterState): Promise<void> {
     await adapter.saved;
-    if (this.options.saveStopped && adapter.slot !== null && adapter.steps > 0) await this.options.scheduler.save(adapter);
+    if (this.options.saveStopped && adapter.slot !== null && adapter.steps > 0) await this.options.scheduler.saveEnded(adapter);
   }
 
   #notice({ plan }: AdapterState, text: string): void {

@@ -36,6 +36,7 @@ const stepValues = (event: EventOf<"step">) => ({
   grad_norm: event.gradNorm,
   tokens: event.tokens,
   tokens_per_second: Math.round(event.tokensPerSecond * 10) / 10,
+  ...(event.busiest === undefined ? {} : { busiest_expert: Math.round(event.busiest * 1e4) / 1e4 }),
   ...(event.preference ? preferenceValues(event.preference) : {}),
 });
 

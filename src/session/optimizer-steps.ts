@@ -62,7 +62,7 @@ export class Steps {
     const { executor, of, failed, decided } = this.options;
     const adapter = of(ref);
     const { recipe, steps } = adapter.plan;
-    const { loss, tokens, squares, preference } = await executor.result(ref);
+    const { loss, tokens, squares, preference, busiest } = await executor.result(ref);
     const { slot } = adapter;
     const dropped = slot === null ? null : ({ adapter: slot, dropped: true } as const);
     if (adapter.status === "ended") return dropped;
@@ -75,7 +75,7 @@ export class Steps {
     const { learningRate: peak, weightDecay, maxGradNorm } = recipe.optimizer;
     const learningRate = peak * rateFactor(recipe.schedule, ref.step, steps);
     const coefficient = clipCoefficient(gradNorm, maxGradNorm);
-    adapter.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference };
+    adapter.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference, busiest };
     if (waitsForEvaluation(adapter, ref.step + 1)) apply(adapter, "evaluationDue");
     decided();
     return {
@@ -92,7 +92,7 @@ export class Steps {
   /** Counts and reports the step that an adapter has made. */
   #report(adapter: AdapterState): void {
     const { plan } = adapter;
-    const { loss, tokens, gradNorm, learningRate, step, preference } = adapter.step!;
+    const { loss, tokens, gradNorm, learningRate, step, preference, busiest } = adapter.step!;
     const time = now();
     const tokensPerSecond = (1000 * tokens) / Math.max(1e-3, time - adapter.steppedAt);
     if (++this.#counted.steps === COUNTED) {
@@ -118,6 +118,7 @@ export class Steps {
       tokens,
       tokensPerSecond,
       preference: preference && { ...preference, margin: finiteOrNull(preference.margin) },
+      ...(busiest === null ? {} : { busiest }),
     });
   }
 }

@@ -4,7 +4,8 @@ import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { modulesOf } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
-import { placesOfModel } from "../methods/placement.ts";
+import { placesOfModel, sharingOf } from "../methods/placement.ts";
+import { countSites } from "../plan/experts.ts";
 import { totalHostBytes } from "../plan/host-memory.ts";
 import { memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
@@ -92,6 +93,7 @@ export class PlannedRun {
         targets: adapter.targets,
         modules: countModules(adapter, spec.layers),
         ...(adapter.tables ? { tables: adapter.tables } : {}),
+        ...(spec.experts === null ? {} : { sites: countSites(adapter, spec.layers), experts: sharingOf(adapter) }),
         ...(adapter.places ? { places: trainedPlaces(spec, adapter, adapter.places) } : {}),
         learning_rate: adapter.recipe.optimizer.learningRate,
         batch_size: adapter.work.batchSize,

@@ -27,6 +27,7 @@ import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
 import { stagePlaces } from "../plan/adapters.ts";
+import { expertNotices } from "../plan/experts.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
@@ -109,7 +110,12 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
   const read = await readData(recipe.adapters, { model: folder, vocab: spec.vocab, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
-  const told = [...tokenNotices(recipe, spec), ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)];
+  const told = [
+    ...expertNotices(recipe.adapters, spec),
+    ...tokenNotices(recipe, spec),
+    ...endNotices(recipe, tokenizer),
+    ...dataNotices(recipe, data),
+  ];
   return { recipe, spec, data, exact, notices: [...notices, ...told] };
 }
 

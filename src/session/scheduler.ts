@@ -13,6 +13,7 @@ import { type AdapterState, apply, isBetweenSteps, progressOf, restore } from ".
 import type { BackgroundTasks } from "./background.ts";
 import { type CheckpointStore, isOwn, type Which } from "./checkpoints.ts";
 import { type Listener, noticeEvent } from "./events.ts";
+import { Few } from "./few.ts";
 import { beginIn } from "./references.ts";
 import { Residency } from "./residency.ts";
 import { readState, release, writeState } from "./slot.ts";
@@ -39,6 +40,9 @@ export type SchedulerOptions = {
   readonly left: (adapter: AdapterState) => void;
 };
 
+/** Adapters that train no further and are saved at once: the host holds the state of each meanwhile. */
+const MOST_STORED = 4;
+
 export class AdapterScheduler {
   /** All adapters of the run, by their index. */
   readonly all: AdapterState[] = [];
@@ -47,6 +51,7 @@ export class AdapterScheduler {
   readonly #slots: (AdapterState | null)[];
   readonly #bytes = new WeakMap<AdapterPlan, readonly number[]>();
   readonly #residency: Residency;
+  readonly #storing = new Few(MOST_STORED);
 
   constructor(private readonly options: SchedulerOptions) {
     const { plan, bus, msPerStep } = options;
@@ -105,6 +110,7 @@ export class AdapterScheduler {
     const admissible = this.all.filter(isAdmissible);
     if (admissible.length > 0) this.#admitThese(admissible);
     for (const adapter of this.#residency.endTurns(this.all.filter(({ status }) => status === "active"))) {
+      if (adapter.status !== "active") continue; // a listener has paused or stopped it
       apply(adapter, "turnEnded");
       if (isBetweenSteps(adapter)) this.rest(adapter);
     }
@@ -211,7 +217,7 @@ export class AdapterScheduler {
   evict(adapter: AdapterState): void {
     const away = async (): Promise<void> => {
       try {
-        await this.store(adapter);
+        await this.#storing.run(() => this.store(adapter));
       } catch (error) {
         if (!isOwn(error)) throw error;
         this.options.failed(
@@ -233,6 +239,11 @@ export class AdapterScheduler {
     const saved = this.#save(adapter);
     adapter.saved = saved.catch(() => undefined); // the caller handles its failure
     return saved;
+  }
+
+  /** The same of an adapter that trains no further. */
+  saveEnded(adapter: AdapterState): Promise<void> {
+    return this.#storing.run(() => this.save(adapter));
   }
 
   async #save(adapter: AdapterState): Promise<void> {

@@ -52,7 +52,7 @@ export function prepareGeneration(options: GenerationOptions): TextGeneration {
   const held = heldWeights(request.precision, device.compute, exact);
   checkFormat(held.format, spec);
   const sizes = wanted.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
-  const plan = planGeneration(spec, device, adapters, sizes, held.format, held.denseGroups);
+  const plan = planGeneration(spec, device, adapters, sizes, held.format, held);
   const stops = new Set([...stopTokens(base), ...request.ends]);
   const answers = questions.map((question): Answer => ({ question, ids: [], end: null }));
   return {

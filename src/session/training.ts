@@ -110,7 +110,7 @@ export class Training {
     const tokensOf = (ref: SegmentRef) => sum(ref.rows.map((row) => inputLength(this.#of(ref).data.train[row]!)));
     const slotOf = (adapter: number) => this.#of({ adapter }).slot!;
     const sums = (adapter: number) => needsSum(bus, plan.spec, this.#of({ adapter }).plan);
-    this.#executor = new Executor(bus, batchOf, tokensOf, slotOf, sums);
+    this.#executor = new Executor(bus, batchOf, tokensOf, slotOf, sums, plan.spec.experts !== null);
     this.#background = new BackgroundTasks(
       (error) => this.#executor.fail(error),
       () => this.#settle(),
@@ -230,7 +230,7 @@ export class Training {
     this.#isOver = true;
     this.#scheduler.close();
     const isTraining = ({ status }: AdapterState) => status === "active" || status === "resting";
-    if (!stop.aborted) for (const adapter of all.filter(isTraining)) this.#scheduler.leave(adapter, "preempted");
+    if (!stop.aborted) for (const adapter of all) if (isTraining(adapter)) this.#scheduler.leave(adapter, "preempted");
     await this.#until(() => this.#background.idle); // adapters that are joining or leaving
     const interrupted = stop.aborted ? all.filter(({ status }) => status !== "ended") : [];
     for (const adapter of interrupted) this.#end(adapter, "stopped");

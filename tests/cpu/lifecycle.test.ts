@@ -42,11 +42,12 @@ async function trained(
   adapters: readonly AdapterRecipe[],
   during: (training: Training, request: StageRequest) => void | Promise<void> = () => undefined,
   slots = adapters.length,
+  residentAdapters: number | null = null,
 ) {
   const device = { ...chooseDevice("cpu", "fp32"), host: "" };
   const base = goldenRecipe(golden, []);
   const plan = makePlan(
-    { ...base, adapters, run: { ...base.run, slots } },
+    { ...base, adapters, run: { ...base.run, slots, residentAdapters } },
     spec,
     adapters.map(() => summary),
     [device],
@@ -130,49 +131,56 @@ test.each(["backward", "evaluate"] as const)(
   },
 );
 
-test("adapters of all kinds come to the same whatever is paused and resumed, and whoever is preempted, at random moments", async () => {
-  const halving = { rung: 2, keep: 0.5, group: "sweep" };
-  const all = [
-    adapter("s1", 1e-6, { halving }),
-    adapter("s2", 1e-2, { halving, priority: 1 }),
-    adapter("s3", 3e-3, { halving, evalEvery: 3 }),
-    adapter("patient", 0.5, { evalEvery: 1, patience: 2, priority: 2 }),
-    adapter("plain", 1e-3, { evalEvery: 1, priority: 3 }),
-  ];
-  const undisturbed = await trained(all);
-  for (let seed = 0; seed < SEEDS; seed++) {
-    const rng = new Rng(seed);
-    let isOver = false;
-    const faults: unknown[] = [];
-    const ask = ({ controls }: Training) => {
-      const { name } = all[rng.below(all.length)]!;
+test.each([
+  ["where all that train are on the device", false],
+  ["where most wait in host memory", true],
+])(
+  "adapters of all kinds come to the same whatever is paused and resumed, and whoever is preempted, %s",
+  async (_, takesTurns) => {
+    const halving = { rung: 2, keep: 0.5, group: "sweep" };
+    const all = [
+      adapter("s1", 1e-6, { halving }),
+      adapter("s2", 1e-2, { halving, priority: 1 }),
+      adapter("s3", 3e-3, { halving, evalEvery: 3 }),
+      adapter("patient", 0.5, { evalEvery: 1, patience: 2, priority: 2 }),
+      adapter("plain", 1e-3, { evalEvery: 1, priority: 3 }),
+    ];
+    const undisturbed = await trained(all);
+    for (let seed = 0; seed < SEEDS; seed++) {
+      const rng = new Rng(seed);
+      let isOver = false;
+      const faults: unknown[] = [];
+      const ask = ({ controls }: Training) => {
+        const { name } = all[rng.below(all.length)]!;
+        try {
+          if (rng.below(2) === 0) controls.pause(rng.below(4) === 0 ? null : name);
+          else controls.resume(rng.below(4) === 0 ? null : name);
+        } catch (error) {
+          if (!(error instanceof RequestError)) faults.push(error); // it is paused, or it is not
+        }
+      };
+      let training: Training | null = null;
+      const resuming = async () => {
+        for (; !isOver; await sleep(5)) training?.controls.resume(null);
+      };
+      const woken = resuming();
+      const during = (of: Training) => {
+        training = of;
+        if (rng.below(3) > 0) return;
+        if (rng.below(2) === 0) ask(of);
+        else queueMicrotask(() => ask(of));
+      };
       try {
-        if (rng.below(2) === 0) controls.pause(rng.below(4) === 0 ? null : name);
-        else controls.resume(rng.below(4) === 0 ? null : name);
-      } catch (error) {
-        if (!(error instanceof RequestError)) faults.push(error); // it is paused, or it is not
+        const [slots, resident] = takesTurns ? [3 + rng.below(3), 1 + rng.below(2)] : [1 + rng.below(3), null];
+        expect(await trained(all, during, slots, resident), `seed ${seed}`).toEqual(undisturbed);
+        expect(faults).toEqual([]);
+      } finally {
+        isOver = true;
+        await woken;
       }
-    };
-    let training: Training | null = null;
-    const resuming = async () => {
-      for (; !isOver; await sleep(5)) training?.controls.resume(null);
-    };
-    const woken = resuming();
-    const during = (of: Training) => {
-      training = of;
-      if (rng.below(3) > 0) return;
-      if (rng.below(2) === 0) ask(of);
-      else queueMicrotask(() => ask(of));
-    };
-    try {
-      expect(await trained(all, during, 1 + rng.below(3)), `seed ${seed}`).toEqual(undisturbed);
-      expect(faults).toEqual([]);
-    } finally {
-      isOver = true;
-      await woken;
     }
-  }
-});
+  },
+);
 
 test("an adapter that is paused at a rung is compared there, and stays paused", async () => {
   const halving = { rung: 2, keep: 0.5, group: "sweep" };

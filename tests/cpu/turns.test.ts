@@ -12,7 +12,9 @@ import { setupsOf } from "../../src/cluster/setup.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { bytesOnStages, makePlan } from "../../src/plan/plan.ts";
+import { shapeOf } from "../../src/plan/shapes.ts";
 import { inputLength } from "../../src/schedule/pack.ts";
+import { recipeOf } from "../../src/session/benchmark-work.ts";
 import { memoryStore } from "../../src/session/checkpoints.ts";
 import { run } from "../../src/session/training.ts";
 import { until } from "../helpers/bus.ts";
@@ -53,18 +55,22 @@ test("with room for two of seven, in one stage or two, killed and continued, eac
     expectSame(path, roomy);
   }
   const killed = place.project(tight, SUMS);
-  for (const steps of [15, 40]) {
+  for (const [steps, signal] of [
+    [15, "SIGKILL"],
+    [30, "SIGINT"],
+    [45, "SIGKILL"],
+  ] as const) {
     const running = place.start(["run", killed]);
     const file = join(outputOf(killed), "metrics.jsonl");
     await until("steps", 30_000, () => existsSync(file) && metrics(outputOf(killed), "step").length >= steps);
-    running.kill("SIGKILL");
-    expect((await running.ended).code).toBe(137);
+    running.kill(signal);
+    expect((await running.ended).code).toBe(signal === "SIGKILL" ? 137 : 1);
   }
   await place.mlora("run", killed);
   expectSame(killed, roomy);
 }, 120_000);
 
-test("the plan says how many are on the device and how many wait, in how much memory, and refuses what has no room", async () => {
+test("the plan says how many are on the device and how many wait, and in how much memory", async () => {
   const planned = await place.mlora("plan", place.project(seven("resident_adapters = 2"), SUMS));
   expect([planned.code, planned.out]).toEqual([
     0,
@@ -75,6 +81,40 @@ test("the plan says how many are on the device and how many wait, in how much me
   const bytes = (adapters as { memory_bytes: number }[]).map((of) => of.memory_bytes).sort((a, b) => b - a);
   expect([slots, resident]).toEqual([7, 2]);
   expect(hostBytes).toBe(sum(bytes.slice(2)) + 2 * bytes[0]!); // room for two that are on their way
+});
+
+test("a GPU's host admits as many as its memory holds; what is asked for and has no room there is refused in one line", () => {
+  const spec = shapeOf("llama2-7b");
+  const gib = 2 ** 30;
+  const cpu = chooseDevice("cpu", "fp32");
+  const gpu = { ...cpu, kind: "cuda" as const, name: "a GPU", compute: "bf16" as const, rowTile: 128, threads: 0, host: "" };
+  const work = { adapters: 120, rows: 1, length: 512, rank: 16, targets: "qkvo" as const };
+  const planned = (
+    hostFreeBytes: number,
+    run: { readonly slots?: number; readonly residentAdapters?: number } = {},
+    allAtOnce = false,
+  ) => {
+    const recipe = recipeOf(work, { shape: "llama2-7b", spec }, 4);
+    const row = { length: 512, longest: 512, targets: 512 };
+    const device = { ...gpu, totalBytes: 48 * gib, freeBytes: 46 * gib, hostFreeBytes };
+    const summaries = recipe.adapters.map(() => ({ train: [row], eval: [] }));
+    return makePlan({ ...recipe, run: { ...recipe.run, ...run } }, spec, summaries, [device], { allAtOnce });
+  };
+  const enough = planned(100 * gib);
+  const each = bytesOnStages(enough, enough.adapters[0]!)[0]!;
+  expect(enough.slots).toBe(120);
+  expect(enough.resident).toBeGreaterThan(64);
+  expect(enough.stages[0]!.sizes.hostBytes).toBe((120 - enough.resident + 2) * each);
+  const some = planned(5 * gib);
+  expect(some.slots).toBe(some.resident + Math.floor((0.9 * 5 * gib) / each) - 2);
+  const none = planned(1);
+  expect([none.stages[0]!.sizes.hostBytes, none.slots]).toEqual([0, none.resident]);
+  expect(() => planned(5 * gib, { slots: 120 })).toThrow(
+    /^120 adapters are to train at once: \d+ fit on the devices, and the others need [\d.]+ GiB of host memory, which has 4.50 GiB for it$/,
+  );
+  expect(planned(100 * gib, { residentAdapters: 32 }).resident).toBe(32);
+  const primitives = planned(100 * gib, { slots: 120 }, true); // which have no turns
+  expect([primitives.stages[0]!.sizes.hostBytes, primitives.slots]).toEqual([0, primitives.resident]);
 });
 
 test("adapters take turns: none is on the device for more than its turn while others wait, and the device holds what it has room for", async () => {

@@ -1,11 +1,12 @@
 // Products over packed experts on a GPU: those over the values that their codes stand for, to the bit.
 
 import { expect, test } from "bun:test";
+import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { Arena } from "../../src/device/arena.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Tensor } from "../../src/device/device.ts";
-import { type ExpertWeight, expertOf, NF4_BLOCK, type PackedWeight, partsOf } from "../../src/device/packed.ts";
+import { type ExpertWeight, expertOf, linearOf, NF4_BLOCK, type PackedWeight, partsOf } from "../../src/device/packed.ts";
 import { CUDA_EXPERT_TILE } from "../../src/device/tile.ts";
 import { NORMALISED } from "../../src/families/moe.ts";
 import { expertsBackward, expertsForward } from "../../src/ops/experts.ts";
@@ -14,11 +15,21 @@ import { dequantise, quantise } from "../../src/ops/packed.ts";
 import { route, sortedRows, takeRoutes } from "../../src/ops/route.ts";
 import { needs } from "../helpers/needs.ts";
 
-const [M, E, k, N, K] = [256, 5, 2, 272, 144];
+const [M, E, k, N, K] = [256, 5, 2, 272, 160];
 const sizes = { rows: M, adapters: 1, experts: E, perToken: k };
 
+/** Any codes, and scales from 1/64 to 1/8. */
+function fillMxfp4(gpu: CudaDevice, weight: PackedWeight, rng: Rng): void {
+  const { codes, scale, rows } = linearOf(weight, 0);
+  const size = rows * weight.shape[1];
+  const bytes = (count: number, from: number, below: number) =>
+    Uint8Array.from({ length: count }, () => from + rng.below(below));
+  gpu.write({ ptr: codes, dtype: "u8", shape: [size / 2] }, bytes(size / 2, 0, 256));
+  gpu.write({ ptr: scale, dtype: "u8", shape: [size / 32] }, bytes(size / 32, 121, 4));
+}
+
 needs("gpu")("packed experts", () => {
-  test.each(["int8", "nf4", "fp8"] as const)("%s", async (format) => {
+  test.each(["int8", "nf4", "fp8", "mxfp4"] as const)("%s", async (format) => {
     using gpu = new CudaDevice("bf16");
     gpu.reserveScratch(2 * E * N * K + 4096);
     using arena = new Arena(gpu, 16 << 20, "a test");
@@ -31,7 +42,9 @@ needs("gpu")("packed experts", () => {
     const values = arena.tensor("bf16", E * N, K);
     for (const e of range(E)) {
       randomFill(gpu, { out: from, seed: e, scale: 0.1 });
-      quantise(gpu, { from, weight: expertOf(weight, e) as PackedWeight, linear: 0, absmax });
+      const packed = expertOf(weight, e) as PackedWeight;
+      if (format === "mxfp4") fillMxfp4(gpu, packed, new Rng(e));
+      else quantise(gpu, { from, weight: packed, linear: 0, absmax });
       const out = { ...from, ptr: values.ptr + e * N * K * 2 };
       dequantise(gpu, { weight: expertOf(weight, e) as PackedWeight, out });
     }

@@ -6,9 +6,10 @@ import { FAMILY_GOLDENS, loadFamilyGolden } from "../helpers/family-golden.ts";
 import { GEMMA_MODELS, GOLDEN_MODELS, ON_LLAMA } from "../helpers/golden.ts";
 import { needs } from "../helpers/needs.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
-import { tableGoldens } from "../helpers/table-golden.ts";
 
-const families = FAMILY_GOLDENS.map(loadFamilyGolden);
+/** Plans refuse adapters in experts, tables and layers of the delta rule on GPUs. */
+const REFUSED = ["gpt_oss_experts", "qwen3_5"];
+const families = FAMILY_GOLDENS.filter((name) => !REFUSED.includes(name)).map(loadFamilyGolden);
 afterAll(() => {
   for (const golden of families) golden[Symbol.dispose]();
 });
@@ -19,7 +20,7 @@ needs("gpu")("cuda in fp32", () => {
     ...GEMMA_MODELS,
     ...ON_LLAMA,
   ]);
-  comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true, [...families, ...tableGoldens()]);
+  comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true, families);
   comparesWithTorch("cuda", "fp32", { loss: 1e-4, gradNorm: 1e-3, weights: 1e-4 });
 });
 

@@ -39,6 +39,7 @@ export const handlers = (some: Partial<StageHandlers>): StageHandlers => {
     "evaluate",
     "decode",
     "squares",
+    "loads",
     "step",
     "admit",
     "read",

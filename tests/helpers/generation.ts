@@ -13,7 +13,7 @@ import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { type FactorTensor, isOfTable, tensorsIn } from "../../src/methods/layout.ts";
 import { factorShape } from "../../src/methods/registry.ts";
 import { tableShape } from "../../src/methods/tables.ts";
-import { blockBytes, lowSizes, productSizes } from "../../src/plan/adapter-memory.ts";
+import { blockBytes, lowSizes, lowWidths, productSizes } from "../../src/plan/adapter-memory.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
@@ -78,7 +78,7 @@ export async function tinyGenerator(
     targets: tiledRows(sequences, tile),
     chunk: device.rowTile,
     layers: spec.layers,
-    low: lowSizes(adapters, wholeModel(spec), rows, device.rowTile),
+    low: lowSizes(lowWidths(adapters, wholeModel(spec)), rows, device.rowTile),
     products: productSizes(adapters),
     gradients: [],
     hostBytes: 0,

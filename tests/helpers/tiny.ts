@@ -13,7 +13,7 @@ import { NORMALISED, PLAIN_EXPERTS } from "../../src/families/moe.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
 import { placed, rankAt, scaleAt, sharingOf } from "../../src/methods/placement.ts";
-import { blockBytes, gradientElements, lowSizes, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
+import { blockBytes, gradientElements, lowSizes, lowWidths, poolBytes, productSizes } from "../../src/plan/adapter-memory.ts";
 import { stageMemory } from "../../src/plan/memory.ts";
 import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
@@ -293,7 +293,7 @@ export const tinySizes = (
     targets: 256,
     chunk: device.rowTile,
     layers,
-    low: lowSizes(adapters, { from: 0, to }, rows, changes.chunk ?? device.rowTile),
+    low: lowSizes(lowWidths(adapters, { from: 0, to }), rows, changes.chunk ?? device.rowTile),
     products: productSizes(adapters),
     blockBytes: 0,
     hostBytes: 0,

@@ -1,23 +1,68 @@
 // The parts of the server that need no model: bodies, texts as they come, training files, configs and keys.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
+import { piecesOf } from "../../src/serve/body.ts";
 import { readConfig } from "../../src/serve/config.ts";
 import { ApiError } from "../../src/serve/errors.ts";
+import { Files } from "../../src/serve/files.ts";
 import { hyperparametersFor } from "../../src/serve/job-recipe.ts";
 import { csvOf } from "../../src/serve/job-run.ts";
 import { openKeys } from "../../src/serve/keys.ts";
 import { boundaryOf, readMultipart } from "../../src/serve/multipart.ts";
 import { TextStream } from "../../src/serve/openai/text-stream.ts";
 import { checkTrainingFile } from "../../src/serve/openai/training-file.ts";
+import { Rates } from "../../src/serve/rates.ts";
 import { Database } from "../../src/serve/store.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-serve-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+test("a body is not held while it is read", async () => {
+  const refs: WeakRef<Uint8Array>[] = [];
+  let left = 400;
+  const body = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      if (left-- === 0) return controller.close();
+      const piece = new Uint8Array(1 << 16).fill(left);
+      refs.push(new WeakRef(piece));
+      controller.enqueue(piece);
+    },
+  });
+  const request = { headers: new Headers(), body } as unknown as Request;
+  let alive = 0;
+  for await (const _ of piecesOf(request, { bytes: 1 << 30, seconds: 60 })) {
+    if (refs.length !== 390) continue;
+    await Bun.sleep(0);
+    Bun.gc(true);
+    alive = refs.filter((ref) => ref.deref()).length;
+  }
+  expect(refs.length).toBe(400);
+  expect(alive).toBeLessThan(100);
+});
+
+test("lines of a file are counted as it comes, blank ones left out", () => {
+  using db = new Database(join(root, "lines"));
+  const files = new Files(db, join(root, "lines"), { files: 9, disk_bytes: 1e6, file_bytes: 1e6 });
+  const rng = new Rng(7);
+  for (const text of ["a\n\n b\n \t\r\n\r\nc", "a", "", "\n\n", "x\r\ny\r\n"]) {
+    const writing = files.begin("one");
+    for (let at = 0; at < text.length; ) {
+      const size = 1 + rng.below(4);
+      writing.write(Buffer.from(text.slice(at, at + size)));
+      at += size;
+    }
+    const { id, lines } = writing.keep({ filename: "a", purpose: "fine-tune", expires_at: null });
+    expect(lines).toBe(text.split("\n").filter((line) => line.trim() !== "").length);
+    expect(readFileSync(files.path(id), "utf8")).toBe(text);
+    files.remove("one", id);
+    expect(existsSync(files.path(id))).toBe(false);
+  }
+});
 
 describe("multipart bodies", () => {
   const CONTENT = "a\r\n-x\r\n-- \r\r\n-\r\n--\n--x\n\u00fc\r\n";
@@ -166,6 +211,24 @@ describe("training files", () => {
     expect(csvOf([step])).toBe("step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,2,0.5,,\n");
     expect(csvOf([{ ...step, full_valid_loss: 3 }]).split("\n")[0]).toEndWith(",full_valid_mean_token_accuracy");
   });
+});
+
+test("tokens of a minute come back as it passes, and those that were not needed at once", () => {
+  let time = 0;
+  const rates = new Rates(600, () => time);
+  const giveBack = rates.take("a", 500);
+  expect(() => rates.take("a", 200)).toThrow("try again in 10 s");
+  rates.take("b", 600); // another key's
+  giveBack(450);
+  rates.take("a", 550);
+  expect(() => rates.take("a", 1)).toThrow(ApiError);
+  time = 1000;
+  rates.take("a", 10);
+  time = 1e6;
+  expect(() => rates.take("a", 601)).toThrow("this key has 600 a minute");
+  rates.take("a", 600);
+  expect(() => rates.take("a", 1)).toThrow(ApiError);
+  new Rates(null).take("a", 1e9);
 });
 
 describe("configs and keys", () => {

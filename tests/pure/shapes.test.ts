@@ -14,6 +14,7 @@ const PARAMETERS = {
   "smollm3-3b": 3_075_098_624,
   "phi4-14b": 14_659_507_200,
   "gemma3-4b": 3_880_263_168,
+  "qwen3.5-4b": 4_205_751_296,
   "gemma4-e4b": 7_463_013_376 + 42,
   "gemma4-12b": 11_907_350_272 + 48,
 };
@@ -27,12 +28,15 @@ const gpu: StageDevice = {
   ...{ totalBytes: 2 ** 40, freeBytes: 2 ** 40 },
 };
 
+/** For what plans for a GPU refuse. */
+const cpu: StageDevice = { ...gpu, kind: "cpu", name: "a CPU", compute: "f32", rowTile: 24, threads: 2 };
+
 test.each(Object.entries(SHAPES).filter(([, spec]) => spec.experts === null))(
   "%s plans adapters on all linears",
   (shape, spec) => {
     const recipe = recipeOf({ rows: 2, length: 8 }, { shape, spec }, 3);
     const row = { length: 8, longest: 8, targets: 8 };
-    const { adapters } = makePlan(recipe, spec, [{ train: range(2).map(() => row), eval: [] }], [gpu]);
+    const { adapters } = makePlan(recipe, spec, [{ train: range(2).map(() => row), eval: [] }], [spec.delta ? cpu : gpu]);
     const { places, targets } = adapters[0]!;
     const adapted = places ? sum(places.ranks.flat().map((rank) => Number(rank > 0))) : targets.length * spec.layers;
     expect(adapted).toBe(modulesOf(spec).length);

@@ -31,17 +31,25 @@ export class Snapshots implements Disposable {
   constructor(
     private readonly driver: Driver,
     private readonly stream: number,
+    /** Bytes. */
+    private readonly mostPinned = MOST_PINNED,
   ) {
     check(driver, "cuEventCreate", driver.cuEventCreate(this.#out.ptr, EVENT_NO_TIMING));
     this.#copied = this.#out.number;
   }
 
   /** One at a time, since the pinned memory is one's: resolves when the copies are enqueued. */
-  async take(from: readonly Tensor[]): Promise<Snapshot> {
-    await this.#last.catch(() => undefined);
+  take(from: readonly Tensor[]): Promise<Snapshot> {
+    const taken = this.#last.catch(() => undefined).then(() => this.#take(from));
+    this.#last = taken.then(({ bytes }) => bytes);
+    this.#last.catch(() => undefined); // the caller has the error
+    return taken;
+  }
+
+  async #take(from: readonly Tensor[]): Promise<Snapshot> {
     const all = from.map((tensor) => new Uint8Array(new ArrayBuffer(lengthOf(tensor))));
-    this.#reserve(Math.min(MOST_PINNED, sum(from.map(lengthOf))));
-    const rounds = roundsOf(from, all);
+    this.#reserve(Math.min(this.mostPinned, sum(from.map(lengthOf))));
+    const rounds = roundsOf(from, all, this.mostPinned);
     for (const round of rounds.slice(0, -1)) {
       this.#enqueue(round);
       await this.#collect(round);
@@ -50,7 +58,6 @@ export class Snapshots implements Disposable {
     this.#enqueue(last);
     const bytes = this.#collect(last).then(() => all);
     bytes.catch(() => undefined); // it may fail before anybody waits for it
-    this.#last = bytes;
     return { bytes };
   }
 
@@ -100,14 +107,14 @@ export class Snapshots implements Disposable {
 }
 
 /** Cuts tensors into parts of which each round fits into the pinned memory. */
-function roundsOf(from: readonly Tensor[], all: readonly Uint8Array[]): Part[][] {
+function roundsOf(from: readonly Tensor[], all: readonly Uint8Array[], most: number): Part[][] {
   const rounds: Part[][] = [[]];
-  let room = MOST_PINNED;
+  let room = most;
   for (const [i, { ptr }] of from.entries())
     for (let at = 0; at < all[i]!.length; ) {
       if (room === 0) {
         rounds.push([]);
-        room = MOST_PINNED;
+        room = most;
       }
       const bytes = Math.min(room, all[i]!.length - at);
       rounds.at(-1)!.push({ from: ptr + at, into: all[i]!.subarray(at, at + bytes) });

@@ -5,11 +5,13 @@ import type { JsonObject } from "../json.ts";
 import type { Block } from "../stored.ts";
 
 /** How a model's files hold weights. `block`: rows and columns that share a scale, where the file's scales do not say it. */
-export type Quantisation = { readonly method: "fp8"; readonly block: Block | null } | { readonly method: "bitsandbytes" };
+export type Quantisation =
+  | { readonly method: "fp8"; readonly block: Block | null }
+  | { readonly method: "bitsandbytes" | "mxfp4" };
 
 const HINT =
-  "mlora reads FP8 with scales (quant_method fp8, compressed-tensors with format float-quantized, fbgemm_fp8), bitsandbytes' nf4, and GGUF " +
-  "files; take the model in one of these, or in bf16, fp16 or fp32";
+  "mlora reads FP8 with scales (quant_method fp8, compressed-tensors with format float-quantized, fbgemm_fp8), bitsandbytes' nf4, mxfp4, " +
+  "and GGUF files; take the model in one of these, or in bf16, fp16 or fp32";
 
 const refused = (path: string, what: string): RequestError =>
   new RequestError("model.quantized", `${path}: quantization_config${what}`, HINT);
@@ -30,6 +32,8 @@ export function quantisationOf(config: JsonObject, path: string): Quantisation |
       return { method: "fp8", block: null };
     case "compressed-tensors":
       return compressed(found, path);
+    case "mxfp4":
+      return { method: "mxfp4" };
     case "bitsandbytes":
       return bitsandbytes(found, path);
     default:

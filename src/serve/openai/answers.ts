@@ -7,6 +7,7 @@ import type { Primitives, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
 import { ApiError, badRequest } from "../errors.ts";
 import type { Models } from "../models.ts";
+import type { Rates } from "../rates.ts";
 import type { Usage } from "../usage.ts";
 import { TextStream } from "./text-stream.ts";
 
@@ -15,6 +16,7 @@ export type AnswersOptions = {
   readonly models: Models;
   readonly texts: TextModel;
   readonly usage: Usage;
+  readonly rates: Rates;
 };
 
 const within = (least: number, most: number) => v.pipe(v.number(expected("a number")), v.minValue(least), v.maxValue(most));
@@ -78,7 +80,10 @@ export type Answering = {
 const STOPPED = new Error("a stop text has come");
 
 /** Checks what is asked, and has the model's adapter at hand; nothing is generated yet. Throws ApiErrors. */
-export async function prepareAnswers(asked: Asked, { engine, models, texts, usage }: AnswersOptions): Promise<Answering> {
+export async function prepareAnswers(
+  asked: Asked,
+  { engine, models, texts, usage, rates }: AnswersOptions,
+): Promise<Answering> {
   const { tenant, prompts, body, maxTokens, logprobs } = asked;
   refuseUnserved(body);
   const row = models.find(tenant, body.model);
@@ -99,12 +104,15 @@ export async function prepareAnswers(asked: Asked, { engine, models, texts, usag
   const sampling = { temperature: body.temperature ?? 1, topP: body.top_p ?? 1, topK: Math.max(0, body.top_k ?? 0) };
   const stops = body.stop == null ? [] : typeof body.stop === "string" ? [body.stop] : body.stop;
   const adapter = await models.atHand(row);
+  const most = prompts.reduce((sum, { length }) => sum + length + n * (maxTokens ?? room - length), 0);
+  const giveBack = rates.take(tenant, most);
+  let completed = 0;
 
-  const choose = async (choice: number, got: (piece: Piece) => void, signal: AbortSignal): Promise<number> => {
+  const choose = async (choice: number, got: (piece: Piece) => void, signal: AbortSignal): Promise<void> => {
     const prompt = prompts[Math.floor(choice / n)]!;
     const stream = new TextStream(texts.decode, stops);
     const stop = new AbortController();
-    let [tokens, logs, isOver] = [0, [] as TokenLog[], false];
+    let [logs, isOver] = [[] as TokenLog[], false];
     const tell = (text: string, end: Piece["end"]) => {
       if (text === "" && end === null) return;
       got({ choice, text, logs, end });
@@ -112,7 +120,7 @@ export async function prepareAnswers(asked: Asked, { engine, models, texts, usag
     };
     const next = ({ token, end, logits }: SampledToken) => {
       if (isOver) return;
-      tokens++;
+      completed++;
       if (end === "stop") {
         isOver = true;
         return tell(stream.end(), "stop");
@@ -136,7 +144,6 @@ export async function prepareAnswers(asked: Asked, { engine, models, texts, usag
     } catch (error) {
       if (error !== STOPPED) throw error;
     }
-    return tokens;
   };
 
   const choices = prompts.length * n;
@@ -148,9 +155,12 @@ export async function prepareAnswers(asked: Asked, { engine, models, texts, usag
       const all = Array.from({ length: choices }, (_, choice) => choose(choice, got, both));
       for (const of of all) of.catch((error) => failed.abort(error)); // the others end, too
       await Promise.allSettled(all);
-      const completion_tokens = (await Promise.all(all)).reduce((sum, tokens) => sum + tokens, 0);
+      const completion_tokens = completed;
       const prompt_tokens = prompts.reduce((sum, { length }) => sum + length, 0);
+      // Also of an answer that failed, or that its client has left.
       usage.add(tenant, body.model, { requests: 1, prompt_tokens, completion_tokens });
+      giveBack(most - prompt_tokens - completion_tokens);
+      await Promise.all(all);
       return { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
     },
   };

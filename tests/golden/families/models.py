@@ -228,7 +228,7 @@ FAMILIES = [
         linears=ATTENTION,
         plain=(dict(norm_topk_prob=True), dict(sliding_window=None), dict(num_experts_per_tok=2)),
     ),  # fmt: skip
-    Family("gpt_oss_experts", lambda: gpt_oss(num_hidden_layers=2, num_local_experts=4), linears=ATTENTION | EXPERTS, attention="eager"),
+    Family("gpt_oss_experts", lambda: gpt_oss(num_hidden_layers=2), linears=ATTENTION | EXPERTS, attention="eager"),
     Family(
         "gpt_oss",
         gpt_oss,

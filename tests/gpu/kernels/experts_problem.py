@@ -1,5 +1,7 @@
 """A layer of experts on random numbers: what kernels are given, and float64 of what each was given."""
 from collections import Counter
+from copy import copy
+from dataclasses import replace
 
 import torch
 
@@ -37,6 +39,13 @@ class Group:
         most = max(r for row in ranks for r in row)
         self.tables = Adapters(table(addresses, torch.int64, 5), table(strides, torch.int32, 3), scale, table(ranks, torch.int32, 3), columns, most)
         self.W = max(sum(map(padded, row)) for row in ranks)
+
+    def only(self, l):
+        """The same, where adapters other than l have no gradients, as those that are not in a step."""
+        alone, factors = copy(self), self.tables.factors.clone()
+        factors[[other for other in range(len(self.ranks)) if other != l], :, 2:] = 0
+        alone.tables = replace(self.tables, factors=factors)
+        return alone
 
     def factor(self, of, l, g, e):
         m = of[l, g]
@@ -79,6 +88,7 @@ class Problem:
         alone = object.__new__(Problem)
         alone.__dict__.update(self.__dict__)
         alone.tiles = [t for t in self.tiles if t == l]
+        alone.up, alone.down = self.up.only(l), self.down.only(l)
         for name in ("x", "dy", "residual", "bounds", "logits"):
             rows = getattr(self, name).view(len(self.tiles), 128, -1)
             setattr(alone, name, torch.cat([rows[i] for i, t in enumerate(self.tiles) if t == l]).contiguous())

@@ -1,0 +1,47 @@
+// How evenly an adapter's tokens go to experts: counted for each adapter, whatever else is in the pass.
+
+import { expect, test } from "bun:test";
+import { Rng } from "../../src/base/rng.ts";
+import { CpuDevice } from "../../src/device/cpu.ts";
+import type { Load } from "../../src/engine/expert-load.ts";
+import { pack } from "../../src/schedule/pack.ts";
+import { inExperts, randomTokens, sparseFamilies, tinyStage } from "../helpers/tiny.ts";
+
+const spec = sparseFamilies["qwen3moe"]!;
+const LENGTHS = [23, 9, 30];
+/** Two of its layers have experts, three of which a token passes. */
+const ROUTED = 2 * 3;
+
+async function loadsOf(who: readonly number[], recomputation: "none" | "full") {
+  const adapters = who.map((i) => inExperts(spec)[i]!);
+  using stage = await tinyStage(
+    new CpuDevice(2),
+    spec,
+    adapters,
+    who.map((i) => 5 + i),
+    { recomputation },
+  );
+  const segments = who.map((i, adapter) => {
+    const samples = [randomTokens(new Rng(i), spec.vocab, LENGTHS[i]! + 1)];
+    return { adapter, samples, seed: 1, step: 0, dropout: 0, firstRow: 0, weight: 1 };
+  });
+  const batch = pack(segments, adapters.length, stage.device.rowTile);
+  for (const pass of [0, 1]) {
+    await stage.forward(pass, batch);
+    await stage.backward(pass);
+  }
+  const slots = { type: "loads", adapters: who.map((_, slot) => slot) } as const;
+  const ask = async () => (await stage.handlers().loads(slots)) as readonly Load[];
+  return { first: await ask(), again: await ask() };
+}
+
+test("the rows of the busiest experts and of all are an adapter's own, and counted anew after they are asked for", async () => {
+  const { first, again } = await loadsOf([0, 1, 2], "full");
+  expect(first.map(({ all }) => all)).toEqual(LENGTHS.map((length) => 2 * ROUTED * length));
+  for (const { busiest, all } of first) {
+    expect(busiest).toBeGreaterThanOrEqual(all / 8);
+    expect(busiest).toBeLessThan(all / 2);
+  }
+  expect(again.map(({ all }) => all)).toEqual([0, 0, 0]);
+  expect((await loadsOf([1], "none")).first).toEqual([first[1]!]);
+});

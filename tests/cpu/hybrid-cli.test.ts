@@ -1,0 +1,89 @@
+// Qwen 3.5 as a person trains it: a wrapper with an encoder and a head that predicts several tokens, an adapter on all linears;
+// killed and continued, over two stages, generated from, merged.
+
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { openSafetensors, type TensorData, writeSafetensors } from "../../src/files/safetensors.ts";
+import { until } from "../helpers/bus.ts";
+import { writeTinyModel } from "../helpers/model.ts";
+import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
+
+const place = new Workplace();
+afterAll(() => place[Symbol.dispose]());
+
+const model = join(place.root, "hybrid");
+const linear = { linear_num_key_heads: 2, linear_num_value_heads: 4, linear_key_head_dim: 8, linear_value_head_dim: 12 };
+writeTinyModel(model, 4, { architectures: ["Qwen3_5ForCausalLM"], head_dim: 16, ...linear });
+{
+  const { architectures: _, tie_word_embeddings: tie, ...text } = JSON.parse(readFileSync(join(model, "config.json"), "utf8"));
+  const config = { architectures: ["Qwen3_5ForConditionalGeneration"], model_type: "qwen3_5", tie_word_embeddings: tie };
+  await Bun.write(join(model, "config.json"), JSON.stringify({ ...config, text_config: text, vision_config: {} }));
+  const tensors: TensorData[] = [];
+  using file = openSafetensors(join(model, "model.safetensors"));
+  for (const [name, { shape, bytes }] of file.tensors) {
+    const data = new Uint16Array(bytes / 2);
+    file.readInto(name, new Uint8Array(data.buffer));
+    tensors.push({ name: name.replace("model.", "model.language_model."), dtype: "bf16", shape, data });
+  }
+  for (const name of ["model.visual.patch_embed.proj.weight", "mtp.fc.weight", "mtp.layers.0.mlp.up_proj.weight"])
+    tensors.push({ name, dtype: "bf16", shape: [3, 2], data: Uint16Array.of(1, 2, 3, 4, 5, 6) });
+  writeSafetensors(join(model, "model.safetensors"), tensors);
+}
+
+const recipe = (run = "", steps = 40) =>
+  place.project(
+    `[model]\npath = "${model}"\n[run]\noutput = "out"\ndevice = "cpu"\n${run}[[adapter]]\nname = "a"\nrank = 3\nsteps = ${steps}\n` +
+      'targets = "all-linear"\ndata = "rows.jsonl"\n[[adapter]]\nname = "b"\nrank = 2\nsteps = 9\ntargets = ["in_proj_a", "in_proj_qkv", "o_proj"]\n' +
+      'data = "rows.jsonl"\n',
+    { "rows.jsonl": sums(12) },
+  );
+const outputOf = (path: string) => join(path, "..", "out");
+const namesIn = (path: string): string[] => {
+  using file = openSafetensors(path);
+  return [...file.tensors.keys()].sort();
+};
+
+test("the plan lists what is not trained, adapters have PEFT's names, and a merged model says what the adapter says", async () => {
+  const path = recipe("", 6);
+  const planned = await place.mlora("plan", path, "--json");
+  expect([planned.code, planned.err]).toEqual([0, ""]);
+  const [notice] = JSON.parse(planned.out).notices;
+  expect(notice).toContain("1 of model.visual.* (encoder of images)");
+  expect(notice).toContain("2 of mtp.* (prediction of several tokens)");
+  const { code, err } = await place.mlora("run", path);
+  expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+  const adapter = join(outputOf(path), "a");
+  const modules = new Set(
+    namesIn(join(adapter, "adapter_model.safetensors")).map((name) => name.replace(/\.lora_[AB]\.weight$/, "")),
+  );
+  expect(modules.size).toBe(3 * 8 + 7);
+  for (const name of ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"])
+    expect(modules.has(`base_model.model.model.language_model.layers.2.linear_attn.${name}`)).toBe(true);
+  expect(modules.has("base_model.model.model.language_model.layers.3.self_attn.q_proj")).toBe(true);
+
+  const merged = join(path, "..", "merged");
+  expect((await place.mlora("export", adapter, "--output", merged, "--dtype", "fp32")).code).toBe(0);
+  expect(namesIn(join(merged, "model.safetensors"))).toEqual(namesIn(join(model, "model.safetensors")));
+  const say = (...from: string[]) =>
+    place.mlora("generate", ...from, "--prompt", "1 + 1 =", "--max-new-tokens", "6", "--precision", "fp32", "--device", "cpu");
+  const [alone, whole] = [await say(model, "--adapter", adapter, "--json"), await say(merged, "--json")];
+  expect([alone.code, whole.code]).toEqual([0, 0]);
+  expect(JSON.parse(whole.out).text).toBe(JSON.parse(alone.out).text);
+}, 120_000);
+
+test("killed and continued, and over two stages, it learns the same", async () => {
+  const [undisturbed, disturbed, staged] = [recipe(), recipe("checkpoint = { steps = 3 }\n"), recipe("stages = 2\n")];
+  expect((await place.mlora("run", undisturbed)).code).toBe(0);
+  const run = place.start(["run", disturbed]);
+  const file = join(outputOf(disturbed), "metrics.jsonl");
+  await until("steps", 30_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= 20);
+  run.kill("SIGKILL");
+  expect((await run.ended).code).toBe(137);
+  expect((await place.mlora("run", disturbed)).code).toBe(0);
+  expect((await place.mlora("run", staged)).code).toBe(0);
+  for (const name of ["a", "b"]) {
+    expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
+    expect(leftOf(outputOf(staged), name)).toEqual(leftOf(outputOf(undisturbed), name));
+  }
+}, 120_000);
