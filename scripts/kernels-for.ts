@@ -31,7 +31,7 @@ export async function kernelsFor(
   const found = new Set<KernelRow>();
   const { recomputation } = recipe.run;
   const kinds = Map.groupBy(recipe.adapters, (of) =>
-    JSON.stringify([of.method, of.objective, of.targets, of.exclude, of.layers, of.rank, of.rankPattern]),
+    JSON.stringify([of.method, of.objective, of.targets, of.exclude, of.layers, of.rank, of.rankPattern, of.trainableTokens]),
   );
   const alone = kinds.size < 2 ? [] : [...kinds.values()].map((of) => of[0]!.name);
   for (const mode of recomputation === "auto" ? (["none", "selective", "full"] as const) : [recomputation])

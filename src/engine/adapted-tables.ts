@@ -19,13 +19,13 @@ export function embedAdapted(device: Device, of: EmbeddingBatch, ids: Tensor, x:
 export function embeddingGradient(device: Device, of: EmbeddingBatch, dx: Tensor, s: Tensor, ds: Tensor): void {
   const { site, tileAdapter, lowAt, elements, span, products, rows } = of;
   const { factors, ranks, scale, firstColumn } = site;
-  if (products) {
+  if (elements > 0) {
     const low = { s: firstRows(s, elements), ds: firstRows(ds, elements) };
     loraUpGrad(device, { dy: dx, ...low, span, tileAdapter, lowAt, factors, ranks, scale, firstColumn });
     rowsSum(device, { from: low.ds, ...products, factors, ranks, width: 0 });
   }
   const [M, H] = dx.shape as [number, number];
-  if (rows) rowsSum(device, { from: { ...dx, shape: [M * H] }, ...rows, factors, ranks, width: H });
+  rowsSum(device, { from: { ...dx, shape: [M * H] }, ...rows, factors, ranks, width: H });
 }
 
 /** The adapters on some tiles of targets, of which `h` c[T, H] is the head's input. */

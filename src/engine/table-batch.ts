@@ -30,8 +30,8 @@ export type EmbeddingBatch = {
   /** i32[M]: of each row the number of its token among those that its adapter trains, or -1. */
   readonly tokenRow: Tensor;
   /** Rows that add to the gradient of B, where each begins in s, and to those of tokens, where each begins in the stream. */
-  readonly products: Runs | null;
-  readonly rows: Runs | null;
+  readonly products: Runs;
+  readonly rows: Runs;
 };
 
 /** The tables of some tiles of targets. */
@@ -132,8 +132,7 @@ export function embeddingBatch(
 type Row = { readonly adapter: number; readonly row: number; readonly at: number };
 
 /** Rows of one token of one adapter become a run, in their own order: a sum that is the same whatever else is in the pass. */
-function writeRuns(device: Device, memory: Runs, rows: readonly Row[]): Runs | null {
-  if (rows.length === 0) return null;
+function writeRuns(device: Device, memory: Runs, rows: readonly Row[]): Runs {
   const sorted = rows.toSorted((a, b) => a.adapter - b.adapter || a.row - b.row || a.at - b.at);
   const runs: number[] = [];
   for (const [i, { adapter, row }] of sorted.entries()) {
@@ -141,11 +140,11 @@ function writeRuns(device: Device, memory: Runs, rows: readonly Row[]): Runs | n
     if (isNext) runs.push(i, i, adapter, row);
     runs[runs.length - 3] = i + 1;
   }
-  device.write(
-    memory.at,
-    Int32Array.from(sorted, ({ at }) => at),
-  );
-  device.write(memory.runs, Int32Array.from(runs));
+  if (runs.length > 0) {
+    const starts = sorted.map(({ at }) => at);
+    device.write(memory.at, Int32Array.from(starts));
+    device.write(memory.runs, Int32Array.from(runs));
+  }
   return { at: firstRows(memory.at, sorted.length), runs: firstRows(memory.runs, runs.length / 4) };
 }
 

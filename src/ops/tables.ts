@@ -81,7 +81,8 @@ export const rowsSum = op<Runs & { from: Tensor; factors: Tensor; ranks: Tensor;
       }
     },
     cuda: ({ from, at, runs, factors, ranks, width }, gpu) => {
-      const kernel = gpu.kernel("rows_sum");
+      const kernel = gpu.kernel("rows_sum"); // also where a batch has no runs: scripts/kernels --for finds it
+      if (dim(runs, 0) === 0) return;
       const blocks = width === 0 ? 1 : cdiv(width, kernel.constant("BLOCK"));
       gpu.launch(kernel, [dim(runs, 0), blocks], {
         ...{ from_: from, at, runs, factors, ranks, width },

@@ -158,12 +158,12 @@ describe("trained", () => {
 });
 
 test("interrupted on two stages they continue on one, to the same numbers", async () => {
-  const adapters = NAMES.map((name) => ({ name, ...CASES[name]!, steps: 60, eval_every: 30 }));
+  const adapters = NAMES.map((name) => ({ name, ...CASES[name]!, steps: 40, eval_every: 20 }));
   const [undisturbed, disturbed] = [recipeOf(adapters), recipeOf(adapters)];
   await succeeds("run", undisturbed);
   const run = place.start(["run", disturbed, "--stages", "2"]);
   const file = join(outputOf(disturbed), "metrics.jsonl");
-  await until("steps", 60_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= 40);
+  await until("steps", 60_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= 30);
   run.kill("SIGINT");
   const { code, err } = await run.ended;
   expect([code, code === 1 ? "" : err]).toEqual([1, ""]);

@@ -29,11 +29,11 @@ const untied: readonly PoolAdapter[] = [
   { rank: 2, scale: 1, targets: ["up_proj"], tables: { embedding: product(3, 1.2), head: { tokens: [7, 9] } } },
   { rank: 2, scale: 1, targets: ["up_proj"], tables: { embedding: { tokens: [0, 12, 33, 25, 48, 6] }, head: product(6, 0.5) } },
 ];
-const FAMILIES = ["llama", "qwen2", "gemma2", "granite"];
+const FAMILIES = ["llama", "qwen2", "granite"];
 
 for (const [kind, of] of Object.entries({ products: adapters, tokens: untied }))
   for (const [i, family] of FAMILIES.entries())
-    for (const dropout of [0, 0.1])
+    for (const dropout of i === 0 ? [0, 0.1] : [0.1])
       describe(`${kind}, ${family}, dropout ${dropout}`, () => {
         const spec = { ...tinyFamilies[family]!, ...(kind === "tokens" ? { tiedEmbeddings: false } : {}) };
         test("gradients agree with finite differences", () =>

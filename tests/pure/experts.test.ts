@@ -31,6 +31,12 @@ test("adapters in experts are refused on GPUs, and others are not", () => {
   expect(() => requireKernels(of(8, 2), GPU, [{ targets: attention! }, { targets: inside! }])).toThrow("on CPUs alone");
 });
 
+test("linears whose widths kernels on GPUs would round are refused by name", () => {
+  const odd = tinySpec({ ffn: 44 });
+  requireKernels(odd, { kind: "cpu", name: "a CPU" });
+  expect(() => requireKernels(odd, GPU)).toThrow(/gate_proj has 44 rows of \d+, expected multiples of 8/);
+});
+
 test("tables are refused on GPUs", () => {
   const head = { targets: ["q_proj"], tables: { head: { rank: 2, scale: 1 } } } as const;
   requireKernels(tinySpec({}), { kind: "cpu", name: "a CPU" }, [head]);
