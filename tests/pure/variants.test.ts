@@ -170,7 +170,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
     { embedding: tokens, head: tokens },
     { embedding: { rank: 4, scale: 1 }, head: { rank: 300, scale: 1 } },
   ])
-    await train(open(), ...aligned, tiedEmbeddings: true , ...all(4), tables , "dense", rows: 40 );
+    await train(open(), { ...aligned, tiedEmbeddings: true }, { ...all(4), tables }, "dense", { rows: 40 });
   const sizes = [{ hidden: 4096 }, { hidden: 8192 }, { hidden: 16384 }, { headDim: 128 }, { headDim: 40 }];
   for (const size of sizes)
     for (const qkNorm of [false, true]) {
