@@ -32,7 +32,7 @@ test("adapters in experts are refused on GPUs, and others are not", () => {
 });
 
 test("linears whose widths kernels on GPUs would round are refused by name", () => {
-  const odd = tinySpec({ ffn: 44 });
+  const odd = tinySpec({ intermediate: 44 });
   requireKernels(odd, { kind: "cpu", name: "a CPU" });
   expect(() => requireKernels(odd, GPU)).toThrow(/gate_proj has 44 rows of \d+, expected multiples of 8/);
 });
