@@ -26,7 +26,6 @@ describe("quantization_config", () => {
   const cases: readonly (readonly [object | string, string])[] = [
     [{ quant_method: "gptq", bits: 4 }, 'quant_method is "gptq"'],
     [{ quant_method: "awq" }, 'quant_method is "awq"'],
-    [{ quant_method: "mxfp4" }, 'quant_method is "mxfp4"'],
     [{}, "quant_method is null"],
     ["fp8", 'is "fp8", expected an object'],
     [{ quant_method: "fp8", fmt: "e5m2" }, 'fmt is "e5m2"'],
