@@ -11,10 +11,10 @@ import { makePlan, type StageDevice, totalMemory } from "../../src/plan/plan.ts"
 import { parseRecipe } from "../../src/recipe/load.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { PlannedRun } from "../../src/session/planned-run.ts";
+import { sparseGpuFamilies } from "../helpers/gpu.ts";
 import { adapterOn, randomFill, randomTokens, sparseFamilies, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
 const spec = sparseFamilies["gemma4"]!;
-const TABLE = 53 * spec.layers * 8; // elements
 
 /** Notes when work aside begins and when later work waits for it, among the kernels. */
 class Watched extends NullDevice {
@@ -73,11 +73,14 @@ const planOn = (of: typeof spec, ...devices: readonly StageDevice[]) => {
 const weightsOf = (...of: Parameters<typeof planOn>): number => totalMemory(planOn(...of)).weights;
 
 describe("the plan", () => {
-  const smaller = { ...spec, perLayer: { size: 8, vocab: 1 } };
+  const spec = sparseGpuFamilies["gemma4"]!;
+  const { size, vocab } = spec.perLayer!;
+  const TABLE = vocab * spec.layers * size; // elements
+  const smaller = { ...spec, perLayer: { size, vocab: 1 } };
 
   test("counts the table as the machine's memory on GPUs, and as weights on a CPU", () => {
     expect(weightsOf(spec, gpu)).toBe(weightsOf(smaller, gpu));
-    expect(weightsOf(spec, cpu) - weightsOf(smaller, cpu)).toBeGreaterThan(4 * (TABLE - spec.layers * 8) - 512);
+    expect(weightsOf(spec, cpu) - weightsOf(smaller, cpu)).toBeGreaterThan(4 * (TABLE - spec.layers * size) - 512);
     expect(stageHostBytes(spec, gpu)).toBeGreaterThanOrEqual(2 * TABLE);
     expect(stageHostBytes(spec, gpu)).toBeLessThan(2 * TABLE + 256);
     const facts = (...of: Parameters<typeof planOn>) => {
