@@ -19,11 +19,17 @@ const LEVEL = 19;
 const PACKED = join(DIST, ".packed");
 const NEEDED = ["libmlora.so", "libscipy_openblas.so", "nats-server"];
 const KERNELS = "kernels/manifest.json";
+/** Those of the layers that plans refuse on GPUs (src/plan/memory.ts) would take 1 MB. */
+const REFUSED = /^(convolution|delta|gatednorm|heads)_/;
 
 mkdirSync(DIST, { recursive: true });
 const stage = mkdtempSync(join(DIST, ".building-")); // two builds at once do not meet
 try {
-  const kernels = assetNames().includes(KERNELS) ? readManifest().filter(isCompiled) : [];
+  const kernels = assetNames().includes(KERNELS)
+    ? readManifest()
+        .filter(isCompiled)
+        .filter(({ name }) => !REFUSED.test(name))
+    : [];
   const files = kernels.flatMap(filesOf).map((file) => `kernels/${file}`);
   await stageAssets(join(stage, "assets"), [...NEEDED, ...(kernels.length > 0 ? [KERNELS] : []), ...files]);
   await bundle(stage);

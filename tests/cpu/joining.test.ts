@@ -87,7 +87,7 @@ test("a copy's name is taken from when it is asked for, also while it is being m
   const isTaken = ({ controls }: Training) => controls.names.filter((name) => name === "twin").length === 1;
   const ask = (training: Training) => {
     const [copy] = lateAdapters(
-      { spec, adapters: [], tokensPerMicrobatch: 4096 } as never,
+      { spec, adapters: [], tokensPerMicrobatch: 4096, device: { kind: "cpu" } } as never,
       [{ ...first.recipe, name: "twin" }],
       [summaryOf(first)],
     );

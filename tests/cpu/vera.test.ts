@@ -11,6 +11,7 @@ import { toF32 } from "../../src/files/convert.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
 import { drawn, projectionOf } from "../../src/methods/projection.ts";
+import { writeByteTokenizer } from "../helpers/model.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 import { LINEARS } from "../helpers/tiny.ts";
 
@@ -151,10 +152,10 @@ test("projections of another program are read, merged and generated with, but no
     join(place.root, "x"),
   );
   expect([unsaved.code, unsaved.err]).toEqual([2, expect.stringContaining("save_projection=True")]);
-  const path = place.project(
-    recipe(`rank = 33\ntargets = ${JSON.stringify(targets)}\nfrom = "${folder}"\n`, join(GOLDEN, "llama", "model")),
-    rows,
-  );
+  const base = join(place.root, "base");
+  cpSync(join(GOLDEN, "llama", "model"), base, { recursive: true });
+  writeByteTokenizer(base);
+  const path = place.project(recipe(`rank = 33\ntargets = ${JSON.stringify(targets)}\nfrom = "${folder}"\n`, base), rows);
   const { code, err } = await place.mlora("run", path);
   expect([code, err]).toEqual([2, expect.stringContaining("its projections were not drawn by mlora")]);
 }, 30_000);
