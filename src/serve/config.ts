@@ -125,16 +125,23 @@ export function readConfig(model: string, flags: ServeFlags = {}): ServeConfig {
     server: { ...server, ...(keys === undefined ? {} : { keys }) },
     adapters: adapters === undefined ? {} : { folder: place(adapters) },
     base,
-    name: flags.name ?? of.model.name ?? `${basename(dirname(base))}/${basename(base)}`,
+    name: flags.name ?? of.model.name ?? nameOf(base),
     folder: flags.folder === undefined ? place(server.folder) : resolve(flags.folder),
     listen: placeOf(flags.listen ?? server.listen),
     tls: tlsOf(server, place),
   };
-  if (!/^[A-Za-z0-9._-]+(\/[A-Za-z0-9._-]+)?$/.test(config.name))
+  const parts = config.name.split("/");
+  if (parts.length > 2 || !parts.every((part) => NAME.test(part)))
     throw wrong(`model.name is "${config.name}", expected ORG/NAME of letters, digits, '.', '_' and '-'`);
   checkListen(config);
   return config;
 }
+
+const NAME = /^[A-Za-z0-9._-]+$/;
+
+/** The last two parts of a model's folder that a name may have. */
+const nameOf = (base: string): string =>
+  [basename(dirname(base)), basename(base)].filter((part) => NAME.test(part)).join("/") || "model";
 
 function read(path: string): object {
   try {

@@ -244,6 +244,8 @@ describe("configs and keys", () => {
       folder: join(root, "mlora-server"),
       listen: { host: "127.0.0.1", port: 8000 },
     });
+    const named = ["/base", "/my models/base", "/"].map((folder) => readConfig(folder, { folder: "/f" }).name);
+    expect(named).toEqual(["base", "base", "model"]);
     expect(() => config("[capacity]\nslot = 3")).toThrow("capacity.slot is an unknown key; did you mean 'slots'?");
     expect(() => config("[capacity]\nrank = 0")).toThrow("capacity.rank is 0, expected");
     expect(() => config("[serve")).toThrow(/serve\.toml:1:/);
