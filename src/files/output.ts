@@ -71,7 +71,7 @@ function tidy(folder: string, places: Places): void {
 }
 
 function removeHalves(folder: string, { adapters, checkpoints }: Places): void {
-  removeFiles(folder, (name) => isHalfMarker(name) || isHalf(OF_RUN)(name));
+  removeFiles(folder, (name) => isHalfMarker(name) || isHalf(OF_RUN)(name) || isLeftLock(folder, name));
   for (const adapter of adapters) {
     const place = join(folder, adapter);
     if (isOwnFolder(place)) removeFiles(place, isHalf(OF_ADAPTER));
@@ -161,6 +161,17 @@ function readLock(path: string): string | null {
   } catch (error) {
     if ((error as { code?: string }).code === "ENOENT") return null;
     throw new Error(`${path} is no lock: ${textOf(error)}`);
+  }
+}
+
+/** What processes that were killed while they took the folder left next to its lock. */
+function isLeftLock(folder: string, name: string): boolean {
+  if (!isLock(name) || name === LOCK) return false;
+  try {
+    const text = readLock(join(folder, name));
+    return text !== null && text !== "" && processOf(text.trimEnd()) === null; // without a text it is being written
+  } catch {
+    return false;
   }
 }
 

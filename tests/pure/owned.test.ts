@@ -5,6 +5,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RequestError } from "../../src/base/errors.ts";
+import { stampOfProcess } from "../../src/base/process.ts";
 import { claimOutput, removeAdapter } from "../../src/files/output.ts";
 import { foldersIn, removeFiles, removeFolder } from "../../src/files/owned.ts";
 
@@ -167,4 +168,15 @@ postMessage("done");`;
   worker.terminate();
   expect(listed).toBeGreaterThan(0);
   expect(foldersIn(folder)).toHaveLength(64);
+});
+
+test("a run's folder keeps nothing of processes that were killed while they took it", () => {
+  const folder = fresh();
+  const [gone, alive] = [".mlora.lock.abcdefghjkmn", ".mlora.lock.npqrstuvwxyz"];
+  writeFileSync(join(folder, gone), "999999999 of-another-boot\n");
+  writeFileSync(join(folder, alive), `${stampOfProcess()}\n`);
+  using claim = claimOutput(folder);
+  claim.begin({ adapters: [], checkpoints: "checkpoints" });
+  const left = readdirSync(folder).filter((name) => name.startsWith(".mlora.lock."));
+  expect(left).toEqual([alive]);
 });
