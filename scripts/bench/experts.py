@@ -5,13 +5,11 @@ scripts/bench/experts.py [CASE ..] [--write]
 peer_experts.py, a process each, one after the other; several adapters share the tokens. --write adds the rows to
 docs/measurements/experts.md.
 """
-import argparse
 import shlex
-import subprocess
 import sys
 from datetime import datetime, timezone
 
-from gpu import ROOT, flags, measure
+from gpu import ROOT, arguments, commit_of, flags, measure
 
 # name: (shape, targets, adapters, least share of one adapter's speed, or ratio to the peer, that the project asks for)
 CASES = {
@@ -34,18 +32,8 @@ def settings(shape: str, targets: str, adapters: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"some of: {'; '.join(CASES)}")
-    parser.add_argument("--mlora", default=str(ROOT / "dist/mlora"), help="a command")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--write", action="store_true")
-    args = parser.parse_args()
-    unknown = [name for name in args.cases if name not in CASES]
-    if unknown:
-        parser.error(f"no case is called {', '.join(unknown)}")
-
-    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    args = arguments(__doc__, CASES, steps=4)
+    commit = commit_of()
     rows, alone = [], {}
     for name in args.cases or CASES:
         shape, targets, adapters, asked = CASES[name]

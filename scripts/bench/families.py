@@ -7,7 +7,6 @@ once: torch keeps what it has compiled, and the measured models find it. Needs w
 docs/measurements/families.md.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -17,7 +16,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from gpu import ROOT, flags
+from gpu import ROOT, arguments, commit_of, flags
 from gpu import measure as measure_last
 
 # name: layers of a model that has a layer of every kind
@@ -59,21 +58,12 @@ def lines_of(command: list[str]) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=f"some of: {', '.join(SHAPES)}")
-    parser.add_argument("--mlora", default=str(ROOT / "dist/mlora"), help="a command")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--sizes", nargs="*", help="some of: " + ", ".join(f"{rows}x{length}" for rows, length in WORK))
-    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--write", action="store_true")
-    args = parser.parse_args()
-    unknown = [name for name in args.shapes if name not in SHAPES]
-    if unknown:
-        parser.error(f"no shape is called {', '.join(unknown)}")
-    shapes = args.shapes or list(SHAPES)
+    sizes = "some of: " + ", ".join(f"{rows}x{length}" for rows, length in WORK)
+    args = arguments(__doc__, SHAPES, more=lambda parser: parser.add_argument("--sizes", nargs="*", help=sizes))
+    shapes = args.cases or list(SHAPES)
     work = [size for size in WORK if not args.sizes or f"{size[0]}x{size[1]}" in args.sizes]
 
-    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    commit = commit_of()
     if args.peers:
         warm(shapes, work)
     rows = []

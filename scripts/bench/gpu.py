@@ -50,24 +50,34 @@ def measure(command: list[str]) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def arguments(doc: str, cases: dict, steps: int = 8, more=lambda parser: None) -> argparse.Namespace:
+    """Of a bench whose cases have these names; `more` adds its own."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"some of: {'; '.join(cases)}")
+    parser.add_argument("--mlora", default=str(ROOT / "dist/mlora"), help="a command")
+    parser.add_argument("--steps", type=int, default=steps)
+    more(parser)
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    unknown = [name for name in args.cases if name not in cases]
+    if unknown:
+        parser.error(f"no case is called {', '.join(unknown)}")
+    return args
+
+
+def commit_of() -> str:
+    return subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+
+
 def peer_of(values: dict, extra: list[str], steps: int) -> list[str]:
     same = {key: values[key] for key in PEER_KEYS} | dict(rows=values["rows"] * values["adapters"], steps=steps, device="cuda")
     return [sys.executable, "-B", str(ROOT / "scripts/bench/peer.py"), *flags(same), *extra]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"some of: {', '.join(CASES)}")
-    parser.add_argument("--mlora", default=str(ROOT / "dist/mlora"), help="a command")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--write", action="store_true")
-    args = parser.parse_args()
-    unknown = [name for name in args.cases if name not in CASES]
-    if unknown:
-        parser.error(f"no case is called {', '.join(unknown)}")
-
-    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    args = arguments(__doc__, CASES)
+    commit = commit_of()
     rows, seen = [], {}
     for name in args.cases or CASES:
         changes, extra, wanted = CASES[name]
