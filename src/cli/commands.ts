@@ -86,6 +86,12 @@ export const COMMANDS = {
       ["mlora data recipe.toml tickets --row 7 --ids", "The tokens of one row"],
     ],
   },
+  report: {
+    usage: "report <folder>",
+    purpose: "Write a run as one HTML file: table, curves, settings and schedule",
+    flags: [["--output <file>", "The file (default: report.html in the run's folder)"]],
+    examples: [["mlora report out/support", "Write out/support/report.html, also of a run that is under way"]],
+  },
   schema: {
     usage: "schema",
     purpose: "Print what a recipe may say as a JSON schema, for editors",

@@ -40,7 +40,7 @@ const lengthsOf = (plan: Plan, data: readonly Pick<RequestData, "eval">[]): Eval
     evaluationsOf(plan.adapters[i]!) === 0 ? [] : rows.flatMap((row) => sequencesOf(row).map(({ ids }) => ids.length)),
   );
 
-/** An estimate for a run that reaches so many operations a second. */
+/** An estimate for a run that reaches this many operations a second. */
 export function estimateAt(plan: Plan, data: readonly Pick<RequestData, "eval">[], flops: number, basis: Basis): Estimate {
   const { training, evaluation } = operationsOf(plan, lengthsOf(plan, data));
   const [trainingSeconds, evaluationSeconds] = [training / flops, evaluation / flops];

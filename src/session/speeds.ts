@@ -55,7 +55,7 @@ export function keepSpeed(key: string, flops: number): void {
 /** Of a device's products of large matrices. */
 export const peakKey = ({ kind, name, compute }: Plan["device"]): string => `peak ${kind} ${name} ${compute}`;
 
-/** Of runs of one model, held in one way, on so many devices of one kind. */
+/** Of runs of one model, held in one way, on devices of one kind. */
 export function runKey({ device, spec, stages }: Plan): string {
   const { format, recomputation } = stages[0]!.sizes;
   const shape = [spec.family, spec.layers, spec.hidden, spec.vocab].join(" ");
