@@ -71,8 +71,8 @@ class Thinned {
 }
 
 /**
- * Reads a run's folder; the run may be under way. Throws a RequestError, `report.folder`, where it holds no run. `isPlanned`: its
- * data is read again for its schedule.
+ * Reads a run's folder; the run may be under way. Throws a RequestError, `report.folder`, where it holds no run. With
+ * `isPlanned` its data is read again for its schedule.
  */
 export async function reportOf(folder: string, { isPlanned = true } = {}): Promise<RunReport> {
   const path = join(folder, RUN_RECIPE);
