@@ -143,6 +143,7 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     updates: true,
     reads: SMOLLM,
   },
+  sources: { script: "sources/make.py", makes: ["sources/*"], packages: ["pyarrow==26.0.1", "pandas==3.1.1"], tolerance: null },
   trl: { script: "trl/make.py", makes: ["trl/losses.json"], packages: [TORCH, "trl==0.15.2"], tolerance: FLOAT64 },
   trl116: {
     script: "trl116/make.py",

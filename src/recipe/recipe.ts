@@ -40,7 +40,7 @@ export type AdapterRecipe = Omit<Settings, Moved | Resolved> &
   Given<"rank" | "seed"> & {
     /** Names a folder and a bus subject: letters, digits, '_' and '-'. */
     readonly name: string;
-    /** Absolute paths of JSONL files; `eval` may be empty. */
+    /** Files of rows: absolute paths, patterns of them, or names of what lies elsewhere; `eval` may be empty. */
     readonly train: readonly string[];
     readonly eval: readonly string[];
     /** The held-out share of the training rows when `eval` is empty; 0 for none. */

@@ -4,6 +4,7 @@ import { dirname, resolve } from "node:path";
 import { type Camel, camel } from "../base/case.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
+import { isRemote } from "../base/source-name.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
 import { DEFINITIONS, hasKey, OWN_KEYS, type OwnKey } from "../methods/registry.ts";
 import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
@@ -52,6 +53,7 @@ export function resolveAdapter(
 ): AdapterRecipe {
   const t = { ...DEFAULTS, ...defaults, ...adapter };
   const place = (path: string) => resolve(dirname(recipePath), path);
+  const named = (name: string) => (isRemote(name) ? name : place(name));
   const { rank } = DEFINITIONS[t.method];
   const data: DataTable = typeof t.data === "object" && "train" in t.data ? t.data : { train: t.data ?? [] };
   const { train, eval: held, split } = data;
@@ -60,8 +62,8 @@ export function resolveAdapter(
   return {
     ...kept,
     name: t.name,
-    train: asList(train).map(place),
-    eval: held === undefined ? [] : asList(held).map(place),
+    train: asList(train).map(named),
+    eval: held === undefined ? [] : asList(held).map(named),
     evalSplit: split ?? 0,
     chatTemplate: typeof t.chat_template === "string" ? place(t.chat_template) : t.chat_template,
     chatVariables: t.chat_template_kwargs,
@@ -99,6 +101,7 @@ export function adapterTable(a: AdapterRecipe): Readonly<Record<string, unknown>
       ...(a.eval.length > 0 ? { eval: a.eval } : {}),
       ...(a.evalSplit > 0 ? { split: a.evalSplit } : {}),
     },
+    columns: some(a.columns),
     chat_template_kwargs: some(a.chatVariables),
     objective: objectiveTable(a.objective),
     rank_pattern: some(a.rankPattern),

@@ -73,12 +73,20 @@ export const adapterEntries = {
       ],
       expected("a file, a list of files, or { train, eval, split }"),
     ),
-    "JSONL files of rows: a file, a list, or a table; `eval` is held out, or the share `split` of the rows is",
+    "rows: files, patterns, addresses, or a table; `eval` is held out, or the share `split` of the rows is",
   ),
   format: about(
     oneOf("auto", "messages", "prompt-completion", "text", "alpaca", "template"),
     'the form of the rows; "auto" goes by their fields',
     "auto",
+  ),
+  columns: about(
+    v.pipe(
+      v.record(v.string(), text, expected("a table of fields and the columns that hold them")),
+      v.check((table) => new Set(Object.values(table)).size === Object.keys(table).length, "names one column for two fields"),
+    ),
+    'columns of the rows that hold fields of other names, as `{ prompt = "question", completion = "answer" }`',
+    {},
   ),
   template: about(
     v.strictObject({ prompt: text, completion: text }, expected("{ prompt, completion }")),
