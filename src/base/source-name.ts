@@ -35,7 +35,7 @@ const SHAPE =
 /** What a hub's name says; null where it is not one. */
 export function parseHub(name: string): HubName | null {
   const [found, dataset, repo, revision = "main", path = "", query = ""] = SHAPE.exec(name) ?? [];
-  if (found === undefined || !REPO.test(repo!)) return null;
+  if (found === undefined || !REPO.test(repo!) || /^(datasets|spaces)\//.test(repo!)) return null;
   const pairs = query === "" ? [] : query.split("&").map((part) => part.split("=", 2));
   if (pairs.some(([key, value]) => !["config", "split"].includes(key!) || !value)) return null;
   const given = new Map(pairs as [string, string][]);

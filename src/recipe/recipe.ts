@@ -67,7 +67,8 @@ export type Stages = RunKeys["stages"];
 export type Recipe = {
   /** Of the recipe's file. */
   readonly path: string;
-  readonly model: Table["model"];
+  /** `path` is absolute, or the name of a model of a hub. */
+  readonly model: { readonly path: string } & Pick<Table["model"], "precision">;
   readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "residentAdapters" | "checkpoint"> & {
     readonly tokensPerMicrobatch: number | null;
     /** Adapters that train at once; null: as many as fit. */

@@ -4,12 +4,12 @@ import { dirname, resolve } from "node:path";
 import { type Camel, camel } from "../base/case.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
-import { isRemote } from "../base/source-name.ts";
+import { hubText, isRemote } from "../base/source-name.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
 import { DEFINITIONS, hasKey, OWN_KEYS, type OwnKey } from "../methods/registry.ts";
 import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
 import { type AdapterRecipe, MOVED } from "./recipe.ts";
-import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, DEFAULTS, type DefaultsTable } from "./schema.ts";
+import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, DEFAULTS, type DefaultsTable, type SourceTable } from "./schema.ts";
 
 /** Keys that an AdapterRecipe has under their own names. */
 type Kept = Exclude<AdapterKey, (typeof MOVED)[number]>;
@@ -22,7 +22,15 @@ function layersOf(given: string | readonly number[]): readonly number[] {
   return range(to! - from! + 1).map((i) => from! + i);
 }
 
-const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
+type Sources = SourceTable | readonly SourceTable[];
+const asList = (value: Sources): readonly SourceTable[] => [value].flat() as readonly SourceTable[];
+
+/** A source's name: a path, an address, or that of a data set. */
+function nameOf(source: SourceTable, place: (path: string) => string): string {
+  if (typeof source === "string") return isRemote(source) ? source : place(source);
+  const { dataset, revision = "main", config = null, split = null } = source;
+  return hubText({ kind: "datasets", repo: dataset, revision, path: "", config, split });
+}
 
 type DataTable = Extract<AdapterTable["data"], { readonly train: unknown }>;
 
@@ -53,7 +61,7 @@ export function resolveAdapter(
 ): AdapterRecipe {
   const t = { ...DEFAULTS, ...defaults, ...adapter };
   const place = (path: string) => resolve(dirname(recipePath), path);
-  const named = (name: string) => (isRemote(name) ? name : place(name));
+  const named = (source: SourceTable) => nameOf(source, place);
   const { rank } = DEFINITIONS[t.method];
   const data: DataTable = typeof t.data === "object" && "train" in t.data ? t.data : { train: t.data ?? [] };
   const { train, eval: held, split } = data;

@@ -1,6 +1,7 @@
 // The rows of a recipe as they will be trained: what is learned, cut, dropped and left out.
 
 import { RequestError } from "../base/errors.ts";
+import { log } from "../base/log.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
 import { shortPath } from "../base/units.ts";
 import { filesNamed } from "../data/data-file.ts";
@@ -12,7 +13,7 @@ import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { nearest } from "../recipe/suggest.ts";
 import { sequencesOf } from "../schedule/pack.ts";
 import { openFiles } from "../sources/open.ts";
-import { specFor } from "./prepare.ts";
+import { dataNames, specFor, withLocalModel } from "./prepare.ts";
 
 export { noticeText } from "../data/notices.ts";
 
@@ -45,12 +46,13 @@ export type Run = { readonly role: Role; readonly text: string };
 const SHOWN = 2;
 
 /** Reads the rows here, without a thread. Throws RequestErrors; rows at fault are described as such. */
-export async function describeData(recipe: Recipe, { adapter, row, isEval }: DataQuery): Promise<DataDescription[]> {
+export async function describeData(asked: Recipe, { adapter, row, isEval }: DataQuery): Promise<DataDescription[]> {
+  const recipe = await withLocalModel(asked, {}, noticeLine);
   const spec = specFor(recipe);
   const adapters = chosen(recipe.adapters, adapter);
   const tokenizer = loadTokenizer(tokenizerFolder(recipe.model.path));
   const read: ReadFiles = new Map();
-  const opened = await openFiles(adapters.flatMap(({ train, eval: heldOut }) => [...train, ...heldOut]));
+  const opened = await openFiles(dataNames(adapters), { notice: noticeLine });
   return adapters.map((of) => {
     const files = isEval ? of.eval : of.train;
     if (isEval && files.length === 0)
@@ -66,6 +68,8 @@ export async function describeData(recipe: Recipe, { adapter, row, isEval }: Dat
     };
   });
 }
+
+const noticeLine = (text: string): void => log(0, () => `notice: ${text}`);
 
 function chosen(adapters: readonly AdapterRecipe[], name: string | null): readonly AdapterRecipe[] {
   if (name === null) return adapters;

@@ -2,7 +2,9 @@
 
 import { basename, join, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { log } from "../base/log.ts";
 import type { Precision } from "../base/precision.ts";
+import { isHub } from "../base/source-name.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type FilesOf, filesNamed } from "../data/data-file.ts";
 import { checkIds, formatOptionsOf, loadDataset, tokenizerOf } from "../data/dataset.ts";
@@ -17,9 +19,10 @@ import { tokenizerFolder } from "../files/tokenizer.ts";
 import { tensorsIn } from "../methods/layout.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
-import { openFiles } from "../sources/open.ts";
+import { openFiles, openModel } from "../sources/open.ts";
 import { type Asking, adapterFor, baseOf, frozenOf, isFile } from "./adapters.ts";
 import type { LoadedAdapter } from "./open-generation.ts";
+import { withLocalModel } from "./prepare.ts";
 
 export type PromptOptions = {
   /** A base model's folder, or a recipe (*.toml); left out: the base model that the adapters name. */
@@ -56,9 +59,12 @@ export type GenerateRequest = Awaited<ReturnType<typeof readGenerateRequest>>;
  * base are for people; `ends` are the tokens that end the answers that the adapters are trained on. Throws RequestErrors.
  */
 export async function readGenerateRequest(options: PromptOptions) {
-  const recipe = options.base?.endsWith(".toml") ? loadRecipe(options.base) : null;
+  const written = options.base?.endsWith(".toml") ? loadRecipe(options.base) : null;
+  const notice = (text: string) => log(0, () => `notice: ${text}`);
+  const recipe = written && (await withLocalModel(written, {}, notice));
   const named = namedBy(options.adapters ?? [], recipe);
-  const base = recipe?.model.path ?? baseFolder(options.base, named);
+  const given = options.base !== undefined && isHub(options.base) ? await openModel(options.base, { notice }) : options.base;
+  const base = recipe?.model.path ?? baseFolder(given, named);
   const { spec, exact, notices } = readModelFacts(base, readModelSpec(base));
   const tokenizer = loadTokenizer(tokenizerFolder(base));
   const adapters = named.flatMap(({ name, folder }): NamedAdapter[] => {
@@ -69,7 +75,7 @@ export async function readGenerateRequest(options: PromptOptions) {
     const factors = at.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
     return [{ name, ...adapter, factors }];
   });
-  const files = await openFiles(fileNames(options, named));
+  const files = await openFiles(fileNames(options, named), { notice });
   const questions = questionsOf(options, named, adapters, tokenizer, spec, files);
   const device = options.device ?? recipe?.run.device ?? "auto";
   const precision = options.precision ?? recipe?.model.precision ?? "auto";

@@ -31,7 +31,7 @@ import { expertNotices } from "../plan/experts.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
-import { openFiles } from "../sources/open.ts";
+import { openFiles, openModel } from "../sources/open.ts";
 import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
 import { referenceFolder, type Source, sourcesOf } from "./sources.ts";
@@ -70,6 +70,17 @@ async function countRows(rows: readonly Row[]): Promise<void> {
   }
   const at = (i: number) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! });
   counted.set(rows, lazyArray(rows.length, at));
+}
+
+/** The recipe with its base model on this machine: that of a hub is fetched first. */
+export async function withLocalModel(
+  recipe: Recipe,
+  { signal, progress }: Reading,
+  notice: (text: string) => void,
+): Promise<Recipe> {
+  const fetching = (name: string, bytes: number) => progress?.({ rows: 0, bytes, totalBytes: 0, fetching: name });
+  const path = await openModel(recipe.model.path, { signal, progress: fetching, notice });
+  return path === recipe.model.path ? recipe : { ...recipe, model: { ...recipe.model, path } };
 }
 
 /** The base model's spec, by its config.json. Throws RequestErrors, also where the model lacks places of an adapter. */

@@ -18,13 +18,14 @@ const usual: Behaviour = { etag: '"one"', body: BODY, breakAt: null, head: 200, 
 let now: Behaviour = usual;
 let asked: { method: string; path: string; range: string | null; token: string | null }[] = [];
 
-/** Ends the connection after `bytes` of the body. */
+/** A body that ends too early. */
 const broken = (bytes: Buffer): ReadableStream =>
   new ReadableStream({
-    async start(controller) {
-      controller.enqueue(bytes);
-      await Bun.sleep(20);
-      controller.error(new Error("broken"));
+    type: "direct",
+    async pull(controller) {
+      controller.write(bytes);
+      await controller.flush();
+      controller.close();
     },
   });
 
@@ -44,7 +45,8 @@ const answer = (request: Request): Response => {
   const more = from > 0 ? { "content-range": `bytes ${from}-${body.length - 1}/${body.length}` } : {};
   if (breakAt !== null && breakAt > from) {
     now = { ...now, breakAt: null };
-    return new Response(broken(part.subarray(0, breakAt - from)), { status, headers: { ...headers, ...more } });
+    const length = { "content-length": `${part.length}` };
+    return new Response(broken(part.subarray(0, breakAt - from)), { status, headers: { ...headers, ...more, ...length } });
   }
   return new Response(part, { status, headers: { ...headers, ...more } });
 };

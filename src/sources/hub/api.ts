@@ -3,37 +3,50 @@
 import * as v from "valibot";
 import { RequestError, RunError } from "../../base/errors.ts";
 import { ask } from "../http.ts";
+import { byName } from "../local.ts";
 import type { FileHash } from "../partial.ts";
 import type { HubSettings } from "./settings.ts";
 
 export type Kind = "models" | "datasets";
 export type Repo = { readonly kind: Kind; readonly repo: string; readonly revision: string };
-export type RepoFile = { readonly path: string; readonly size: number | null };
-export type Listing = { readonly commit: string; readonly files: readonly RepoFile[] };
+export type Listing = { readonly commit: string; readonly files: readonly string[] };
 
-const info = v.object({
-  sha: v.pipe(v.string(), v.regex(/^[0-9a-f]{40}$/)),
-  siblings: v.array(v.object({ rfilename: v.string(), size: v.nullish(v.number()) })),
-});
+const info = v.object({ sha: v.pipe(v.string(), v.regex(/^[0-9a-f]{40}$/)) });
+const tree = v.array(v.object({ type: v.string(), path: v.string() }));
+const MOST_PAGES = 10_000;
 
 export const nameOf = ({ kind, repo }: Pick<Repo, "kind" | "repo">): string =>
   `${kind === "datasets" ? "dataset" : "model"} ${repo}`;
 
 /** The commit and files of a revision. Throws a RequestError for what the hub does not have or give, else a RunError. */
 export async function listing(hub: HubSettings, of: Repo, signal?: AbortSignal): Promise<Listing> {
-  const url = `${hub.endpoint}/api/${of.kind}/${of.repo}/revision/${encodeURIComponent(of.revision)}?blobs=true`;
-  const { response } = await ask(url, { token: hub.token, signal });
-  if (!response.ok) throw refusal(hub, of, response);
-  const parsed = v.safeParse(info, await response.json().catch(() => null));
-  if (!parsed.success)
-    throw new RunError(
-      "hub.answer",
-      `${hub.endpoint} says nothing of the ${nameOf(of)} that can be read`,
-      "see whether HF_ENDPOINT is a hub",
-    );
-  const { sha, siblings } = parsed.output;
-  return { commit: sha, files: siblings.map(({ rfilename, size }) => ({ path: rfilename, size: size ?? null })) };
+  const api = `${hub.endpoint}/api/${of.kind}/${of.repo}`;
+  const read = async <T>(
+    url: string,
+    schema: v.GenericSchema<unknown, T>,
+  ): Promise<{ readonly value: T; readonly next: string | null }> => {
+    const { response, url: last } = await ask(url, { token: hub.token, signal });
+    if (!response.ok) throw refusal(hub, of, response);
+    const parsed = v.safeParse(schema, await response.json().catch(() => null));
+    if (!parsed.success) throw unclear(hub, `says nothing of the ${nameOf(of)} that can be read`);
+    const [, next] = /<([^>]+)>;\s*rel="next"/.exec(response.headers.get("link") ?? "") ?? [];
+    return { value: parsed.output, next: next === undefined ? null : new URL(next, last).href };
+  };
+  const { sha } = (await read(`${api}/revision/${encodeURIComponent(of.revision)}`, info)).value;
+  const files: string[] = [];
+  let at: string | null = `${api}/tree/${sha}?recursive=true&expand=false`;
+  for (let page = 0; at !== null; page++) {
+    if (page === MOST_PAGES || new URL(at).origin !== new URL(hub.endpoint).origin)
+      throw unclear(hub, `does not end the list of the ${nameOf(of)}`);
+    const { value, next }: Awaited<ReturnType<typeof read<v.InferOutput<typeof tree>>>> = await read(at, tree);
+    files.push(...value.flatMap(({ type, path }) => (type === "file" ? [path] : [])));
+    at = next;
+  }
+  return { commit: sha, files: files.sort(byName) };
 }
+
+const unclear = ({ endpoint }: HubSettings, why: string): RunError =>
+  new RunError("hub.answer", `${endpoint} ${why}`, "see whether HF_ENDPOINT is a hub");
 
 export type FileFacts = {
   /** Names the bytes: the sha256 of a large file, git's name of a small one. */
@@ -62,11 +75,7 @@ export async function fileFacts(
   const etag = (headers.get("x-linked-etag") ?? headers.get("etag"))?.replace(/^W\//, "").replace(/^"|"$/g, "");
   const found = headers.get("x-repo-commit");
   if (!etag || !/^[\w-]+$/.test(etag) || (found !== null && found !== commit))
-    throw new RunError(
-      "hub.answer",
-      `${hub.endpoint} does not name the bytes of ${path} of the ${nameOf(of)}`,
-      "see whether HF_ENDPOINT is a hub",
-    );
+    throw unclear(hub, `does not name the bytes of ${path} of the ${nameOf(of)}`);
   const size = headers.get("x-linked-size") ?? (location === null ? headers.get("content-length") : null);
   return {
     etag,

@@ -36,7 +36,7 @@ export async function openRepo(of: Repo, opening: Opening): Promise<OpenRepo> {
         name,
         commit: found.commit,
         folder: cache.snapshot(found.commit),
-        files: found.files.map(({ path }) => path),
+        files: found.files,
         fetch: (paths) => fetchAll(cache, of, found, paths, opening),
       };
     } catch (error) {
@@ -63,7 +63,7 @@ async function fetchAll(
   paths: readonly string[],
   opening: Opening,
 ): Promise<void> {
-  const known = new Map(files.map((file) => [file.path, file]));
+  const known = new Set(files);
   for (const path of paths) {
     if (!known.has(path))
       throw new RequestError("hub.file", `the ${nameOf(of)} has no file ${path} at ${of.revision}`, "name a file that it has");
@@ -126,7 +126,7 @@ const listingPath = ({ kind, repo }: Repo, commit: string): string =>
 /** A snapshot holds what was fetched, not what the repository has: its names are kept next to it. */
 function remember(of: Repo, { commit, files }: Listing): void {
   const path = listingPath(of, commit);
-  if (!existsSync(path)) writeFileAtomic(path, `${JSON.stringify(files.map((file) => file.path))}\n`, 0o600);
+  if (!existsSync(path)) writeFileAtomic(path, `${JSON.stringify(files)}\n`, 0o600);
 }
 
 function recall(of: Repo, commit: string): readonly string[] | null {
