@@ -49,6 +49,23 @@ export function logProb(logits: Float32Array, token: number): number {
   return logits[token]! - top - Math.log(total);
 }
 
+/** The `count` likeliest tokens with their log-probabilities, in falling order; of equals the first. */
+export function topOf(logits: Float32Array, count: number): (readonly [token: number, logProb: number])[] {
+  const best = logits[likeliest(logits)]!;
+  let total = 0;
+  for (const logit of logits) total += Math.exp(logit - best);
+  const norm = best + Math.log(total);
+  const top: number[] = [];
+  for (let id = 0; count > 0 && id < logits.length; id++) {
+    if (top.length === count && logits[id]! <= logits[top.at(-1)!]!) continue;
+    let at = top.length;
+    while (at > 0 && logits[id]! > logits[top[at - 1]!]!) at--;
+    top.splice(at, 0, id);
+    if (top.length > count) top.pop();
+  }
+  return top.map((id) => [id, logits[id]! - norm] as const);
+}
+
 /** The next token; `uniform` in [0, 1) is the chance. Throws a RunError where the logits are no numbers. */
 export function sample(logits: Float32Array, sampling: Sampling, uniform: number): number {
   const best = likeliest(logits);

@@ -7,6 +7,7 @@ import { expertFormatOf, type WeightFormat } from "../base/precision.ts";
 import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
+import { topOf } from "../data/sample.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
@@ -23,7 +24,7 @@ import type { Activations, StageSizes } from "./buffers.ts";
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
 import { ExpertLoads } from "./expert-load.ts";
-import { headLoss, nextLogits } from "./head.ts";
+import { eachLogits, headLoss, nextLogits } from "./head.ts";
 import { fillInitial } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
 import { stepTable } from "./optimizer.ts";
@@ -137,7 +138,7 @@ export class Stage implements Disposable {
         return null;
       },
       backward: ({ pass, logProbs }) => this.#whole(() => this.backward(pass, logProbs)),
-      evaluate: ({ batch, logProbs }) => this.#whole(() => this.evaluate(batch, logProbs)),
+      evaluate: ({ batch, logProbs, top }) => this.#whole(() => this.evaluate(batch, logProbs, top)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: ({ adapters }) => this.pool.gradSquares(adapters),
       loads: async ({ adapters }) => adapters.map((slot) => this.#loads.take(slot)),
@@ -208,8 +209,8 @@ export class Stage implements Disposable {
     return losses;
   }
 
-  /** Losses without gradients. */
-  async evaluate(batch: MicroBatch, logProbs = false): Promise<readonly SequenceLoss[] | null> {
+  /** Losses without gradients; with `top` also as many of the likeliest tokens at each target. */
+  async evaluate(batch: MicroBatch, logProbs = false, top = 0): Promise<readonly SequenceLoss[] | null> {
     const inFlight = await this.#run("evaluate", null, batch);
     this.#free.push(inFlight.slot);
     if (!this.config.layerRange.last) return null;
@@ -219,7 +220,7 @@ export class Stage implements Disposable {
     });
     const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences, logProbs), contrasts);
     await this.device.idle();
-    return losses;
+    return top === 0 ? losses : this.#withTop(inFlight, losses, top);
   }
 
   /**
@@ -340,22 +341,42 @@ export class Stage implements Disposable {
   }
 
   /**
-   * The weights of preferences' targets depend on the losses of the whole batch: these are computed first, without gradients.
+   * The weights of preferences' and policies' targets depend on the losses of the whole batch: these are computed first,
+   * without gradients.
    */
   async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
     const { batch, tables } = inFlight;
-    if (tables.preferences.length === 0) {
+    const hasPolicies = tables.policies !== undefined;
+    if (tables.preferences.length === 0 && !hasPolicies) {
       this.#loss(inFlight, grad);
       return null;
     }
     const ground = this.#ground(inFlight);
     this.#loss(inFlight, null);
     const contrasts = await contrastsOf(ground, tables);
-    const losses = withSimilar(await this.#losses(batch, tables.sequences, false), contrasts);
+    const losses = withSimilar(await this.#losses(batch, tables.sequences, hasPolicies), contrasts);
     this.device.write(batch.weights, lossWeights(tables, losses));
     this.#loss(inFlight, grad);
     if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
     return contrasts;
+  }
+
+  async #withTop(inFlight: InFlight, losses: readonly SequenceLoss[], count: number): Promise<readonly SequenceLoss[]> {
+    const { device, head, buffers, hidden } = this.#ground(inFlight);
+    const { batch, tables } = inFlight;
+    const width = Math.min(count, head.classes);
+    const [ids, logProbs] = [new Int32Array(batch.targets * width), new Float32Array(batch.targets * width)];
+    await eachLogits(device, head, buffers, hidden, batch, tables.targetRows, (target, logits) => {
+      for (const [i, [id, value]] of topOf(logits, width).entries()) {
+        ids[target * width + i] = id;
+        logProbs[target * width + i] = value;
+      }
+    });
+    return losses.map((loss, i) => {
+      const { firstTarget, targets } = tables.sequences[i]!;
+      const [from, to] = [firstTarget * width, (firstTarget + targets) * width];
+      return { ...loss, top: { width, ids: ids.slice(from, to), logProbs: logProbs.slice(from, to) } };
+    });
   }
 
   #ground({ batch, acts }: InFlight<BatchTables>): Ground {

@@ -31,7 +31,7 @@ import { ruleOf } from "./optimizer-steps.ts";
 import { PassTurns } from "./pass-turns.ts";
 import { type Losses, Packer } from "./primitive-batches.ts";
 import { gatherSamples, type LossOptions, type Sample, type SampledToken, type SampleOptions } from "./primitive-calls.ts";
-import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
+import { checkFits, checkOptimizer, checkPrompts, checkRows, checkSampled } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
 import { Sampler } from "./sampler.ts";
 import { squaresOf } from "./shared-rows.ts";
@@ -91,7 +91,7 @@ export class Primitives implements AsyncDisposable {
     this.#sampler = this.#engine && new Sampler(this.#engine, turns, shares());
     this.#packers = {
       train: new Packer(plan, turns, shares(), (batch) => this.#train(batch)),
-      evaluate: new Packer(plan, turns, shares(), (batch) => this.#evaluate(batch)),
+      evaluate: new Packer(plan, turns, shares(), (batch, top) => this.#evaluate(batch, top)),
     };
     this.#slots = new Slots<Trained>({
       ...options,
@@ -205,15 +205,19 @@ export class Primitives implements AsyncDisposable {
   /**
    * An optimizer step with the gradients since the last one, which are zero again then. `settings` replace those of the
    * adapter's recipe; the learning rate is taken as it is, without a schedule. Throws a RequestError, `primitives.step`,
-   * where there is no gradient, and a RunError, `primitives.numbers`, where its norm is not finite: then nothing is changed,
+   * where there is no gradient, unless `isZero` says that it is a zero then, and a RunError, `primitives.numbers`, where its norm is not finite: then nothing is changed,
    * and `discard` drops the gradients.
    */
-  async step(name: string, settings: Partial<Optimizer> = {}): Promise<{ readonly gradNorm: number; readonly step: number }> {
+  async step(
+    name: string,
+    settings: Partial<Optimizer> = {},
+    isZero = false,
+  ): Promise<{ readonly gradNorm: number; readonly step: number }> {
     const trained = this.#of(name);
     const { recipe } = trained.plan;
     const optimizer = checkOptimizer(name, recipe.optimizer, settings);
     return this.#change(trained, async (slot) => {
-      if (trained.tokens === 0)
+      if (trained.tokens === 0 && !isZero)
         throw new RequestError("primitives.step", `adapter '${name}' has no gradient`, "call forwardBackward before step");
       const gradNorm = gradNormOf(await squaresOf(this.bus, this.plan.spec, trained.plan, slot));
       if (!Number.isFinite(gradNorm))
@@ -354,8 +358,9 @@ export class Primitives implements AsyncDisposable {
   async #through(name: string, rows: readonly Row[], options: LossOptions, isTraining: boolean): Promise<Losses> {
     const trained = this.#of(name);
     const { recipe } = trained.plan;
-    const { objective = recipe.objective, references } = options;
+    const { objective = recipe.objective, references, policy, top = 0 } = options;
     checkRows(name, this.plan.spec.vocab, rows, objective, references);
+    checkSampled(name, rows, objective, policy);
     const microBatches = cut([...rows.keys()], rows.map(inputLength), recipe.batchSize, this.plan.tokensPerMicrobatch);
     checkFits(name, this.plan, rows, microBatches, objective);
     const totals = totalsOf(rows, objective);
@@ -369,7 +374,8 @@ export class Primitives implements AsyncDisposable {
         step: trained.steps,
         dropout: isTraining ? recipe.dropout : 0,
         firstRow: trained.tokens,
-        weight: rows[0]!.weights ? 1 : 1 / totals.tokens,
+        weight: rows[0]!.weights || policy ? 1 : 1 / totals.tokens,
+        ...(policy ? { policy } : {}),
         ...(isPreference(objective) ? { preference: { objective, ...preference } } : {}),
       };
       if (isTraining) trained.tokens += sum(samples.map(inputLength));
@@ -377,7 +383,7 @@ export class Primitives implements AsyncDisposable {
     };
     const packer = this.#packers[isTraining ? "train" : "evaluate"];
     const work = (slot: number) =>
-      packer.add({ slot, owner: trained.owner, rows, microBatches, segmentOf: (of) => segmentOf(of, slot) });
+      packer.add({ slot, owner: trained.owner, rows, microBatches, top, segmentOf: (of) => segmentOf(of, slot) });
     return isTraining ? this.#change(trained, work) : this.#read(trained, work);
   }
 
@@ -390,7 +396,8 @@ export class Primitives implements AsyncDisposable {
     return losses.at(-1)!;
   }
 
-  async #evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[]> {
-    return (await requestAll(this.bus, { type: "evaluate", batch, logProbs: true })).at(-1)!;
+  async #evaluate(batch: MicroBatch, top: number): Promise<readonly SequenceLoss[]> {
+    const likeliest = top > 0 ? { top } : {};
+    return (await requestAll(this.bus, { type: "evaluate", batch, logProbs: true, ...likeliest })).at(-1)!;
   }
 }
