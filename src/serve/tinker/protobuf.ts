@@ -107,7 +107,7 @@ export const int64s = (bytes: Uint8Array): number[] => Array.from(new BigInt64Ar
 
 function aligned(bytes: Uint8Array, size: number): ArrayBuffer {
   if (bytes.length % size !== 0) throw new WireFault(`has an array of ${bytes.length} bytes, expected a multiple of ${size}`);
-  return bytes.slice().buffer as ArrayBuffer;
+  return new Uint8Array(bytes).buffer; // a copy, which begins where such an array may
 }
 
 /** The bytes of an array of numbers, without a copy. */

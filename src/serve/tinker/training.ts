@@ -197,7 +197,7 @@ export class Training {
       case "create_model":
         return this.#begin(live);
       case "load_weights":
-        return request.number === 0 ? this.#begin(live) : this.#load(live, body);
+        return request.number === 0 ? this.#begin(live, read(LoadInto, body).path) : this.#load(live, body);
       case "forward_backward":
         return this.#forwardBackward(live, body);
       case "optim_step":
@@ -217,12 +217,12 @@ export class Training {
     await engine.add(recipes.ofTrained(live.adapter, asked), undefined, live.row.tenant);
   }
 
-  async #begin(live: Live): Promise<Outcome> {
+  async #begin(live: Live, path?: string): Promise<Outcome> {
     const { engine, checkpoints } = this.options;
     const { asked, id } = live.row;
     await this.#add(live, asked);
     if (asked.from) await engine.load(live.adapter, checkpoints.stateIn(asked.from.folder, asked.from.optimizer));
-    return { result: jsonResult({ model_id: id }) };
+    return { result: jsonResult({ model_id: id, ...(path === undefined ? {} : { path }) }) };
   }
 
   async #load(live: Live, body: Uint8Array): Promise<Outcome> {
