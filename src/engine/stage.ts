@@ -7,7 +7,6 @@ import { expertFormatOf, type WeightFormat } from "../base/precision.ts";
 import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
-import { topOf } from "../data/sample.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
@@ -24,7 +23,7 @@ import type { Activations, StageSizes } from "./buffers.ts";
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
 import { ExpertLoads } from "./expert-load.ts";
-import { eachLogits, headLoss, nextLogits } from "./head.ts";
+import { headLoss, nextLogits } from "./head.ts";
 import { fillInitial } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
 import { stepTable } from "./optimizer.ts";
@@ -33,6 +32,7 @@ import { programOf } from "./program.ts";
 import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
 import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
+import { withTop } from "./top.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
 import { type FillTensor, hostWeightBytes, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
 
@@ -220,7 +220,7 @@ export class Stage implements Disposable {
     });
     const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences, logProbs), contrasts);
     await this.device.idle();
-    return top === 0 ? losses : this.#withTop(inFlight, losses, top);
+    return top === 0 ? losses : withTop(this.#ground(inFlight), inFlight.batch, batch, losses, top);
   }
 
   /**
@@ -359,24 +359,6 @@ export class Stage implements Disposable {
     this.#loss(inFlight, grad);
     if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
     return contrasts;
-  }
-
-  async #withTop(inFlight: InFlight, losses: readonly SequenceLoss[], count: number): Promise<readonly SequenceLoss[]> {
-    const { device, head, buffers, hidden } = this.#ground(inFlight);
-    const { batch, tables } = inFlight;
-    const width = Math.min(count, head.classes);
-    const [ids, logProbs] = [new Int32Array(batch.targets * width), new Float32Array(batch.targets * width)];
-    await eachLogits(device, head, buffers, hidden, batch, tables.targetRows, (target, logits) => {
-      for (const [i, [id, value]] of topOf(logits, width).entries()) {
-        ids[target * width + i] = id;
-        logProbs[target * width + i] = value;
-      }
-    });
-    return losses.map((loss, i) => {
-      const { firstTarget, targets } = tables.sequences[i]!;
-      const [from, to] = [firstTarget * width, (firstTarget + targets) * width];
-      return { ...loss, top: { width, ids: ids.slice(from, to), logProbs: logProbs.slice(from, to) } };
-    });
   }
 
   #ground({ batch, acts }: InFlight<BatchTables>): Ground {

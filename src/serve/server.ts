@@ -95,7 +95,7 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
     ...completionRoutes(answers),
     ...tinkerRoutes(tinker),
     ...tinkerRestRoutes(tinker),
-    ...hubRoutes(tinker.base),
+    ...hubRoutes(tinker.base, texts.folder),
     ...(config.adapters.folder === undefined ? [] : adapterRoutes(models, config.adapters.folder)),
     ...operatorRoutes(usage, counters),
   ];

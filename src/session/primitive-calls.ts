@@ -7,6 +7,9 @@ import type { Objective } from "../objectives/registry.ts";
 import type { Row } from "../schedule/pack.ts";
 import type { NextToken } from "./decoding.ts";
 
+export type { PolicyLoss } from "../objectives/policy.ts";
+export { inputLength, type Row } from "../schedule/pack.ts";
+
 /** How the loss of rows is made. */
 export type LossOptions = {
   /** Left out, the adapter's own. */
@@ -18,6 +21,9 @@ export type LossOptions = {
   /** Without gradients: the number of likeliest tokens to find at each target. */
   readonly top?: number;
 };
+
+/** The norm of the gradient before it was clipped, and how many steps the adapter has made. */
+export type StepMade = { readonly gradNorm: number; readonly step: number };
 
 export type SampleOptions = {
   /** Left out, the likeliest token. */

@@ -24,6 +24,7 @@ export function checkRows(
   rows: readonly Row[],
   objective: Objective,
   references: readonly (readonly [number, number])[] | undefined,
+  policy: PolicyLoss | undefined,
 ): void {
   const refuse = (what: string, hint?: string) => new RequestError("primitives.rows", `adapter '${name}'${what}`, hint);
   if (rows.length === 0) throw refuse(" was given no rows");
@@ -57,10 +58,11 @@ export function checkRows(
     throw refuse(`: expected ${rows.length} references, found ${references.length}`);
   const odd = references?.findIndex((of) => of.length !== 2 || !of.every(Number.isFinite)) ?? -1;
   if (odd >= 0) throw refuse(`: expected two finite numbers as reference ${odd}, found ${references![odd]!.join(", ")}`);
+  checkSampled(name, rows, objective, policy);
 }
 
 /** Throws a RequestError, `primitives.rows`, where rows and a policy's loss do not go together. */
-export function checkSampled(name: string, rows: readonly Row[], objective: Objective, policy: PolicyLoss | undefined): void {
+function checkSampled(name: string, rows: readonly Row[], objective: Objective, policy: PolicyLoss | undefined): void {
   const refuse = (what: string) => new RequestError("primitives.rows", `adapter '${name}'${what}`);
   if (!policy) return;
   if (rowKindOf(objective) !== "single") throw refuse(`: ${objective.name} has rows of two sequences, a policy's have one`);
@@ -74,7 +76,7 @@ export function checkSampled(name: string, rows: readonly Row[], objective: Obje
         throw refuse(`, row ${i}: token ${at} has the log-probability ${q} and the advantage ${advantage}`);
       // The ratio is exp(-q) at most: what would not be finite is refused before anything is added to the gradient.
       if (mask[at] === 1 && advantage !== 0 && Math.log(Math.abs(advantage)) - q > MOST_WEIGHT)
-        throw refuse(`, row ${i}: the log-probability ${q} of token ${at} is none of a token that was sampled`);
+        throw refuse(`, row ${i}: the log-probability ${q} of token ${at} is too low for a token that was sampled`);
     }
   }
 }

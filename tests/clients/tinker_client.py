@@ -51,7 +51,7 @@ WEIGHTED = [datum(ids, weights=[0.0] * 3 + [1.0] * 8) for ids in ROWS]
 RATE = types.AdamParams(learning_rate=3e-3)
 assert [of.model_name for of in service.get_server_capabilities().supported_models] == [model]
 
-# A loop, pipelined; and what the client is told
+# A loop, pipelined; and what the server says of the model
 client = make()
 info = client.get_info()
 assert info.is_lora and info.lora_rank == 4 and info.model_data.model_name == model, info

@@ -103,7 +103,7 @@ describe("one server", () => {
     expect(await Promise.all(right.map((id) => one.bytes(id)))).toEqual(want);
   });
 
-  test("broken messages are told one by one, and the model goes on", async () => {
+  test("each broken message has one error, and the model continues", async () => {
     const one = await caller();
     const model = await one.model(await one.session(), 5);
     const rng = new Rng(9);

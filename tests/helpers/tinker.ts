@@ -1,4 +1,4 @@
-// What speaks Tinker's protocol to a server request by request, in any order and as often as a test wants.
+// What speaks Tinker's protocol to a server request by request, in any order and any number of times.
 
 import { Message } from "../../src/serve/tinker/protobuf.ts";
 import type { Asking, KEYS } from "./server.ts";

@@ -1,4 +1,4 @@
-// Tinker's messages and losses: what is broken is told, and never more than that; losses have the derivatives that they say.
+// Tinker's messages and losses: what is broken has one error; losses have the derivatives that they say.
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
@@ -81,7 +81,7 @@ describe("messages", () => {
     expect(records.map((tensor) => inner(tensor, 4).length)).toEqual([0, 1]);
   });
 
-  test("that are broken are told by one error, 10,000 times", () => {
+  test("that are broken have one error, 10,000 times", () => {
     const rng = new Rng(11);
     let [refused, read] = [0, 0];
     for (const i of range(10_000)) {

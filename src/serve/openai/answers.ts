@@ -3,7 +3,7 @@
 import * as v from "valibot";
 import { expected } from "../../base/check.ts";
 import { randomSeed } from "../../base/secret.ts";
-import { logProb, topOf } from "../../data/sample.ts";
+import { logProb, topOf } from "../../session/distribution.ts";
 import type { Primitives, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
 import { ApiError, badRequest } from "../errors.ts";

@@ -87,7 +87,7 @@ export class Checkpoints {
     return join(folder, optimizer ? STATE : MODEL);
   }
 
-  /** Throws an ApiError where the checkpoint is none that the model can go on from. */
+  /** Throws an ApiError where the model cannot continue from the checkpoint. */
   checkLoads(found: CheckpointRow, asked: ModelAsked | null): void {
     if (found.kind !== "weights")
       throw badRequest(`'${pathOf(found)}' are weights to sample from: only those of save_state load.`, "path");

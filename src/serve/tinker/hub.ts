@@ -1,10 +1,9 @@
-// The base model's configuration and tokenizer, as a Hugging Face hub has them: with HF_ENDPOINT set to this server, clients read
-// the tokenizer from here. Weights are not served.
+// The base model's configuration and tokenizer, as a Hugging Face hub has them: with HF_ENDPOINT set to this server, clients
+// read the tokenizer from here. Weights are not served.
 
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { tokenizerFolder } from "../../files/tokenizer.ts";
 import type { Call, Route } from "../router.ts";
 
 const FILES = [
@@ -20,10 +19,10 @@ const FILES = [
 ];
 
 /** Needs no key: clients of a hub send none. */
-export function hubRoutes(base: { readonly name: string; readonly folder: string }): Route[] {
+export function hubRoutes(base: { readonly name: string; readonly folder: string }, tokenizer: string): Route[] {
   const places = new Map(
     FILES.flatMap((name) => {
-      const place = join(name === "config.json" ? base.folder : tokenizerFolder(base.folder), name);
+      const place = join(name === "config.json" ? base.folder : tokenizer, name);
       return existsSync(place) ? [[name, place] as const] : [];
     }),
   );

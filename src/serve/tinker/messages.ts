@@ -1,4 +1,5 @@
-// Tinker's messages in protocol buffers (package tinker_public): requests for gradients, and the results of these and of samples.
+// Tinker's messages in protocol buffers (package tinker_public): requests for gradients, and the results of these and of
+// samples.
 
 import {
   bytesIn,

@@ -1,10 +1,10 @@
-// Protocol buffers as bytes: fields of a message in the order in which they stand, and messages written field by field. What the
-// fields mean is messages.ts.
+// Protocol buffers as bytes: fields of a message in the order in which they stand, and messages written field by field. What
+// the fields mean is messages.ts.
 
 /** The bytes are no message, or not the one that is expected. */
 export class WireFault extends Error {}
 
-/** `value`: of a varint as an unsigned 64-bit integer; else the field's bytes, a view. */
+/** `value`: of a whole number the unsigned 64 bits; else the field's bytes, a view. */
 export type Field = { readonly number: number } & (
   | { readonly wire: "varint"; readonly value: bigint }
   | { readonly wire: "bytes" | "fixed64" | "fixed32"; readonly value: Uint8Array }

@@ -4,6 +4,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { join } from "node:path";
 import { wallTime } from "../../base/clock.ts";
+import { randomToken } from "../../base/secret.ts";
 import { badRequest, notFound } from "../errors.ts";
 import { seconds } from "../files.ts";
 import { type Call, limitOf, type Route } from "../router.ts";
@@ -19,7 +20,7 @@ const timeOf = (at: number): string => new Date(1000 * at).toISOString();
 
 export function tinkerRestRoutes({ store, checkpoints, base }: Tinker): Route[] {
   /** Addresses are signed by what only this server knows, and end with it. */
-  const secret = crypto.getRandomValues(new Uint8Array(32));
+  const secret = randomToken();
   const signed = (text: string) => createHmac("sha256", secret).update(text).digest();
 
   const checkpointObject = (row: CheckpointRow) => ({

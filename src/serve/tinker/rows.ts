@@ -1,8 +1,7 @@
 // Data of a request as rows of the engine, and the engine's log-probabilities as those of the data.
 
 import { range } from "../../base/shape.ts";
-import type { PolicyLoss } from "../../objectives/policy.ts";
-import type { Row } from "../../schedule/pack.ts";
+import type { PolicyLoss, Row } from "../../session/primitives.ts";
 import { badRequest } from "../errors.ts";
 import type { Datum, DatumLogProbs, ForwardBackward, Tensor } from "./messages.ts";
 
@@ -100,7 +99,7 @@ function checkInputs(inputs: Datum["inputs"], known: readonly string[], needed: 
 /** Values of the tokens that follow each position: the first token of a row has none. */
 const shifted = (values: ArrayLike<number>): Float32Array => Float32Array.from([0, ...Array.from(values)]);
 
-/** The tokens that are read, and the last target, which is none of them. */
+/** The tokens that are read, and after them the last target. */
 function sequenceOf(tokens: Int32Array, targets: ArrayLike<number>): Pick<Row, "ids" | "targets"> {
   const ids = Int32Array.from([...tokens, targets[targets.length - 1]!]);
   const isShift = ids.every((id, i) => i === 0 || id === targets[i - 1]);

@@ -3,9 +3,8 @@
 
 import { MloraError } from "../../base/errors.ts";
 import { range } from "../../base/shape.ts";
-import { candidates, logProb, type Sampling, topOf } from "../../data/sample.ts";
-import type { Row } from "../../schedule/pack.ts";
-import type { Primitives, SampledToken } from "../../session/primitives.ts";
+import { distributionOf, type Sampling } from "../../session/distribution.ts";
+import type { Primitives, Row, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
 import { ApiError, badRequest, isFatal } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
@@ -136,10 +135,10 @@ export class Samples {
     let end: "stop" | "length" | null = null;
     const got = ({ token, end: ended, logits }: SampledToken) => {
       if (end !== null) return;
-      const chosen = distributionOf(logits, sampling, Math.max(1, asked.topk_sample_logprobs));
+      const chosen = distributionOf(logits, sampling);
       tokens.push(token);
-      logProbs.push(chosen.of(token));
-      if (asked.topk_sample_logprobs > 0) top.push(chosen.top());
+      logProbs.push(chosen.logProb(token));
+      if (asked.topk_sample_logprobs > 0) top.push(chosen.top(asked.topk_sample_logprobs));
       end = ended;
       if (ended === null && text?.push(token).isStopped) {
         end = "stop";
@@ -260,16 +259,4 @@ function stopsOf(stop: Sample["sampling_params"]["stop"], ends: ReadonlySet<numb
   const words = all.filter((of) => typeof of === "string");
   if (words.includes("")) throw badRequest("'stop' has an empty text.", "stop");
   return { ids: new Set(all.filter((of) => typeof of === "number")), words };
-}
-
-/** Log-probabilities of the distribution that tokens are sampled from; of the model's own where the likeliest is taken. */
-function distributionOf(logits: Float32Array, sampling: Sampling, count: number) {
-  const { temperature, topK, topP } = sampling;
-  if (temperature === 0) return { of: (token: number) => logProb(logits, token), top: () => topOf(logits, count) };
-  if (topK === 0 && topP === 1) {
-    const scaled = temperature === 1 ? logits : logits.map((value) => value / temperature);
-    return { of: (token: number) => logProb(scaled, token), top: () => topOf(scaled, count) };
-  }
-  const all = candidates(logits, sampling).map(([id, probability]) => [id, Math.log(probability)] as const);
-  return { of: (token: number) => all.find(([id]) => id === token)![1], top: () => all.slice(0, count) };
 }

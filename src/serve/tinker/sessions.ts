@@ -1,6 +1,7 @@
 // Sessions of clients: each tells now and then that it is there. One that is silent for long is over, and so are its models.
 
 import { now } from "../../base/clock.ts";
+import { randomId } from "../../base/secret.ts";
 import { ApiError } from "../errors.ts";
 import type { Checkpoints } from "./checkpoints.ts";
 import type { SessionAsked, SessionRow, TinkerStore } from "./store.ts";
@@ -30,7 +31,7 @@ export class Sessions {
   }
 
   create(tenant: string, asked: SessionAsked): string {
-    const id = crypto.randomUUID();
+    const id = randomId();
     this.store.addSession(tenant, id, asked);
     this.#heard.set(id, now());
     return id;

@@ -1,4 +1,5 @@
-// Tables of Tinker's sessions, the models that they train, and requests, from which a model comes to be what it was before a kill.
+// Tables of Tinker's sessions, the models that they train, and requests, from which a model comes to be what it was before a
+// kill.
 
 export const TINKER_TABLES = `
 CREATE TABLE tinker_sessions (
