@@ -202,13 +202,14 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
     launchLinear(open(), delta);
   }
   await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
-  for (const family of ["mixtral", "gptOss", "qwen3moe"]) {
+  for (const family of ["mixtral", "gptOss", "qwen3moe", "qwen3next"]) {
     const spec = sparseGpuFamilies[family]!;
     const everywhere = placedOn(spec, { rank: 4, scale: 1, targets: linearsOfModel(spec) });
-    for (const adapter of [few, everywhere]) await train(open(), spec, adapter, "dense");
-    for (const format of formats.filter((name) => name !== "dense")) await train(open(), spec, few, format);
+    const some = placedOn(spec, few);
+    for (const adapter of [some, everywhere]) await train(open(), spec, adapter, "dense");
+    for (const format of formats.filter((name) => name !== "dense")) await train(open(), spec, some, format);
   }
-  const packed = tinyExperts(2, { intermediate: 96, isMxfp4: true });
+  const packed = tinyExperts(2, { intermediate: 96, isMxfp4: true, files: "rows" });
   await train(open(), { ...sparseGpuFamilies["gptOss"]!, hidden: 64, experts: packed }, few, "dense", {
     expertFormat: "mxfp4",
   });
