@@ -160,6 +160,7 @@ function commandLine(): CAC {
     .option("--rank <number>", "Rank of the adapters (default: 16)")
     .option("--dropout <number>", "Dropout of the adapters (default: 0)")
     .option("--targets <targets>", "all-linear or qkvo (default: all-linear)")
+    .option("--experts <sharing>", "shared-outer or per-expert: factors of adapters in experts (default: shared-outer)")
     .option("--steps <number>", "Steps to measure (default: 10)")
     .option("--recomputation <how>", "auto, none, selective or full")
     .option("--tokens <number>", "Most tokens in a pass")
