@@ -80,7 +80,7 @@ one tensor has all experts (gpt-oss, Granite 3, Qwen3-VL). Both are read back, a
 (\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones.
 
 gpt-oss in mxfp4 is read, and its experts are kept so, unless \`precision\` is "bf16" or "fp32". An adapter is not merged into mxfp4 files: take the bf16 ones. metrics.jsonl has \`busiest_expert\`, the share of an adapter's rows
-that the busiest expert of a layer got, in the mean over layers (1 / experts where all get as many). Adapters in experts are refused on GPUs in this version.
+that the busiest expert of a layer got, in the mean over layers (1 / experts where all get as many); \`mlora bench\` reports it, too.
 
 ## Rotary embeddings
 

@@ -1,10 +1,10 @@
 """Mixtures of experts: mlora compared with PEFT on transformers' grouped_mm on this machine's GPU, in one call: python3
 scripts/bench/experts.py [CASE ..] [--write]
 
-4 x 2048 tokens a step, random weights, adapters of rank 16 unless a case says otherwise; several adapters share the tokens.
-Each case is one setting of `mlora bench`, a process. One adapter is compared with PEFT's (peer_experts.py, once for a shape and
-targets), several with the one adapter of the same call, and 4 bits with the memory that they may take. --write adds the rows to
-the first table of docs/measurements/experts.md.
+8,192 tokens a step, random weights, adapters of rank 16 unless a case says otherwise. Each case is one setting of `mlora bench`, a
+process. One adapter of 4 x 2048 tokens is compared with PEFT's (peer_experts.py, once for a shape and targets), several with one
+of the same rows in the same call, and 4 bits with the memory that they may take. --write adds each row to the first table of
+docs/measurements/experts.md as it is found.
 """
 import json
 import shlex
@@ -14,30 +14,34 @@ from datetime import datetime, timezone
 
 from gpu import ROOT, arguments, commit_of, flags, measure
 
-TOKENS, ROW = 8192, 2048
+TOKENS = 8192
 QWEN3, GPT_OSS = dict(shape="qwen3-30b-a3b"), dict(shape="gpt-oss-20b", precision="bf16")
 ATTENTION, EXPERTS = dict(targets="qkvo"), dict(targets="all-linear")
-FOUR_BITS = ATTENTION | dict(recomputation="full")
-TO_PEFT, MANY, MORE = ("PEFT", 2.0), ("one", 0.9), ("one", 0.8)
+FULL = dict(recomputation="full")
+ONE, FEW, MANY = dict(adapters=1, rows=4, length=2048), dict(adapters=8, rows=4, length=256), dict(adapters=32, rows=1, length=256)
+ALONE = dict(adapters=1, rows=32, length=256)
+TO_PEFT, SHARE_OF_8, SHARE_OF_32 = ("PEFT", 2.0), ("one", 0.9), ("one", 0.8)
 
-# name: (flags, adapters, what it is compared with and what the project asks of it)
+
+def cases_of(name: str, shape: dict, targets: dict, many: dict) -> dict:
+    return {
+        name: (shape | targets | ONE, TO_PEFT),
+        f"{name}, 1 of 32 x 256": (shape | targets | ALONE, None),
+        f"{name}, 8 of 4 x 256": (shape | targets | FEW, SHARE_OF_8),
+        f"{name}, 32 of 1 x 256" + "".join(f", {key} {value}" for key, value in many.items()): (shape | targets | MANY | many, SHARE_OF_32),
+    }
+
+
+# name: (flags, what it is compared with and what the project asks of that)
 CASES = {
-    "qwen3-30b-a3b, attention, 1": (QWEN3 | ATTENTION, 1, TO_PEFT),
-    "qwen3-30b-a3b, attention, 8": (QWEN3 | ATTENTION, 8, MANY),
-    "qwen3-30b-a3b, attention, 32": (QWEN3 | ATTENTION, 32, MORE),
-    "qwen3-30b-a3b, with experts, 1": (QWEN3 | EXPERTS, 1, TO_PEFT),
-    "qwen3-30b-a3b, with experts, 8": (QWEN3 | EXPERTS, 8, MANY),
-    "qwen3-30b-a3b, with experts, 32 of rank 4": (QWEN3 | EXPERTS | dict(rank=4), 32, MORE),  # of rank 16 they are 107 GiB
-    "qwen3-30b-a3b, with experts, each its own, 1": (QWEN3 | EXPERTS | dict(experts="per-expert"), 1, TO_PEFT),
-    "qwen3-30b-a3b, nf4, attention, 1": (QWEN3 | FOUR_BITS | dict(precision="nf4"), 1, ("GiB", 24)),
-    "gpt-oss-20b, attention, 1": (GPT_OSS | ATTENTION, 1, TO_PEFT),
-    "gpt-oss-20b, attention, 8": (GPT_OSS | ATTENTION, 8, MANY),
-    "gpt-oss-20b, attention, 32": (GPT_OSS | ATTENTION, 32, MORE),
-    "gpt-oss-20b, with experts, 1": (GPT_OSS | EXPERTS, 1, TO_PEFT),
-    "gpt-oss-20b, with experts, 8": (GPT_OSS | EXPERTS, 8, MANY),
-    "gpt-oss-20b, with experts, 32": (GPT_OSS | EXPERTS, 32, MORE),
-    "gpt-oss-20b, mxfp4, attention, 1": (GPT_OSS | FOUR_BITS | dict(precision="auto"), 1, ("GiB", 18)),
-    "gpt-oss-20b, mxfp4, with experts, 1": (GPT_OSS | EXPERTS | dict(precision="auto"), 1, None),
+    **cases_of("qwen3-30b-a3b, attention", QWEN3, ATTENTION, {}),
+    **cases_of("qwen3-30b-a3b, with experts", QWEN3, EXPERTS, dict(rank=4)),  # of rank 16 they are 107 GiB
+    "qwen3-30b-a3b, with experts, each its own": (QWEN3 | EXPERTS | ONE | dict(experts="per-expert"), TO_PEFT),
+    "qwen3-30b-a3b, attention, nf4": (QWEN3 | ATTENTION | ONE | FULL | dict(precision="nf4"), ("GiB", 24)),
+    **cases_of("gpt-oss-20b, attention", GPT_OSS, ATTENTION, {}),
+    **cases_of("gpt-oss-20b, with experts", GPT_OSS, EXPERTS, {}),
+    "gpt-oss-20b, attention, mxfp4": (GPT_OSS | ATTENTION | ONE | FULL | dict(precision="auto"), ("GiB", 18)),
+    "gpt-oss-20b, with experts, mxfp4": (GPT_OSS | EXPERTS | ONE | dict(precision="auto"), None),
 }
 HEAD = (
     "| date (UTC) | commit | GPU | case | tokens/s | GiB (planned) | recomputation | busiest expert | found (asked) | PEFT tokens/s | PEFT GiB |\n"
@@ -46,15 +50,14 @@ HEAD = (
 NEW = "# Mixtures of experts on GPUs\n\nRows of `python3 scripts/bench/experts.py --write`.\n\n" + HEAD
 
 
-def ours_of(values: dict, adapters: int, args) -> dict:
-    length = min(ROW, TOKENS // adapters)
-    work = dict(rank=16, adapters=adapters, rows=TOKENS // adapters // length, length=length, tokens=TOKENS, steps=args.steps, device="cuda")
+def ours_of(values: dict, args) -> dict:
+    work = dict(rank=16, tokens=TOKENS, steps=args.steps, device="cuda")
     return measure([*shlex.split(args.mlora), "bench", *flags(work | values), "--json"])
 
 
 def peer_of(values: dict, args) -> dict | None:
     """Null where it fails, which costs no other row."""
-    same = dict(shape=values["shape"], targets=values["targets"], rows=TOKENS // ROW, length=ROW, rank=16, steps=args.steps)
+    same = {key: values[key] for key in ("shape", "targets", "rows", "length")} | dict(rank=16, steps=args.steps)
     command = [sys.executable, "-B", str(ROOT / "scripts/bench/peer_experts.py"), *flags(same)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
@@ -81,36 +84,42 @@ def insert(text: str, rows: str) -> str:
     return text[:at] + rows + text[at:]
 
 
+def row_of(name: str, ours: dict, theirs: dict | None, found: str, commit: str) -> str:
+    gib = lambda report, key: f"{report[key] / 2**30:.1f}"  # noqa: E731
+    memory = f"{gib(ours, 'device_bytes')} ({gib(ours, 'planned_bytes')})"
+    peer = ("", "")
+    if theirs:
+        how = [gib(theirs, "device_bytes"), theirs["attention"], *(["checkpointing"] if theirs["checkpointing"] else [])]
+        peer = (f"{theirs['tokens_per_s']:.0f}", ", ".join(how))
+    now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
+    cells = (now, commit or "unknown", ours["device"], name, ours["tokens_per_s"], memory, ours["recomputation"], ours["busiest_expert"], found, *peer)
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
 def main() -> None:
     args = arguments(__doc__, CASES, steps=4)
     commit = commit_of()
     rows, alone, peers = [], {}, {}
     for name in args.cases or CASES:
-        values, adapters, asked = CASES[name]
+        values, asked = CASES[name]
         work = (values["shape"], values["targets"])
-        setting = tuple((key, value) for key, value in values.items() if key != "rank")
-        ours = ours_of(values, adapters, args)
-        if adapters == 1:
+        setting = (*work, values["length"])
+        ours = ours_of(values, args)
+        if values["adapters"] == 1:
             alone[setting] = ours
         theirs = None
-        if args.peers and asked and asked[0] == "PEFT":
+        if args.peers and asked == TO_PEFT:
             if work not in peers:
                 peers[work] = peer_of(values, args)
             theirs = peers[work]
         found = found_of(ours, asked, alone.get(setting), theirs)
-        print(f"{name}: {ours['tokens_per_s']} tokens/s, {ours['ms']} ms, losses {ours['losses'][:2]}, kernels {ours.get('kernel_ms')}; PEFT {theirs}; {found}", flush=True)
-        gib = lambda report, key: f"{report[key] / 2**30:.1f}"  # noqa: E731
-        memory = f"{gib(ours, 'device_bytes')} ({gib(ours, 'planned_bytes')})"
-        peer = ("", "")
-        if theirs:
-            peer = (f"{theirs['tokens_per_s']:.0f}", ", ".join([gib(theirs, "device_bytes"), theirs["attention"], *(["checkpointing"] if theirs["checkpointing"] else [])]))
-        now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
-        cells = (now, commit or "unknown", ours["device"], name, ours["tokens_per_s"], memory, ours["recomputation"], ours["busiest_expert"], found, *peer)
-        rows.append(f"| {' | '.join(map(str, cells))} |\n")
+        rows.append(row_of(name, ours, theirs, found, commit))
+        kernels = ", ".join(f"{kernel} {ms:.1f}" for kernel, ms in ours["kernel_ms"].items())
+        print(f"{rows[-1]}    a step of {ours['ms']} ms, losses {ours['losses'][:2]}; by kernel: {kernels}\n    PEFT: {json.dumps(theirs)}", flush=True)
+        if args.write:
+            path = ROOT / "docs/measurements/experts.md"
+            path.write_text(insert(path.read_text() if path.exists() else NEW, rows[-1]))
     print("\n" + HEAD + "".join(rows), flush=True)
-    if args.write:
-        path = ROOT / "docs/measurements/experts.md"
-        path.write_text(insert(path.read_text() if path.exists() else NEW, "".join(rows)))
 
 
 if __name__ == "__main__":
