@@ -27,7 +27,8 @@ export async function openTiny(
   fill: FillTensor,
   held: HeldWeights,
 ): Promise<Stage> {
-  const sizes = tinySizes(device, spec, adapters, { layers: spec.layers, ...held });
+  const rows = Math.max(256, adapters.length * device.rowTile);
+  const sizes = tinySizes(device, spec, adapters, { layers: spec.layers, rows, targets: rows, ...held });
   const config = { spec, layerRange: wholeModel(spec), sizes };
   const stage = await Stage.open(device, config, fill, { previous: null, next: null });
   for (const [slot, adapter] of adapters.entries()) {
