@@ -12,6 +12,8 @@ import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, bytesOnStages, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { adviceFor } from "./advice.ts";
+import { type Estimate, estimateRun } from "./estimate.ts";
+import { measureRun } from "./measure.ts";
 import { localDevices, planOn, type Reading, type Request, readRequest, specFor, withLocalModel } from "./prepare.ts";
 import { type SimulatedRun, simulateRun } from "./simulated-run.ts";
 
@@ -44,6 +46,16 @@ export class PlannedRun {
   get simulated(): SimulatedRun {
     this.#simulated ??= simulateRun(this.plan);
     return this.#simulated;
+  }
+
+  /** How long it will take; opens the device for a moment where nothing is known of it. Throws what that fails with. */
+  estimate(): Promise<Estimate> {
+    return estimateRun(this.plan, this.#request.data);
+  }
+
+  /** The same by some seconds of its steps, on the devices that it will have. Throws what they fail with. */
+  measure(signal: AbortSignal, report: (steps: number) => void): Promise<Estimate> {
+    return measureRun(this.plan, this.#request.data, signal, report);
   }
 
   /** What to change so that stages idle less, a sentence a string; none where they hardly do. */

@@ -15,6 +15,7 @@ import { claimOutput } from "../files/output.ts";
 import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
+import { type Estimate, keepRunSpeed, knownEstimate } from "./estimate.ts";
 import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
@@ -82,6 +83,7 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   const { trace = null, link = "auto", keepOpen = false } = options;
   const job: Omit<Job, "control"> = {
     ...{ run, plan, adapters, model, trace, link, keepOpen, processes, stop, emit },
+    estimate: processes || claim.continued ? null : knownEstimate(plan, request.data),
     planner: new Planner(devices),
     outcomes: new Map(),
     saved: new Map(),
@@ -160,12 +162,19 @@ export class Session implements AsyncDisposable {
   async #train(resumed: Resumed | null, opened: AsyncDisposableStack): Promise<RunResult> {
     await using _opened = opened;
     await sleep(0); // the caller may read events from the first on
-    return await trainToEnd(this.#job, resumed);
+    const result = await trainToEnd(this.#job, resumed);
+    keepRunSpeed(this.#job.plan, this.#job.adapters.request.data, result);
+    return result;
   }
 
   /** The plan by which the stages are opened; adapters that join are added to it. */
   get plan(): Plan {
     return this.#job.plan;
+  }
+
+  /** What was known before the run began. */
+  get estimate(): Estimate | null {
+    return this.#job.estimate;
   }
 
   /** All that happens from now on, for each caller; ends with the session. */
