@@ -108,7 +108,8 @@ function commandLine(): CAC {
   cli
     .command("export <adapter>", "Merge an adapter's folder into its base model: a model for programs without adapters")
     .option("--base <folder>", "The base model, where the adapter's own config does not say where it is now")
-    .option("--output <folder>", "Where the merged model goes: a folder that is new or empty")
+    .option("--output <folder>", "Where the merged model goes: a folder that is new or empty; with --gguf a new file")
+    .option("--gguf <type>", "A GGUF instead: f32, f16, bf16, q8_0 or q4_k_m; adapter for the adapter alone")
     .option("--dtype <dtype>", "bf16 or fp32 (default: bf16)")
     .option("--shard <size>", "The largest size of a file of weights (default: 5GB)")
     .option("--json", "For machines")
