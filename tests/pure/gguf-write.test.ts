@@ -203,5 +203,5 @@ test("q4_k_m has more bits for what matters most, and other blocks for rows with
     "Q8_0",
     "F16",
   ]);
-  expect(ggufTypeOf("q8_0", { name: "blk.0.attn_norm.weight", shape: [512] }, spec, "llama")).toBe("F32");
+  expect(ggufTypeOf("q8_0", { name: "blk.0.attn_norm.weight", shape: [512] }, spec, familyOf(spec).gguf!)).toBe("F32");
 });
