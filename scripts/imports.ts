@@ -57,9 +57,11 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
     values: ["bus", "cluster", "data", "engine", "families", "files", "methods", "objectives", "plan", "recipe", "schedule"],
   },
   // A front end: it knows sessions, recipes, and plans as data.
-  cli: { values: ["recipe", "session", "serve"], types: ["plan"] },
+  cli: { values: ["recipe", "session", "serve", "web"], types: ["plan"] },
   // Another front end, which the command line only starts.
-  serve: { values: ["recipe", "session"], types: ["plan"] },
+  serve: { values: ["recipe", "session", "web"], types: ["plan"] },
+  // What a live page shows of sessions and jobs; serve has its routes.
+  web: { values: ["session"], types: ["plan"] },
   main: { values: ["cli", "recipe", "cluster/spawn.ts"], types: ["serve"] },
 };
 
@@ -76,6 +78,7 @@ const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "@msgpack/msgpack": ["src/bus/codec.ts"],
   cac: ["src/main.ts"],
   "@valibot/to-json-schema": ["src/recipe/json-schema.ts", "src/serve/openapi.ts"],
+  uplot: ["src/web/page/chart.ts"],
   "bun:sqlite": ["src/serve/store.ts"],
   "node:child_process": [],
   child_process: [],

@@ -44,7 +44,13 @@ function commandLine(): CAC {
     .option("--listen <host:port>", "Instead: where the run's own server listens for them")
     .option("--run <id>", "With --nats or --listen: the run's id, instead of a random one")
     .option("--here <number>", "With --nats or --listen: stages that are started on this machine (default: 0)")
-    .option("--insecure", "With --listen: let other machines in without a certificate (MLORA_NATS_CERT, MLORA_NATS_KEY)")
+    .option("--web [host:port]", "Show the run on a live page (default: 127.0.0.1:8765)")
+    .option("--web-certificate <file>", "With --web: a TLS certificate, for https")
+    .option("--web-certificate-key <file>", "With --web: the file of its key")
+    .option(
+      "--insecure",
+      "With --listen or --web: let other machines in without a certificate (MLORA_NATS_CERT, MLORA_NATS_KEY)",
+    )
     .action(async (recipe: string, flags: RunFlags) =>
       (await import("./cli/run.ts")).run(recipe, { ...flags, ...overrides(flags) }),
     );

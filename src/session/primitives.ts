@@ -125,6 +125,10 @@ export class Primitives implements AsyncDisposable {
     return [...this.#adapters.keys()];
   }
 
+  /** What is in each slot, by name. */
+  readonly holders = (): ReadonlyMap<number, string> =>
+    new Map([...this.#adapters].flatMap(([name, { slot }]) => (slot === null ? [] : [[slot, name] as const])));
+
   has(name: string): boolean {
     return this.#adapters.has(name);
   }
