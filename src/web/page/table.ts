@@ -101,7 +101,10 @@ export class Table {
     const inSight = Math.min(ranking.length - first, Math.ceil(this.#scroll.clientHeight / ROW) + 2 * MORE);
     const shown = ranking.slice(first, first + Math.max(0, inSight));
     while (this.#rows.length < shown.length) this.#add();
-    for (const [i, { row }] of this.#rows.entries()) row.hidden = i >= shown.length;
+    for (const { row } of this.#rows.slice(shown.length)) {
+      row.hidden = true;
+      for (const name of ["id", "data-name", "data-marked"]) row.removeAttribute(name);
+    }
     for (const [i, adapter] of shown.entries()) this.#fill(this.#rows[i]!, adapter, first + i);
     height(this.#above, first * ROW);
     height(this.#below, (ranking.length - first - shown.length) * ROW);
@@ -149,10 +152,8 @@ export class Table {
 
   #fill({ row, pin, cells }: Row, adapter: Adapter, index: number): void {
     const { name, label, state, step, steps } = adapter;
-    if (row.dataset["name"] !== name) {
-      row.dataset["name"] = name;
-      row.id = `row-${index}`;
-    }
+    row.hidden = false;
+    setAttribute(row, "data-name", name);
     setAttribute(row, "id", `row-${index}`);
     setAttribute(row, "aria-rowindex", index + 2);
     setAttribute(row, "aria-selected", String(name === this.model.selected));
