@@ -31,6 +31,10 @@ import { pageRoutes } from "./page.ts";
 import { Rates } from "./rates.ts";
 import { type Route, Router } from "./router.ts";
 import { Database } from "./store.ts";
+import { hubRoutes } from "./tinker/hub.ts";
+import { tinkerRestRoutes } from "./tinker/rest.ts";
+import { tinkerRoutes } from "./tinker/routes.ts";
+import { Tinker } from "./tinker/tinker.ts";
 import { Usage, usageCsv } from "./usage.ts";
 
 /** Time that answers under way have when the server stops, in ms. */
@@ -73,13 +77,15 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   };
   if (engine.lost) opened.use(onAbort(engine.lost, () => failed(engine.lost!.reason)));
   const { organization } = own;
+  const log: Router["log"] = (event, more) => router.log(event, more);
   const jobs = new Jobs({
     ...{ engine, store, files, models, usage, recipes, folder: jobsFolder, organization },
     ...{ saveSeconds: config.jobs.save_seconds, checkpoints: config.jobs.checkpoints, rows: limits.rows },
     ...{ atOnce: config.jobs.at_once ?? capacity.slots, most: limits.jobs },
-    log: (event, more) => router.log(event, more),
+    log,
     lost: failed,
   });
+  const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, log, lost: failed });
   const answers = { engine, models, texts, usage, rates: new Rates(limits.tokens_per_minute ?? null) };
   const pages = new JobPages({ engine, store, jobs, answers, title: config.name });
   const routes: Route[] = [
@@ -88,6 +94,9 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
     ...modelRoutes(models, organization),
     ...chatRoutes(answers),
     ...completionRoutes(answers),
+    ...tinkerRoutes(tinker),
+    ...tinkerRestRoutes(tinker),
+    ...hubRoutes(tinker.base, texts.folder),
     ...(config.adapters.folder === undefined ? [] : adapterRoutes(models, config.adapters.folder)),
     ...operatorRoutes(usage, counters),
     ...pageRoutes({ sourceOf: (tenant) => pages.sourceOf(tenant), viewKeyOf: keys.viewKeyOf }),
@@ -104,12 +113,13 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   opened.defer(async () => {
     router.isClosing = true;
     pages[Symbol.dispose]();
-    const halted = jobs.stop();
+    const halted = Promise.all([jobs.stop(), tinker.stop()]);
     await Promise.race([listening.stop(), sleep(GRACE_MS)]);
     await listening.stop(true);
     await halted;
   });
   jobs.begin();
+  tinker.begin();
   const closing = opened.move();
   return {
     url: urlOf({ listen, tls }, listening.port!),
