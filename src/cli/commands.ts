@@ -39,7 +39,7 @@ export const COMMANDS = {
       ["--listen <host:port>", "Instead: where the run's own server listens for them"],
       ["--run <id>", "With --nats or --listen: the run's id, instead of a random one"],
       ["--here <number>", "With --nats or --listen: stages that are started on this machine (default: 0)"],
-      ["--web [host:port]", "Show the run on a live page in a browser (default: 127.0.0.1:8765)"],
+      ["--web [host:port]", "Show the run on a live page for browsers, at 127.0.0.1:8765 or the address that follows"],
       ["--web-certificate <file>", "With --web: a TLS certificate, for https"],
       ["--web-certificate-key <file>", "With --web: the file of its key"],
       ["--insecure", "With --listen or --web: let other machines in without a certificate (MLORA_NATS_CERT, MLORA_NATS_KEY)"],

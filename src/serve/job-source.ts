@@ -43,7 +43,8 @@ export class JobPages implements Disposable {
 
   constructor(private readonly options: JobPagesOptions) {
     const { engine } = options;
-    this.#attended = this.#spans.attend(engine.bus, null, engine.holders);
+    const holders = () => new Map(engine.slots.residents.flatMap((of, slot) => (of ? [[slot, of.plan.name] as const] : [])));
+    this.#attended = this.#spans.attend(engine.bus, null, holders);
   }
 
   /** The page of a key's name. */

@@ -1,4 +1,4 @@
-// A live page with synthetic adapters, behind the real routes.
+// A live page with synthetic adapters, under the real routes.
 
 import { openRunPage, pagePlace } from "../../src/serve/run-page.ts";
 import { Board } from "../../src/web/board.ts";
@@ -57,7 +57,7 @@ export function crowd(adapters: number, points = 200, title = "crowd") {
   return { page, board, asked, advance };
 }
 
-/** What a page has been told, and how to wait for more. */
+/** What a page has received, and how to wait for more. */
 export type Watched = AsyncDisposable & {
   /** Adapters by name, as the last event about each had them; with all points and held-out losses that came. */
   readonly adapters: Map<string, Told>;

@@ -1,4 +1,4 @@
-// The live page without a run: its curves, what viewers are sent, its files, and who may ask what.
+// The live page without a run: its curves, what viewers are sent, its files, and what each key may ask.
 
 import { describe, expect, test } from "bun:test";
 import { pagePlace } from "../../src/serve/run-page.ts";
@@ -112,7 +112,7 @@ test("the page's files need nothing else, hold no inline code, and take less tha
   expect(html).not.toMatch(/<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)/);
 });
 
-describe("who may ask", () => {
+describe("the keys of a page", () => {
   test("a page is on loopback, or has TLS, or is insecure on purpose", () => {
     expect(pagePlace({ web: true }).listen).toEqual({ host: "127.0.0.1", port: 8765 });
     expect(pagePlace({ web: 9000 }).listen).toEqual({ host: "127.0.0.1", port: 9000 });
