@@ -8,6 +8,8 @@ import type { AdapterKey, adapterEntries, DefaultKey, RecipeTable } from "./sche
 
 /** The folder in a run's folder, next to those of its adapters: no adapter has this name. */
 export const CHECKPOINTS = "checkpoints";
+/** The same of TensorBoard's files. */
+export const TENSORBOARD = "tb";
 
 type Entries = typeof adapterEntries;
 /** Every value is there; null for a key without a default that is not given. */
@@ -68,7 +70,8 @@ export type Recipe = {
   /** Of the recipe's file. */
   readonly path: string;
   readonly model: Table["model"];
-  readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "residentAdapters" | "checkpoint"> & {
+  readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "residentAdapters" | "checkpoint" | "notify"> & {
+    readonly notify: RunKeys["notify"] | null;
     readonly tokensPerMicrobatch: number | null;
     /** Adapters that train at once; null: as many as fit. */
     readonly slots: number | null;
