@@ -170,7 +170,7 @@ export const COMMANDS = {
       ["--prompt <text>", "What is to be continued or answered"],
       [
         "--prompts <file>",
-        'JSONL as for training; a row\'s "adapter" names the adapter that answers, else all do; answers are compared',
+        'rows as for training; a row\'s "adapter" names the adapter that answers, else all do; answers are compared',
       ],
       ["--system <text>", "The system message, instead of the recipe's"],
       ["--raw", "Without the model's chat template"],

@@ -14,14 +14,17 @@ import type { Recipe } from "../recipe/recipe.ts";
 import { adviceFor } from "./advice.ts";
 import { type Estimate, estimateRun } from "./estimate.ts";
 import { measureRun } from "./measure.ts";
-import { localDevices, planOn, type Reading, type Request, readRequest, specFor } from "./prepare.ts";
+import { localDevices, planOn, type Reading, type Request, readRequest, specFor, withLocalModel } from "./prepare.ts";
 import { type SimulatedRun, simulateRun } from "./simulated-run.ts";
 
 /** Reads model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
-export async function planOf(recipe: Recipe, reading: Reading = {}): Promise<PlannedRun> {
+export async function planOf(asked: Recipe, reading: Reading = {}): Promise<PlannedRun> {
+  const notices: string[] = [];
+  const recipe = await withLocalModel(asked, reading, (text) => notices.push(text));
   const spec = specFor(recipe);
   const devices = localDevices(recipe, spec);
-  const request = await readRequest(recipe, spec, reading);
+  const read = await readRequest(recipe, spec, reading);
+  const request = { ...read, notices: [...notices, ...read.notices] };
   return new PlannedRun(request, planOn(request, devices));
 }
 

@@ -20,7 +20,7 @@ import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
 import { type Notifier, notifierOf } from "./notify.ts";
-import { localDevices, planOn, readRequest, specFor } from "./prepare.ts";
+import { localDevices, planOn, readRequest, specFor, withLocalModel } from "./prepare.ts";
 import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
@@ -53,21 +53,23 @@ export type SessionOptions = {
  * trains by itself. Throws RequestErrors for what is wrong with the request, and a RunError, `run.stopped`, where `signal` is
  * aborted.
  */
-export async function openSession(written: Recipe, options: SessionOptions = {}): Promise<Session> {
+export async function openSession(asked: Recipe, options: SessionOptions = {}): Promise<Session> {
   const { resume = false, isReachable = true, signal, onEvent } = options;
-  const remoteStages = remoteStagesOf(options.remoteStages ?? {}, written);
-  const spec = specFor(written);
-  const notifier = notifierOf(written);
+  const remoteStages = remoteStagesOf(options.remoteStages ?? {}, asked);
+  const notifier = notifierOf(asked);
   const stream = new EventStream([onEvent, notifier?.listener].filter((listener) => listener !== undefined));
   const { emit } = stream;
   const stop = new AbortController();
   await using opened = new AsyncDisposableStack();
   opened.defer(() => stream.close());
   if (signal) opened.use(onAbort(signal, () => stop.abort(stopped())));
+  const notice = (text: string) => emit(noticeEvent(null, text));
+  const progress: AddOptions["progress"] = (of) => emit({ type: "reading", ...of });
+  const written = await withLocalModel(asked, { signal: stop.signal, progress }, notice);
+  const spec = specFor(written);
   const recipe = withAdded(written);
   const devices = () => localDevices(recipe, spec, remoteStages?.here);
   const here = devices(); // before the data, which may take long to read
-  const progress: AddOptions["progress"] = (of) => emit({ type: "reading", ...of });
   const request = await readRequest(recipe, spec, { signal: stop.signal, progress });
   let plan = remoteStages ? null : planOn(request, here);
   const { output } = recipe.run;
@@ -79,7 +81,6 @@ export async function openSession(written: Recipe, options: SessionOptions = {})
   const model = modelFingerprint(recipe.model.path);
   const run = processes?.run ?? newRunId();
   const known = isReachable ? opened.use(announce({ run, output })) : null;
-  const notice = (text: string) => emit(noticeEvent(null, text));
   const adapters = new RunAdapters(request, { stop: stop.signal, isFixed: processes !== null, notice });
   const { trace = null, link = "auto", keepOpen = false } = options;
   const job: Omit<Job, "control"> = {
