@@ -10,6 +10,7 @@ import { count, duration } from "../base/units.ts";
 import { describeEnding, startProgram } from "../cluster/spawn.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import type { NOTIFIED } from "../recipe/schema.ts";
+import { postJson } from "../sources/http.ts";
 import type { Listener, RunResult } from "./events.ts";
 
 type About = (typeof NOTIFIED)[number] | "below";
@@ -22,9 +23,8 @@ export type Notifier = {
   readonly failed: (error: unknown) => Promise<void>;
 };
 
-/** For a program, or for one try at an address. */
+/** For a program. */
 const MOST_MS = 20_000;
-const [TRIES, BETWEEN_MS] = [3, 1_000];
 const DEFAULT: readonly About[] = ["done", "failed"];
 
 /** Null where a recipe has no notifications. Throws a RequestError, `notify.command`, where there is no such program. */
@@ -54,7 +54,7 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
     });
     const told = [
       ...(path === null ? [] : [runProgram(path, command!.slice(1), body)]),
-      ...(url === undefined ? [] : [post(url, body)]),
+      ...(url === undefined ? [] : [postJson(url, body)]),
     ];
     for (const one of told) {
       const quiet = one.catch((error: unknown) => log(0, () => `notice: a notification was not given: ${textOf(error)}`));
@@ -115,24 +115,4 @@ async function runProgram(path: string, args: readonly string[], input: string):
   const ending = await Promise.race([child.ended, sleep(MOST_MS)]);
   if (ending === undefined) throw new Error(`${path} was still running after ${MOST_MS / 1000} s`);
   if (ending.code !== 0) throw new Error(`${path} ${describeEnding(ending)}`);
-}
-
-/** Of the address only the host is ever shown: its path may be a secret. */
-async function post(url: string, body: string): Promise<void> {
-  for (let tries = 1; ; tries++)
-    try {
-      const headers = { "content-type": "application/json" };
-      const { ok, status } = await fetch(url, {
-        method: "POST",
-        headers,
-        body,
-        redirect: "error",
-        signal: AbortSignal.timeout(MOST_MS),
-      });
-      if (ok) return;
-      throw new Error(`it answered ${status}`);
-    } catch (error) {
-      if (tries === TRIES) throw new Error(`${new URL(url).host}: ${textOf(error)}`);
-      await sleep(tries * BETWEEN_MS);
-    }
 }
