@@ -13,7 +13,17 @@ import { readRequest, specFor } from "../../src/session/prepare.ts";
 import { openSession } from "../../src/session/session.ts";
 import { mutateBytes } from "../helpers/mutate.ts";
 import { Workplace } from "../helpers/program.ts";
-import { chatRows, isOver, jobUntil, jsonOf, type Started, serverFolder, startServer, upload } from "../helpers/server.ts";
+import {
+  chatRows,
+  eventually,
+  isOver,
+  jobUntil,
+  jsonOf,
+  type Started,
+  serverFolder,
+  startServer,
+  upload,
+} from "../helpers/server.ts";
 import { type Data, floats, forwardBackwardBytes, ints, TinkerCaller, weightedDatum } from "../helpers/tinker.ts";
 
 const place = new Workplace(2);
@@ -183,6 +193,37 @@ describe("one server", () => {
     expect(new Set(together.map(String)).size).toBe(7);
   });
 });
+
+test("a session that is silent is over, and its models are gone; one that is heard stays", async () => {
+  const { ask, running } = await startServer(
+    place,
+    serverFolder(place, "silent", "[tinker]\nsession_seconds = 1\nmodels = 2\n"),
+  );
+  const one = new TinkerCaller(ask);
+  const [silent, heard] = [await one.session(), await one.session()];
+  const [gone, stays] = [await one.model(silent, 1), await one.model(heard, 2)];
+  const third = { session_id: heard, model_seq_id: 1, base_model: "local/tiny", lora_config: { rank: 4 } };
+  expect(await errorOf(one.post("create_model", third))).toMatchObject({
+    status: 429,
+    detail: expect.stringContaining("2 models"),
+  });
+  const adapters = async () => Number(/^mlora_adapters (\d+)$/m.exec(await (await ask("/metrics")).text())![1]);
+  await eventually(async () => {
+    expect((await one.post("session_heartbeat", { session_id: heard })).status).toBe(200);
+    return (await adapters()) === 1;
+  });
+  expect((await one.post("session_heartbeat", { session_id: silent })).status).toBe(410);
+  expect((await one.sendBytes(forwardBackwardBytes(gone, 1, dataOf(0)))).status).toBe(400);
+  await one.bytes(await one.forwardBackward(stays, 1, dataOf(0)));
+  const waiting = await one.step(stays, 3, 1e-3);
+  const unloaded = (await jsonOf(one.post("unload_model", { model_id: stays }))).request_id;
+  expect(await jsonOf(one.result(unloaded))).toMatchObject({ model_id: stays });
+  expect((await jsonOf(one.result(waiting))).error).toContain("unloaded");
+  expect(await adapters()).toBe(0);
+  expect((await one.sendBytes(forwardBackwardBytes(stays, 2, dataOf(0)))).status).toBe(400);
+  running.kill("SIGTERM");
+  expect((await running.ended).code).toBe(0);
+}, 60_000);
 
 test("a server that is killed again and again comes to the same results, each made once", async () => {
   const folder = serverFolder(place, "killed", "[jobs]\nsave_seconds = 0.1\n");

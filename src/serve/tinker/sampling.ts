@@ -6,7 +6,7 @@ import { range } from "../../base/shape.ts";
 import { distributionOf, type Sampling } from "../../session/distribution.ts";
 import type { Primitives, Row, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
-import { ApiError, badRequest, isFatal } from "../errors.ts";
+import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";
 import { TextStream } from "../openai/text-stream.ts";
@@ -27,6 +27,8 @@ export type SamplingOptions = {
   readonly usage: Usage;
   readonly log: (event: string, more: Readonly<Record<string, unknown>>) => void;
   readonly lost: (error: unknown) => void;
+  /** Called with the session of each new request. */
+  readonly heard: (session: string) => void;
   /** Requests of a tenant that have no result, at most. */
   readonly most: number;
 };
@@ -53,14 +55,12 @@ export class Samples {
     if (!store.request(sampler.id, seq_id)) {
       store.openSession(tenant, sampler.session);
       if ((this.#open.get(tenant) ?? 0) >= most)
-        throw new ApiError(429, `This key has ${most} samples in flight, the most that it may have.`, {
-          code: "rate_limit_exceeded",
-          headers: { "retry-after": "1" },
-        });
+        throw tooMany(`This key has ${most} samples in flight, the most that it may have.`);
     }
     const of = { tenant, session: sampler.session, owner: sampler.id, number: seq_id, kind: "sample", seed, body };
     const { row, isNew } = store.addRequest(of);
     if (isNew) this.#start(row);
+    this.options.heard(sampler.session);
     return { id: row.id, samples: num_samples };
   }
 

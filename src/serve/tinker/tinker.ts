@@ -48,9 +48,15 @@ export class Tinker {
     mkdirSync(states, { recursive: true });
     this.store = new TinkerStore(db);
     this.futures = new Futures(this.store);
-    this.checkpoints = new Checkpoints(this.store, engine, models, join(folder, "weights"));
-    const common = { ...of, store: this.store, futures: this.futures };
-    const saving = { folder: states, saveSeconds: config.jobs.save_seconds, checkpoints: this.checkpoints };
+    this.checkpoints = new Checkpoints(this.store, engine, models, join(folder, "weights"), config.limits.disk_bytes);
+    const heard = (session: string) => this.sessions.touch(session);
+    const common = { ...of, store: this.store, futures: this.futures, heard };
+    const saving = {
+      folder: states,
+      saveSeconds: config.jobs.save_seconds,
+      checkpoints: this.checkpoints,
+      most: config.tinker.models,
+    };
     this.training = new Training({ ...common, ...saving });
     this.samples = new Samples({ ...common, most: MOST_SAMPLES });
     this.sessions = new Sessions(this.store, this.training, this.checkpoints, config.tinker.session_seconds);
