@@ -194,11 +194,9 @@ describe("one server", () => {
   });
 });
 
-test("a session that is silent is over, and its models are gone; one that is heard stays", async () => {
-  const { ask, running } = await startServer(
-    place,
-    serverFolder(place, "silent", "[tinker]\nsession_seconds = 1\nmodels = 2\n"),
-  );
+test("a session that is silent is over, and its models are gone; keys have limits", async () => {
+  const limits = "[tinker]\nsession_seconds = 1\nmodels = 2\n[limits]\ntokens_per_minute = 50\n";
+  const { ask, running } = await startServer(place, serverFolder(place, "silent", limits));
   const one = new TinkerCaller(ask);
   const [silent, heard] = [await one.session(), await one.session()];
   const [gone, stays] = [await one.model(silent, 1), await one.model(heard, 2)];
@@ -207,6 +205,21 @@ test("a session that is silent is over, and its models are gone; one that is hea
     status: 429,
     detail: expect.stringContaining("2 models"),
   });
+  const sampler = { session_id: heard, sampling_session_seq_id: 0, base_model: "local/tiny" };
+  const { sampling_session_id } = await jsonOf(one.post("create_sampling_session", sampler));
+  const sample = (seq_id: number) => {
+    const prompt = { chunks: [{ type: "encoded_text", tokens: row(10) }] };
+    return one.post("asample", {
+      sampling_session_id,
+      seq_id,
+      num_samples: 1,
+      prompt,
+      sampling_params: { max_tokens: 30, stop: [] },
+    });
+  };
+  const first = await jsonOf(sample(0));
+  expect((await one.result(first.request_id)).headers.get("content-type")).toBe("application/x-protobuf");
+  expect(await errorOf(sample(1))).toMatchObject({ status: 429, detail: expect.stringContaining("50 tokens a minute") });
   const adapters = async () => Number(/^mlora_adapters (\d+)$/m.exec(await (await ask("/metrics")).text())![1]);
   await eventually(async () => {
     expect((await one.post("session_heartbeat", { session_id: heard })).status).toBe(200);

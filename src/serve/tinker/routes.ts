@@ -16,6 +16,7 @@ import {
   SessionBody,
 } from "./asked.ts";
 import { samplerId } from "./checkpoints.ts";
+import { hubName } from "./hub.ts";
 import { addressOf, PROTOBUF } from "./messages.ts";
 import { WireFault } from "./protobuf.ts";
 import type { Tinker } from "./tinker.ts";
@@ -94,7 +95,7 @@ export function tinkerRoutes({ store, sessions, training, samples, futures, chec
     const { id, asked } = store.model(tenant, (await json(ModelBody)).model_id);
     return Response.json({
       ...{ type: "get_info", model_id: id, model_name: base.name, is_lora: true, lora_rank: asked.rank },
-      model_data: { arch: base.architecture, model_name: base.name, tokenizer_id: base.name },
+      model_data: { arch: base.architecture, model_name: base.name, tokenizer_id: hubName(base.name) },
       optimizer_config: { type: "adamw" },
     });
   };

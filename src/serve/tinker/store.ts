@@ -252,13 +252,16 @@ export class TinkerStore {
     );
   }
 
-  /** Results that have been there for a while go, and all of sessions that are over. */
+  /** Results that have been there for a while go, and requests that are not needed to come to what a model is. */
   prune(age: number): void {
+    const before = seconds() - age;
     this.db.run(
-      `DELETE FROM tinker_requests WHERE done_at < ? AND session IN (SELECT id FROM tinker_sessions WHERE ended_at < ?)`,
-      ...[seconds() - age, seconds() - age],
+      `DELETE FROM tinker_requests WHERE done_at < ? AND (kind = 'sample' OR
+         session IN (SELECT id FROM tinker_sessions WHERE ended_at < ?) OR
+         number > 0 AND number <= (SELECT saved FROM tinker_models WHERE id = owner))`,
+      ...[before, before],
     );
-    this.db.run("UPDATE tinker_requests SET result = NULL WHERE done_at < ? AND result IS NOT NULL", seconds() - age);
+    this.db.run("UPDATE tinker_requests SET result = NULL WHERE done_at < ? AND result IS NOT NULL", before);
   }
 
   addCheckpoint(of: Omit<CheckpointRow, "seq" | "created_at" | "is_public">): void {

@@ -7,6 +7,7 @@ import type { TextModel } from "../../session/text-model.ts";
 import type { ServeConfig } from "../config.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";
+import type { Rates } from "../rates.ts";
 import type { Database } from "../store.ts";
 import type { Usage } from "../usage.ts";
 import { Checkpoints } from "./checkpoints.ts";
@@ -27,6 +28,7 @@ export type TinkerOptions = {
   readonly recipes: RecipeMaker;
   readonly texts: TextModel;
   readonly usage: Usage;
+  readonly rates: Rates;
   readonly log: (event: string, more: Readonly<Record<string, unknown>>) => void;
   readonly lost: (error: unknown) => void;
 };

@@ -106,6 +106,7 @@ export class Training {
     const known = store.request(id, number);
     if (!known) {
       store.openSession(tenant, model.session); // what is repeated has its result still
+      if (number <= model.saved) throw badRequest(`Request ${number} of '${id}' was carried out long ago.`, "seq_id");
       if (store.request(id, UNLOAD)) throw badRequest(`The model '${id}' is unloaded.`, "model_id");
       if (number > this.#liveOf(model).next + AHEAD)
         throw tooMany(`${AHEAD} requests of the model '${id}' wait for one before them: send that first.`);
