@@ -241,7 +241,7 @@ test("a session that is silent is over, and its models are gone; keys have limit
 test("a server that is killed again and again comes to the same results, each made once", async () => {
   const folder = serverFolder(place, "killed", "[jobs]\nsave_seconds = 0.1\n");
   let server = await startServer(place, folder);
-  const steps = 12;
+  const steps = 9;
   const caller = new TinkerCaller(server.ask);
   const want = await straight(caller, 1, steps);
   const [session, other] = [await caller.session(), await caller.session()];
