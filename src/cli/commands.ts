@@ -155,12 +155,16 @@ export const COMMANDS = {
     purpose: "Merge an adapter's folder into its base model: a model for programs without adapters",
     flags: [
       ["--base <folder>", "The base model, where the adapter's own config does not say where it is now"],
-      ["--output <folder>", "Where the merged model goes: a folder that is new or empty"],
+      ["--output <folder>", "Where the merged model goes: a folder that is new or empty; with --gguf a new file"],
+      ["--gguf <type>", "A GGUF instead: f32, f16, bf16, q8_0 or q4_k_m; adapter for the adapter alone"],
       ["--dtype <dtype>", "bf16 or fp32 (default: bf16)"],
       ["--shard <size>", "The largest size of a file of weights (default: 5GB)"],
       JSON_FLAG,
     ],
-    examples: [["mlora export out/support/tickets --output models/tickets", "A Hugging Face folder in bf16"]],
+    examples: [
+      ["mlora export out/support/tickets --output models/tickets", "A Hugging Face folder in bf16"],
+      ["mlora export out/support/tickets --gguf q4_k_m --output tickets.gguf", "One file for llama.cpp and Ollama"],
+    ],
   },
   generate: {
     usage: "generate [base]",
@@ -220,6 +224,7 @@ export const COMMANDS = {
       ["--rank <number>", "Rank of the adapters (default: 16)"],
       ["--dropout <number>", "Dropout of the adapters (default: 0)"],
       ["--targets <targets>", "all-linear or qkvo (default: all-linear)"],
+      ["--experts <sharing>", "shared-outer or per-expert: factors of adapters in experts (default: shared-outer)"],
       ["--steps <number>", "Steps to measure (default: 10)"],
       ["--recomputation <recomputation>", "auto, none, selective or full"],
       ["--tokens <number>", "Most tokens in a pass"],
