@@ -18,7 +18,7 @@ export type Value =
 export type FlagGrammar = {
   /** "--device" */
   readonly flag: string;
-  /** "device"; null where it takes no value. */
+  /** "device"; null where it takes no value, or none is needed. */
   readonly placeholder: string | null;
   readonly value: Value | null;
   readonly meaning: string;
@@ -84,7 +84,7 @@ export function grammarOf(name: CommandName): CommandGrammar {
     examples,
     flags: [
       ...flags.map(([written, meaning]): FlagGrammar => {
-        const [, flag, placeholder = null] = /^(--[a-z-]+)(?: <([^>]+)>)?$/.exec(written)!;
+        const [, flag, placeholder = null] = /^(--[a-z-]+)(?: <([^>]+)>| \[[^\]]+\])?$/.exec(written)!;
         const value = placeholder === null ? null : (VALUES[placeholder] ?? { kind: "other" });
         return { flag: flag!, placeholder, value, meaning, isRepeated: REPEATED[name] === flag!.slice(2) };
       }),

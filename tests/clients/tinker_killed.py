@@ -1,4 +1,4 @@
-"""Tinker's client while its server is killed: trains and samples twice. Prints a line a step, and "ok" if both were the same."""
+"""Tinker's client while its server is killed: trains and samples twice. Prints a line a step; "ok" if both were the same."""
 
 import hashlib
 import sys
