@@ -10,6 +10,8 @@ import { writeFileAtomic } from "../src/base/atomic.ts";
 import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
 import { filesOf, isCompiled, readManifest } from "../src/device/cuda/manifest.ts";
+import { PAGE_ASSETS } from "../src/web/assets.ts";
+import { bundlePage, PAGE_FILES } from "../src/web/bundle.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const DIST = join(ROOT, "dist");
@@ -19,17 +21,11 @@ const LEVEL = 19;
 const PACKED = join(DIST, ".packed");
 const NEEDED = ["libmlora.so", "libscipy_openblas.so", "nats-server"];
 const KERNELS = "kernels/manifest.json";
-/** Those of the layers that plans refuse on GPUs (src/plan/memory.ts) would take 1 MB. */
-const REFUSED = /^(convolution|delta|gatednorm|heads)_/;
 
 mkdirSync(DIST, { recursive: true });
 const stage = mkdtempSync(join(DIST, ".building-")); // two builds at once do not meet
 try {
-  const kernels = assetNames().includes(KERNELS)
-    ? readManifest()
-        .filter(isCompiled)
-        .filter(({ name }) => !REFUSED.test(name))
-    : [];
+  const kernels = assetNames().includes(KERNELS) ? readManifest().filter(isCompiled) : [];
   const files = kernels.flatMap(filesOf).map((file) => `kernels/${file}`);
   await stageAssets(join(stage, "assets"), [...NEEDED, ...(kernels.length > 0 ? [KERNELS] : []), ...files]);
   await bundle(stage);
@@ -42,11 +38,13 @@ try {
 
 /** Writes assets as src/base/assets.ts expects them. Throws a RunError where one is not there. */
 async function stageAssets(folder: string, names: readonly string[]): Promise<void> {
+  const page = await bundlePage();
+  const made = new Map(PAGE_FILES.map((name) => [PAGE_ASSETS + name, page[name]]));
   mkdirSync(folder);
   mkdirSync(PACKED, { recursive: true });
   const manifest: Record<string, AssetManifest[string]> = {};
   const used = await Promise.all(
-    packsOf(names).map(async (pack, i) => {
+    packsOf([...names, ...made.keys()], (name) => made.get(name) ?? readAsset(name)).map(async (pack, i) => {
       const file = `${i}.zst`;
       let from = 0;
       for (const { name, content } of pack) {
@@ -73,12 +71,12 @@ function sha256(content: Uint8Array): string {
 }
 
 /**
- * The variants of a kernel for a machine lie together, as names that differ by a hash alone: unpacked in milliseconds when one
- * is loaded.
+ * What one GPU loads lies together: machine code of all kernels for a generation ("sm_90" and "sm_90a"), or their PTX. Kernels
+ * are much alike, so that a pack is a tenth smaller than packs of each kernel; it is unpacked once, in 40 ms.
  */
-function packsOf(names: readonly string[]) {
-  const alike = Map.groupBy(names, (name) => name.replace(/-[0-9a-f]{16}\./, "."));
-  return [...alike.values()].map((group) => group.map((name) => ({ name, content: readAsset(name) })));
+function packsOf(names: readonly string[], read: (name: string) => Uint8Array) {
+  const alike = Map.groupBy(names, (name) => /^kernels\/.*\.(sm_\d+(?=\da?\.cubin$)|ptx$)/.exec(name)?.[1] ?? name);
+  return [...alike.values()].map((group) => group.map((name) => ({ name, content: read(name) })));
 }
 
 async function bundle(folder: string): Promise<void> {

@@ -44,6 +44,13 @@ function rowOf(family: string, definition: Definition): string {
   return `| ${models} | ${names.join(", ")} | ${listed} | ${compared} |`.replaceAll("|  |", "| |");
 }
 
+/** The names of the models that a GGUF is written of. */
+const ggufFamilies = (): string =>
+  Object.entries<Definition>(FAMILIES)
+    .filter(([family, of]) => of.gguf && architecturesOf(family, of).length > 0)
+    .map(([, of]) => of.about.models)
+    .join(", ");
+
 /** docs/models.md */
 export function modelsPage(): string {
   const rows = Object.entries<Definition>(FAMILIES).filter(([family, of]) => architecturesOf(family, of).length > 0);
@@ -63,12 +70,11 @@ two stages, generation over what is kept) hold for every family.
 ${rows.map(([family, of]) => rowOf(family, of)).join("\n")}
 
 The usual seven are \`q_proj\`, \`k_proj\`, \`v_proj\`, \`o_proj\`, \`gate_proj\`, \`up_proj\` and \`down_proj\`. Linears that are one tensor in the files are one target. Muse-Glimmer has a second
-\`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them. Qwen 3.5's \`q_proj\` holds the gates of its heads, too. Its layers of the gated delta rule are
-computed on CPUs alone so far; a plan for a GPU refuses them.
+\`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them. Qwen 3.5's \`q_proj\` holds the gates of its heads, too.
 
 ## Mixtures of experts
 
-Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5 and Qwen3-VL. Routers stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
+Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5, Qwen3-VL, Qwen 3.5 and Qwen3-Next. Routers and the gates of shared experts stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
 The routers differ by numbers alone (softmax or sigmoid, normalised or not, groups, a correction, a factor), which each family reads from config.json. Of logits as large the lower expert comes first.
 
 Adapters act in attention and dense MLPs as in other models, and in experts where \`targets\` names their linears (\`gate_proj\`, \`up_proj\`, \`down_proj\`; \`w1\`, \`w2\`, \`w3\`; \`gate_up_proj\`). "all-linear" has none of
@@ -93,6 +99,18 @@ heads rotated in part. Others are refused by name.
 LongRoPE has factors for short and for long sequences, and transformers chooses by the longest row of each batch. Here all rows of an adapter have the same: long where its \`max_length\` is above
 \`original_max_position_embeddings\`. A generated sequence has the long ones where its prompt and the tokens that may follow are more; transformers begins a sequence with the short ones and reads it
 again with the long ones when it passes that length.
+
+## GGUF
+
+\`mlora export --gguf\` writes ${ggufFamilies()}; mixtures of experts and all others are refused by name, and can be merged into a folder.
+Tested with llama.cpp itself (llama-cpp-python 0.3.36, \`scripts/nightly/gguf.ts\`): tiny models of each come to PEFT's logits, merged, and as base with the adapter's own GGUF; SmolLM2-135M-Instruct to
+the tokens of transformers; \`q8_0\` and \`q4_k_m\` to the bytes of \`llama-quantize\`.
+
+What llama.cpp computes otherwise is refused (layers without a rope other than every fourth of SmolLM3, biases that it does not read, a scale of attention that is not Gemma's own) or is a notice: it has no sliding
+windows in Mistral, Qwen and Phi-3, and chooses LongRoPE's factors by its context, not by the text. A tokenizer is known by how it cuts words (Llama 3, Qwen 2 and 3.5, SmolLM, GPT-2 and GPT-4o, Tekken, and
+SentencePiece's of Llama 2, Mistral, Phi-3 and Gemma); another is refused. Of a base that is a GGUF the tokenizer is copied. A token that ends answers in a chat, and is not the end-of-text token, is written as the end of a turn.
+
+The adapter alone is in f32, LoRA of any scale, ranks and layers, VeRA as the LoRA that it is; DoRA and adapters of embedding or head are merged only.
 
 ## Not supported
 

@@ -5,6 +5,8 @@ import { Rng } from "../base/rng.ts";
 import { range, sum } from "../base/shape.ts";
 import { rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { renamed, replacedColumns } from "./columns.ts";
+import { checkDataFile, type DataFile, type FilesOf, filesNamed, rowsOf } from "./data-file.ts";
 import {
   type Example,
   exampleReader,
@@ -16,7 +18,7 @@ import {
   unusedFields,
 } from "./format.ts";
 import { stringifyJson } from "./json.ts";
-import { checkDataFile, type Fields, placeOf, RowFault, type RowRead, rowsOf, type Source } from "./jsonl.ts";
+import { type Fields, placeOf, RowFault, type RowRead, type Source } from "./jsonl.ts";
 import { mergedNotices, type Notice, NoticeBook, type NoticeKind, noticeText } from "./notices.ts";
 import { chosenOf, joined, RowPacker, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
@@ -27,6 +29,8 @@ export type { Sample } from "./rows.ts";
 export type Dataset = {
   readonly train: readonly Sample[];
   readonly eval: readonly Sample[];
+  /** How many rows of `train` each of the recipe's sources has, in their order. */
+  readonly sizes: readonly number[];
   readonly counts: {
     readonly rows: number; // read, of training and evaluation
     readonly truncated: number;
@@ -42,7 +46,9 @@ export type DatasetRecipe = Pick<
   | "train"
   | "eval"
   | "evalSplit"
+  | "mostRows"
   | "format"
+  | "columns"
   | "template"
   | "chatTemplate"
   | "chatVariables"
@@ -77,11 +83,15 @@ export function loadDataset(
   vocab: number,
   read: ReadFiles = new Map(),
   row: RowRead = () => undefined,
+  files: FilesOf = new Map(),
 ): Dataset {
-  for (const file of [...recipe.train, ...recipe.eval]) checkDataFile(file);
-  const { format, template, chatTemplate, chatVariables, thoughts, system, trainOn, objective, maxLength, overlong } = recipe;
+  const [trainFiles, evalFiles] = [recipe.train, recipe.eval].map((names) => names.map((name) => filesNamed([name], files)));
+  for (const file of [...trainFiles!, ...evalFiles!].flat()) checkDataFile(file);
+  const { format, columns, template, chatTemplate, chatVariables, thoughts, system, trainOn, objective, maxLength, overlong } =
+    recipe;
   const form = [
     format,
+    columns,
     template,
     chatTemplate,
     chatVariables,
@@ -93,31 +103,52 @@ export function loadDataset(
     overlong,
   ];
   const own = tokenizerOf(recipe, tokenizer);
-  const rowsIn = (file: string): FileRows => {
-    const key = stringifyJson([file, ...form])!;
-    const rows = read.get(key) ?? readFile(file, recipe, own, vocab, row);
+  const rowsIn = (file: DataFile, most: number | null): FileRows => {
+    const key = stringifyJson([file.name, most, ...form])!;
+    const rows = read.get(key) ?? readFile(file, recipe, own, vocab, row, most);
     read.set(key, rows);
     return rows;
   };
-  const [train, heldOut] = [recipe.train.map(rowsIn), recipe.eval.map(rowsIn)];
+  const source = (of: readonly DataFile[], most: number | null): readonly FileRows[] => {
+    const rows: FileRows[] = [];
+    for (const file of of) {
+      const left = most === null ? null : most - sum(rows.map((one) => one.rows));
+      if (left === 0) break;
+      rows.push(rowsIn(file, left));
+    }
+    return rows;
+  };
+  const { mostRows } = recipe;
+  const sources = trainFiles!.map((of, i) => source(of, mostRows?.train[i] ?? null));
+  const [train, heldOut] = [sources.flat(), evalFiles!.flatMap((of, i) => source(of, mostRows?.eval[i] ?? null))];
   const total = (count: "rows" | "truncated" | "dropped") => sum([...train, ...heldOut].map((file) => file[count]));
   const samples = joined(train.map((file) => file.samples));
+  const sizes = sources.map((of) => sum(of.map((one) => one.samples.length)));
   return {
-    ...(heldOut.length > 0
-      ? { train: samples, eval: joined(heldOut.map((file) => file.samples)) }
-      : splitRows(samples, recipe)),
+    ...(heldOut.length > 0 || recipe.evalSplit === 0
+      ? { train: samples, eval: joined(heldOut.map((file) => file.samples)), sizes }
+      : splitRows(samples, sizes, recipe)),
     counts: { rows: total("rows"), truncated: total("truncated"), dropped: total("dropped") },
     notices: mergedNotices([...new Set([...train, ...heldOut])].map(({ notices }) => notices)),
   };
 }
 
-function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: RowRead): FileRows {
+/** The first `most` rows of a file; null: all. */
+function readFile(
+  of: DataFile,
+  recipe: DatasetRecipe,
+  tokenizer: Tokenizer,
+  vocab: number,
+  read: RowRead,
+  most: number | null,
+): FileRows {
+  const { name: file } = of;
   const toRows = rowReader(recipe, tokenizer);
   const packer = new RowPacker(file);
   const book = new NoticeBook();
   const faults: string[] = [];
   const counts = { rows: 0, truncated: 0, dropped: 0 };
-  for (const row of rowsOf(file, (place, bytes) => read(place, bytes, packer.bytes))) {
+  for (const row of rowsOf(of, (place, bytes) => read(place, bytes, packer.bytes))) {
     counts.rows++;
     try {
       if ("fault" in row) throw new RowFault(row.fault);
@@ -137,6 +168,7 @@ function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
       faults.push(`${placeOf(row.source)}: ${error.message}`);
       if (faults.length === SHOWN) break;
     }
+    if (counts.rows === most) break;
   }
   read(null, 0, packer.bytes);
   if (faults.length > 0)
@@ -166,6 +198,7 @@ export const tokenizerOf = ({ chatTemplate }: Pick<AdapterRecipe, "chatTemplate"
 export function formatOptionsOf(
   {
     format,
+    columns,
     template,
     system,
     thoughts,
@@ -175,7 +208,7 @@ export function formatOptionsOf(
   tokenizer: Tokenizer,
 ): FormatOptions {
   const asChat = chatTemplate !== false && tokenizer.hasChatTemplate;
-  return { format, template, system, thoughts, chatVariables, asChat, chatTemplate: tokenizer.chatTemplate };
+  return { format, columns, template, system, thoughts, chatVariables, asChat, chatTemplate: tokenizer.chatTemplate };
 }
 
 /**
@@ -193,7 +226,8 @@ export function rowReader(
   const double = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
   const read =
     kind === "single" ? (fields: Fields) => ({ own: single(fields), other: null, label: true }) : double[kind](options);
-  return (fields, source, book) => {
+  return (row, source, book) => {
+    const fields = renamed(row, options.columns);
     const { own, other, label } = read(fields);
     const tokens = (example: Example): TokenRow => {
       const row = tokenise(example, tokenizer, trainOn);
@@ -202,6 +236,8 @@ export function rowReader(
       return row;
     };
     tellFields(fields, own, kind === "single" ? options : { ...options, format: "prompt-completion" }, source, book);
+    const replaced = replacedColumns(row, options.columns);
+    if (replaced.length > 0) book.add("fields", source, replaced.join(", "));
     const labelled = kind === "labelled" ? { label } : {};
     if (thoughts === "every-turn" && kind === "single" && own.kind === "chat")
       return turnByTurn(own).map((example) => ({ own: tokens(example), other: null }));
@@ -318,14 +354,13 @@ export function fit(
  * Holds out a share of the rows; at least one row is left to train on. Whoever shares out the same rows holds out the same
  * ones, whatever its seed: adapters of a sweep are held against each other.
  */
-function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: DatasetRecipe) {
-  if (evalSplit === 0) return { train: rows, eval: [] };
+function splitRows(rows: readonly Sample[], sizes: readonly number[], { evalSplit, name, train: files }: DatasetRecipe) {
   // What comes from one row is held out together.
-  const lines = new Map<string, Map<number, number>>(files.map((file) => [file, new Map()]));
+  const lines = new Map<string, Map<number, number>>();
   const group = new Int32Array(rows.length);
   let first = 0;
   for (const [i, { source }] of rows.entries()) {
-    const groups = lines.get(source.file)!;
+    const groups = lines.getOrInsertComputed(source.file, () => new Map());
     if (!groups.has(source.line)) groups.set(source.line, first++);
     group[i] = groups.get(source.line)!;
   }
@@ -337,5 +372,12 @@ function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: D
       "lower data.split, or give more rows",
     );
   const chosen = new Set(new Rng(0x5b117).shuffle(range(first)).slice(0, heldOut));
-  return { train: chosenOf(rows, (i) => !chosen.has(group[i]!)), eval: chosenOf(rows, (i) => chosen.has(group[i]!)) };
+  const isHeldOut = (i: number) => chosen.has(group[i]!);
+  let row = 0;
+  const left = sizes.map((size) => {
+    const from = row;
+    row += size;
+    return sum(range(size).map((i) => Number(!isHeldOut(from + i))));
+  });
+  return { train: chosenOf(rows, (i) => !isHeldOut(i)), eval: chosenOf(rows, isHeldOut), sizes: left };
 }

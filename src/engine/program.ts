@@ -65,15 +65,17 @@ const restores = (operation: Operation): boolean => isAdapted(operation) || oper
 /** The value that an operation reads next to its input; null for none. */
 function otherOf(operation: Operation): string | null {
   if (operation.op === "deltaRule") return operation.gates;
-  return operation.op === "gate" || operation.op === "gatedNorm" ? operation.gate : null;
+  const { op } = operation;
+  return op === "gate" || op === "gatedNorm" || op === "tokenGate" ? operation.gate : null;
 }
+/** Those whose backward pass has that value computed again where it is not kept. */
+const restoresOther = (operation: Operation): boolean => operation.op === "tokenGate";
 
 /** Operations that write the gradient of some columns of their input, of which another has written the rest. */
 const FILLING: ReadonlySet<Operation["op"]> = new Set(["ungated", "convolution"]);
 
 /** The value that an operation adds to its output; null for none. */
-const residualOf = (operation: Operation): string | null =>
-  operation.op === "linears" || operation.op === "norm" || operation.op === "experts" ? (operation.residual ?? null) : null;
+const residualOf = (operation: Operation): string | null => ("residual" in operation ? (operation.residual ?? null) : null);
 
 /** Throws an Error where operations do not fit together. */
 export function resolve(operations: readonly Operation[], layer: number, hidden: number): LayerProgram {
@@ -93,7 +95,9 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
     const name = otherOf(operation);
     const other = name === null ? null : values.get(name);
     invariant(other === null || (other && !overwritten.has(name!)), `${at}: ${name} is read before it is computed`);
-    const isOther = !other || (fits!(operation, input.width, other.width) && !current.has(other.kind));
+    const now = other && current.get(other.kind);
+    const isThere = now === undefined || (now === name && restoresOther(operation));
+    const isOther = !other || (fits!(operation, input.width, other.width) && isThere);
     invariant(isOther, `${at}: ${name} is no gate of it`);
     if (isInPlace?.(operation)) overwritten.add(from);
     const residual = residualOf(operation);
@@ -137,10 +141,11 @@ function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<st
     const { inputGradient, otherGradient } = behaviourOf(operation);
     const other = otherOf(operation);
     if (other !== null) {
-      invariant(!gradients.has(other), `${operation.op} cannot add to the gradient of ${other}`);
+      const adds = otherGradient === "added";
+      invariant(gradients.has(other) === adds, `${operation.op} cannot ${adds ? "begin" : "add to"} the gradient of ${other}`);
       const { kind } = values.get(other)!;
       if (otherGradient === "own") take(other, kind);
-      gradients.set(other, otherGradient === "own" ? { work: kind } : { value: other });
+      if (!adds) gradients.set(other, otherGradient === "own" ? { work: kind } : { value: other });
     }
     if (gradients.has(from)) {
       const isNorm = operation.op === "norm" && "work" in gradients.get(from)!;

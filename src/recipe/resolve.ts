@@ -4,11 +4,12 @@ import { dirname, resolve } from "node:path";
 import { type Camel, camel } from "../base/case.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
+import { hubText, isRemote } from "../base/source-name.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
 import { DEFINITIONS, hasKey, OWN_KEYS, type OwnKey } from "../methods/registry.ts";
 import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
 import { type AdapterRecipe, MOVED } from "./recipe.ts";
-import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, DEFAULTS, type DefaultsTable } from "./schema.ts";
+import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, DEFAULTS, type DefaultsTable, type SourceTable } from "./schema.ts";
 
 /** Keys that an AdapterRecipe has under their own names. */
 type Kept = Exclude<AdapterKey, (typeof MOVED)[number]>;
@@ -21,7 +22,38 @@ function layersOf(given: string | readonly number[]): readonly number[] {
   return range(to! - from! + 1).map((i) => from! + i);
 }
 
-const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
+type Sources = SourceTable | readonly SourceTable[];
+const asList = (value: Sources): readonly SourceTable[] => [value].flat() as readonly SourceTable[];
+
+/** A source's name: a path, an address, or that of a data set. */
+function nameOf(source: SourceTable, place: (path: string) => string): string {
+  if (typeof source === "string") return isRemote(source) ? source : place(source);
+  if ("path" in source) return nameOf(source.path, place);
+  const { dataset, revision = "main", config = null, split = null } = source;
+  return hubText({ kind: "datasets", repo: dataset, revision, path: "", config, split });
+}
+
+const weightOf = (source: SourceTable): number | undefined => (typeof source === "string" ? undefined : source.weight);
+const mostOf = (source: SourceTable): number | null => (typeof source === "string" ? null : (source.rows ?? null));
+
+/** What a table of data says of how much is used of each source. */
+function mixOf({
+  train,
+  eval: held = [],
+  stop = "first_exhausted",
+  shares = "rows",
+}: DataTable): Pick<AdapterRecipe, "mix" | "mostRows"> {
+  const weights = asList(train).map(weightOf);
+  const most = { train: asList(train).map(mostOf), eval: asList(held).map(mostOf) };
+  const isMixed = weights.some((weight) => weight !== undefined);
+  return {
+    mix: isMixed ? { weights: weights.map((weight) => weight ?? 1), stop, by: shares } : null,
+    mostRows: [...most.train, ...most.eval].some((rows) => rows !== null) ? most : null,
+  };
+}
+
+/** Whether any of the sources has a weight. */
+export const hasWeights = (sources: Sources): boolean => asList(sources).some((source) => weightOf(source) !== undefined);
 
 type DataTable = Extract<AdapterTable["data"], { readonly train: unknown }>;
 
@@ -52,6 +84,7 @@ export function resolveAdapter(
 ): AdapterRecipe {
   const t = { ...DEFAULTS, ...defaults, ...adapter };
   const place = (path: string) => resolve(dirname(recipePath), path);
+  const named = (source: SourceTable) => nameOf(source, place);
   const { rank } = DEFINITIONS[t.method];
   const data: DataTable = typeof t.data === "object" && "train" in t.data ? t.data : { train: t.data ?? [] };
   const { train, eval: held, split } = data;
@@ -60,9 +93,10 @@ export function resolveAdapter(
   return {
     ...kept,
     name: t.name,
-    train: asList(train).map(place),
-    eval: held === undefined ? [] : asList(held).map(place),
+    train: asList(train).map(named),
+    eval: held === undefined ? [] : asList(held).map(named),
     evalSplit: split ?? 0,
+    ...mixOf(data),
     chatTemplate: typeof t.chat_template === "string" ? place(t.chat_template) : t.chat_template,
     chatVariables: t.chat_template_kwargs,
     objective: objectiveOf(t.objective, place),
@@ -89,16 +123,23 @@ export function resolveAdapter(
   };
 }
 
+function sourceTable(path: string, rows: number | null | undefined, weight?: number): SourceTable {
+  if (rows == null && weight === undefined) return path;
+  return { path, ...(rows == null ? {} : { rows }), ...(weight === undefined ? {} : { weight }) };
+}
+
 /** The reverse: the table that resolves to this adapter, with nothing left to defaults. */
 export function adapterTable(a: AdapterRecipe): Readonly<Record<string, unknown>> {
   const { optimizer, schedule } = a;
   const some = (table: object) => (Object.keys(table).length > 0 ? table : null);
   const changed: Readonly<Partial<Record<AdapterKey, unknown>>> = {
     data: {
-      train: a.train,
-      ...(a.eval.length > 0 ? { eval: a.eval } : {}),
+      train: a.train.map((name, i) => sourceTable(name, a.mostRows?.train[i], a.mix?.weights[i])),
+      ...(a.eval.length > 0 ? { eval: a.eval.map((name, i) => sourceTable(name, a.mostRows?.eval[i])) } : {}),
       ...(a.evalSplit > 0 ? { split: a.evalSplit } : {}),
+      ...(a.mix ? { stop: a.mix.stop, shares: a.mix.by } : {}),
     },
+    columns: some(a.columns),
     chat_template_kwargs: some(a.chatVariables),
     objective: objectiveTable(a.objective),
     rank_pattern: some(a.rankPattern),

@@ -5,7 +5,7 @@ import { now, wallTime } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
 import { jsonText, writeStderr } from "../base/terminal.ts";
-import { type BodyLimits, jsonOf, passOver } from "./body.ts";
+import { type BodyLimits, bytesOf, jsonOf, passOver } from "./body.ts";
 import { ApiError, apiErrorOf, errorResponse, unavailable } from "./errors.ts";
 import type { Keys } from "./keys.ts";
 import type { Counters } from "./metrics.ts";
@@ -18,14 +18,18 @@ export type Call = {
   readonly params: Readonly<Record<string, string>>;
   /** Whose key it has; empty for an open route. */
   readonly tenant: string;
+  /** It has the key of a read-only link. */
+  readonly isViewer: boolean;
   readonly id: string;
   /** The body as JSON by the schema. Throws ApiErrors. */
   readonly json: <S extends v.GenericSchema>(schema: S) => Promise<v.InferOutput<S>>;
+  /** The body. Throws ApiErrors. */
+  readonly bytes: () => Promise<Uint8Array>;
 };
 export type Handler = (call: Call) => Response | Promise<Response>;
 
 export type Route = {
-  readonly method: "GET" | "POST" | "DELETE";
+  readonly method: "GET" | "HEAD" | "POST" | "PUT" | "DELETE";
   /** "/v1/files/:id"; a last part ":name+" takes the rest of the path, slashes included. */
   readonly path: string;
   readonly handler: Handler;
@@ -34,6 +38,12 @@ export type Route = {
   readonly body?: v.GenericSchema;
   /** Needs no key. */
   readonly isOpen?: boolean;
+  /** Takes the key of a read-only link, too. */
+  readonly isForViewers?: boolean;
+  /** Of the live page: not in the OpenAPI document. */
+  readonly isHidden?: boolean;
+  /** Waits for what other requests have begun, and is not counted among those that a key has in flight. */
+  readonly isPoll?: boolean;
 };
 
 /** For the log: nothing of it reaches a client that has closed its connection. */
@@ -81,24 +91,28 @@ export class Router {
     const id = `req-${randomText(24)}`;
     const url = new URL(request.url);
     let route: Compiled | null = null;
-    let tenant = "";
+    let [tenant, isViewer] = ["", false];
     let response: Response;
     try {
       route = this.#routeOf(request.method, url.pathname);
       if (this.isClosing) throw unavailable("The server is stopping.");
-      if (!route.isOpen) tenant = this.options.keys.tenantOf(request.headers);
+      if (!route.isOpen) ({ tenant, isViewer } = this.options.keys.accessOf(request.headers));
+      if (isViewer && !route.isForViewers)
+        throw new ApiError(403, "The key of a read-only link may only look at the live page.", { code: "read_only" });
       const call: Call = {
-        ...{ request, id, tenant, query: url.searchParams },
+        ...{ request, id, tenant, isViewer, query: url.searchParams },
         params: paramsOf(route, url.pathname),
         json: (schema) => jsonOf(request, schema, this.options.limits),
+        bytes: () => bytesOf(request, this.options.limits),
       };
-      response = await this.#limited(tenant, () => route!.handler(call));
+      const { handler, isPoll } = route;
+      response = await (isPoll ? handler(call) : this.#limited(tenant, () => handler(call)));
     } catch (thrown) {
       const { error, isUnexpected } = request.signal.aborted ? { error: GONE, isUnexpected: false } : apiErrorOf(thrown);
       if (isUnexpected) this.options.failed(thrown);
       if (isUnexpected) this.log("error", { request: id, path: url.pathname, error: textOf(thrown), stack: stackOf(thrown) });
       await passOver(request);
-      response = errorResponse(error);
+      response = errorResponse(error, url.pathname.startsWith("/api/v1/"));
     }
     response.headers.set("x-request-id", id);
     const ms = Math.round(now() - started);

@@ -10,7 +10,9 @@ import { writeRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { tracing, writeTrace } from "./chrome-trace.ts";
+import type { Estimate } from "./estimate.ts";
 import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunResult, resultOf } from "./events.ts";
+import type { LiveSpans } from "./live-spans.ts";
 import { metricsListener, patient } from "./metrics.ts";
 import type { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
@@ -35,9 +37,15 @@ export type Job = {
   readonly control: RunControl | null;
   /** The base model's fingerprint. */
   readonly model: string;
+  /** How long the run will take, where that is known before it begins. */
+  readonly estimate: Estimate | null;
   /** The file of a trace. */
   readonly trace: string | null;
   readonly keepOpen: boolean;
+  /** For those who watch the run. */
+  readonly spans: LiveSpans;
+  /** This process has other work that stages must not hold up. */
+  readonly isBusy: boolean;
   readonly stop: AbortController;
   readonly emit: Listener;
   /** Adapters that have ended in this session: stopped and failed ones are not trained again when stages are opened again. */
@@ -57,10 +65,10 @@ export async function attempt(job: Job, resumed: Resumed | null): Promise<RunRes
   return await train(job, stages, resumed);
 }
 
-function open({ processes, plan, link, stop, control, run }: Job): Promise<OpenStages> {
+function open({ processes, plan, link, stop, control, run, isBusy }: Job): Promise<OpenStages> {
   const base = { folder: plan.recipe.model.path };
   if (processes) return openProcesses(processes, plan, base, link);
-  return openStages(plan, base, link, stop.signal, control && run);
+  return openStages(plan, base, link, stop.signal, control && run, isBusy && plan.device.kind === "cpu");
 }
 
 const openedEvent = (plan: Plan, { links }: OpenStages, resumed: Resumed | null): EventOf<"opened"> => ({
@@ -84,12 +92,14 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   await using disk = diskStore(output, checkpoint?.keep ?? 1);
   using metrics = openAppender(join(output, "metrics.jsonl"));
   const lines = patient(metrics.append, notice);
-  const listeners: Listener[] = [emit, metricsListener(lines.append), recording(job, output, resumed)];
+  const record = recording(job, output, resumed);
+  const listeners: Listener[] = [emit, metricsListener(lines.append), record.listener];
   if (tracer) listeners.push(tracing(plan, tracer, (error) => notice(`the trace is not whole: ${textOf(error)}`)));
   const training = new Training({
     plan,
     data: adapters.request.data.map(({ train, eval: heldOut, sources }) => ({ train, eval: heldOut, sources })),
     bus,
+    spans: job.spans,
     output,
     emit: (event) => {
       for (const listener of listeners) listener(event);
@@ -106,8 +116,10 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     steps: resumed?.steps ?? new Map(),
   });
   using _attended = adapters.attend(training, plan);
+  using _watched = job.spans.attend(bus, tracer, () => adapters.holders);
   try {
     const result = await training.run();
+    if (!result.suspended) record.end(result);
     if (tracer) {
       await tracer.record({ passes: false, kernels: false });
       writeTrace(trace!, plan, tracer.traces);
@@ -121,9 +133,9 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
 }
 
 /** Keeps in the run's folder how adapters ended. */
-function recording({ outcomes, saved }: Job, output: string, resumed: Resumed | null): Listener {
+function recording({ outcomes, saved, estimate }: Job, output: string, resumed: Resumed | null) {
   const all = new Map<string, AdapterResult>(resumed?.ended);
-  return (event) => {
+  const listener: Listener = (event) => {
     if (event.type !== "ended") return;
     const result = resultOf(event);
     outcomes.set(result.name, result);
@@ -131,6 +143,11 @@ function recording({ outcomes, saved }: Job, output: string, resumed: Resumed | 
     all.set(result.name, result);
     writeRecord(output, all.values());
   };
+  const end = ({ seconds, tokens }: RunResult): void => {
+    const estimated = { estimated_seconds: estimate?.seconds ?? null, basis: estimate?.basis ?? null };
+    writeRecord(output, all.values(), { seconds, tokens, tokens_per_second: tokens / Math.max(1e-3, seconds), ...estimated });
+  };
+  return { listener, end };
 }
 
 /** The store, with a note of the last step at which each adapter was saved. */

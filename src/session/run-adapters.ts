@@ -9,10 +9,10 @@ import { lacking, lateAdapters } from "../plan/late-adapters.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { removeStored } from "./checkpoints.ts";
-import { type Controls, ending } from "./controls.ts";
+import { type Controls, ending, type LatestRows } from "./controls.ts";
 import { checkReadable } from "./granted.ts";
 import { checkAdded, type ForkRequest, forkRequest } from "./late-requests.ts";
-import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
+import { planOn, type Request, readRequest, summariesOf, withLocalModel } from "./prepare.ts";
 import { readAdded, readPaused, writeAdded, writePaused } from "./run-folder.ts";
 import type { Training } from "./training.ts";
 
@@ -82,6 +82,16 @@ export class RunAdapters {
     return this.#attended?.training.controls.adapters ?? [];
   }
 
+  /** Rows of the micro-batch of an adapter that has begun last; null where there is none, or no stages are open. */
+  latestRows(name: string): LatestRows | null {
+    return this.#attended?.training.controls.latestRows(name) ?? null;
+  }
+
+  /** What is in each slot, by name. */
+  get holders(): ReadonlyMap<number, string> {
+    return this.#attended?.training.controls.holders ?? new Map();
+  }
+
   /** Tokens that are still to be trained. */
   get tokensLeft(): number {
     return this.#attended?.training.controls.tokensLeft ?? 0;
@@ -141,7 +151,8 @@ export class RunAdapters {
    * these are opened again. Throws RequestErrors: faults outside the data at once, the rest when
    * it has been read.
    */
-  async add(recipe: Recipe, options: AddOptions = {}): Promise<string> {
+  async add(asked: Recipe, options: AddOptions = {}): Promise<string> {
+    const recipe = await withLocalModel(asked, options, this.options.notice);
     this.#checkAdded(recipe, options);
     const { signal = null } = options;
     const both = AbortSignal.any([this.#joinable.signal, ...(signal ? [signal] : [])]);

@@ -15,10 +15,13 @@ import { claimOutput } from "../files/output.ts";
 import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
+import type { LatestRows } from "./controls.ts";
+import { type Estimate, keepRunSpeed, knownEstimate } from "./estimate.ts";
 import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
-import { localDevices, planOn, readRequest, specFor } from "./prepare.ts";
+import { type LiveSpan, LiveSpans } from "./live-spans.ts";
+import { localDevices, planOn, readRequest, specFor, withLocalModel } from "./prepare.ts";
 import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
@@ -38,6 +41,8 @@ export type SessionOptions = {
   readonly resume?: boolean;
   /** When all adapters have ended, wait for more until the session is stopped. */
   readonly keepOpen?: boolean;
+  /** This process has other work, as a page to serve: a stage on a CPU then has a process of its own. Default: false. */
+  readonly isBusy?: boolean;
   /** `mlora ps` lists the run, and other processes of this user control it. Default: true. */
   readonly isReachable?: boolean;
   /** Aborted: the same as `stop`, also while the session is being opened. */
@@ -51,20 +56,22 @@ export type SessionOptions = {
  * trains by itself. Throws RequestErrors for what is wrong with the request, and a RunError, `run.stopped`, where `signal` is
  * aborted.
  */
-export async function openSession(written: Recipe, options: SessionOptions = {}): Promise<Session> {
+export async function openSession(asked: Recipe, options: SessionOptions = {}): Promise<Session> {
   const { resume = false, isReachable = true, signal, onEvent } = options;
-  const remoteStages = remoteStagesOf(options.remoteStages ?? {}, written);
-  const spec = specFor(written);
+  const remoteStages = remoteStagesOf(options.remoteStages ?? {}, asked);
   const stream = new EventStream(onEvent ? [onEvent] : []);
   const { emit } = stream;
   const stop = new AbortController();
   await using opened = new AsyncDisposableStack();
   opened.defer(() => stream.close());
   if (signal) opened.use(onAbort(signal, () => stop.abort(stopped())));
+  const notice = (text: string) => emit(noticeEvent(null, text));
+  const progress: AddOptions["progress"] = (of) => emit({ type: "reading", ...of });
+  const written = await withLocalModel(asked, { signal: stop.signal, progress }, notice);
+  const spec = specFor(written);
   const recipe = withAdded(written);
   const devices = () => localDevices(recipe, spec, remoteStages?.here);
   const here = devices(); // before the data, which may take long to read
-  const progress: AddOptions["progress"] = (of) => emit({ type: "reading", ...of });
   const request = await readRequest(recipe, spec, { signal: stop.signal, progress });
   let plan = remoteStages ? null : planOn(request, here);
   const { output } = recipe.run;
@@ -76,11 +83,12 @@ export async function openSession(written: Recipe, options: SessionOptions = {})
   const model = modelFingerprint(recipe.model.path);
   const run = processes?.run ?? newRunId();
   const known = isReachable ? opened.use(announce({ run, output })) : null;
-  const notice = (text: string) => emit(noticeEvent(null, text));
   const adapters = new RunAdapters(request, { stop: stop.signal, isFixed: processes !== null, notice });
-  const { trace = null, link = "auto", keepOpen = false } = options;
+  const { trace = null, link = "auto", keepOpen = false, isBusy = false } = options;
   const job: Omit<Job, "control"> = {
-    ...{ run, plan, adapters, model, trace, link, keepOpen, processes, stop, emit },
+    ...{ run, plan, adapters, model, trace, link, keepOpen, isBusy, processes, stop, emit },
+    spans: new LiveSpans(),
+    estimate: processes || claim.continued ? null : knownEstimate(plan, request.data),
     planner: new Planner(devices),
     outcomes: new Map(),
     saved: new Map(),
@@ -159,12 +167,19 @@ export class Session implements AsyncDisposable {
   async #train(resumed: Resumed | null, opened: AsyncDisposableStack): Promise<RunResult> {
     await using _opened = opened;
     await sleep(0); // the caller may read events from the first on
-    return await trainToEnd(this.#job, resumed);
+    const result = await trainToEnd(this.#job, resumed);
+    keepRunSpeed(this.#job.plan, this.#job.adapters.request.data, result);
+    return result;
   }
 
   /** The plan by which the stages are opened; adapters that join are added to it. */
   get plan(): Plan {
     return this.#job.plan;
+  }
+
+  /** What was known before the run began. */
+  get estimate(): Estimate | null {
+    return this.#job.estimate;
   }
 
   /** All that happens from now on, for each caller; ends with the session. */
@@ -211,6 +226,16 @@ export class Session implements AsyncDisposable {
   /** Trains a copy of an adapter, next to it and from its next step on, with the changes. */
   fork(request: ForkRequest): string {
     return this.#job.adapters.fork(request);
+  }
+
+  /** The rows that an adapter trains on now, as their tokens; null before its first step, and while stages are opened. */
+  rows(adapter: string): LatestRows | null {
+    return this.#job.adapters.latestRows(adapter);
+  }
+
+  /** What each stage has done in the last seconds; recorded while it is asked for. */
+  spans(): Promise<readonly (readonly LiveSpan[])[]> {
+    return this.#job.spans.recent();
   }
 
   /** Adds the adapters of a recipe for the same base model; resolves when they have joined, or stages are opened for them. */

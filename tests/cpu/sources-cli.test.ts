@@ -1,0 +1,94 @@
+// The commands with a model and data from a hub: what is trained is what a folder and files give, online and offline.
+
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { serveHub } from "../helpers/hub-server.ts";
+import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
+
+const work = new Workplace();
+const COMMIT = "4".repeat(40);
+const files = (folder: string): Record<string, Buffer> =>
+  Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name))]));
+const rows = sums(12);
+const csv = `question,answer\n${rows
+  .trim()
+  .split("\n")
+  .map((line) => JSON.parse(line))
+  .map(({ prompt, completion }) => `"${prompt}","${completion}"`)
+  .join("\n")}\n`;
+const server = serveHub([
+  { kind: "models", repo: "org/tiny", refs: { main: COMMIT }, commits: { [COMMIT]: files(work.model) } },
+  { kind: "datasets", repo: "org/sums", refs: { main: COMMIT }, commits: { [COMMIT]: { "data/train.csv": Buffer.from(csv) } } },
+]);
+afterAll(() => {
+  server[Symbol.dispose]();
+  work[Symbol.dispose]();
+});
+
+const recipe = (model: string, data: string) => `${model}
+[run]
+output = "out"
+device = "cpu"
+[[adapter]]
+name = "sums"
+data = ${data}
+steps = 3
+rank = 4
+max_length = 32
+`;
+const hub = (offline: boolean) => ({
+  HF_ENDPOINT: server.endpoint,
+  HF_HOME: join(work.root, "hf"),
+  HF_HUB_OFFLINE: offline ? "1" : "",
+});
+const lossesOf = (path: string) => metrics(join(path, "..", "out"), "step").map(({ loss }) => loss);
+
+test("a run from a hub makes the adapter of the same files here, and again without the network", async () => {
+  const here = work.project(recipe('model = "../model"', '"rows.jsonl"'), { "rows.jsonl": rows });
+  const named = 'columns = { prompt = "question", completion = "answer" }';
+  const there = (n: number) => recipe('model = "org/tiny"', `{ dataset = "org/sums" }\n${named}\n# ${n}`);
+  const [online, offline] = [work.project(there(1)), work.project(there(2))];
+  const run = async (path: string, env: Record<string, string>) => {
+    const { code, err } = await work.start(["run", path], env).ended;
+    expect([code, err]).toEqual([0, expect.any(String)]);
+    return lossesOf(path);
+  };
+  const want = await run(here, hub(true));
+  expect(want).toHaveLength(3);
+  expect(await run(online, hub(false))).toEqual(want);
+  const asked = server.asked.length;
+  expect(await run(offline, hub(true))).toEqual(want);
+  expect(server.asked).toHaveLength(asked);
+});
+
+test("a mixed run that is killed and begun again ends as one that was not; other weights are refused", async () => {
+  const text = (weight: number) =>
+    recipe(
+      '[model]\npath = "../model"',
+      `{ train = [{ path = "a.jsonl", weight = ${weight} }, { path = "b.csv", weight = 1, rows = 9 }] }`,
+    )
+      .replace("steps = 3", "epochs = 12\nbatch_size = 1")
+      .replace("[[adapter]]", "checkpoint = { steps = 3 }\n[[adapter]]");
+  const data = { "a.jsonl": sums(11), "b.csv": csv.replace("question,answer", "prompt,completion") };
+  const [whole, killed] = [work.project(text(2), data), work.project(text(2), data)];
+  expect((await work.mlora("run", whole)).code).toBe(0);
+  const running = work.start(["run", killed]);
+  const checkpoints = join(killed, "..", "out", "checkpoints");
+  const isSaved = () =>
+    existsSync(checkpoints) &&
+    readdirSync(checkpoints, { recursive: true, encoding: "utf8" }).some((name) => /step-\d+$/.test(name));
+  const limit = Date.now() + 60_000;
+  while (!isSaved() && Date.now() < limit) await Bun.sleep(5);
+  running.kill("SIGKILL");
+  await running.ended;
+  writeFileSync(killed, text(3));
+  const refused = await work.mlora("run", killed);
+  expect([refused.code, refused.err]).toEqual([2, expect.any(String)]);
+  expect(refused.err).toContain("data.mix");
+  writeFileSync(killed, text(2));
+  const again = await work.mlora("run", killed);
+  expect([again.code, again.err]).toEqual([0, expect.any(String)]);
+  const [a, b] = [whole, killed].map((path) => leftOf(join(path, "..", "out"), "sums"));
+  expect(b).toEqual(a!);
+});
