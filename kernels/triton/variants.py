@@ -23,6 +23,13 @@ def row(module, kernel, kind, parameters, warps=4, stages=1, **constants):
     return dict(module=module, kernel=kernel, kinds=kinds, arch="sm_80", dtype=dtype, constants=constants, warps=warps, stages=stages, signature=signature)
 
 
+def by_chip(module, kernel, parameters, hopper, ampere, **constants):
+    """Rows of a kernel in bf16, with (warps, stages) of its own for Hopper, whose tensor cores take factors from shared memory."""
+    found = row(module, kernel, "ptr", parameters, *ampere, **constants)
+    yield dict(found, kinds=["ptr"])
+    yield dict(found, kinds=["tma"], arch="sm_90a", warps=hopper[0], stages=hopper[1])
+
+
 def listed(path):
     """The rows that a file lists; none where it has no list."""
     above, mark, below = path.read_text().partition(MARK)

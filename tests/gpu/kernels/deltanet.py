@@ -197,16 +197,16 @@ SMALL = {
 WHOLE = {
     "convolution": lambda kind: convolution(kind, (2, 3, 1, 70, 64, 300), 8192),
     "gates": lambda kind: gates(kind, 333, 16, 4, 256),
-    "delta": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, *((128, 128) if kind == "ptr" else (32, 32))),
+    "delta": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, *((32, 32) if kind == "f32" else (128, 128))),
     "small": lambda kind: delta(kind, (70, 2, 33, 200), 4, 8, 8, 12),
-    "alike": lambda kind: delta(kind, (256, 70), 1, 2, *((128, 128) if kind == "ptr" else (32, 32)), alike=True),
+    "alike": lambda kind: delta(kind, (256, 70), 1, 2, *((32, 32) if kind == "f32" else (128, 128)), alike=True),
 }
 
 
 def check():
     failed = 0
     for name, case in (SMALL if INTERPRET else WHOLE).items():
-        for kind in ("f32",) if INTERPRET else ("ptr", "f32"):
+        for kind in ("f32",) if INTERPRET else ("tma", "ptr", "f32") if name in ("delta", "alike") else ("ptr", "f32"):
             seed = int(time.time())
             torch.manual_seed(seed)
             first = case(kind)
