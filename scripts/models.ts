@@ -63,8 +63,7 @@ two stages, generation over what is kept) hold for every family.
 ${rows.map(([family, of]) => rowOf(family, of)).join("\n")}
 
 The usual seven are \`q_proj\`, \`k_proj\`, \`v_proj\`, \`o_proj\`, \`gate_proj\`, \`up_proj\` and \`down_proj\`. Linears that are one tensor in the files are one target. Muse-Glimmer has a second
-\`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them. Qwen 3.5's \`q_proj\` holds the gates of its heads, too. Its layers of the gated delta rule are
-computed on CPUs alone so far; a plan for a GPU refuses them.
+\`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them. Qwen 3.5's \`q_proj\` holds the gates of its heads, too.
 
 ## Mixtures of experts
 

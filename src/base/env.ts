@@ -3,7 +3,8 @@
 import { existsSync, statSync } from "node:fs";
 import { isAbsolute, join } from "node:path";
 
-const NAMES = {
+/** What each variable does. */
+export const VARIABLES = {
   MLORA_DEBUG: "0 quiet, 1 stages, memory and servers, 2 also each request to a stage with its time",
   MLORA_CACHE: "the folder that the embedded libraries are unpacked into",
   MLORA_BLAS_CORE:
@@ -22,11 +23,19 @@ const NAMES = {
   MLORA_NATS_KEY: "the file with the key of MLORA_NATS_CERT",
   NO_COLOR: "set: drawings in the terminal have no colours (no-color.org); goes before FORCE_COLOR",
   FORCE_COLOR: "set, and not 0: they have, also where the output is no terminal",
+  HF_ENDPOINT: "the Hugging Face hub, or one that speaks its API",
+  HF_HOME: "the folder of huggingface_hub's cache and token",
+  HF_HUB_CACHE: "the folder of its cache alone",
+  HF_TOKEN: "the token for the hub",
+  HF_TOKEN_PATH: "the file that holds it, where HF_TOKEN is not set",
+  HF_HUB_DISABLE_IMPLICIT_TOKEN: "set to 1: no token is sent",
+  HF_HUB_OFFLINE: "set to 1: nothing is fetched, only the cache is used",
+  TRANSFORMERS_OFFLINE: "the same, under its older name",
   XDG_CACHE_HOME: "the user's folder for caches",
   HOME: "the user's folder",
 } as const;
 
-export type Variable = keyof typeof NAMES;
+export type Variable = keyof typeof VARIABLES;
 
 /** A variable's value; one that is unset or empty is undefined. */
 export const environment = (name: Variable): string | undefined => process.env[name] || undefined;

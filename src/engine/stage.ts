@@ -32,6 +32,7 @@ import { programOf } from "./program.ts";
 import { Recorder } from "./recorder.ts";
 import { ropeTables } from "./rope.ts";
 import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
+import { withTop } from "./top.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
 import { type FillTensor, hostWeightBytes, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
 
@@ -137,7 +138,7 @@ export class Stage implements Disposable {
         return null;
       },
       backward: ({ pass, logProbs }) => this.#whole(() => this.backward(pass, logProbs)),
-      evaluate: ({ batch, logProbs }) => this.#whole(() => this.evaluate(batch, logProbs)),
+      evaluate: ({ batch, logProbs, top }) => this.#whole(() => this.evaluate(batch, logProbs, top)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: ({ adapters }) => this.pool.gradSquares(adapters),
       loads: async ({ adapters }) => adapters.map((slot) => this.#loads.take(slot)),
@@ -208,8 +209,8 @@ export class Stage implements Disposable {
     return losses;
   }
 
-  /** Losses without gradients. */
-  async evaluate(batch: MicroBatch, logProbs = false): Promise<readonly SequenceLoss[] | null> {
+  /** Losses without gradients; with `top` also as many of the likeliest tokens at each target. */
+  async evaluate(batch: MicroBatch, logProbs = false, top = 0): Promise<readonly SequenceLoss[] | null> {
     const inFlight = await this.#run("evaluate", null, batch);
     this.#free.push(inFlight.slot);
     if (!this.config.layerRange.last) return null;
@@ -219,7 +220,7 @@ export class Stage implements Disposable {
     });
     const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences, logProbs), contrasts);
     await this.device.idle();
-    return losses;
+    return top === 0 ? losses : withTop(this.#ground(inFlight), inFlight.batch, batch, losses, top);
   }
 
   /**
@@ -340,18 +341,20 @@ export class Stage implements Disposable {
   }
 
   /**
-   * The weights of preferences' targets depend on the losses of the whole batch: these are computed first, without gradients.
+   * The weights of preferences' and policies' targets depend on the losses of the whole batch: these are computed first,
+   * without gradients.
    */
   async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
     const { batch, tables } = inFlight;
-    if (tables.preferences.length === 0) {
+    const hasPolicies = tables.policies !== undefined;
+    if (tables.preferences.length === 0 && !hasPolicies) {
       this.#loss(inFlight, grad);
       return null;
     }
     const ground = this.#ground(inFlight);
     this.#loss(inFlight, null);
     const contrasts = await contrastsOf(ground, tables);
-    const losses = withSimilar(await this.#losses(batch, tables.sequences, false), contrasts);
+    const losses = withSimilar(await this.#losses(batch, tables.sequences, hasPolicies), contrasts);
     this.device.write(batch.weights, lossWeights(tables, losses));
     this.#loss(inFlight, grad);
     if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
