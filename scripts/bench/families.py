@@ -3,7 +3,7 @@ python3 scripts/bench/families.py [SHAPE ..] [--write]
 
 Each shape trains adapters of rank 16 on all linears with batches of 8 x 512 and of 2 x 2048 tokens: by `mlora bench`, then by
 peer.py with every layer compiled; Qwen 3.5 with batches of 4 x 2048 and of 1 x 16384, and its peer as it is, for its loops over
-chunks take minutes to compile. Ratios count. The peers' layers are compiled first, on models of few layers, all shapes at
+chunks take minutes to compile, the longer rows with its gradient checkpointing. Ratios count. The peers' layers are compiled first, on models of few layers, all shapes at
 once: torch keeps what it has compiled, and the measured models find it. Needs what gpu.py needs; --write adds the rows to
 docs/measurements/families.md.
 """
@@ -36,8 +36,8 @@ TITLE = f"# Families on GPUs\n\nRows of `python3 scripts/bench/families.py --wri
 
 def peer(shape: str, work: list[tuple[int, int]], steps: int, *more: str) -> list[str]:
     sizes = [f"{rows}x{length}" for rows, length in work]
-    how = "--checkpointing" if shape in LOOPS else "--compile"
-    command = [sys.executable, "-B", str(ROOT / "scripts/bench/peer.py"), how, "--shape", shape]
+    how = ["--compile"] if shape not in LOOPS else ["--checkpointing"] if work[0][1] > 4096 else []
+    command = [sys.executable, "-B", str(ROOT / "scripts/bench/peer.py"), *how, "--shape", shape]
     return [*command, *flags(SAME | dict(steps=steps)), *more, "--work", *sizes]
 
 
@@ -73,7 +73,8 @@ def main() -> None:
     rows = []
     for shape in shapes:
         work = worked(shape)
-        theirs = lines_of(peer(shape, work, args.steps)) if args.peers else []
+        runs = [[size] for size in work] if shape in LOOPS else [work]
+        theirs = [line for of in runs for line in lines_of(peer(shape, of, args.steps)) or [None]] if args.peers else []
         for i, (count, length) in enumerate(work):
             values = SAME | dict(shape=shape, adapters=1, rows=count, length=length, steps=args.steps)
             ours = measure_last([*shlex.split(args.mlora), "bench", *flags(values), "--json"])
