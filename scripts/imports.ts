@@ -20,7 +20,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   families: { values: [] },
   methods: { values: ["families"] },
   objectives: { values: [], types: ["schedule"] },
-  recipe: { values: ["methods", "objectives"] },
+  recipe: { values: ["methods", "objectives"], types: ["schedule"] },
   schedule: { values: ["objectives"] },
   plan: {
     // A plan takes the sizes of a stage from the code that allocates them, so that a plan and a run cannot drift apart.

@@ -78,8 +78,8 @@ Files follow the model's: a tensor for each expert's linear where the model's fi
 one tensor has all experts (gpt-oss, Granite 3, Qwen3-VL). Both are read back, and PEFT's fused layout also for models whose files have each expert apart. PEFT 0.21 with transformers 5.24 takes names of dense MLPs
 (\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones.
 
-gpt-oss in mxfp4 is read; a CPU keeps its experts so, unless \`precision\` is "bf16" or "fp32", and a GPU dequantises them. An adapter is not merged into mxfp4 files: take the bf16 ones. metrics.jsonl has \`busiest_expert\`, the share of an adapter's rows
-that the busiest expert of a layer got, in the mean over layers (1 / experts where all get as many). Adapters in experts are refused on GPUs in this version.
+gpt-oss in mxfp4 is read, and its experts are kept so, unless \`precision\` is "bf16" or "fp32". An adapter is not merged into mxfp4 files: take the bf16 ones. metrics.jsonl has \`busiest_expert\`, the share of an adapter's rows
+that the busiest expert of a layer got, in the mean over layers (1 / experts where all get as many); \`mlora bench\` reports it, too.
 
 ## Rotary embeddings
 

@@ -220,6 +220,7 @@ export const COMMANDS = {
       ["--rank <number>", "Rank of the adapters (default: 16)"],
       ["--dropout <number>", "Dropout of the adapters (default: 0)"],
       ["--targets <targets>", "all-linear or qkvo (default: all-linear)"],
+      ["--experts <sharing>", "shared-outer or per-expert: factors of adapters in experts (default: shared-outer)"],
       ["--steps <number>", "Steps to measure (default: 10)"],
       ["--recomputation <recomputation>", "auto, none, selective or full"],
       ["--tokens <number>", "Most tokens in a pass"],
