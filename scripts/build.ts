@@ -9,7 +9,7 @@ import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts
 import { writeFileAtomic } from "../src/base/atomic.ts";
 import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
-import { filesOf, isCompiled, readManifest } from "../src/device/cuda/manifest.ts";
+import { filesOf, isCompiled, type Manifest, parseManifest } from "../src/device/cuda/manifest.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const DIST = join(ROOT, "dist");
@@ -23,9 +23,11 @@ const KERNELS = "kernels/manifest.json";
 mkdirSync(DIST, { recursive: true });
 const stage = mkdtempSync(join(DIST, ".building-")); // two builds at once do not meet
 try {
-  const kernels = assetNames().includes(KERNELS) ? readManifest().filter(isCompiled) : [];
+  const manifest = assetNames().includes(KERNELS) ? released(readAsset(KERNELS)) : Buffer.of();
+  const kernels = manifest.length > 0 ? parseManifest(manifest.toString()).filter(isCompiled) : [];
   const files = kernels.flatMap(filesOf).map((file) => `kernels/${file}`);
-  await stageAssets(join(stage, "assets"), [...NEEDED, ...(kernels.length > 0 ? [KERNELS] : []), ...files]);
+  const own = new Map(kernels.length > 0 ? [[KERNELS, manifest]] : []);
+  await stageAssets(join(stage, "assets"), [...NEEDED, ...own.keys(), ...files], own);
   await bundle(stage);
   renameSync(join(stage, "mlora"), join(DIST, "mlora"));
   const size = formatBytes(Bun.file(join(DIST, "mlora")).size);
@@ -34,13 +36,24 @@ try {
   rmSync(stage, { recursive: true, force: true });
 }
 
-/** Writes assets as src/base/assets.ts expects them. Throws a RunError where one is not there. */
-async function stageAssets(folder: string, names: readonly string[]): Promise<void> {
+/** The manifest without the compiled code of rows that tests alone launch, on heads that no released model has. */
+function released(content: Uint8Array): Buffer {
+  const manifest: Manifest = JSON.parse(new TextDecoder().decode(content));
+  const kernels = manifest.kernels.map((row) => {
+    if (!row.launch["tests"] || !isCompiled(row)) return row;
+    const { entry: _, ptx: __, cubins: ___, ...listed } = row;
+    return listed;
+  });
+  return Buffer.from(JSON.stringify({ ...manifest, kernels }));
+}
+
+/** Writes assets as src/base/assets.ts expects them, with these contents in place of files. Throws a RunError without one. */
+async function stageAssets(folder: string, names: readonly string[], own: ReadonlyMap<string, Buffer>): Promise<void> {
   mkdirSync(folder);
   mkdirSync(PACKED, { recursive: true });
   const manifest: Record<string, AssetManifest[string]> = {};
   const used = await Promise.all(
-    packsOf(names).map(async (pack, i) => {
+    packsOf(names, own).map(async (pack, i) => {
       const file = `${i}.zst`;
       let from = 0;
       for (const { name, content } of pack) {
@@ -70,9 +83,9 @@ function sha256(content: Uint8Array): string {
  * What one GPU loads lies together: machine code of all kernels for a generation ("sm_90" and "sm_90a"), or their PTX. Kernels
  * are much alike, so that a pack is a tenth smaller than packs of each kernel; it is unpacked once, in 40 ms.
  */
-function packsOf(names: readonly string[]) {
+function packsOf(names: readonly string[], own: ReadonlyMap<string, Buffer>) {
   const alike = Map.groupBy(names, (name) => /^kernels\/.*\.(sm_\d+(?=\da?\.cubin$)|ptx$)/.exec(name)?.[1] ?? name);
-  return [...alike.values()].map((group) => group.map((name) => ({ name, content: readAsset(name) })));
+  return [...alike.values()].map((group) => group.map((name) => ({ name, content: own.get(name) ?? readAsset(name) })));
 }
 
 async function bundle(folder: string): Promise<void> {

@@ -14,8 +14,9 @@ chunk's first token on, beta = sigmoid(b), and q and k of length 1 (q over sqrt(
 
 A program of a grid over tiles of 64 rows takes the chunks, or the sequences, that begin in its tile. A chunk that is not its
 sequence's first follows 64 rows of it, so that the state before it has a place of its own, begin // 64. Sums are f32 and begin
-anew in each chunk; state and what follows from it are f32, and factors of products have the compute type. Rows of q, k and v are
-factors as they are stored, without a way through registers: what they are multiplied by goes to the other factor or to the result.
+anew in each chunk; state and what follows from it are f32, and factors of products have the compute type. Rows of q, k and v
+are factors as they are stored, without a way through registers: what they are multiplied by goes to the other factor or to the
+result.
 
 Shapes: mixed c[M, 2 H K + heads V], H heads of q and of k, then those of v; gates c[M, 2 heads]; decay, bias f32[heads]; bounds
 i32[M, 2], equal in padding rows, which reach to the end of a tile; out c[M, heads V]; vectors f32[3, M, heads]; t, p c[M,
@@ -63,7 +64,7 @@ def decays(c_C):
 
 @triton.jit
 def inverse(a_CC, EXACT: tl.constexpr):
-    """(I + a)^-1 of a strictly lower triangular f32[64, 64]: blocks on the diagonal of 2, 4, 8 and 16 rows, then those below."""
+    """(I + a)^-1 of a strictly lower triangular f32[64, 64]: blocks on the diagonal of 2 to 16 rows, then those below them."""
     # What is rounded to bf16 in the end needs no more than tf32.
     PRECISION: tl.constexpr = "tf32x3" if EXACT else "tf32"
     i, r = tl.arange(0, 64), tl.arange(0, 16)
@@ -250,7 +251,7 @@ def delta_decode(mixed, gates, decay, bias, places, state, out, key_heads, heads
 
 # What is compiled.
 
-from variants import by_chip, row
+from variants import by_chip, for_tests, row
 
 INPUTS = "mixed:c gates:c decay:*fp32 bias:*fp32"
 SIZES = "key_heads:i32 heads:i32 K:i32 V:i32"
@@ -260,16 +261,21 @@ READ = f"mixed:c bounds:*i32 vectors:*fp32 p:c n:c states:c out:c M:i32 {SIZES}"
 DECODED = f"{INPUTS} places:*i32 state:*fp32 out:c {SIZES} capacity:i32"
 
 
-def variants():
-    """Heads of 128, as released models have them, and up to 32 for tests, which alone compute in f32."""
-    whole = dict(KD=128, VD=128, EXACT=1)
-    yield from by_chip("deltanet", "delta_prepare", PREPARED, (4, 1), (8, 1), **whole)
-    yield from by_chip("deltanet", "delta_scan", SCANNED, (4, 2), (8, 1), **whole, BV=64)
-    yield from by_chip("deltanet", "delta_out", READ, (4, 1), (8, 1), **whole)
-    yield row("deltanet", "delta_decode", "ptr", DECODED, 4, KD=128, BV=32, EXACT=1)
+def small():
+    """Heads up to 32, which alone compute in f32."""
     for kind in ("ptr", "f32"):
         some = dict(KD=32, VD=32, EXACT=0)
         yield row("deltanet", "delta_prepare", kind, PREPARED, **some)
         yield row("deltanet", "delta_scan", kind, SCANNED, **some, BV=32)
         yield row("deltanet", "delta_out", kind, READ, **some)
         yield row("deltanet", "delta_decode", kind, DECODED, 4, KD=32, BV=32, EXACT=0)
+
+
+def variants():
+    """Heads of 128, as released models have them."""
+    whole = dict(KD=128, VD=128, EXACT=1)
+    yield from by_chip("deltanet", "delta_prepare", PREPARED, (4, 1), (8, 1), **whole)
+    yield from by_chip("deltanet", "delta_scan", SCANNED, (4, 2), (8, 1), **whole, BV=64)
+    yield from by_chip("deltanet", "delta_out", READ, (4, 1), (8, 1), **whole)
+    yield row("deltanet", "delta_decode", "ptr", DECODED, 4, KD=128, BV=32, EXACT=1)
+    yield from for_tests(small())

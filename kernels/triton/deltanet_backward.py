@@ -5,8 +5,9 @@ With the gradient G of the state after a chunk, from the last chunk of a sequenc
     dN = P^T dO + (e^(c_last - c) k) G         G' = e^(c_last) G + (e^c q)^T dO - W^T dN
 
     delta_scan_backward    dN, and G of each chunk but a sequence's last
-    delta_chunk_backward   of a chunk and a head: with X = T^T dN, which takes the place of dN, dA = -tril(X N^T, -1), dY = -X S^T and dP = tril(dO N^T),
-                           each of which has beta, c, q, k and v in it; dv, the gradients of b and a in their place, and dqk
+    delta_chunk_backward   of a chunk and a head: with X = T^T dN, which takes the place of dN, dA = -tril(X N^T, -1),
+                           dY = -X S^T and dP = tril(dO N^T), each of which has beta, c, q, k and v in it; dv, the
+                           gradients of b and a in their place, and dqk
     delta_unit_backward    dmixed of q and k from the sums of dqk over the heads of a key head
 
 Shapes: dout c[M, heads V]; dn c[M, heads, V]; n is u as delta_scan left it; after c[M / 64, heads, K, V] has G at the place of
@@ -211,12 +212,21 @@ def delta_unit_backward(mixed, bounds, dqk, dmixed, M, key_heads, heads, K, V, K
 
 # What is compiled.
 
-from variants import by_chip, row
+from variants import by_chip, for_tests, row
 
 SIZES = "M:i32 key_heads:i32 heads:i32 K:i32 V:i32"
 SCANNED = f"mixed:c bounds:*i32 vectors:*fp32 p:c w:c dout:c dn:c after:c {SIZES}"
 CHUNK = f"mixed:c gates:c decay:*fp32 bias:*fp32 bounds:*i32 vectors:*fp32 t:c n:c dn:c dout:c before:c after:c dmixed:c dqk:c {SIZES}"
 UNIT = f"mixed:c bounds:*i32 dqk:c dmixed:c {SIZES}"
+
+
+def small():
+    """Heads up to 32, which alone compute in f32."""
+    for kind in ("ptr", "f32"):
+        some = dict(KD=32, VD=32, EXACT=0)
+        yield row("deltanet_backward", "delta_scan_backward", kind, SCANNED, **some, BV=32)
+        yield row("deltanet_backward", "delta_chunk_backward", kind, CHUNK, **some, BLOCK=32)
+        yield row("deltanet_backward", "delta_unit_backward", kind, UNIT, KD=32, BM=16, EXACT=0)
 
 
 def variants():
@@ -225,8 +235,4 @@ def variants():
     yield from by_chip("deltanet_backward", "delta_scan_backward", SCANNED, (8, 2), (8, 1), **whole, BV=64)
     yield from by_chip("deltanet_backward", "delta_chunk_backward", CHUNK, (4, 1), (8, 1), **whole, BLOCK=64)
     yield row("deltanet_backward", "delta_unit_backward", "ptr", UNIT, KD=128, BM=16, EXACT=1)
-    for kind in ("ptr", "f32"):
-        some = dict(KD=32, VD=32, EXACT=0)
-        yield row("deltanet_backward", "delta_scan_backward", kind, SCANNED, **some, BV=32)
-        yield row("deltanet_backward", "delta_chunk_backward", kind, CHUNK, **some, BLOCK=32)
-        yield row("deltanet_backward", "delta_unit_backward", kind, UNIT, KD=32, BM=16, EXACT=0)
+    yield from for_tests(small())

@@ -39,7 +39,7 @@ TITLE = "# The gated delta rule on GPUs\n\nRows of `python3 scripts/bench/kernel
 
 
 class Case:
-    """A layer's inputs, and runs of ours and of fla's."""
+    """A layer's inputs, and runs of our kernels and of fla's."""
 
     def __init__(self, heads, count, length):
         H, N = heads
@@ -145,7 +145,8 @@ def main():
             if "fla backward" in ms:
                 ms["fla backward"] -= ms["fla forward"]
             has = lambda *of: all(f"fla {name}" in ms for name in of)  # noqa: B023, E731
-            ratio = lambda *of: f"{sum(ms[f'fla {name}'] for name in of) / sum(ms[name] for name in of):.2f}" if has(*of) else ""  # noqa: B023, E731
+            total = lambda of, whose="": sum(ms[f"{whose}{name}"] for name in of)  # noqa: B023, E731
+            ratio = lambda *of: f"{total(of, 'fla ') / total(of):.2f}" if has(*of) else ""  # noqa: B023, E731
             theirs = lambda of: f"{ms[f'fla {of}']:.2f}" if has(of) else ""  # noqa: B023, E731
             cells = [now, gpu, shape, f"{work[0]} x {work[1]}", f"{ms['forward']:.2f}", theirs("forward"), ratio("forward")]
             rows.append("| " + " | ".join([*cells, f"{ms['backward']:.2f}", theirs("backward"), ratio("backward"), ratio("forward", "backward")]) + " |\n")
