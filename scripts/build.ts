@@ -10,6 +10,8 @@ import { writeFileAtomic } from "../src/base/atomic.ts";
 import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
 import { filesOf, isCompiled, type Manifest, parseManifest } from "../src/device/cuda/manifest.ts";
+import { PAGE_ASSETS } from "../src/web/assets.ts";
+import { bundlePage, PAGE_FILES } from "../src/web/bundle.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const DIST = join(ROOT, "dist");
@@ -27,7 +29,7 @@ try {
   const kernels = manifest.length > 0 ? parseManifest(manifest.toString()).filter(isCompiled) : [];
   const files = kernels.flatMap(filesOf).map((file) => `kernels/${file}`);
   const own = new Map(kernels.length > 0 ? [[KERNELS, manifest]] : []);
-  await stageAssets(join(stage, "assets"), [...NEEDED, ...own.keys(), ...files], own);
+  await stageAssets(join(stage, "assets"), [...NEEDED, ...files], own);
   await bundle(stage);
   renameSync(join(stage, "mlora"), join(DIST, "mlora"));
   const size = formatBytes(Bun.file(join(DIST, "mlora")).size);
@@ -47,13 +49,15 @@ function released(content: Uint8Array): Buffer {
   return Buffer.from(JSON.stringify({ ...manifest, kernels }));
 }
 
-/** Writes assets as src/base/assets.ts expects them, with these contents in place of files. Throws a RunError without one. */
+/** Writes assets as src/base/assets.ts expects them, with `own` contents of some. Throws a RunError where one is not there. */
 async function stageAssets(folder: string, names: readonly string[], own: ReadonlyMap<string, Buffer>): Promise<void> {
+  const page = await bundlePage();
+  const made = new Map([...own, ...PAGE_FILES.map((name) => [PAGE_ASSETS + name, page[name]] as const)]);
   mkdirSync(folder);
   mkdirSync(PACKED, { recursive: true });
   const manifest: Record<string, AssetManifest[string]> = {};
   const used = await Promise.all(
-    packsOf(names, own).map(async (pack, i) => {
+    packsOf([...names, ...made.keys()], (name) => made.get(name) ?? readAsset(name)).map(async (pack, i) => {
       const file = `${i}.zst`;
       let from = 0;
       for (const { name, content } of pack) {
@@ -83,9 +87,9 @@ function sha256(content: Uint8Array): string {
  * What one GPU loads lies together: machine code of all kernels for a generation ("sm_90" and "sm_90a"), or their PTX. Kernels
  * are much alike, so that a pack is a tenth smaller than packs of each kernel; it is unpacked once, in 40 ms.
  */
-function packsOf(names: readonly string[], own: ReadonlyMap<string, Buffer>) {
+function packsOf(names: readonly string[], read: (name: string) => Uint8Array) {
   const alike = Map.groupBy(names, (name) => /^kernels\/.*\.(sm_\d+(?=\da?\.cubin$)|ptx$)/.exec(name)?.[1] ?? name);
-  return [...alike.values()].map((group) => group.map((name) => ({ name, content: own.get(name) ?? readAsset(name) })));
+  return [...alike.values()].map((group) => group.map((name) => ({ name, content: read(name) })));
 }
 
 async function bundle(folder: string): Promise<void> {
