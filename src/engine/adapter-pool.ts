@@ -7,6 +7,7 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
+import type { LayerRange } from "../base/layers.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { Arena, rowsFrom } from "../device/arena.ts";
@@ -14,14 +15,7 @@ import type { Device, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import {
-  type AdapterLayout,
-  type FactorPlace,
-  factorPlace,
-  factorTable,
-  type LayerRange,
-  type LowKey,
-} from "../methods/layout.ts";
+import { type AdapterLayout, type FactorPlace, factorPlace, factorTable, type LowKey } from "../methods/layout.ts";
 import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";

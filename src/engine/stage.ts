@@ -3,6 +3,7 @@
 
 import { now } from "../base/clock.ts";
 import { invariant, RunError } from "../base/errors.ts";
+import { layersIn } from "../base/layers.ts";
 import { expertFormatOf, type WeightFormat } from "../base/precision.ts";
 import { type ModelSpec, shortPositions } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
@@ -253,18 +254,19 @@ export class Stage implements Disposable {
   /** Gives a slot to an adapter, as it is before its first step: a function of its seed. `layer`: see bus/messages.ts. */
   async admit(slot: number, adapter: StageAdapter, layer?: number): Promise<void> {
     const { spec, layerRange } = this.config;
-    const anew = layer === undefined || layer === layerRange.from;
+    const anew = layer === undefined || layer === layersIn(layerRange)[0];
     if (anew) {
       await this.#vacate(slot);
       this.pool.admit(slot, adapter);
     }
     const { init } = adapter;
     if (init === null) return;
-    const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
+    const { from: first, to: end } = layerRange;
+    const layers = layer === undefined ? layerRange : { from: Math.max(first, layer), to: Math.min(end, layer + 1) };
     const rowsOf = (kind: TableKind, tokens: readonly number[]) => this.#rowsOf(kind, tokens);
     const from = { spec, layerRange: layers, original: this.original, rowsOf };
     await fillInitial(this.pool, from, slot, { ...adapter, init });
-    if (layers.to < layerRange.to) return;
+    if (layers.to < end) return;
     if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
   }
 

@@ -3,6 +3,7 @@
 import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
+import { layersIn } from "../base/layers.ts";
 import { type ExactWeights, heldWeights } from "../base/precision.ts";
 import type { Recomputation } from "../base/recomputation.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
@@ -158,7 +159,7 @@ export function makePlan(
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
       const low = lowSizes(widths[stage]!, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
-      const layers = layerRange.to - layerRange.from;
+      const layers = layersIn(layerRange).length;
       const room = { blockBytes, hostBytes: 0, slots, gradients: gradients[stage]!.slice(0, stepping) };
       const sizes = { ...shared, ...ofPass, ...room, low, layers };
       const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, sizes, blockBytes, device.kind));

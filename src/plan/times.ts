@@ -2,7 +2,7 @@
 
 import type { StageSizes } from "../engine/buffers.ts";
 import type { Times } from "../schedule/lists.ts";
-import { headWork } from "./partition.ts";
+import { headWork, layerWork } from "./partition.ts";
 import type { Plan } from "./plan.ts";
 
 /** As many frozen products, and the adapters' gradients (measured: 1.15 to 1.35 on a CPU). */
@@ -20,7 +20,7 @@ export type StageWork = { readonly forward: number; readonly backward: number };
  */
 export function stageWork({ stages, spec, targets }: Plan, stage: number): StageWork {
   const { layerRange, sizes } = stages[stage]!;
-  const layers = layerRange.to - layerRange.from;
+  const layers = layerWork(spec, layerRange);
   const head = layerRange.last ? headWork(spec, targets) : 0;
   return { forward: layers, backward: backwardCost(sizes) * layers + 2 * head };
 }

@@ -3,7 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range } from "../base/shape.ts";
 import { percent } from "../base/units.ts";
-import { headWork, partition } from "../plan/partition.ts";
+import { partition, partWork } from "../plan/partition.ts";
 import type { Plan, StageDevice } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { planOn, type Request } from "./prepare.ts";
@@ -48,8 +48,7 @@ function againstWaiting(request: Request, plan: Plan, simulated: SimulatedRun): 
 function againstUneven(request: Request, plan: Plan, simulated: SimulatedRun): string[] {
   const { stages, spec, targets } = plan;
   if (simulated.uneven <= FEW) return [];
-  const busiest = (parts: ReturnType<typeof partition>) =>
-    maxOf(parts.map(({ from, to, last }) => to - from + (last ? headWork(spec, targets) : 0)));
+  const busiest = (parts: ReturnType<typeof partition>) => maxOf(parts.map((part) => partWork(spec, part, targets)));
   const now = busiest(stages.map(({ layerRange }) => layerRange));
   const enough = range(stages.length).find((n) => n > 0 && busiest(partition(spec, n, targets)) <= now);
   if (enough === undefined) return [];

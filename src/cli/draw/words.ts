@@ -1,12 +1,11 @@
 // What a simulated run came to, in words: the same in the terminal and in the SVG.
 
+import { layersText } from "../../base/layers.ts";
 import { count, percent } from "../../base/units.ts";
 import type { Plan, StagePlan } from "../../plan/plan.ts";
 import type { SimulatedRun } from "../../session/simulated-run.ts";
 
-/** "0 to 9". */
-export const layersOf = ({ layerRange: { from, to } }: StagePlan): string =>
-  to - from === 1 ? `${from}` : `${from} to ${to - 1}`;
+export const layersOf = ({ layerRange }: StagePlan): string => layersText(layerRange);
 
 /** "cuda 1 on gpu-b"; here without a host. */
 export const placeOf = ({ device: { host, kind, ordinal } }: StagePlan): string =>
