@@ -3,7 +3,8 @@
 import { existsSync, statSync } from "node:fs";
 import { isAbsolute, join } from "node:path";
 
-const NAMES = {
+/** What each variable does. */
+export const VARIABLES = {
   MLORA_DEBUG: "0 quiet, 1 stages, memory and servers, 2 also each request to a stage with its time",
   MLORA_CACHE: "the folder that the embedded libraries are unpacked into",
   MLORA_BLAS_CORE:
@@ -26,7 +27,7 @@ const NAMES = {
   HOME: "the user's folder",
 } as const;
 
-export type Variable = keyof typeof NAMES;
+export type Variable = keyof typeof VARIABLES;
 
 /** A variable's value; one that is unset or empty is undefined. */
 export const environment = (name: Variable): string | undefined => process.env[name] || undefined;

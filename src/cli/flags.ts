@@ -3,6 +3,7 @@
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { nearest } from "../recipe/suggest.ts";
 
 /** A whole number from `from` on. */
 export function wholeNumber(flag: string, value: unknown, from: number): number {
@@ -31,4 +32,12 @@ export function fileOf(flag: string, path: string): string {
   if (found?.isDirectory()) throw wrong("is a folder", "name a file in it");
   if (found && !found.isFile()) throw wrong("is a device or a pipe, which would be replaced", "name a file");
   return path;
+}
+
+/** The same of an argument, which has no dashes. */
+export function oneArgument<T extends string>(name: string, value: string, allowed: readonly T[]): T {
+  if (allowed.includes(value as T)) return value as T;
+  const meant = nearest(value, allowed);
+  const hint = `${meant ? `did you mean '${meant}'? ` : ""}it may be ${allowed.join(", ")}`;
+  throw new RequestError("cli.argument", `<${name}> is '${value}'`, hint);
 }

@@ -3,6 +3,11 @@
 import { writeStdout } from "../base/terminal.ts";
 import { recipeSchema } from "../recipe/json-schema.ts";
 
+/** Where the first line of a recipe has editors look for it. */
+export const SCHEMA_FILE = "recipe.schema.json";
+
+export const schemaText = (): string => `${JSON.stringify(recipeSchema(), null, 2)}\n`;
+
 export function schema(): void {
-  writeStdout(`${JSON.stringify(recipeSchema(), null, 2)}\n`);
+  writeStdout(schemaText());
 }

@@ -150,7 +150,7 @@ function withPrompt(fields: Fields): Record<"prompt" | "chosen" | "rejected", un
 const isSame = (one: unknown, other: unknown): boolean => stringifyJson(one) === stringifyJson(other);
 
 /** The form of a row, by its fields. */
-function formatOf(fields: Fields): Exclude<Format, "auto" | "template"> {
+export function formatOf(fields: Fields): Exclude<Format, "auto" | "template"> {
   if ("messages" in fields || "conversations" in fields) return "messages";
   if ("prompt" in fields && "completion" in fields) return "prompt-completion";
   if ("instruction" in fields && "output" in fields) return "alpaca";

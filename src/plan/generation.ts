@@ -46,7 +46,7 @@ export function planGeneration(
   format: WeightFormat,
   { denseGroups = [], expertFormat }: Pick<HeldWeights, "denseGroups" | "expertFormat"> = {},
 ): GenerationPlan {
-  requireKernels(spec, device, adapters);
+  requireKernels(spec, device);
   const { rowTile } = device;
   const tile = tileOf(device);
   const tiles = new Set(wanted.map(({ adapter }) => adapter)).size;

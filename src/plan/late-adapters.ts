@@ -7,18 +7,15 @@ import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { lowSizes, lowWidths, productSizes } from "./adapter-memory.ts";
 import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
-import { requireKernels } from "./memory.ts";
 import { bytesOnStages, gradientsOnStages, type Plan } from "./plan.ts";
 
 /** Adapters as they would stand after those of the plan. Throws RequestErrors where the model cannot have them. */
 export function lateAdapters(
-  { spec, adapters, tokensPerMicrobatch, device }: Plan,
+  { spec, adapters, tokensPerMicrobatch }: Plan,
   recipes: readonly AdapterRecipe[],
   data: readonly DataSummary[],
 ): AdapterPlan[] {
-  const late = planAdapters(recipes, spec, data, tokensPerMicrobatch, adapters.length);
-  requireKernels(spec, device, late);
-  return late;
+  return planAdapters(recipes, spec, data, tokensPerMicrobatch, adapters.length);
 }
 
 /** What the stages, as they were opened, lack for these adapters; null where they have room. */

@@ -12,8 +12,7 @@ import { scratchBytes } from "../device/scratch.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { stageBufferBytes } from "../engine/stage-buffers.ts";
 import { hostWeightBytes, type StageLayers, weightBytes } from "../engine/weights.ts";
-import { isOfExperts, linearShapes, linearsIn } from "../families/linears.ts";
-import type { PlacedAdapter } from "../methods/adapter.ts";
+import { linearShapes, linearsIn } from "../families/linears.ts";
 
 /** A GPU gives memory that processes share in pages of this size. */
 const LINK_ALIGN = 2 ** 12;
@@ -37,29 +36,19 @@ const WIDTH = 8;
 const MOST_ON_GPUS = { count: 512, perToken: 16 };
 
 /**
- * Refuses, with a RequestError, what a device does not compute. The kernels for GPUs of the delta rule and of tables have run
- * in Triton's interpreter alone, and those of adapters in experts not since their last change.
+ * Refuses, with a RequestError, what a device does not compute. The kernels of the delta rule for GPUs do not yet decode several
+ * sequences beside each other right.
  */
-export function requireKernels(
-  spec: ModelSpec,
-  { kind, name }: Pick<DeviceReport, "kind" | "name">,
-  adapters: readonly Pick<PlacedAdapter, "targets" | "tables">[] = [],
-): void {
+export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceReport, "kind" | "name">): void {
   if (kind !== "cuda") return;
   const { family, delta, experts } = spec;
-  const refuse = (code: string, what: string, hint = 'set device to "cpu"') => {
-    throw new RequestError(code, `${what}; the device is ${name}`, hint);
+  const refuse = (code: string, what: string) => {
+    throw new RequestError(code, `${what}; the device is ${name}`, 'set device to "cpu"');
   };
   if (delta !== null)
     refuse(
       "device.delta",
       `the base model (${family}) has layers of the gated delta rule, which this version computes on CPUs alone`,
-    );
-  if (adapters.some(({ tables }) => tables && (tables.embedding || tables.head)))
-    refuse(
-      "device.tables",
-      "embedding, output head and rows of single tokens are trained on CPUs alone in this version",
-      'leave embed_tokens, lm_head and trainable_tokens out, or set device to "cpu"',
     );
   for (const linear of linearsIn(spec))
     for (const { in: width, out } of linearShapes(spec, linear))
@@ -74,12 +63,6 @@ export function requireKernels(
     refuse(
       "device.experts",
       `the base model chooses ${perToken} of ${count} experts, expected at most ${MOST_ON_GPUS.perToken} of a multiple of ${WIDTH} up to ${MOST_ON_GPUS.count} on a GPU`,
-    );
-  if (adapters.some(({ targets }) => targets.some(isOfExperts)))
-    refuse(
-      "device.experts",
-      "adapters in experts are trained on CPUs alone in this version",
-      'leave the experts out of targets, as "all-linear" does, or set device to "cpu"',
     );
 }
 

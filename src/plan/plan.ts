@@ -115,7 +115,7 @@ export function makePlan(
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
-  requireKernels(spec, device, adapters);
+  requireKernels(spec, device);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);

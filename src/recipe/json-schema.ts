@@ -22,3 +22,27 @@ export function recipeSchema(): JsonSchema {
   const schema = toJsonSchema(RecipeTable, { errorMode: "ignore", typeMode: "input" }) as unknown as JsonSchema;
   return { ...schema, title: "A recipe of mlora" };
 }
+
+export const code = (value: unknown): string => `\`${JSON.stringify(value)}\``;
+
+/** What a value may be, in a few words, as Markdown. */
+export function valuesOf({ type, const: only, enum: names, anyOf, items, properties, ...of }: JsonSchema): string {
+  if (only !== undefined) return code(only);
+  if (names) return names.map(code).join(", ");
+  if (of["oneOf"]) return "{ name, ... }";
+  if (anyOf) return [...new Set(anyOf.map(valuesOf))].join(" or ");
+  if (type === "array") return Array.isArray(items) ? "a list of two numbers" : `a list of ${pluralOf(items as JsonSchema)}`;
+  if (type === "object") return properties ? `{ ${Object.keys(properties).join(", ")} }` : "a table";
+  if (type === "boolean") return "true, false";
+  if (type === "string") return of["pattern"] ? `a string as ${code(of["pattern"]).replaceAll('"', "")}` : "a string";
+  const { minimum, exclusiveMinimum, maximum, exclusiveMaximum } = of as Readonly<Record<string, number>>;
+  const isOpen = maximum === undefined || maximum >= 1e9;
+  const from = minimum !== undefined ? (isOpen ? `${minimum} or more` : `from ${minimum}`) : `above ${exclusiveMinimum}`;
+  const most = exclusiveMaximum !== undefined ? `to below ${exclusiveMaximum}` : isOpen ? "" : `to ${maximum}`;
+  return [type === "integer" ? "a whole number" : "a number", exclusiveMaximum !== undefined ? `from ${minimum}` : from, most]
+    .filter((word) => word !== "")
+    .join(" ");
+}
+
+const pluralOf = (of: JsonSchema): string =>
+  of.type === "integer" ? "whole numbers" : of.type === "number" ? "numbers" : of.type === "string" ? "strings" : "values";

@@ -13,7 +13,7 @@ import type { StageSetup } from "../bus/messages.ts";
 import { openStages } from "../cluster/open-stages.ts";
 import { linearElements } from "../families/linears.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
-import { shapeOf } from "../plan/shapes.ts";
+import { SHAPES, shapeOf } from "../plan/shapes.ts";
 import { BENCHMARK_DEFAULTS, type BenchmarkWork, randomRows, recipeOf } from "./benchmark-work.ts";
 import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { byFamily, writeTrace } from "./chrome-trace.ts";
@@ -37,6 +37,8 @@ export type BenchmarkOptions = Partial<BenchmarkWork> & {
 
 /** Every number, by name: plain data, as `mlora bench --json` prints it. */
 export type BenchmarkReport = Awaited<ReturnType<typeof benchmark>>;
+
+export const SHAPE_NAMES: readonly string[] = Object.keys(SHAPES);
 
 /** Steps that warm up and are not counted. */
 const WARM_UP = 2;

@@ -6,10 +6,9 @@ import { FAMILY_GOLDENS, loadFamilyGolden } from "../helpers/family-golden.ts";
 import { GEMMA_MODELS, GOLDEN_MODELS, ON_LLAMA } from "../helpers/golden.ts";
 import { needs } from "../helpers/needs.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
+import { tableGoldens } from "../helpers/table-golden.ts";
 
-/** Plans refuse adapters in experts, tables and layers of the delta rule on GPUs. */
-const REFUSED = ["gpt_oss_experts", "qwen3_5"];
-const families = FAMILY_GOLDENS.filter((name) => !REFUSED.includes(name)).map(loadFamilyGolden);
+const families = FAMILY_GOLDENS.map(loadFamilyGolden);
 afterAll(() => {
   for (const golden of families) golden[Symbol.dispose]();
 });
@@ -20,7 +19,7 @@ needs("gpu")("cuda in fp32", () => {
     ...GEMMA_MODELS,
     ...ON_LLAMA,
   ]);
-  comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true, families);
+  comparesWithPeft("cuda", "fp32", { loss: 1e-5, gradNorm: 1e-4, weights: 1e-4 }, true, [...families, ...tableGoldens()]);
   comparesWithTorch("cuda", "fp32", { loss: 1e-4, gradNorm: 1e-3, weights: 1e-4 });
 });
 

@@ -36,6 +36,11 @@ const HAVE = {
   /** The official clients of what `mlora serve` speaks: scripts/clients makes them, now if it can. */
   clients: () => (Bun.spawnSync([join(ROOT, "scripts", "clients")], { ...QUIET, timeout: 180_000 }).success ? 1 : 0),
   openssl: () => (Bun.which("openssl") ? 1 : 0),
+  /** Debian's packages of these names. */
+  zsh: () => (Bun.which("zsh") ? 1 : 0),
+  fish: () => (Bun.which("fish") ? 1 : 0),
+  mandoc: () => (Bun.which("mandoc") ? 1 : 0),
+  groff: () => (Bun.which("groff") ? 1 : 0),
   /** A C compiler, and a kernel that lets system calls be answered by another process. */
   faults: () => (canInject() ? 1 : 0),
 } as const;

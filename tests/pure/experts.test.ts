@@ -1,7 +1,7 @@
 // What of a mixture of experts GPUs have kernels for.
 
 import { expect, test } from "bun:test";
-import { isOfExperts, type Linear } from "../../src/families/linears.ts";
+import { isOfExperts } from "../../src/families/linears.ts";
 import { countSites, expertNotices } from "../../src/plan/experts.ts";
 import { requireKernels } from "../../src/plan/memory.ts";
 import { placeAdapter } from "../../src/plan/places.ts";
@@ -24,24 +24,10 @@ test("experts that kernels on GPUs cannot choose from are refused by number, for
   }
 });
 
-test("adapters in experts are refused on GPUs, and others are not", () => {
-  const [attention, inside]: readonly (readonly Linear[])[] = [["q_proj"], ["q_proj", "w1"]];
-  requireKernels(of(8, 2), GPU, [{ targets: attention! }]);
-  requireKernels(of(8, 2), { kind: "cpu", name: "a CPU" }, [{ targets: inside! }]);
-  expect(() => requireKernels(of(8, 2), GPU, [{ targets: attention! }, { targets: inside! }])).toThrow("on CPUs alone");
-});
-
 test("linears whose widths kernels on GPUs would round are refused by name", () => {
   const odd = tinySpec({ intermediate: 44 });
   requireKernels(odd, { kind: "cpu", name: "a CPU" });
   expect(() => requireKernels(odd, GPU)).toThrow(/gate_proj has 44 rows of \d+, expected multiples of 8/);
-});
-
-test("tables are refused on GPUs", () => {
-  const head = { targets: ["q_proj"], tables: { head: { rank: 2, scale: 1 } } } as const;
-  requireKernels(tinySpec({}), { kind: "cpu", name: "a CPU" }, [head]);
-  requireKernels(tinySpec({}), GPU, [{ targets: head.targets, tables: {} }]);
-  expect(() => requireKernels(tinySpec({}), GPU, [head])).toThrow("rows of single tokens are trained on CPUs alone");
 });
 
 const recipe = (name: string, targets: string | readonly string[], dropout = 0) =>

@@ -141,10 +141,11 @@ console.log(JSON.stringify(names.sort().map((name) => [name.replace(/^.*layers.1
 test("a command", async () => {
   using copy = new CopyOfSources();
   const shown = shownIn("A command");
-  expect([...shown.keys()]).toEqual(["src/cli/layers.ts", "src/main.ts"]);
+  expect([...shown.keys()]).toEqual(["src/cli/layers.ts", "src/cli/commands.ts", "src/main.ts"]);
   copy.write("src/cli/layers.ts", shown.get("src/cli/layers.ts")!);
-  const declared = shown.get("src/main.ts")!.replace(/^.*\n/, "");
-  copy.edit("src/main.ts", "  const remote = () =>", `${declared}  const remote = () =>`);
+  const [row, call] = ["src/cli/commands.ts", "src/main.ts"].map((path) => shown.get(path)!.replace(/^.*\n/, ""));
+  copy.edit("src/cli/commands.ts", "  doctor: {", `${row}  doctor: {`);
+  copy.edit("src/main.ts", "  doctor: async", `${call}  doctor: async`);
   expect(await copy.check()).toEqual([0, ""]);
   for (const [path, text] of shown) expect(breaches({ path, text })).toEqual([]);
   const model = join(ROOT, "tests", "golden", "peft", "llama", "model");

@@ -63,7 +63,8 @@ def inputs(kind, rows, H, heads, K, V, alike):
 def delta(kind, lengths, H, heads, K, V, alike=False):
     case = Case(kind)
     of = dict(H=H, heads=heads, K=K, V=V)
-    limit = 2e-5 if kind == "f32" else 3e-2 if INTERPRET or alike else 1.2e-2
+    # Keys that are alike: the same sums in PyTorch, rounded to bf16 where the kernels round, lie 3e-2 to 6e-2 from float64.
+    limit = 2e-5 if kind == "f32" else 8e-2 if alike else 3e-2 if INTERPRET else 1.2e-2
     bounds, starts, rows = packed(lengths)
     mixed, gates, decay, bias = inputs(kind, rows, H, heads, K, V, alike)
     dout = rnd(kind, rows, heads * V)
@@ -228,10 +229,10 @@ def measure():
         bounds, _, rows = packed(lengths)
         mixed, gate, decay, bias = inputs(kind, rows, 16, 32, 128, 128, False)
         dout, out, dmixed = rnd(kind, rows, 4096), poison(kind, rows, 4096), poison(kind, rows, 8192)
-        wide, weight = rnd(kind, rows, 12288), torch.randn(8192, 4, device=DEVICE)
+        wide, dwide, weight = rnd(kind, rows, 12288), poison(kind, rows, 12288), torch.randn(8192, 4, device=DEVICE)
         times = {
             "convolution": lambda: run.convolution_forward(kind, wide[:, :8192], weight, bounds, dmixed),
-            "convolution backward": lambda: run.convolution_backward(kind, mixed, wide[:, :8192], weight, bounds, dmixed),
+            "convolution backward": lambda: run.convolution_backward(kind, mixed, wide[:, :8192], weight, bounds, dwide[:, :8192]),
             "forward": lambda: run.delta_forward(kind, mixed, gate, decay, bias, bounds, out, **of),
             "backward": lambda: run.delta_backward(kind, mixed, gate.clone(), decay, bias, bounds, dout, dmixed, **of),
         }

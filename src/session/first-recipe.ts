@@ -1,0 +1,137 @@
+// A first recipe for a base model and a file of rows, from what its first rows hold.
+
+import { basename, dirname, relative, resolve } from "node:path";
+import { RequestError } from "../base/errors.ts";
+import { maxOf } from "../base/shape.ts";
+import { count, shortPath } from "../base/units.ts";
+import { formatOf } from "../data/format.ts";
+import { inspectRows } from "../data/inspect.ts";
+import { checkDataFile, type Fields, placeOf, RowFault, rowsOf } from "../data/jsonl.ts";
+import { loadTokenizer } from "../data/tokenizer.ts";
+import { isModelPath } from "../files/modelpath.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
+import { commentedRecipe, type FirstTables } from "../recipe/commented.ts";
+import { parseRecipe } from "../recipe/load.ts";
+import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { NAME } from "../recipe/schema.ts";
+import { specFor } from "./prepare.ts";
+
+/** Rows that are looked at. */
+const LOOKED_AT = 1000;
+/** Fewer rows than this are all trained on. */
+const HELD_OUT_FROM = 20;
+/** Tokens to which `max_length` is rounded up, and the most that is proposed: more is the user's to ask for. */
+const [LENGTH_STEP, MOST_LENGTH] = [64, 4096];
+
+/** Names under which others have a question and its answer; the first that a row has counts. */
+const QUESTIONS = ["prompt", "instruction", "question", "query", "input"];
+const ANSWERS = ["completion", "response", "answer", "output"];
+
+type Adapter = FirstTables["adapter"];
+
+/**
+ * The text of a recipe at `path`, which runs as it is. Throws RequestErrors: for a model or a file that cannot be read, for a
+ * row that cannot be trained on, and where the rows' fields do not say what is to be learned.
+ */
+export function firstRecipe(model: string, file: string, path: string): string {
+  const folder = dirname(resolve(path));
+  const here = (to: string) => relative(folder, resolve(to)) || ".";
+  checkDataFile(file);
+  const name = nameOf(file);
+  const base = { path: isModelPath(model) ? here(model) : model };
+  const run = { output: `out/${name}`, seed: 42, device: "auto" };
+  const form = formOf(firstFields(file), file);
+  const recipeOf = (adapter: Adapter, further: FirstTables["further"] = {}, notes: readonly string[] = []) => {
+    const text = commentedRecipe({ model: base, run, adapter: { name, ...adapter }, further, notes });
+    return { text, recipe: parseRecipe(text, resolve(path)) };
+  };
+  const look = recipeOf({ data: here(file), ...form, max_length: 1 << 24 }).recipe;
+  const { maxPositions, vocab } = specFor(look);
+  const { rows, isAll, longest } = rowsIn(file, look.adapters[0]!, look.model.path, vocab);
+  const length = Math.min(maxPositions, MOST_LENGTH, LENGTH_STEP * Math.ceil(Math.max(longest, 2) / LENGTH_STEP));
+  const isSplit = rows >= HELD_OUT_FROM;
+  const data = isSplit ? { train: here(file), split: 0.1 } : here(file);
+  const notes = [
+    `${isAll ? `All ${count(rows)} rows were` : `The first ${count(rows)} rows were`} read; the longest has ${count(longest)} tokens${longest > length ? `, of which ${count(longest - length)} are cut` : ""}.`,
+    ...(isSplit
+      ? []
+      : ["Too few to hold some out: give eval rows in data = { train = ..., eval = ... } to measure what is learned."]),
+  ];
+  const adapter: Adapter = {
+    data,
+    ...form,
+    rank: 16,
+    alpha: 32,
+    dropout: 0,
+    targets: "all-linear",
+    learning_rate: 2e-4,
+    scheduler: "linear",
+    warmup: 0.03,
+    epochs: isAll && rows < LOOKED_AT ? 3 : 1,
+    batch_size: 4,
+    max_length: length,
+    ...(isSplit ? { eval_every: 50 } : {}),
+  };
+  const further = {
+    system: "You are a helpful assistant.",
+    ...(isSplit ? { patience: 3 } : {}),
+    accumulation: 2,
+    optimizer: "adamw-8bit",
+  };
+  return recipeOf(adapter, further, notes).text;
+}
+
+/** File names that say nothing of what is in them. */
+const PLAIN = /^(train|training|data|dataset|rows)$/;
+
+/** "Support rows.v2.jsonl" as "support-rows", and "tickets/train.jsonl" as "tickets". */
+function nameOf(file: string): string {
+  const plain = (path: string) =>
+    basename(path)
+      .split(".")[0]!
+      .toLowerCase()
+      .replace(/[^a-z0-9_-]+/g, "-")
+      .replace(/^[^a-z0-9]+|-+$/g, "")
+      .slice(0, 64);
+  const names = [plain(file), plain(dirname(resolve(file)))];
+  return names.find((name) => NAME.test(name) && !PLAIN.test(name)) ?? "adapter";
+}
+
+function firstFields(file: string): Fields {
+  for (const row of rowsOf(file)) {
+    if ("fields" in row) return row.fields;
+    throw new RequestError("init.row", `${placeOf(row.source)}: ${row.fault}`);
+  }
+  throw new RequestError("init.rows", `${shortPath(file)} has no row`);
+}
+
+/** What the fields of a row say that it is for, as keys of an adapter. */
+function formOf(fields: Fields, file: string): Adapter {
+  const has = (...names: readonly string[]) => names.every((name) => name in fields);
+  if (has("chosen", "rejected") || has("preferred_output", "non_preferred_output")) return { objective: "dpo" };
+  if (has("prompt", "completion", "label") && typeof fields["label"] === "boolean") return { objective: "kto" };
+  if (has("prompt", "paraphrase", "completion")) return { objective: "cit" };
+  try {
+    return { format: formatOf(fields) };
+  } catch (error) {
+    if (!(error instanceof RowFault)) throw error;
+    const [prompt, completion] = [QUESTIONS, ANSWERS].map((names) => names.find((name) => typeof fields[name] === "string"));
+    if (prompt && completion)
+      return { format: "template", template: { prompt: `{{ ${prompt} }}`, completion: `{{ ${completion} }}` } };
+    const hint = 'write a recipe with format = "template" and template = { prompt = ..., completion = ... }';
+    throw new RequestError("init.form", `${shortPath(file)}: its first row ${error.message}`, hint);
+  }
+}
+
+/** Reads the first rows as training does. */
+function rowsIn(file: string, recipe: AdapterRecipe, model: string, vocab: number) {
+  const tokenizer = loadTokenizer(tokenizerFolder(model));
+  let [rows, longest, isAll] = [0, 0, true];
+  for (const { place, sequences, fault } of inspectRows([resolve(file)], recipe, tokenizer, vocab)) {
+    if (fault !== null) throw new RequestError("init.row", `${place}: ${fault}`, "fix or remove the row");
+    longest = Math.max(longest, maxOf(sequences.map(({ ids }) => ids.length)));
+    isAll = ++rows < LOOKED_AT;
+    if (!isAll) break;
+  }
+  return { rows, isAll, longest };
+}
