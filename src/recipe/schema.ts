@@ -35,6 +35,12 @@ const layers = v.pipe(
 );
 const MOST_SLOTS = 4096;
 
+/** Also of a server. */
+export const stages = v.union(
+  [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(layers), v.minLength(1), v.maxLength(MOST_STAGES))],
+  expected(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage, whole or halves`),
+);
+
 const paths = v.union(
   [text, v.pipe(v.array(text), v.minLength(1, "is empty, expected at least one file"))],
   expected("a file or a list of files"),
@@ -310,12 +316,7 @@ export const RecipeTable = v.strictObject({
         ),
       ),
       stages: about(
-        v.union(
-          [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(layers), v.minLength(1), v.maxLength(MOST_STAGES))],
-          expected(
-            `"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage, whole or halves`,
-          ),
-        ),
+        stages,
         "pipeline stages: a number, or the layers of each; N.5 ends after the attention of a layer",
         "auto",
       ),
