@@ -58,7 +58,7 @@ type Report = {
   readonly tokens_per_s: number;
   readonly device_bytes: number;
   readonly stages: readonly { readonly layers: number }[];
-  readonly pass_ms: readonly Readonly<Record<"forward" | "backward" | "between", number>>[];
+  readonly pass_ms: readonly Readonly<Record<"forward" | "after_forward" | "backward" | "after_backward", number>>[];
   readonly bubble: number | null;
   readonly simulated_bubble: number | null;
   readonly links: readonly string[];
@@ -144,7 +144,9 @@ for (const [set, one] of ones) {
       const bubbles = [two.bubble, two.simulated_bubble].map((bubble) => bubble?.toFixed(3) ?? "");
       const layers = two.stages.map((stage) => stage.layers).join(" + ");
       row(set, `2 stages (${layers}), ${count} adapters`, two, one, [...bubbles, link.replace(/^.*? by /, "")]);
-      console.log(`passes, ms: ${two.pass_ms.map((of) => `${of.forward} ${of.backward} (${of.between} between)`).join("; ")}`);
+      console.log(
+        `passes, ms: ${two.pass_ms.map((of) => `${of.forward} (+${of.after_forward}) ${of.backward} (+${of.after_backward})`).join("; ")}`,
+      );
       const other = two.losses.findIndex((loss, i) => loss !== one.losses[i]);
       if (other >= 0)
         failures.push(`${set}, ${count} adapters: ${two.losses[other]} on two stages, ${one.losses[other]} on one GPU`);

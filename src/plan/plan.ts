@@ -28,7 +28,7 @@ import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, 
 import { checkFormat } from "./format.ts";
 import { checkHostMemory } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
-import { mostStages, partition } from "./partition.ts";
+import { costsOf, mostStages, partition } from "./partition.ts";
 import { countWithHost, type HostNeed, hostBytesOf, requireHost } from "./waiting-memory.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */
@@ -119,7 +119,9 @@ export function makePlan(
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
-  const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);
+  const held = heldWeights(recipe.model.precision, device.compute, exact);
+  const { stages } = recipe.run;
+  const parts = partition(spec, typeof stages === "object" ? stages : devices.length, targets, costsOf(device, held.format));
   const fullRows = Math.min(tokensPerMicrobatch, PASS_ROWS[device.kind]);
   const wanted = recipe.run.slots ?? adapters.length;
   const { residentAdapters } = recipe.run;
@@ -132,7 +134,6 @@ export function makePlan(
   const largest = [...trained, ...generated.map((tokens) => alignUp(tokens, rowTile))];
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
-  const held = heldWeights(recipe.model.precision, device.compute, exact);
   checkFormat(held.format, spec);
   checkHostMemory(
     spec,

@@ -117,10 +117,25 @@ export class Pool {
     return at;
   }
 
-  /** The shares of the next pass, of about `target` rows, from adapters that are ready at `now`; there must be one. */
-  take(now: number, target: number): Omit<PackedBatch, "id"> {
-    const waiting = this.waiting.filter((member) => member.ready <= now);
-    const ready = this.#eligible().filter((member) => member.ready <= now);
+  /** Whether an adapter is ready at `now` that is none of these. */
+  hasOther(now: number, adapters: ReadonlySet<number>): boolean {
+    return this.#eligible().some(({ adapter, ready }) => ready <= now && !adapters.has(adapter));
+  }
+
+  /** Whether a pass of one micro-batch leaves one that needs no step first. */
+  leavesWork(): boolean {
+    const ready = this.#eligible().filter((member) => member.ready < Number.POSITIVE_INFINITY);
+    return ready.length > 1 || ready.some(({ next }) => !next!.last);
+  }
+
+  /**
+   * The shares of the next pass, of about `target` rows, from adapters that are ready at `now` and none of `undecided`; there
+   * must be one.
+   */
+  take(now: number, target: number, undecided: ReadonlySet<number> = new Set()): Omit<PackedBatch, "id"> {
+    const mayBe = ({ adapter, ready }: Member) => ready <= now && !undecided.has(adapter);
+    const waiting = this.waiting.filter(mayBe);
+    const ready = this.#eligible().filter(mayBe);
     const chosen = this.#choose(
       ready.sort((a, b) => this.#before(a, b)),
       target,

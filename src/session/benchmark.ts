@@ -190,16 +190,18 @@ async function timeSteps(
   }
 }
 
-/** What a stage's passes take, and the time between the end of one and the beginning of the next, in ms: medians. */
+/** What a stage's passes take, and the time from the end of one to the beginning of the next, in ms: medians. */
 function passTimes({ spans }: StageTrace) {
   const trained = spans.filter(({ kind }) => kind === "forward" || kind === "backward");
   const lengths = (of: "forward" | "backward") =>
     trained.filter(({ kind }) => kind === of).map(({ start, end }) => end - start);
-  const gaps = trained.slice(1).map(({ start }, i) => start - trained[i]!.end);
+  const gapsAfter = (of: "forward" | "backward") =>
+    trained.slice(1).flatMap(({ start }, i) => (trained[i]!.kind === of ? [start - trained[i]!.end] : []));
   return {
     forward: rounded(median(lengths("forward")), 2),
+    after_forward: rounded(median(gapsAfter("forward")), 2),
     backward: rounded(median(lengths("backward")), 2),
-    between: rounded(median(gaps), 2),
+    after_backward: rounded(median(gapsAfter("backward")), 2),
   };
 }
 

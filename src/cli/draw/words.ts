@@ -26,7 +26,7 @@ export function numbersOf(plan: Plan, simulated: SimulatedRun): string[] {
     `Bubble ${percent(bubble)} of all stages' time${steady}; no schedule of these passes is shorter than ${shortest} (${of}).`,
     ...(uneven >= UNEVEN
       ? [
-          `Of that ${percent(uneven)} because the stages' work is unequal: layers are whole, and so is the output head (worth ${headLayers.toFixed(1)} layers, since ${percent(plan.targets)} of the tokens have a target).`,
+          `Of that ${percent(uneven)} because the stages' work is unequal: halves of layers are not divided, nor is the output head (worth ${headLayers.toFixed(1)} layers, since ${percent(plan.targets)} of the tokens have a target).`,
         ]
       : []),
   ];
