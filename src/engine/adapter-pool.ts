@@ -325,13 +325,17 @@ export class AdapterPool implements Disposable {
    * Added up in that order over all stages they give the norm, however the layers are divided.
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
+    return await (await this.enqueueSquares(adapters)).found;
+  }
+
+  /** The same, when it is enqueued. */
+  async enqueueSquares(adapters: readonly number[]): Promise<{ readonly found: Promise<readonly Float32Array[]> }> {
     for (const slot of adapters) {
       const { tensors, squares } = this.#memory(slot);
       gradNorm(this.device, { grads: this.#gradientsOf(slot), tensors, squares });
     }
-    const all: Float32Array[] = [];
-    for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#memory(slot).squares)).buffer));
-    return all;
+    const { bytes } = await this.device.peek(adapters.map((slot) => this.#memory(slot).squares));
+    return { found: bytes.then((all) => all.map((of) => new Float32Array(of.buffer as ArrayBuffer))) };
   }
 
   /** An adapter's whole state now, wherever it is: arrays along its block; resolves when they may be changed. */
