@@ -44,6 +44,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   },
   data: { values: ["families", "objectives"], types: ["recipe"] },
   files: { values: ["families", "ffi", "methods"] },
+  sources: { values: ["data/data-file.ts", "files/fingerprint.ts"] },
   device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device", "ffi", "methods/layout.ts"] },
   engine: {
@@ -54,7 +55,10 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   link: { values: ["bus", "device"] },
   cluster: { values: ["bus", "device", "engine", "files", "link", "plan"] },
   session: {
-    values: ["bus", "cluster", "data", "engine", "families", "files", "methods", "objectives", "plan", "recipe", "schedule"],
+    values: [
+      ...["bus", "cluster", "data", "engine", "families", "files", "methods", "objectives", "plan", "recipe", "schedule"],
+      "sources",
+    ],
   },
   // A front end: it knows sessions, recipes, and plans as data.
   cli: { values: ["recipe", "session", "serve"], types: ["plan"] },
@@ -75,6 +79,7 @@ const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "@nats-io/transport-node": ["src/bus/nats.ts"],
   "@msgpack/msgpack": ["src/bus/codec.ts"],
   cac: ["src/main.ts"],
+  hyparquet: ["src/data/parquet.ts"],
   "@valibot/to-json-schema": ["src/recipe/json-schema.ts", "src/serve/openapi.ts"],
   "bun:sqlite": ["src/serve/store.ts"],
   "node:child_process": [],
@@ -86,6 +91,7 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   { what: "dlopen", effect: /\b(dlopen|linkSymbols)\(/g, doors: ["ffi/open.ts"] },
   { what: "the end of the process", effect: /\bprocess\.(exit|exitCode|abort|reallyExit)\b/g, doors: ["src/main.ts"] },
   { what: "the environment", effect: /\b(process|Bun|import\.meta)\.env\b/g, doors: ["src/base/env.ts"] },
+  { what: "requests over HTTP", effect: /\b(await|return) fetch\(/g, doors: ["src/sources/http.ts"] },
   { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/cluster/spawn.ts"] },
   {
     what: "threads",

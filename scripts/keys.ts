@@ -6,7 +6,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { toJsonSchema } from "@valibot/to-json-schema";
-import { code, type JsonSchema, recipeSchema, valuesOf } from "../src/recipe/json-schema.ts";
+import { code, editorSchema, type JsonSchema, recipeSchema, valuesOf } from "../src/recipe/json-schema.ts";
 import { ServeTable } from "../src/serve/config.ts";
 
 const ROOT = join(import.meta.dir, "..");
@@ -61,7 +61,7 @@ What the adapters of jobs are: the keys of a recipe's \`[defaults]\` ([keys.md](
 export function files(): ReadonlyMap<string, string> {
   const schema = recipeSchema();
   return new Map([
-    ["recipes/recipe.schema.json", `${JSON.stringify(schema, null, 2)}\n`],
+    ["recipes/recipe.schema.json", `${JSON.stringify(editorSchema(), null, 2)}\n`],
     ["docs/keys.md", keysPage(schema)],
     [
       "docs/serve-keys.md",

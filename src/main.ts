@@ -13,6 +13,7 @@ import { COMMAND_NAMES, type CommandName, factsOf, REPEATED } from "./cli/comman
 import type { DataFlags } from "./cli/data.ts";
 import type { ExportFlags } from "./cli/export.ts";
 import type { GenerateFlags } from "./cli/generate.ts";
+import type { PlanFlags } from "./cli/plan.ts";
 import type { RunFlags } from "./cli/run.ts";
 import type { StageFlags } from "./cli/stage.ts";
 import type { Overrides } from "./recipe/recipe.ts";
@@ -34,16 +35,13 @@ const remote = () => import("./cli/remote.ts");
 const ACTIONS: Readonly<Record<CommandName, Action>> = {
   run: async (_, recipe: string, flags: RunFlags) =>
     (await import("./cli/run.ts")).run(recipe, { ...flags, ...overrides(flags) }),
-  plan: async (_, recipe: string, { json = false, svg, ...flags }: Flags<Overrides & { json?: boolean }>) =>
-    (await import("./cli/plan.ts")).plan(recipe, {
-      ...overrides(flags),
-      ...(svg === undefined ? {} : { svg: `${svg}` }),
-      json,
-    }),
+  plan: async (_, recipe: string, flags: PlanFlags) =>
+    (await import("./cli/plan.ts")).plan(recipe, { ...flags, ...overrides(flags) }),
   init: async (_, model: unknown, data: unknown, { output }: Flags) =>
     (await import("./cli/init.ts")).init(`${model}`, `${data}`, output === undefined ? "recipe.toml" : `${output}`),
   data: async (_, recipe: string, adapter: string | undefined, flags: DataFlags) =>
     (await import("./cli/data.ts")).data(recipe, adapter, flags),
+  report: async (_, folder: unknown, flags: Flags) => (await import("./cli/report.ts")).report(`${folder}`, flags),
   schema: async () => (await import("./cli/schema.ts")).schema(),
   ps: async (_, { json = false }: { json?: boolean }) => (await remote()).ps(json),
   stop: async (_, run: string, adapter?: string) => (await remote()).change(run, "stop", adapter),

@@ -10,7 +10,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { range, sum } from "../../src/base/shape.ts";
-import { rowsOf } from "../../src/data/jsonl.ts";
+import { rowsOf } from "../../src/data/data-file.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { SEND_BUFFERS } from "../../src/plan/memory.ts";
 import { ROW_TIMES, type ScheduleKind, type StageAction } from "../../src/schedule/lists.ts";
@@ -40,7 +40,7 @@ if (values.data === undefined) throw new Error("--data names a JSONL file whose 
 function lengthsIn(file: string): number[] {
   const { encode } = loadTokenizer(MODEL);
   const lengths: number[] = [];
-  for (const row of rowsOf(file)) {
+  for (const row of rowsOf({ name: file, path: file })) {
     if ("fault" in row) throw new Error(`${file}:${row.source.line}: ${row.fault}`);
     const { question, answer } = row.fields;
     if (typeof question !== "string" || typeof answer !== "string")

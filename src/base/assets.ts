@@ -40,7 +40,7 @@ export function readAsset(name: string): Uint8Array {
 }
 
 const NOTHING = { file: "", content: new Uint8Array(0) };
-/** The last file with several assets: kernels that are loaded one after the other often share it. */
+/** The last file with several assets: all kernels that a GPU loads are in one. */
 let unpacked: { readonly file: string; readonly content: Uint8Array } = NOTHING;
 
 /** The absolute path of an asset in the file system, executable. Throws a RunError where it cannot be had. */

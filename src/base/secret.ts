@@ -13,6 +13,9 @@ export function randomText(length: number): string {
 /** 160 bits: what a secret must have. */
 export const randomToken = (): string => randomText(32);
 
+/** A UUID. */
+export const randomId = (): string => crypto.randomUUID();
+
 /** 128 bits that no other has. */
 export const randomNonce = (): Uint8Array => crypto.getRandomValues(new Uint8Array(16));
 

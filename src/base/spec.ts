@@ -76,8 +76,8 @@ const experts = v.strictObject({
   shared: v.nullable(natural),
   /** Gate and up are clamped, up around one (gpt-oss); `null` for SwiGLU as it is. */
   clamp: v.nullable(v.strictObject({ limit: real, alpha: real })),
-  /** Tensors with the weights of all experts have each as [in, out]. */
-  isTurned: v.boolean(),
+  /** Each expert's weights are tensors of their own, or one tensor has those of all, each as [out, in] or as [in, out]. */
+  files: v.picklist(["each", "rows", "columns"]),
   /** The files have the experts' weights in mxfp4. */
   isMxfp4: v.boolean(),
 });

@@ -6,7 +6,7 @@ import { deviceChoice } from "../base/device-report.ts";
 import { layerRange } from "../base/layers.ts";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
-import { bytes, count, floats, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
+import { bytes, count, floats, ints, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
 import { modelSpec } from "../base/spec.ts";
 import { stageAdapter } from "../methods/adapter.ts";
 import { adapterSizes } from "../methods/layout.ts";
@@ -106,6 +106,8 @@ const sequenceLoss = v.strictObject({
   similar: v.exactOptional(v.array(realOrNaN)),
   /** f32[targets], where the request asks for them. */
   logProbs: v.exactOptional(floats),
+  /** The `width` likeliest tokens at each target, in falling order, and their log-probabilities. */
+  top: v.exactOptional(v.strictObject({ width: natural, ids: ints, logProbs: floats })),
 });
 export type SequenceLoss = Output<typeof sequenceLoss>;
 /** From the last stage; null from the others. */
@@ -124,7 +126,11 @@ const MESSAGES = {
   open: { request: v.strictObject({ setup: stageSetup }), reply: v.array(v.string()) },
   forward: { request: v.strictObject({ pass: count, batch: microBatch }), reply: v.null() },
   backward: { request: v.strictObject({ pass: count, logProbs: v.exactOptional(v.boolean()) }), reply: losses },
-  evaluate: { request: v.strictObject({ batch: microBatch, logProbs: v.exactOptional(v.boolean()) }), reply: losses },
+  /** `top`: the number of likeliest tokens to find at each target. */
+  evaluate: {
+    request: v.strictObject({ batch: microBatch, logProbs: v.exactOptional(v.boolean()), top: v.exactOptional(natural) }),
+    reply: losses,
+  },
   /**
    * A pass of generation, which keeps keys and values in the stage's cache. The last stage replies with the logits f32[vocab]
    * of each sequence's next token, in their order; the others with null.

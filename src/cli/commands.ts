@@ -50,9 +50,16 @@ export const COMMANDS = {
   plan: {
     usage: "plan <recipe>",
     purpose: "Say what a run would do, without doing it",
-    flags: [...OVERRIDES, ["--svg <file>", "Draw the schedule: which stage does what, for which adapter, when"], JSON_FLAG],
+    flags: [
+      ...OVERRIDES,
+      ["--svg <file>", "Draw the schedule: which stage does what, for which adapter, when"],
+      ["--measure", "Train for some seconds, keeping nothing, to say how long the run will take on this device"],
+      ["--price <number>", "Money for an hour of this machine, for what the run will cost"],
+      JSON_FLAG,
+    ],
     examples: [
-      ["mlora plan recipe.toml", "Rows, steps, tokens and memory"],
+      ["mlora plan recipe.toml", "Rows, steps, tokens, memory and time"],
+      ["mlora plan recipe.toml --measure --price 2.50", "Time and cost, from seconds of real steps"],
       ["mlora plan recipe.toml --stages 4 --svg plan.svg", "The schedule of four stages, as a picture"],
     ],
   },
@@ -78,6 +85,12 @@ export const COMMANDS = {
       ["mlora data recipe.toml", "Counts of all adapters, and their first rows"],
       ["mlora data recipe.toml tickets --row 7 --ids", "The tokens of one row"],
     ],
+  },
+  report: {
+    usage: "report <folder>",
+    purpose: "Write a run as one HTML file: table, curves, settings and schedule",
+    flags: [["--output <file>", "The file (default: report.html in the run's folder)"]],
+    examples: [["mlora report out/support", "Write out/support/report.html, also of a run that is under way"]],
   },
   schema: {
     usage: "schema",
@@ -157,7 +170,7 @@ export const COMMANDS = {
       ["--prompt <text>", "What is to be continued or answered"],
       [
         "--prompts <file>",
-        'JSONL as for training; a row\'s "adapter" names the adapter that answers, else all do; answers are compared',
+        'rows as for training; a row\'s "adapter" names the adapter that answers, else all do; answers are compared',
       ],
       ["--system <text>", "The system message, instead of the recipe's"],
       ["--raw", "Without the model's chat template"],

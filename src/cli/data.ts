@@ -26,11 +26,11 @@ export type DataFlags = {
   readonly json?: boolean;
 };
 
-export function data(recipePath: string, adapter: string | undefined, flags: DataFlags): void {
+export async function data(recipePath: string, adapter: string | undefined, flags: DataFlags): Promise<void> {
   const { ids = false, json = false, eval: isEval = false } = flags;
   const row = flags.row === undefined ? null : wholeNumber("row", flags.row, 1);
   const query = { adapter: adapter === undefined ? null : `${adapter}`, row, isEval };
-  const described = describeData(loadRecipe(recipePath), query);
+  const described = await describeData(loadRecipe(recipePath), query);
   const screen = screenOf(process.stdout);
   const text = json
     ? jsonText(

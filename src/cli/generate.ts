@@ -29,7 +29,7 @@ const MAX_NEW_TOKENS = 128;
 
 /** Generates, and reports on stderr. Throws a RequestError where that is not possible as asked. */
 export async function generate(base: string | undefined, flags: GenerateFlags): Promise<void> {
-  const generation = prepareGeneration(optionsOf(base, flags));
+  const generation = await prepareGeneration(optionsOf(base, flags));
   const names = generation.adapters.length === 0 ? "no adapter" : generation.adapters.join(", ");
   print(`${shortPath(generation.base)} on ${generation.device}, ${names}`);
   for (const notice of generation.notices) print(`notice: ${notice}`);

@@ -6,15 +6,15 @@ import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
 import { writeStdout } from "../base/terminal.ts";
 import { shortPath } from "../base/units.ts";
-import { firstRecipe } from "../session/first-recipe.ts";
+import { openFirstRecipe } from "../session/first-recipe.ts";
 import { fileOf } from "./flags.ts";
 import { SCHEMA_FILE, schemaText } from "./schema.ts";
 
-export function init(model: string, data: string, output: string): void {
+export async function init(model: string, data: string, output: string): Promise<void> {
   const path = resolve(fileOf("output", output));
   if (existsSync(path))
     throw new RequestError("init.exists", `${shortPath(path)} is there already`, "name another file with --output");
-  const text = firstRecipe(model, data, path);
+  const text = await openFirstRecipe(model, data, path);
   writeFileAtomic(join(dirname(path), SCHEMA_FILE), schemaText());
   writeFileAtomic(path, text);
   const name = shortPath(path);

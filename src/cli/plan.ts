@@ -17,26 +17,36 @@ import { assumptionsOf, layersOf, numbersOf, placeOf } from "./draw/words.ts";
 import { fileOf } from "./flags.ts";
 import { readProgress } from "./reading.ts";
 import { right, table } from "./table.ts";
+import { priceOf, timeOf } from "./time.ts";
 
-export type PlanOptions = Overrides & {
+export type PlanFlags = Overrides & {
   readonly json?: boolean;
   /** Where the schedule is drawn to. */
-  readonly svg?: string;
+  readonly svg?: unknown;
+  /** Steps are made to measure its time. */
+  readonly measure?: boolean;
+  /** Of an hour. */
+  readonly price?: unknown;
 };
 
-export async function plan(recipePath: string, options: PlanOptions): Promise<void> {
-  const svg = options.svg === undefined ? null : fileOf("svg", options.svg);
+export async function plan(recipePath: string, options: PlanFlags): Promise<void> {
+  const svg = options.svg === undefined ? null : fileOf("svg", `${options.svg}`);
+  const price = options.price === undefined ? null : priceOf(options.price);
   using progress = readProgress();
   const planned = await planOf(loadRecipe(recipePath, options), progress);
   progress[Symbol.dispose]();
   if (svg !== null) writeFileAtomic(svg, drawSvg(planned.plan, planned.simulated, titleOf(planned.plan)));
   const screen = screenOf(process.stdout);
   const { facts } = planned;
+  const time = await timeOf(planned, options.measure === true, price);
   const text = options.json
-    ? jsonText(facts, 2)
-    : [...planText(planned, facts).map(visible), ...scheduleText(planned, facts, screen), ...drawnText(svg).map(visible)].join(
-        "\n",
-      );
+    ? jsonText({ ...facts, time: time.facts }, 2)
+    : [
+        ...planText(planned, facts).map(visible),
+        ...time.lines.map(visible),
+        ...scheduleText(planned, facts, screen),
+        ...drawnText(svg).map(visible),
+      ].join("\n");
   writeStdout(`${text}\n`, { painted: options.json !== true && screen.colour });
 }
 

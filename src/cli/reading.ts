@@ -1,7 +1,7 @@
 // What a person sees while data is read: one line on a terminal, drawn anew; elsewhere a line now and then.
 
 import { now } from "../base/clock.ts";
-import { readText } from "../base/units.ts";
+import { formatBytes, readText } from "../base/units.ts";
 import type { Reading } from "../session/prepare.ts";
 
 /** Milliseconds before the first word, and between lines where there is no terminal. */
@@ -37,7 +37,9 @@ export function readProgress(stream?: Stream): Disposable & Required<Pick<Readin
   return {
     progress(progress) {
       const ms = now() - started;
-      if (progress.rows > 0 && ms >= QUIET_MS) line.show(`reading: ${readText(progress, ms / 1000)}`);
+      if (ms < QUIET_MS) return;
+      if (progress.fetching !== undefined) line.show(`fetching ${progress.fetching}: ${formatBytes(progress.bytes)}`);
+      else if (progress.rows > 0) line.show(`reading: ${readText(progress, ms / 1000)}`);
     },
     [Symbol.dispose]: () => line[Symbol.dispose](),
   };

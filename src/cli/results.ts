@@ -3,12 +3,18 @@
 import { join } from "node:path";
 import { count, duration, shortPath } from "../base/units.ts";
 import type { Plan } from "../plan/plan.ts";
+import type { Estimate } from "../session/estimate.ts";
 import type { AdapterResult, RunResult } from "../session/events.ts";
 import { ranked } from "../session/ranking.ts";
 import { right, table } from "./table.ts";
 
 /** The lines of the table: what each adapter learned, and its folder. */
-export function summary({ adapters: all, seconds, tokens }: RunResult, { adapters: planned }: Plan, output: string): string[] {
+export function summary(
+  { adapters: all, seconds, tokens }: RunResult,
+  { adapters: planned }: Plan,
+  output: string,
+  estimate: Estimate | null = null,
+): string[] {
   const { adapters, best, isJudged } = ranked(
     all,
     planned.map(({ recipe }) => recipe),
@@ -42,7 +48,8 @@ export function summary({ adapters: all, seconds, tokens }: RunResult, { adapter
     ],
     adapters,
   );
-  const rate = `${count(tokens)} tokens in ${duration(seconds)}`;
+  const expected = estimate ? `, ${duration(estimate.seconds)} were expected` : "";
+  const rate = `${count(tokens)} tokens in ${duration(seconds)}${expected}, ${count(tokens / Math.max(1e-3, seconds))} tokens/s`;
   const legend = best.size > 0 ? ["* the lowest of those that are held against the same rows", ""] : [];
   return ["", ...lines, "", ...legend, `${rate}; metrics in ${shortPath(join(output, "metrics.jsonl"))}`];
 }

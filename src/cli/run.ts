@@ -42,7 +42,7 @@ export async function run(recipePath: string, flags: RunFlags): Promise<void> {
   const result = await session.done;
   printer[Symbol.dispose]();
   const { output } = recipe.run;
-  writeStdout(`${summary(result, session.plan, output).join("\n")}\n`);
+  writeStdout(`${summary(result, session.plan, output, session.estimate).join("\n")}\n`);
   checkResult(result, output);
 }
 

@@ -5,6 +5,8 @@ import { Rng } from "../base/rng.ts";
 import { range, sum } from "../base/shape.ts";
 import { rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { renamed, replacedColumns } from "./columns.ts";
+import { checkDataFile, type DataFile, type FilesOf, filesNamed, rowsOf } from "./data-file.ts";
 import {
   type Example,
   exampleReader,
@@ -16,7 +18,7 @@ import {
   unusedFields,
 } from "./format.ts";
 import { stringifyJson } from "./json.ts";
-import { checkDataFile, type Fields, placeOf, RowFault, type RowRead, rowsOf, type Source } from "./jsonl.ts";
+import { type Fields, placeOf, RowFault, type RowRead, type Source } from "./jsonl.ts";
 import { mergedNotices, type Notice, NoticeBook, type NoticeKind, noticeText } from "./notices.ts";
 import { chosenOf, joined, RowPacker, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
@@ -43,6 +45,7 @@ export type DatasetRecipe = Pick<
   | "eval"
   | "evalSplit"
   | "format"
+  | "columns"
   | "template"
   | "chatTemplate"
   | "chatVariables"
@@ -77,11 +80,15 @@ export function loadDataset(
   vocab: number,
   read: ReadFiles = new Map(),
   row: RowRead = () => undefined,
+  files: FilesOf = new Map(),
 ): Dataset {
-  for (const file of [...recipe.train, ...recipe.eval]) checkDataFile(file);
-  const { format, template, chatTemplate, chatVariables, thoughts, system, trainOn, objective, maxLength, overlong } = recipe;
+  const [trainFiles, evalFiles] = [filesNamed(recipe.train, files), filesNamed(recipe.eval, files)];
+  for (const file of [...trainFiles, ...evalFiles]) checkDataFile(file);
+  const { format, columns, template, chatTemplate, chatVariables, thoughts, system, trainOn, objective, maxLength, overlong } =
+    recipe;
   const form = [
     format,
+    columns,
     template,
     chatTemplate,
     chatVariables,
@@ -93,13 +100,13 @@ export function loadDataset(
     overlong,
   ];
   const own = tokenizerOf(recipe, tokenizer);
-  const rowsIn = (file: string): FileRows => {
-    const key = stringifyJson([file, ...form])!;
+  const rowsIn = (file: DataFile): FileRows => {
+    const key = stringifyJson([file.name, ...form])!;
     const rows = read.get(key) ?? readFile(file, recipe, own, vocab, row);
     read.set(key, rows);
     return rows;
   };
-  const [train, heldOut] = [recipe.train.map(rowsIn), recipe.eval.map(rowsIn)];
+  const [train, heldOut] = [trainFiles.map(rowsIn), evalFiles.map(rowsIn)];
   const total = (count: "rows" | "truncated" | "dropped") => sum([...train, ...heldOut].map((file) => file[count]));
   const samples = joined(train.map((file) => file.samples));
   return {
@@ -111,13 +118,14 @@ export function loadDataset(
   };
 }
 
-function readFile(file: string, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: RowRead): FileRows {
+function readFile(of: DataFile, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: RowRead): FileRows {
+  const { name: file } = of;
   const toRows = rowReader(recipe, tokenizer);
   const packer = new RowPacker(file);
   const book = new NoticeBook();
   const faults: string[] = [];
   const counts = { rows: 0, truncated: 0, dropped: 0 };
-  for (const row of rowsOf(file, (place, bytes) => read(place, bytes, packer.bytes))) {
+  for (const row of rowsOf(of, (place, bytes) => read(place, bytes, packer.bytes))) {
     counts.rows++;
     try {
       if ("fault" in row) throw new RowFault(row.fault);
@@ -166,6 +174,7 @@ export const tokenizerOf = ({ chatTemplate }: Pick<AdapterRecipe, "chatTemplate"
 export function formatOptionsOf(
   {
     format,
+    columns,
     template,
     system,
     thoughts,
@@ -175,7 +184,7 @@ export function formatOptionsOf(
   tokenizer: Tokenizer,
 ): FormatOptions {
   const asChat = chatTemplate !== false && tokenizer.hasChatTemplate;
-  return { format, template, system, thoughts, chatVariables, asChat, chatTemplate: tokenizer.chatTemplate };
+  return { format, columns, template, system, thoughts, chatVariables, asChat, chatTemplate: tokenizer.chatTemplate };
 }
 
 /**
@@ -193,7 +202,8 @@ export function rowReader(
   const double = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
   const read =
     kind === "single" ? (fields: Fields) => ({ own: single(fields), other: null, label: true }) : double[kind](options);
-  return (fields, source, book) => {
+  return (row, source, book) => {
+    const fields = renamed(row, options.columns);
     const { own, other, label } = read(fields);
     const tokens = (example: Example): TokenRow => {
       const row = tokenise(example, tokenizer, trainOn);
@@ -202,6 +212,8 @@ export function rowReader(
       return row;
     };
     tellFields(fields, own, kind === "single" ? options : { ...options, format: "prompt-completion" }, source, book);
+    const replaced = replacedColumns(row, options.columns);
+    if (replaced.length > 0) book.add("fields", source, replaced.join(", "));
     const labelled = kind === "labelled" ? { label } : {};
     if (thoughts === "every-turn" && kind === "single" && own.kind === "chat")
       return turnByTurn(own).map((example) => ({ own: tokens(example), other: null }));
@@ -321,11 +333,11 @@ export function fit(
 function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: DatasetRecipe) {
   if (evalSplit === 0) return { train: rows, eval: [] };
   // What comes from one row is held out together.
-  const lines = new Map<string, Map<number, number>>(files.map((file) => [file, new Map()]));
+  const lines = new Map<string, Map<number, number>>();
   const group = new Int32Array(rows.length);
   let first = 0;
   for (const [i, { source }] of rows.entries()) {
-    const groups = lines.get(source.file)!;
+    const groups = lines.getOrInsertComputed(source.file, () => new Map());
     if (!groups.has(source.line)) groups.set(source.line, first++);
     group[i] = groups.get(source.line)!;
   }

@@ -30,7 +30,7 @@ export type PreferenceExample = { readonly own: Example; readonly other: Example
 
 export type { Message } from "./turns.ts";
 
-export type FormatOptions = Pick<AdapterRecipe, "format" | "template" | "system" | "thoughts" | "chatVariables"> & {
+export type FormatOptions = Pick<AdapterRecipe, "format" | "columns" | "template" | "system" | "thoughts" | "chatVariables"> & {
   /** Prompts become a user's turn: the recipe asks for it and the model has a chat template. */
   readonly asChat: boolean;
   /** The text of that template, which tells under which names it reads what; null for none. */
@@ -102,10 +102,18 @@ export function paraphrasedReader(options: FormatOptions): (fields: Fields) => P
   };
 }
 
+/** A CSV file has texts alone; Python writes its own. */
+const LABELS: ReadonlyMap<unknown, boolean> = new Map([
+  ["true", true],
+  ["True", true],
+  ["false", false],
+  ["False", false],
+]);
+
 /** Reads rows of single answers: prompt, completion, label. */
 export function labelledReader(options: FormatOptions): (fields: Fields) => PreferenceExample {
   return (fields) => {
-    const { label } = fields;
+    const label = LABELS.get(fields["label"]) ?? fields["label"];
     if (typeof label !== "boolean")
       throw new RowFault(`has ${clip(stringifyJson(label) ?? "nothing")} in 'label', expected true or false`);
     return { own: pairOf(fields, options), other: null, label };

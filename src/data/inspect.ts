@@ -1,8 +1,9 @@
 // One row after another as training reads it, with what is cut and why a row is dropped or refused: for people who look at
 // their data.
 
+import { checkDataFile, type DataFile, rowsOf } from "./data-file.ts";
 import { checkIds, type DatasetRecipe, DROPS, fitRow, rowReader, tokenizerOf } from "./dataset.ts";
-import { checkDataFile, placeOf, RowFault, rowsOf } from "./jsonl.ts";
+import { placeOf, RowFault } from "./jsonl.ts";
 import { type Notice, NoticeBook } from "./notices.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -39,7 +40,7 @@ const NAMES: Readonly<Record<string, readonly [string, string]>> = {
  * unreadable file.
  */
 export function* inspectRows(
-  files: readonly string[],
+  files: readonly DataFile[],
   recipe: DatasetRecipe,
   tokenizer: Tokenizer,
   vocab: number,

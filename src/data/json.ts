@@ -29,6 +29,13 @@ export function keysOf(object: object): readonly string[] {
   return [...order.filter((key) => Object.hasOwn(object, key)), ...keys.filter((key) => !known.has(key))];
 }
 
+/** An object with these entries, which keeps their order. */
+export function objectOf(entries: readonly (readonly [string, unknown])[]): Readonly<Record<string, unknown>> {
+  const object = Object.fromEntries(entries);
+  if (entries.some(([key]) => /^\d+$/.test(key))) (object as Ordered)[ORDER] = [...new Set(entries.map(([key]) => key))];
+  return object;
+}
+
 /** Signs that JSON.parse may change something: a number of 16 digits, with an exponent or a whole fraction; a key of digits. */
 const RISKY = /(?:^|[:,[])\s*-?(?:[\d.]{16}|\d+\.0+(?!\d)|\d+(?:\.\d+)?[eE])|"(?:\d|\\u003\d)+"\s*:/;
 
@@ -84,9 +91,7 @@ class Reader {
       this.#at++; // the colon
       entries.push([key, this.value()]);
     });
-    const object = Object.fromEntries(entries);
-    if (digits) (object as Ordered)[ORDER] = [...new Set(entries.map(([key]) => key))];
-    return object;
+    return digits ? objectOf(entries) : Object.fromEntries(entries);
   }
 
   #array(): unknown[] {

@@ -1,15 +1,14 @@
 // Rows of JSONL files, read in pieces: no file is held whole. What a row means is format.ts's.
 
-import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { RequestError, textOf } from "../base/errors.ts";
+import { chunksOf } from "./bytes.ts";
 import { parseJson } from "./json.ts";
 
-const CHUNK = 1 << 20;
 /** Bytes. A file without line ends must fail here, not when memory is spent. */
-const LONGEST_LINE = 64 << 20;
+export const LONGEST_ROW = 64 << 20;
 const NEWLINE = 0x0a;
 
-/** Where a row stands; lines count from 1. */
+/** Where a row stands: its line, or its number in a Parquet file or a JSON list; both count from 1. */
 export type Source = { readonly file: string; readonly line: number };
 export type Fields = Readonly<Record<string, unknown>>;
 /**
@@ -18,6 +17,12 @@ export type Fields = Readonly<Record<string, unknown>>;
  */
 export type RowRead = (place: Source | null, bytes: number, held: number) => void;
 export type Row = { readonly source: Source; readonly fields: Fields };
+/**
+ * A row of a file, with the file's bytes up to its end; what cannot be parsed is a fault, so that others may follow. Null for
+ * a blank line.
+ */
+export type ReadRow = { readonly line: number; readonly bytes: number; readonly read: () => Parsed | null };
+export type Parsed = { readonly fields: Fields } | { readonly fault: string };
 
 /** A row that cannot be used, and why: "has an empty 'completion'". The place is put before it. */
 export class RowFault extends Error {}
@@ -27,34 +32,20 @@ export const placeOf = ({ file, line }: Source): string => `${file}:${line}`;
 /** What a row holds, for a message: never longer than a line of a terminal. */
 export const clip = (text: string): string => (text.length > 100 ? `${text.slice(0, 100)}...` : text);
 
-/** Checks that a data file can be read at all. Throws a RequestError, `data.file`. */
-export function checkDataFile(file: string): void {
-  const stat = attempt(file, () => statSync(file));
-  if (!stat.isFile()) throw unreadable(file, stat.isDirectory() ? "is a directory" : "is not a file");
-  if (stat.size === 0) throw unreadable(file, "is empty");
-}
-
-/**
- * The rows of a file; blank lines are passed over. What cannot be parsed is yielded as a fault, so that others may follow.
- * `begin` is called for each line before it is parsed, and of the file's bytes up to its end.
- */
-export function* rowsOf(
-  file: string,
-  begin: (place: Source, bytes: number) => void = () => undefined,
-): Generator<Row | { readonly source: Source; readonly fault: string }> {
+/** The rows of JSONL; blank lines are passed over. */
+export function* jsonlRows(path: string): Generator<ReadRow> {
   const decoder = new TextDecoder("utf-8", { fatal: true }); // takes a byte order mark away
   let read = 0;
-  for (const { line, bytes } of linesOf(file)) {
-    const source = { file, line };
+  for (const { line, bytes } of linesOf(path)) {
     read += bytes.length + 1;
-    begin(source, read);
-    const row = parse(decoder, bytes);
-    if (row) yield { source, ...row };
+    yield { line, bytes: read, read: () => parseRow(decoder, bytes, LINE) };
   }
 }
 
-/** A line's fields, or what is wrong with it; null for a blank one. */
-function parse(decoder: TextDecoder, bytes: Uint8Array): { readonly fields: Fields } | { readonly fault: string } | null {
+const LINE = "; a row is one object on one line, not a list over several";
+
+/** A row's fields, or what is wrong with it, to which `ofList` is added where it is one; null for a blank line. */
+export function parseRow(decoder: TextDecoder, bytes: Uint8Array, ofList = ""): Parsed | null {
   let text: string;
   try {
     text = decoder.decode(bytes).trim();
@@ -66,59 +57,31 @@ function parse(decoder: TextDecoder, bytes: Uint8Array): { readonly fields: Fiel
   try {
     value = parseJson(text);
   } catch (error) {
-    const whole = text.startsWith("[") ? "; a row is one object on one line, not a list over several" : "";
-    return { fault: `is no JSON (${clip(textOf(error))})${whole}` };
+    return { fault: `is no JSON (${clip(textOf(error))})${text.startsWith("[") ? ofList : ""}` };
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) return { fault: `is no JSON object: ${clip(text)}` };
   return { fields: value as Fields };
 }
 
 /** Lines of a file with their numbers, as bytes; without the line's end. */
-function* linesOf(file: string): Generator<{ readonly line: number; readonly bytes: Uint8Array }> {
-  const fd = attempt(file, () => openSync(file, "r"));
-  try {
-    const chunk = new Uint8Array(CHUNK);
-    let begun: Uint8Array[] = []; // of a line whose end is not read yet
-    let begunBytes = 0;
-    let line = 1;
-    for (;;) {
-      const got = attempt(file, () => readSync(fd, chunk, 0, CHUNK, null));
-      if (got === 0) break;
-      const read = chunk.subarray(0, got);
-      let from = 0;
-      for (let end = read.indexOf(NEWLINE); end >= 0; end = read.indexOf(NEWLINE, from)) {
-        yield { line: line++, bytes: Buffer.concat([...begun, read.subarray(from, end)]) };
-        begun = [];
-        begunBytes = 0;
-        from = end + 1;
-      }
-      begun.push(read.slice(from));
-      begunBytes += got - from;
-      if (begunBytes > LONGEST_LINE)
-        throw new RequestError(
-          "data.row",
-          `${placeOf({ file, line })}: is longer than ${LONGEST_LINE} bytes`,
-          "write one JSON object a line",
-        );
+function* linesOf(path: string): Generator<{ readonly line: number; readonly bytes: Uint8Array }> {
+  let begun: Uint8Array[] = []; // of a line whose end is not read yet
+  let begunBytes = 0;
+  let line = 1;
+  for (const read of chunksOf(path)) {
+    let from = 0;
+    for (let end = read.indexOf(NEWLINE); end >= 0; end = read.indexOf(NEWLINE, from)) {
+      yield { line: line++, bytes: Buffer.concat([...begun, read.subarray(from, end)]) };
+      begun = [];
+      begunBytes = 0;
+      from = end + 1;
     }
-    if (begunBytes > 0) yield { line, bytes: Buffer.concat(begun) };
-  } finally {
-    closeSync(fd);
+    begun.push(read.slice(from));
+    begunBytes += read.length - from;
+    if (begunBytes > LONGEST_ROW) throw tooLong({ file: path, line });
   }
+  if (begunBytes > 0) yield { line, bytes: Buffer.concat(begun) };
 }
 
-function attempt<T>(file: string, read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    const missing = (error as { code?: string }).code === "ENOENT";
-    throw unreadable(file, missing ? "no such file" : `cannot be read: ${textOf(error)}`);
-  }
-}
-
-const unreadable = (file: string, why: string): RequestError =>
-  new RequestError(
-    "data.file",
-    `${file}: ${why}`,
-    "data.train and data.eval name JSONL files; paths are relative to the recipe",
-  );
+export const tooLong = (source: Source): RequestError =>
+  new RequestError("data.row", `${placeOf(source)}: is longer than ${LONGEST_ROW} bytes`, "write one JSON object a line");

@@ -2,9 +2,11 @@
 // known.
 
 import { RequestError } from "../base/errors.ts";
+import { renamed } from "./columns.ts";
+import { checkDataFile, type DataFile, rowsOf } from "./data-file.ts";
 import { checkIds } from "./dataset.ts";
 import { type Example, exampleReader, type FormatOptions } from "./format.ts";
-import { checkDataFile, type Fields, placeOf, RowFault, rowsOf } from "./jsonl.ts";
+import { type Fields, placeOf, RowFault } from "./jsonl.ts";
 import { promptIds, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -37,6 +39,9 @@ export function promptOf(text: string, { options, tokenizer }: Reading): Prompt 
   return unanswered(read({ prompt: text, completion: ANSWER }), tokenizer);
 }
 
+/** A row that is to be answered may lack the answer. */
+const isAnswer = (field: string): boolean => ["completion", "output"].includes(field);
+
 /** Reads rows in any form that training reads; they may lack the answer. Throws a RowFault. */
 export function promptReader({ options, tokenizer }: Reading): (fields: Fields) => Prompt {
   const read = exampleReader(options);
@@ -45,7 +50,8 @@ export function promptReader({ options, tokenizer }: Reading): (fields: Fields) 
     options.format === "template" &&
     template &&
     exampleReader({ ...options, template: { ...template, completion: ANSWER_TEMPLATE } });
-  return (fields) => {
+  return (row) => {
+    const fields = renamed(row, options.columns, isAnswer);
     // its completion's fields may be what is asked for
     if (open && !fits(read, fields)) return unanswered(open(fields), tokenizer);
     const completed = withAnswer(fields);
@@ -91,7 +97,11 @@ function unanswered(example: Example, tokenizer: Tokenizer): Prompt {
  * Reads a file of prompts; a row's "adapter" names the one that answers, `readingOf` says how that adapter's rows are read. A
  * RequestError, `data.row`, names the lines that cannot be used.
  */
-export function readPrompts(file: string, readingOf: (adapter: string | null) => Reading, vocab: number): readonly PromptRow[] {
+export function readPrompts(
+  file: DataFile,
+  readingOf: (adapter: string | null) => Reading,
+  vocab: number,
+): readonly PromptRow[] {
   checkDataFile(file);
   const readers = new Map<string | null, (fields: Fields) => Prompt>();
   const rows: PromptRow[] = [];
@@ -113,6 +123,6 @@ export function readPrompts(file: string, readingOf: (adapter: string | null) =>
     }
   }
   if (faults.length > 0) throw new RequestError("data.row", faults.join("\n"), "fix or remove the rows listed");
-  if (rows.length === 0) throw new RequestError("data.file", `${file}: has no rows`);
+  if (rows.length === 0) throw new RequestError("data.file", `${file.name}: has no rows`);
   return rows;
 }

@@ -3,6 +3,7 @@
 
 import { parentPort } from "node:worker_threads";
 import { MloraError, RequestError, RunError } from "../base/errors.ts";
+import type { FilesOf } from "./data-file.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles } from "./dataset.ts";
 import type { Source } from "./jsonl.ts";
 import { buffersOf, type PackedRows, pack } from "./rows.ts";
@@ -10,7 +11,9 @@ import { loadTokenizer } from "./tokenizer.ts";
 
 export type ToReader = {
   readonly adapters: readonly DatasetRecipe[];
-  readonly files: readonly string[];
+  readonly files: FilesOf;
+  /** Of all files that are read. */
+  readonly names: readonly string[];
   readonly model: string;
   readonly vocab: number;
   /** Bytes of packed rows at most, of all files together. */
@@ -47,9 +50,9 @@ parentPort?.on("message", (asked: ToReader) => {
   }
 });
 
-function readAll({ adapters, files, model, vocab, mostBytes, place }: ToReader): PackedDataset[] {
+function readAll({ adapters, files, names, model, vocab, mostBytes, place }: ToReader): PackedDataset[] {
   const tokenizer = loadTokenizer(model);
-  const numbers = new Map(files.map((file, i) => [file, i]));
+  const numbers = new Map(names.map((name, i) => [name, i]));
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
   let [current, begun, before, inFile, heldBefore, heldHere] = ["", -1, 0, 0, 0, 0];
   const row = (at: Source | null, bytes: number, heldBytes: number): void => {
@@ -72,7 +75,7 @@ function readAll({ adapters, files, model, vocab, mostBytes, place }: ToReader):
     );
   };
   return adapters.map((adapter) => {
-    const { train, eval: heldOut, ...rest } = loadDataset(adapter, tokenizer, vocab, read, row);
+    const { train, eval: heldOut, ...rest } = loadDataset(adapter, tokenizer, vocab, read, row, files);
     return { ...rest, train: pack(train), eval: pack(heldOut) };
   });
 }

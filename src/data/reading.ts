@@ -5,18 +5,28 @@ import { Worker } from "node:worker_threads";
 import { now } from "../base/clock.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { memory } from "../base/machine.ts";
+import { checkDataFile, type FilesOf, filesNamed } from "./data-file.ts";
 import type { Dataset, DatasetRecipe } from "./dataset.ts";
-import { checkDataFile } from "./jsonl.ts";
 import { type FromReader, type PackedDataset, PLACE, type ToReader } from "./reader.ts";
 import { unpack } from "./rows.ts";
 
-/** How far the reading is; `bytes` of `totalBytes`, which are the sizes of all files, each once. */
-export type ReadProgress = { readonly rows: number; readonly bytes: number; readonly totalBytes: number };
+/**
+ * How far the reading is; `bytes` of `totalBytes`, which are the sizes of all files, each once. While a file is fetched: its
+ * name, and the bytes of it that are there.
+ */
+export type ReadProgress = {
+  readonly rows: number;
+  readonly bytes: number;
+  readonly totalBytes: number;
+  readonly fetching?: string;
+};
 
 export type ReadingOptions = {
   /** The base model's folder, which has the tokenizer. */
   readonly model: string;
   readonly vocab: number;
+  /** What the recipes' names of data stand for, where these are no paths. */
+  readonly files?: FilesOf;
   /** Aborted: the thread ends at once, and the reading fails with the signal's reason. */
   readonly signal?: AbortSignal;
   /** Called a few times a second. */
@@ -44,13 +54,14 @@ const CODE = Bun.isStandaloneExecutable ? "./src/data/reader.ts" : new URL("./re
  * that take more than `allMs`, and `data.memory` for rows that take too much, at rest or while they are read.
  */
 export async function readData(adapters: readonly DatasetRecipe[], options: ReadingOptions): Promise<Dataset[]> {
-  const { model, vocab, signal, rowMs = ROW_MS, allMs = Number.POSITIVE_INFINITY } = options;
+  const { model, vocab, files = new Map(), signal, rowMs = ROW_MS, allMs = Number.POSITIVE_INFINITY } = options;
   const most = Math.floor(SHARE * memory().availableBytes);
   const { mostBytes = most, mostGrowth = most } = options;
   signal?.throwIfAborted();
-  const files = [...new Set(adapters.flatMap(({ train, eval: heldOut }) => [...train, ...heldOut]))];
-  for (const file of files) checkDataFile(file);
-  const totalBytes = files.reduce((all, file) => all + statSync(file).size, 0);
+  const names = [...new Set(adapters.flatMap(({ train, eval: heldOut }) => [...train, ...heldOut]))];
+  const read = [...new Map(filesNamed(names, files).map((file) => [file.name, file])).values()];
+  for (const file of read) checkDataFile(file);
+  const totalBytes = read.reduce((all, { path }) => all + statSync(path).size, 0);
   const place = new Float64Array(new SharedArrayBuffer(8 * PLACE.numbers));
   const thread = new Worker(CODE);
   const { promise, resolve, reject } = Promise.withResolvers<readonly PackedDataset[]>();
@@ -65,7 +76,7 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
   thread.on("error", (error) => reject(new Error(`the reader: ${textOf(error)}`)));
   const [begun, before] = [now(), process.memoryUsage.rss()];
   let [rows, since] = [-1, begun];
-  const at = () => `${files[place[PLACE.file]!]}${place[PLACE.line]! > 0 ? `:${place[PLACE.line]}` : ""}`;
+  const at = () => `${read[place[PLACE.file]!]!.name}${place[PLACE.line]! > 0 ? `:${place[PLACE.line]}` : ""}`;
   const look = setInterval(() => {
     const progress = { rows: place[PLACE.rows]!, bytes: Math.min(place[PLACE.bytes]!, totalBytes), totalBytes };
     options.progress?.(progress);
@@ -76,7 +87,15 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
     if (grown > mostGrowth) reject(tooMuch(at(), grown, mostGrowth));
   }, LOOK_MS);
   try {
-    thread.postMessage({ adapters, files, model, vocab, mostBytes, place } satisfies ToReader);
+    thread.postMessage({
+      adapters,
+      files,
+      names: read.map(({ name }) => name),
+      model,
+      vocab,
+      mostBytes,
+      place,
+    } satisfies ToReader);
     const data = await promise;
     return data.map(({ train, eval: heldOut, ...rest }) => ({ ...rest, train: unpack(train), eval: unpack(heldOut) }));
   } finally {

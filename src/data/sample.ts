@@ -1,6 +1,9 @@
 // The next token out of the logits: the likeliest, or one by chance among the likely ones.
 
 import { RunError } from "../base/errors.ts";
+import { likeliest } from "../base/logits.ts";
+
+export { likeliest, logProb, topOf } from "../base/logits.ts";
 
 export type Sampling = {
   /** What logits are divided by; 0: always the likeliest token. */
@@ -10,13 +13,6 @@ export type Sampling = {
   /** Only the likeliest tokens that together have this probability; 1 for all. */
   readonly topP: number;
 };
-
-/** The first of the largest. */
-export function likeliest(logits: Float32Array): number {
-  let best = 0;
-  for (let i = 1; i < logits.length; i++) if (logits[i]! > logits[best]!) best = i;
-  return best;
-}
 
 /**
  * The tokens that may come, with their probabilities, the likeliest first (of equals the first): first temperature, then top-k,
@@ -39,14 +35,6 @@ export function candidates(logits: Float32Array, { temperature, topK, topP }: Sa
   if (topP < 1) kept = kept.slice(0, count);
   else mass = kept.reduce((sum, i) => sum + weights[i]!, 0);
   return kept.map((i) => [i, weights[i]! / mass] as const);
-}
-
-/** Log-probability of a token by the logits as they are. */
-export function logProb(logits: Float32Array, token: number): number {
-  const top = logits[likeliest(logits)]!;
-  let total = 0;
-  for (const logit of logits) total += Math.exp(logit - top);
-  return logits[token]! - top - Math.log(total);
 }
 
 /** The next token; `uniform` in [0, 1) is the chance. Throws a RunError where the logits are no numbers. */

@@ -21,10 +21,20 @@ const SHAREGPT_ROLES = new Map([
 
 /** The turns in a field of a row. Throws a RowFault. */
 export function turnsOf(fields: Fields, field: string): Turn[] {
-  const turns = fields[field];
+  const turns = asList(fields[field]);
   if (turns === undefined) throw new RowFault(`lacks the field '${field}'`);
   if (!Array.isArray(turns) || turns.length === 0) throw new RowFault(`has no list of turns in '${field}'`);
   return turns.map((turn: unknown, i) => turnOf(turn, `${field}[${i}]`));
+}
+
+/** A list, or the JSON text of one, as tables of texts have it. */
+function asList(value: unknown): unknown {
+  if (typeof value !== "string" || !value.trimStart().startsWith("[")) return value;
+  try {
+    return parseJson(value);
+  } catch {
+    return value;
+  }
 }
 
 /** A turn of text, as a row without turns makes it. */

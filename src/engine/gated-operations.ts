@@ -1,7 +1,8 @@
-// What the operations of Qwen 3.5's layers compute (operations.ts): heads of q with gates, and the gated delta rule with the
-// convolution before and the norm after it.
+// What the operations of Qwen 3.5's layers compute (operations.ts): heads of q with gates, the gated delta rule with the
+// convolution before and the norm after it, and the gate of an expert that all tokens pass.
 
 import { invariant } from "../base/errors.ts";
+import { sum } from "../base/shape.ts";
 import { columnsFrom } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Heads } from "../families/definition.ts";
@@ -9,6 +10,8 @@ import { convolutionBackward, convolutionDecode, convolutionForward, convolution
 import { deltaBackward, deltaDecode, deltaForward } from "../ops/deltanet.ts";
 import { gatednormBackward, gatednormForward } from "../ops/gatednorm.ts";
 import { headsJoin, headsSplit } from "../ops/heads.ts";
+import { regroup } from "../ops/regroup.ts";
+import { tokengateBackward, tokengateForward } from "../ops/tokengate.ts";
 import type { Behaviour } from "./operations.ts";
 
 /** Features of heads of q that each have a gate, with those of k and v. */
@@ -108,4 +111,42 @@ export const gatedNorm: Behaviour<"gatedNorm"> = {
     const io = { dy: pass.gradient(to)!, x, gate: gates!, dx: pass.gradient(from)!, dgate: dgate! };
     gatednormBackward(pass.device, { ...io, weight: pass.norm(weight, size), eps });
   },
+};
+
+export const tokenGate: Behaviour<"tokenGate"> = {
+  width: ({ size }, width) => {
+    invariant(width === size, `a gate of tokens of ${size} features reads ${width}`);
+    return width;
+  },
+  fits: (_, width, other) => other === width,
+  otherGradient: "added",
+  isCheap: () => true,
+  saved: null,
+  inputGradient: "own",
+  forward: ({ from, to, gate, weight, residual }, pass) =>
+    tokengateForward(pass.device, {
+      ...{ x: pass.value(from), gate: pass.value(gate), weight: pass.factor(weight) },
+      ...{ residual: pass.value(residual), y: pass.value(to) },
+    }),
+  backward: ({ from, to, gate, weight }, pass) => {
+    pass.restore(gate);
+    tokengateBackward(pass.device, {
+      ...{ dy: pass.gradient(to)!, x: pass.value(from), gate: pass.value(gate), weight: pass.factor(weight) },
+      ...{ dx: pass.gradient(from)!, dgate: pass.gradient(gate)! },
+    });
+  },
+};
+
+export const regrouped: Behaviour<"regroup"> = {
+  width: ({ groups, parts }, width) => {
+    invariant(groups * sum(parts) === width, `${groups} groups of ${parts} features read ${width}`);
+    return width;
+  },
+  isCheap: () => false,
+  saved: null,
+  inputGradient: "input",
+  forward: ({ from, to, groups, parts }, pass) =>
+    regroup(pass.device, { from: pass.value(from), to: pass.value(to), groups, parts, isBack: false }),
+  backward: ({ from, to, groups, parts }, pass) =>
+    regroup(pass.device, { from: pass.gradient(to)!, to: pass.gradient(from)!, groups, parts, isBack: true }),
 };

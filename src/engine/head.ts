@@ -78,10 +78,7 @@ export function headLoss(
   rowsScatter(device, { dy: h, rows: batch.targetRows, dx: gradHidden });
 }
 
-/**
- * The logits f32[classes] of each target of a batch, in order, a row tile at a time; `targetRows` are the
- * batch's on the host.
- */
+/** The logits f32[classes] of each target of a batch, in order. */
 export async function nextLogits(
   device: Device,
   head: HeadWeights,
@@ -90,11 +87,28 @@ export async function nextLogits(
   batch: Batch,
   targetRows: Int32Array,
 ): Promise<Float32Array[]> {
+  const logits: Float32Array[] = [];
+  await eachLogits(device, head, buffers, hidden, batch, targetRows, (_, of) => logits.push(of));
+  return logits;
+}
+
+/**
+ * Calls `got` with the logits f32[classes] of each target of a batch, in order, a row tile at a time; `targetRows` are the
+ * batch's on the host.
+ */
+export async function eachLogits(
+  device: Device,
+  head: HeadWeights,
+  buffers: HeadBuffers,
+  hidden: Tensor,
+  batch: Batch,
+  targetRows: Int32Array,
+  got: (target: number, logits: Float32Array) => void,
+): Promise<void> {
   const of = (t: Tensor) => firstRows(t, batch.targets);
   const [x, h, rstd] = [of(buffers.x), of(buffers.h), of(buffers.rstd)];
   rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
   rmsnormForward(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
-  const logits: Float32Array[] = [];
   const { rowTile } = device;
   const y = firstRows(buffers.logits, rowTile);
   for (let from = 0; from < batch.targets; from += rowTile) {
@@ -104,11 +118,11 @@ export async function nextLogits(
     linearForward(device, { x, weight: head.weight, bias: null, residual: null, y, lora: adapted?.product ?? null });
     adapted?.put(y);
     const wanted = range(rowTile).filter((row) => targetRows[from + row]! >= 0);
+    if (wanted.length === 0) continue;
     const values = toF32(await device.read(firstRows(y, wanted.at(-1)! + 1)), y.dtype);
     const width = y.shape[1]!;
-    for (const row of wanted) logits.push(shaped(values.subarray(row * width, row * width + head.classes), head));
+    for (const row of wanted) got(from + row, shaped(values.subarray(row * width, row * width + head.classes), head));
   }
-  return logits;
 }
 
 /** The logits of the head's outputs, as xent has them. */

@@ -20,7 +20,7 @@ import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../ops/values.ts";
 import * as adapted from "./adapted-linear.ts";
 import { expertsPassBackward, expertsPassForward } from "./experts.ts";
-import { convolution, deltaRule, gatedNorm, gatedWidth, ungated } from "./gated-operations.ts";
+import { convolution, deltaRule, gatedNorm, gatedWidth, regrouped, tokenGate, ungated } from "./gated-operations.ts";
 import type { LayerPass } from "./layer-pass.ts";
 
 type Kind = Operation["op"];
@@ -32,8 +32,11 @@ export type Behaviour<K extends Kind> = {
   readonly isInPlace?: (of: Op<K>) => boolean;
   /** Whether the value that it reads next to its input, of width `other`, is of the right size. */
   readonly fits?: (of: Op<K>, width: number, other: number) => boolean;
-  /** Where the gradient of that value goes: memory of its own, or over it, as where this is left out. */
-  readonly otherGradient?: "own" | "over";
+  /**
+   * Where the gradient of that value goes: memory of its own, to the gradient that others have of it, or over it, as where this
+   * is left out.
+   */
+  readonly otherGradient?: "own" | "added" | "over";
   /** Whether its output may be computed again in the backward pass: it is no product. Only what restores its input reads it. */
   readonly isCheap: (of: Op<K>) => boolean;
   /** The shape of the f32 tensor that it saves for its backward pass; null for none. */
@@ -344,7 +347,7 @@ const experts: Behaviour<"experts"> = {
 const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = {
   ...{ norm, spans, linears, rope, attention, gate, swiglu, geglu, experts },
   ...{ valueNorm, keepKv, sharedKv, perLayer, scale },
-  ...{ ungated, convolution, deltaRule, gatedNorm },
+  ...{ ungated, convolution, deltaRule, gatedNorm, tokenGate, regroup: regrouped },
 };
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */

@@ -60,6 +60,9 @@ const isAdapted = (operation: Operation): boolean => isLinears(operation) || isE
 /** Those whose backward pass has their input computed again where it is not kept. */
 const restores = (operation: Operation): boolean => isAdapted(operation) || operation.op === "deltaRule";
 
+/** Those whose backward pass has the value that they read next to their input computed again where it is not kept. */
+const restoresOther = (operation: Operation): boolean => operation.op === "tokenGate";
+
 /** Operations that write the gradient of some columns of their input, of which another has written the rest. */
 const FILLING: ReadonlySet<Operation["op"]> = new Set(["ungated", "convolution"]);
 
@@ -81,7 +84,9 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
     const name = otherOf(operation);
     const other = name === null ? null : values.get(name);
     invariant(other === null || (other && !overwritten.has(name!)), `${at}: ${name} is read before it is computed`);
-    const isOther = !other || (fits!(operation, input.width, other.width) && !current.has(other.kind));
+    const now = other && current.get(other.kind);
+    const isThere = now === undefined || (now === name && restoresOther(operation));
+    const isOther = !other || (fits!(operation, input.width, other.width) && isThere);
     invariant(isOther, `${at}: ${name} is no gate of it`);
     if (isInPlace?.(operation)) overwritten.add(from);
     const residual = residualOf(operation);
@@ -125,10 +130,11 @@ function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<st
     const { inputGradient, otherGradient } = behaviourOf(operation);
     const other = otherOf(operation);
     if (other !== null) {
-      invariant(!gradients.has(other), `${operation.op} cannot add to the gradient of ${other}`);
+      const adds = otherGradient === "added";
+      invariant(gradients.has(other) === adds, `${operation.op} cannot ${adds ? "begin" : "add to"} the gradient of ${other}`);
       const { kind } = values.get(other)!;
       if (otherGradient === "own") take(other, kind);
-      gradients.set(other, otherGradient === "own" ? { work: kind } : { value: other });
+      if (!adds) gradients.set(other, otherGradient === "own" ? { work: kind } : { value: other });
     }
     if (gradients.has(from)) {
       const isNorm = operation.op === "norm" && "work" in gradients.get(from)!;

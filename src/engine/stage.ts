@@ -24,6 +24,7 @@ import type { Activations, StageSizes } from "./buffers.ts";
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
 import { ExpertLoads } from "./expert-load.ts";
+import { requireFormat } from "./formats.ts";
 import { headLoss, nextLogits } from "./head.ts";
 import { fillInitial } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
@@ -34,16 +35,9 @@ import { programOf } from "./program.ts";
 import { adaptersOf, Recorder, timed } from "./recorder.ts";
 import { ropeTables, tablePositions } from "./rope.ts";
 import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
+import { withTop } from "./top.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
-import {
-  type FillTensor,
-  hostWeightBytes,
-  loadWeights,
-  requireFormat,
-  type StageLayers,
-  type Weights,
-  weightBytes,
-} from "./weights.ts";
+import { type FillTensor, hostWeightBytes, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
 
 export type StageConfig = { readonly spec: ModelSpec; readonly layerRange: StageLayers; readonly sizes: StageSizes };
 
@@ -135,7 +129,7 @@ export class Stage implements Disposable {
     return {
       forward: ({ pass, batch }) => this.#whole(() => this.#forward(pass, batch)),
       backward: ({ pass, logProbs }) => this.#whole(() => this.#backward(pass, logProbs)),
-      evaluate: ({ batch, logProbs }) => this.#whole(() => this.evaluate(batch, logProbs)),
+      evaluate: ({ batch, logProbs, top }) => this.#whole(() => this.evaluate(batch, logProbs, top)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: async ({ adapters }) => new Later((await this.pool.enqueueSquares(adapters)).found),
       loads: async ({ adapters }) => adapters.map((slot) => this.#loads.take(slot)),
@@ -232,8 +226,8 @@ export class Stage implements Disposable {
     return new Later(reply());
   }
 
-  /** Losses without gradients. */
-  async evaluate(batch: MicroBatch, logProbs = false): Promise<readonly SequenceLoss[] | null> {
+  /** Losses without gradients; with `top` also as many of the likeliest tokens at each target. */
+  async evaluate(batch: MicroBatch, logProbs = false, top = 0): Promise<readonly SequenceLoss[] | null> {
     const inFlight = await this.#run("evaluate", null, batch);
     await inFlight.sent;
     this.#free.push(inFlight.slot);
@@ -247,7 +241,7 @@ export class Stage implements Disposable {
       contrasts,
     );
     await this.device.idle();
-    return losses;
+    return top === 0 ? losses : withTop(this.#ground(inFlight), inFlight.batch, batch, losses, top);
   }
 
   /**
@@ -369,18 +363,20 @@ export class Stage implements Disposable {
   }
 
   /**
-   * The weights of preferences' targets depend on the losses of the whole batch: these are computed first, without gradients.
+   * The weights of preferences' and policies' targets depend on the losses of the whole batch: these are computed first,
+   * without gradients.
    */
   async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
     const { batch, tables } = inFlight;
-    if (tables.preferences.length === 0) {
+    const hasPolicies = tables.policies !== undefined;
+    if (tables.preferences.length === 0 && !hasPolicies) {
       this.#loss(inFlight, grad);
       return null;
     }
     const ground = this.#ground(inFlight);
     this.#loss(inFlight, null);
     const contrasts = await contrastsOf(ground, tables);
-    const losses = withSimilar(await (await enqueueLosses(this.device, batch, tables.sequences, false)).found, contrasts);
+    const losses = withSimilar(await (await enqueueLosses(this.device, batch, tables.sequences, hasPolicies)).found, contrasts);
     this.device.write(batch.weights, lossWeights(tables, losses));
     this.#loss(inFlight, grad);
     if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);

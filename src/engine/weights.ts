@@ -4,7 +4,6 @@
 // each is filled as the device computes, then packed, one after the other: no more than one of them is ever held twice.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
-import { RunError } from "../base/errors.ts";
 import { layersIn } from "../base/layers.ts";
 import type { HeldWeights, PackedFormat, WeightFormat } from "../base/precision.ts";
 import { maxOf, sizeOf, sum } from "../base/shape.ts";
@@ -370,17 +369,4 @@ export async function loadWeights(
   const finalNorm = await maybe(slots.finalNorm);
   const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
   return { embedding, embeddingScale, own, embeddingNorm, layers, finalNorm, head };
-}
-
-/**
- * Throws a RunError, `device.precision`, where the device cannot hold the base model so; a plan is made before
- * the device is open.
- */
-export function requireFormat({ name, formats }: Device, format: WeightFormat): void {
-  if (!formats.includes(format))
-    throw new RunError(
-      "device.precision",
-      `${name} cannot hold the base model in ${format}, only as ${formats.join(", ")}`,
-      "int8 and nf4 run everywhere; fp8 needs an Ada or Hopper GPU, or a later one",
-    );
 }

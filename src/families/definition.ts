@@ -7,6 +7,8 @@ import type { ConfigReader } from "./config.ts";
 /** Query heads, heads of keys and values, and the size of each. */
 export type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
 
+export type ExpertFiles = NonNullable<ModelSpec["experts"]>["files"];
+
 /** Heads of linear attention. */
 export type DeltaHeads = NonNullable<ModelSpec["delta"]>["heads"];
 
@@ -25,7 +27,7 @@ export type ExpertProduct = {
   readonly group: string;
   readonly path: string;
   readonly linears: readonly string[];
-  readonly files: "each" | "rows" | "columns";
+  readonly files: ExpertFiles;
   readonly in: number;
   readonly out: readonly number[];
   readonly bias: boolean;
@@ -91,6 +93,13 @@ export type Operation =
   | Step<"spans", { weights: readonly [string, string]; sizes: readonly [number, number]; eps: number }>
   /** A value times the sigmoid of another of its size; with `heads`, of the gates that follow each head of q in another. */
   | Step<"gate", { gate: string; heads?: Heads }>
+  /**
+   * A value times the sigmoid of a number of each token, the product of another value of its size with a vector; `residual` is
+   * a value to add.
+   */
+  | Step<"tokenGate", { gate: string; weight: string; size: number; residual: string }>
+  /** Features that lie by `groups`, each of four parts of these widths (0 for none), sorted by part. */
+  | Step<"regroup", { groups: number; parts: readonly [number, number, number, number] }>
   /** q, k and v, of a value in which a gate follows each head of q. */
   | Step<"ungated", { heads: Heads }>
   /** silu of the causal convolution of each of the first `channels` features by its own `taps` weights. */
@@ -146,8 +155,8 @@ export type Definition = {
   };
   /** Of the norm after the last layer. */
   readonly finalNormOffset?: NormOffset;
-  /** Whether files have the weights of all experts turned or not by their version: their shapes tell (files/modelfacts.ts). */
-  readonly mayBeTurned?: true;
+  /** How files of some versions have the weights of experts: their shapes tell (files/modelfacts.ts). */
+  readonly otherFiles?: ExpertFiles;
   /** embeddingScale is multiplied by as it is; left out: rounded to the type of the weights first. */
   readonly isScaleExact?: true;
   /**

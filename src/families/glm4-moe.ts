@@ -3,9 +3,9 @@
 
 import { range } from "../base/shape.ts";
 import { ConfigReader } from "./config.ts";
-import type { Definition, Operation } from "./definition.ts";
+import type { Definition } from "./definition.ts";
 import { dense, oneRope, readSizes } from "./dense.ts";
-import { mixed, PLAIN_EXPERTS } from "./moe.ts";
+import { mixed, PLAIN_EXPERTS, sharedMlp } from "./moe.ts";
 import { readRope } from "./rope.ts";
 
 const DEFAULTS = {
@@ -71,7 +71,6 @@ export const glm4moe = {
     const operations = dense.layer(spec, index);
     const { layers, shared } = spec.experts!;
     if (!layers[index]) return operations;
-    const linears = { op: "linears", bias: false } as const;
     const each = { path: "mlp.experts", files: "each", bias: false } as const;
     const mixture = mixed(
       operations,
@@ -83,12 +82,7 @@ export const glm4moe = {
       },
       { residual: "shared", correction: "mlp.gate.e_score_correction_bias" },
     );
-    const [width, hidden] = [shared!, spec.hidden];
-    const ofAll: readonly Operation[] = [
-      { ...linears, from: "h2", to: "sharedGateUp", group: "sharedGateUp", in: hidden, out: [width, width], residual: null },
-      { op: "swiglu", from: "sharedGateUp", to: "sharedAct" },
-      { ...linears, from: "sharedAct", to: "shared", group: "sharedDown", in: width, out: [hidden], residual: "mid" },
-    ];
+    const ofAll = sharedMlp(spec.hidden, shared!, ["sharedGateUp", "sharedDown"], { to: "shared", residual: "mid" });
     return [...mixture.slice(0, -1), ...ofAll, mixture.at(-1)!];
   },
   tokenizer: { class: null, isFixed: false },

@@ -51,14 +51,13 @@ export const gptOss = {
         layers: range(sizes.layers).map(() => true),
         shared: null,
         clamp: { limit: config.number("swiglu_limit", 7), alpha: config.number("swiglu_alpha", 1.702) },
-        isTurned: !isMxfp4(config),
+        files: isMxfp4(config) ? ("rows" as const) : ("columns" as const),
         isMxfp4: isMxfp4(config),
       },
     };
   },
   layer: (spec, index) => {
-    const { clamp, isTurned } = spec.experts!;
-    const files = isTurned ? "columns" : "rows";
+    const { clamp, files } = spec.experts!;
     const operations = dense
       .layer(spec, index)
       .map((of): Operation => (of.op === "attention" ? { ...of, sinks: "self_attn.sinks" } : of));

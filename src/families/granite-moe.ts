@@ -29,11 +29,12 @@ export const graniteMoe = {
         ...readCounts(config, { count: 8, perToken: 2 }),
         intermediate: sizes.intermediate,
         layers: sameInAll(sizes.layers, true),
+        files: "rows",
       },
     };
   },
   layer: (spec, index) => {
-    const all = { path: "block_sparse_moe", files: "rows", bias: false } as const;
+    const all = { path: "block_sparse_moe", files: spec.experts!.files, bias: false } as const;
     return mixed(dense.layer(spec, index), spec, {
       routerPath: "block_sparse_moe.router.layer",
       up: { ...all, group: "expertInput", linears: ["input_linear.weight"] },

@@ -32,7 +32,7 @@ export const PLAIN_EXPERTS = {
   router: NORMALISED,
   shared: null,
   clamp: null,
-  isTurned: false,
+  files: "each",
   isMxfp4: false,
 } as const satisfies Partial<ExpertsSpec>;
 
@@ -41,6 +41,21 @@ type Layout = Pick<Op<"experts">, "routerPath"> & {
   readonly up: Omit<ExpertProduct, "in" | "out">;
   readonly down: Omit<ExpertProduct, "in" | "out">;
 };
+
+/** The linears of an MLP of `width` features that all tokens pass, from "h2". */
+export const sharedMlp = (
+  hidden: number,
+  width: number,
+  [up, down]: readonly [up: string, down: string],
+  { to, residual }: { readonly to: string; readonly residual: string | null },
+): readonly Operation[] => [
+  {
+    ...{ op: "linears", from: "h2", to: "sharedGateUp", group: up },
+    ...{ in: hidden, out: [width, width], bias: false, residual: null },
+  },
+  { op: "swiglu", from: "sharedGateUp", to: "sharedAct" },
+  { op: "linears", from: "sharedAct", to, group: down, in: width, out: [hidden], bias: false, residual },
+];
 
 /** A layer whose MLP's three last operations, from "h2" to "out" with the residual "mid", are a mixture instead. */
 export function mixed(

@@ -14,12 +14,13 @@ export const INPUT = "x";
 /** The value that an operation reads next to its input; null for none. */
 export function otherOf(operation: Operation): string | null {
   if (operation.op === "deltaRule") return operation.gates;
-  return operation.op === "gate" || operation.op === "gatedNorm" ? operation.gate : null;
+  const { op } = operation;
+  return op === "gate" || op === "gatedNorm" || op === "tokenGate" ? operation.gate : null;
 }
 
 /** The value that an operation adds to its output; null for none. */
 export const residualOf = (operation: Operation): string | null =>
-  operation.op === "linears" || operation.op === "norm" || operation.op === "experts" ? (operation.residual ?? null) : null;
+  "residual" in operation ? (operation.residual ?? null) : null;
 
 /** How many operations of a layer come before the place within it; null where it has no such place. */
 export function cutOf(operations: readonly Operation[]): number | null {

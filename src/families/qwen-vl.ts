@@ -51,14 +51,14 @@ export const qwen3vlMoe = {
     });
     const attentionBias = config.flag("attention_bias", false);
     const experts = readMixture(config, sizes.layers, { count: 60, perToken: 4 }, 1408, true);
-    return { ...sizes, qkvBias: attentionBias, oBias: attentionBias, qkNorm: true, experts: { ...experts, isTurned: true } };
+    return { ...sizes, qkvBias: attentionBias, oBias: attentionBias, qkNorm: true, experts: { ...experts, files: "columns" } };
   },
-  mayBeTurned: true,
+  otherFiles: "rows",
   layer: (spec, index) => {
     const operations = dense.layer(spec, index);
-    const { layers, isTurned } = spec.experts!;
+    const { layers, files } = spec.experts!;
     if (!layers[index]) return operations;
-    const all = { path: "mlp.experts", files: isTurned ? "columns" : "rows", bias: false } as const;
+    const all = { path: "mlp.experts", files, bias: false } as const;
     return mixed(operations, spec, {
       routerPath: "mlp.gate",
       up: { ...all, group: "expertGateUp", linears: ["gate_up_proj"] },

@@ -6,7 +6,7 @@ import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
-import { dense, oneRope, readSizes } from "./dense.ts";
+import { type Defaults, dense, oneRope, readSizes } from "./dense.ts";
 import { readRope } from "./rope.ts";
 
 const DEFAULTS = {
@@ -40,25 +40,41 @@ function readHeads(config: ConfigReader): NonNullable<ModelSpec["delta"]>["heads
   return { keyHeads, valueHeads, keyDim, valueDim };
 }
 
+/** From the normed stream "h1" to "qkvz", q, k, v and z of all heads, and "gates", b and a. */
+type Projections = (spec: ModelSpec) => readonly Operation[];
+
+const LINEARS = { op: "linears", residual: null, bias: false } as const;
+
+/** The features of q, k and v, and of v. */
+export function deltaWidths({ delta }: ModelSpec) {
+  const { keyHeads, keyDim, valueHeads, valueDim } = delta!.heads;
+  return { mixed: 2 * keyHeads * keyDim + valueHeads * valueDim, value: valueHeads * valueDim };
+}
+
+const projections: Projections = (spec) => {
+  const { mixed, value } = deltaWidths(spec);
+  const { valueHeads } = spec.delta!.heads;
+  return [
+    { ...LINEARS, from: "h1", to: "qkvz", group: "deltaIn", in: spec.hidden, out: [mixed, value] },
+    { ...LINEARS, from: "h1", to: "gates", group: "deltaGates", in: spec.hidden, out: [valueHeads, valueHeads] },
+  ];
+};
+
 /** From the normed stream "h1" to what the layer's attention adds to it. */
-function linearAttention(spec: ModelSpec): readonly Operation[] {
+function linearAttention(spec: ModelSpec, projected: Projections): readonly Operation[] {
   const { hidden, normEps: eps } = spec;
   const { heads } = spec.delta!;
-  const [key, value] = [heads.keyHeads * heads.keyDim, heads.valueHeads * heads.valueDim];
-  const linears = { op: "linears", residual: null, bias: false } as const;
-  const mixed = 2 * key + value;
-  const both = [heads.valueHeads, heads.valueHeads];
+  const { mixed, value } = deltaWidths(spec);
   const path = "linear_attn";
   return [
-    { ...linears, from: "h1", to: "qkvz", group: "deltaIn", in: hidden, out: [mixed, value] },
-    { ...linears, from: "h1", to: "gates", group: "deltaGates", in: hidden, out: both },
+    ...projected(spec),
     { op: "convolution", from: "qkvz", to: "mixed", weight: `${path}.conv1d.weight`, channels: mixed, taps: TAPS },
     {
       ...{ op: "deltaRule", from: "mixed", to: "read", heads, gates: "gates" },
       ...{ decay: `${path}.A_log`, bias: `${path}.dt_bias` },
     },
     { op: "gatedNorm", from: "read", to: "gated", gate: "qkvz", weight: `${path}.norm`, size: heads.valueDim, eps },
-    { ...linears, from: "gated", to: "mid", group: "deltaOut", in: value, out: [hidden], residual: "x" },
+    { ...LINEARS, from: "gated", to: "mid", group: "deltaOut", in: value, out: [hidden], residual: "x" },
   ];
 }
 
@@ -78,18 +94,34 @@ function fullAttention(spec: ModelSpec, index: number): readonly Operation[] {
   ];
 }
 
-function layer(spec: ModelSpec, index: number): readonly Operation[] {
+/** A layer whose MLP is dense. */
+export function hybridLayer(spec: ModelSpec, index: number, projected = projections): readonly Operation[] {
   const { hidden, intermediate, normEps: eps } = spec;
-  const linears = { op: "linears", residual: null, bias: false } as const;
   const norm = { op: "norm", size: hidden, eps, offset: 1 } as const;
   return [
     { ...norm, from: "x", to: "h1", weight: "input_layernorm" },
-    ...(spec.delta!.layers[index]! ? linearAttention(spec) : fullAttention(spec, index)),
+    ...(spec.delta!.layers[index]! ? linearAttention(spec, projected) : fullAttention(spec, index)),
     { ...norm, from: "mid", to: "h2", weight: "post_attention_layernorm" },
-    { ...linears, from: "h2", to: "gateUp", group: "gateUp", in: hidden, out: [intermediate, intermediate] },
+    { ...LINEARS, from: "h2", to: "gateUp", group: "gateUp", in: hidden, out: [intermediate, intermediate] },
     { op: "swiglu", from: "gateUp", to: "act" },
-    { ...linears, from: "act", to: "out", group: "down", in: intermediate, out: [hidden], residual: "mid" },
+    { ...LINEARS, from: "act", to: "out", group: "down", in: intermediate, out: [hidden], residual: "mid" },
   ];
+}
+
+/** Of a model whose layers have linear or gated attention. */
+export function readHybrid(config: ConfigReader, defaults: Defaults) {
+  config.only("linear_conv_kernel_dim", TAPS);
+  const sizes = readSizes(config, defaults);
+  const linear = readLinear(config, sizes.layers);
+  const partial = new ConfigReader({ partial_rotary_factor: 0.25, ...config.source }, config.path);
+  const rope = readRope(partial, { ...sizes, isPartial: true });
+  const attentionBias = config.flag("attention_bias", false);
+  return {
+    ...sizes,
+    ...oneRope(sizes, rope, (index) => !linear[index]),
+    delta: { heads: readHeads(config), layers: linear },
+    ...{ qkvBias: attentionBias, oBias: attentionBias },
+  };
 }
 
 export const qwen35 = {
@@ -102,21 +134,8 @@ export const qwen35 = {
     deltaGates: ["linear_attn.in_proj_b", "linear_attn.in_proj_a"],
     deltaOut: ["linear_attn.out_proj"],
   },
-  read: (config) => {
-    config.only("linear_conv_kernel_dim", TAPS);
-    const sizes = readSizes(config, DEFAULTS);
-    const linear = readLinear(config, sizes.layers);
-    const partial = new ConfigReader({ partial_rotary_factor: 0.25, ...config.source }, config.path);
-    const rope = readRope(partial, { ...sizes, isPartial: true });
-    const attentionBias = config.flag("attention_bias", false);
-    return {
-      ...sizes,
-      ...oneRope(sizes, rope, (index) => !linear[index]),
-      delta: { heads: readHeads(config), layers: linear },
-      ...{ qkvBias: attentionBias, oBias: attentionBias },
-    };
-  },
-  layer,
+  read: (config) => readHybrid(config, DEFAULTS),
+  layer: (spec, index) => hybridLayer(spec, index),
   finalNormOffset: 1,
   // Whatever class tokenizer_config.json names (transformers 5.24: those of the released files are wrong).
   tokenizer: { class: "Qwen3_5Tokenizer", isFixed: true },

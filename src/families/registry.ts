@@ -24,7 +24,9 @@ import { qwen3vl, qwen3vlMoe, qwen25vl } from "./qwen-vl.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
 import { qwen35, qwen35Text } from "./qwen3-5.ts";
+import { qwen35Moe, qwen35MoeText } from "./qwen3-5-moe.ts";
 import { qwen3moe } from "./qwen3-moe.ts";
+import { qwen3Next } from "./qwen3-next.ts";
 import { smollm3 } from "./smollm3.ts";
 import { towerOf, WRAPPERS } from "./wrappers.ts";
 
@@ -58,6 +60,9 @@ export const FAMILIES = {
   granitemoe: graniteMoe,
   glm4_moe: glm4moe,
   qwen3_vl_moe: qwen3vlMoe,
+  qwen3_5_moe: qwen35Moe,
+  qwen3_5_moe_text: qwen35MoeText,
+  qwen3_next: qwen3Next,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

@@ -26,6 +26,7 @@ export const WRAPPERS = {
   },
   Qwen3VLForConditionalGeneration: { towers: { qwen3_vl_text: "qwen3_vl" }, isTied: false },
   Qwen3_5ForConditionalGeneration: { towers: { qwen3_5_text: "qwen3_5" }, isTied: false },
+  Qwen3_5MoeForConditionalGeneration: { towers: { qwen3_5_moe_text: "qwen3_5_moe" }, isTied: false },
   Qwen3VLMoeForConditionalGeneration: { towers: { qwen3_vl_moe_text: "qwen3_vl_moe" }, isTied: false },
   Gemma3ForConditionalGeneration: { towers: { gemma3_text: "gemma3" }, isTied: true },
   Gemma4ForConditionalGeneration: { towers: { gemma4_text: "gemma4" }, isTied: true },

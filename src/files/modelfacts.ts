@@ -64,11 +64,12 @@ export function readModelFacts(folder: string, config: ModelSpec): ModelFacts {
 /** As the files have the experts' weights: versions differ. Square ones are as they are, as in transformers 5. */
 function withLayout(folder: string, spec: ModelSpec): ModelSpec {
   const { experts } = spec;
-  if (!experts || !familyOf(spec).mayBeTurned) return spec;
+  const { otherFiles } = familyOf(spec);
+  if (!experts || !otherFiles) return spec;
   using files = openTensors(folder);
-  const plain = { ...spec, experts: { ...experts, isTurned: false } };
-  const isPlain = expertTensorShapes(plain).every(([name, shape]) => `${files.find(name)?.tensor.shape}` === `${shape}`);
-  return isPlain ? plain : spec;
+  const other = { ...spec, experts: { ...experts, files: otherFiles } };
+  const isOther = expertTensorShapes(other).every(([name, shape]) => `${files.find(name)?.tensor.shape}` === `${shape}`);
+  return isOther ? other : spec;
 }
 
 /** Parts of models that text does not pass, by how their tensors' names begin. */

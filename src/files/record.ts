@@ -32,17 +32,34 @@ export const outcomeSchema = v.strictObject({
 /** How an adapter came out. */
 export type Outcome = v.InferOutput<typeof outcomeSchema>;
 
-const record = v.strictObject({ format: v.literal(1), adapters: v.record(v.string(), outcomeSchema) });
+/** What was trained since the run was last begun or continued, and what was estimated for it; null where nothing was. */
+const timeSchema = v.strictObject({
+  seconds: v.number(),
+  tokens: count,
+  tokens_per_second: v.number(),
+  estimated_seconds: v.nullable(v.number()),
+  basis: v.nullable(v.picklist(["measured", "earlier", "estimated"])),
+});
+export type RunTime = v.InferOutput<typeof timeSchema>;
+
+const record = v.strictObject({
+  format: v.literal(1),
+  adapters: v.record(v.string(), outcomeSchema),
+  time: v.exactOptional(timeSchema),
+});
 
 /**
  * The adapters of the run in this folder that have ended, by name. Throws a RequestError, `run.record`, where the file is
  * damaged.
  */
-export function readRecord(folder: string): Map<string, Outcome> {
+export const readRecord = (folder: string): Map<string, Outcome> => new Map(Object.entries(readRun(folder).adapters));
+
+/** The same with the run's time, once it has ended. */
+export function readRun(folder: string): Omit<v.InferOutput<typeof record>, "format"> {
   const path = join(folder, RECORD);
-  if (!existsSync(path)) return new Map();
+  if (!existsSync(path)) return { adapters: {} };
   const parsed = v.safeParse(record, readJsonObject(path, "run.record"));
-  if (parsed.success) return new Map(Object.entries(parsed.output.adapters));
+  if (parsed.success) return parsed.output;
   const { message } = parsed.issues[0];
   throw new RequestError(
     "run.record",
@@ -51,11 +68,11 @@ export function readRecord(folder: string): Map<string, Outcome> {
   );
 }
 
-export const writeRecord = (folder: string, adapters: Iterable<Outcome>): void =>
-  writeFileAtomic(
-    join(folder, RECORD),
-    `${JSON.stringify({ format: 1, adapters: Object.fromEntries([...adapters].map((of) => [of.name, of])) }, null, 2)}\n`,
-  );
+export function writeRecord(folder: string, adapters: Iterable<Outcome>, time?: RunTime): void {
+  const ended = Object.fromEntries([...adapters].map((of) => [of.name, of]));
+  const written = { format: 1, adapters: ended, ...(time ? { time } : {}) };
+  writeFileAtomic(join(folder, RECORD), `${JSON.stringify(written, null, 2)}\n`);
+}
 
 /**
  * Leaves of an adapter's lines what came before the step that it resumes from: `stepsOf` says which, null for all of them.

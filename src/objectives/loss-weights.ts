@@ -1,15 +1,21 @@
 // From the losses of a micro-batch's sequences to what each of its targets counts: for preferences, whose rows
 // are known only by then.
 
-import type { MicroBatch, PackedPreference } from "../schedule/micro-batch.ts";
+import type { MicroBatch, PackedPolicy, PackedPreference } from "../schedule/micro-batch.ts";
 import type { RowLoss, ScoredRow } from "./definition.ts";
+import { type TargetLoss, targetLoss } from "./policy.ts";
 import { preferenceLoss } from "./registry.ts";
 
 /**
  * Of each sequence, the sum of its targets' losses: minus its log-probability. Of CIT, at a row's first
  * sequence also its cosines.
  */
-type Losses = readonly { readonly loss: number; readonly similar?: readonly number[] }[];
+type Losses = readonly {
+  readonly loss: number;
+  readonly similar?: readonly number[];
+  /** Of each target; where there are policies. */
+  readonly logProbs?: Float32Array;
+}[];
 
 /** The rows of a share as they were found, and what they come to. */
 export function scoreSegment({ sequences }: MicroBatch, preference: PackedPreference, losses: Losses) {
@@ -23,7 +29,13 @@ export function scoreSegment({ sequences }: MicroBatch, preference: PackedPrefer
   return { rows, found: preferenceLoss(objective, rows, totals) };
 }
 
-/** The targets' weights f32[T]: those of preferences by their slopes, all others as they are. */
+/** The losses of a policy's targets, from the first target of its first sequence on. */
+export function scorePolicy({ loss, firstSequence, sequences, ...of }: PackedPolicy, losses: Losses): TargetLoss[] {
+  const scored = losses.slice(firstSequence, firstSequence + sequences).flatMap(({ logProbs }) => [...logProbs!]);
+  return scored.map((p, i) => targetLoss(loss, p, of.logProbs[i]!, of.advantages[i]!));
+}
+
+/** The targets' weights f32[T]: those of preferences and policies by their slopes, all others as they are. */
 export function lossWeights(batch: MicroBatch, losses: Losses): Float32Array {
   const weights = batch.weights.slice();
   for (const preference of batch.preferences) {
@@ -33,6 +45,10 @@ export function lossWeights(batch: MicroBatch, losses: Losses): Float32Array {
       const { firstTarget, targets } = batch.sequences[preference.firstSequence + i]!;
       weights.fill(-gradient, firstTarget, firstTarget + targets);
     }
+  }
+  for (const policy of batch.policies ?? []) {
+    const { firstTarget } = batch.sequences[policy.firstSequence]!;
+    for (const [i, { weight }] of scorePolicy(policy, losses).entries()) weights[firstTarget + i] = weight;
   }
   return weights;
 }

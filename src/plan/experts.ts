@@ -4,7 +4,7 @@
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll } from "../base/targeting.ts";
-import { isOfExperts, LINEARS, type Linear, linearsOfModel, modulePath } from "../families/linears.ts";
+import { isOfExperts, LINEARS, type Linear, linearsIn, modulePath } from "../families/linears.ts";
 import type { Placed } from "../methods/adapter.ts";
 import { rankAt } from "../methods/placement.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
@@ -27,7 +27,7 @@ export function countSites(adapter: Placed, layers: number): SiteCounts {
 /** Of adapters of a recipe on a mixture of experts; none on another model. */
 export function expertNotices(adapters: readonly AdapterRecipe[], spec: ModelSpec): string[] {
   if (spec.experts === null) return [];
-  const own = linearsOfModel(spec).filter(isOfExperts);
+  const own = linearsIn(spec).filter(isOfExperts);
   const names = [...new Set(own.map((linear) => modulePath(linear).replace(/^.*\./, "")))].join(", ");
   const without = adapters.filter(({ targets }) => isAll(targets)).map(({ name }) => `'${name}'`);
   const dropping = adapters

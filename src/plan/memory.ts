@@ -35,21 +35,12 @@ const WIDTH = 8;
 /** Experts of a layer and of a token that kernels on GPUs choose from (kernels/triton/route.py): BLOCK and SLOTS. */
 const MOST_ON_GPUS = { count: 512, perToken: 16 };
 
-/**
- * Refuses, with a RequestError, what a device does not compute. The kernels of the delta rule for GPUs do not yet decode several
- * sequences beside each other right.
- */
+/** Refuses, with a RequestError, what a device does not compute. */
 export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceReport, "kind" | "name">): void {
   if (kind !== "cuda") return;
-  const { family, delta, experts } = spec;
   const refuse = (code: string, what: string) => {
     throw new RequestError(code, `${what}; the device is ${name}`, 'set device to "cpu"');
   };
-  if (delta !== null)
-    refuse(
-      "device.delta",
-      `the base model (${family}) has layers of the gated delta rule, which this version computes on CPUs alone`,
-    );
   for (const linear of linearsIn(spec))
     for (const { in: width, out } of linearShapes(spec, linear))
       if (width % WIDTH !== 0 || out % WIDTH !== 0)
@@ -57,8 +48,13 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
           "device.widths",
           `the base model's ${linear} has ${out} rows of ${width}, expected multiples of ${WIDTH} on a GPU`,
         );
-  if (experts === null) return;
-  const { count, perToken } = experts;
+  if (spec.experts === null) return;
+  if (spec.delta !== null)
+    refuse(
+      "device.delta",
+      `the base model (${spec.family}) has experts beside the gated delta rule, which GPUs do not compute yet`,
+    );
+  const { count, perToken } = spec.experts;
   if (count % WIDTH !== 0 || count > MOST_ON_GPUS.count || perToken > MOST_ON_GPUS.perToken)
     refuse(
       "device.experts",

@@ -1,6 +1,6 @@
 // What is wrong with a recipe by its schema, as faults with their places.
 
-import type * as v from "valibot";
+import * as v from "valibot";
 import type { Path } from "./places.ts";
 import { nearest } from "./suggest.ts";
 
@@ -15,9 +15,9 @@ export function faultsOf(issue: v.BaseIssue<unknown>, schema: v.GenericSchema | 
   const steps = issue.path ?? [];
   const path = [...before, ...steps.map(({ key }) => key as string | number)];
   const isTable = typeof issue.input === "object" && issue.input !== null && !Array.isArray(issue.input);
-  const inner = (issue.issues ?? []).filter(
-    ({ kind, type, path: deeper }) => kind === "schema" && (type === "strict_object" || deeper),
-  );
+  const form = issue.type === "union" && isTable ? schemaAt(schema, steps, issue.input) : undefined;
+  if (form?.entries) return (v.safeParse(form, issue.input).issues ?? []).flatMap((one) => faultsOf(one, form, path));
+  const inner = (issue.issues ?? []).filter(({ path: deeper }) => deeper);
   if (issue.type === "union" && isTable && inner.length > 0)
     return inner.flatMap((one) => faultsOf(one, schemaAt(schema, steps, issue.input), path));
   if (issue.type !== "strict_object" || !issue.path) return [{ path, message: issue.message }];
@@ -51,7 +51,9 @@ function formOf(schema: Parts | undefined, value: unknown): Parts | undefined {
   const nameOf = (of: unknown) => (of as Readonly<Record<string, unknown>>)[key];
   if (type === "variant") return options.find(({ entries }) => entries?.[key]?.literal === nameOf(value));
   if (type !== "union") return schema;
-  return options.map((of) => formOf(of, value)).find((of) => (Array.isArray(value) ? of?.item : of?.entries));
+  const forms = options.map((of) => formOf(of, value)).filter((of) => (Array.isArray(value) ? of?.item : of?.entries));
+  const known = (of: Parts | undefined) => Object.keys(Object(value)).filter((name) => of?.entries?.[name]).length;
+  return forms.toSorted((a, b) => known(b) - known(a))[0];
 }
 
 export function unknownKey(key: string, allowed: readonly string[]): string {

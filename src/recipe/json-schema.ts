@@ -23,6 +23,13 @@ export function recipeSchema(): JsonSchema {
   return { ...schema, title: "A recipe of mlora" };
 }
 
+/** The same with all forms that a recipe may have: a text in place of the table `model`. */
+export function editorSchema(): JsonSchema {
+  const schema = recipeSchema();
+  const text = { type: "string", description: 'a name on the hub, as "org/name", or a path' };
+  return { ...schema, properties: { ...schema.properties, model: { anyOf: [text, schema.properties!["model"]!] } } };
+}
+
 export const code = (value: unknown): string => `\`${JSON.stringify(value)}\``;
 
 /** What a value may be, in a few words, as Markdown. */

@@ -6,6 +6,7 @@ import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { camelKeys, snake } from "../base/case.ts";
 import { RequestError, textOf } from "../base/errors.ts";
+import { hubText, isHub, REPO } from "../base/source-name.ts";
 import { checkLength, checkTogether } from "./agree.ts";
 import { type Fault, faultsOf, unknownKey } from "./faults.ts";
 import { type Path, Places } from "./places.ts";
@@ -38,17 +39,18 @@ function readText(path: string): string {
 
 /** The recipe that `text` is; `path` is absolute and names it in messages. */
 export function parseRecipe(text: string, path: string, overrides: Overrides = {}): Recipe {
-  const table = parseToml(text, path);
+  const table = withModelTable(parseToml(text, path));
   const places = new Places(text);
   const faults: Fault[] = [];
   const parsed = v.safeParse(RecipeTable, table);
   if (!parsed.success) for (const issue of parsed.issues) faults.push(...faultsOf(issue, RecipeTable));
+  const modelPath = parsed.success ? modelPathOf(parsed.output.model, path, faults) : "";
   const adapters = parsed.success ? resolveAll(parsed.output, path, seedOf(overrides, parsed.output.run.seed), faults) : [];
   if (faults.length > 0) throw invalid(path, places, faults);
   const { model, run } = (parsed as { readonly output: RecipeTable }).output;
   const recipe: Recipe = {
     path,
-    model: { path: resolve(dirname(path), model.path), precision: model.precision },
+    model: { path: modelPath, precision: model.precision },
     run: {
       ...camelKeys(run),
       output: overrides.output === undefined ? resolve(dirname(path), run.output) : resolve(overrides.output),
@@ -65,6 +67,24 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   if (recipe.run.output === recipe.model.path)
     throw invalid(path, places, [{ path: ["run", "output"], message: "is the base model's own folder; choose another" }]);
   return recipe;
+}
+
+/** `model = "org/name"` is short for the name on the hub; another text is a path. */
+function withModelTable(table: unknown): unknown {
+  const { model } = table as { readonly model?: unknown };
+  if (typeof model !== "string") return table;
+  return { ...(table as object), model: REPO.test(model) ? { name: model } : { path: model } };
+}
+
+function modelPathOf({ path: given, name, revision = "main" }: RecipeTable["model"], recipe: string, faults: Fault[]): string {
+  const at = (key: string) => ["model", key];
+  if (given !== undefined && name !== undefined)
+    faults.push({ path: at("name"), message: "is given next to path; leave one out" });
+  if (given === undefined && name === undefined) faults.push({ path: at("path"), message: "is missing" });
+  if (name === undefined && revision !== "main")
+    faults.push({ path: at("revision"), message: "is that of a name, which is not given" });
+  if (name !== undefined) return hubText({ kind: "models", repo: name, revision, path: "", config: null, split: null });
+  return given === undefined || isHub(given) ? (given ?? "") : resolve(dirname(recipe), given);
 }
 
 /** How often adapters are saved unless the recipe says. */

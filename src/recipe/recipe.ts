@@ -40,7 +40,7 @@ export type AdapterRecipe = Omit<Settings, Moved | Resolved> &
   Given<"rank" | "seed"> & {
     /** Names a folder and a bus subject: letters, digits, '_' and '-'. */
     readonly name: string;
-    /** Absolute paths of JSONL files; `eval` may be empty. */
+    /** Files of rows: absolute paths, patterns of them, or names of what lies elsewhere; `eval` may be empty. */
     readonly train: readonly string[];
     readonly eval: readonly string[];
     /** The held-out share of the training rows when `eval` is empty; 0 for none. */
@@ -67,7 +67,8 @@ export type Stages = RunKeys["stages"];
 export type Recipe = {
   /** Of the recipe's file. */
   readonly path: string;
-  readonly model: Table["model"];
+  /** `path` is absolute, or the name of a model of a hub. */
+  readonly model: { readonly path: string } & Pick<Table["model"], "precision">;
   readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "residentAdapters" | "checkpoint"> & {
     readonly tokensPerMicrobatch: number | null;
     /** Adapters that train at once; null: as many as fit. */

@@ -4,11 +4,12 @@ import { dirname, resolve } from "node:path";
 import { type Camel, camel } from "../base/case.ts";
 import { hash, hashText } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
+import { hubText, isRemote } from "../base/source-name.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
 import { DEFINITIONS, hasKey, OWN_KEYS, type OwnKey } from "../methods/registry.ts";
 import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
 import { type AdapterRecipe, MOVED } from "./recipe.ts";
-import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, DEFAULTS, type DefaultsTable } from "./schema.ts";
+import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, DEFAULTS, type DefaultsTable, type SourceTable } from "./schema.ts";
 
 /** Keys that an AdapterRecipe has under their own names. */
 type Kept = Exclude<AdapterKey, (typeof MOVED)[number]>;
@@ -21,7 +22,15 @@ function layersOf(given: string | readonly number[]): readonly number[] {
   return range(to! - from! + 1).map((i) => from! + i);
 }
 
-const asList = (value: string | readonly string[]): readonly string[] => (typeof value === "string" ? [value] : value);
+type Sources = SourceTable | readonly SourceTable[];
+const asList = (value: Sources): readonly SourceTable[] => [value].flat() as readonly SourceTable[];
+
+/** A source's name: a path, an address, or that of a data set. */
+function nameOf(source: SourceTable, place: (path: string) => string): string {
+  if (typeof source === "string") return isRemote(source) ? source : place(source);
+  const { dataset, revision = "main", config = null, split = null } = source;
+  return hubText({ kind: "datasets", repo: dataset, revision, path: "", config, split });
+}
 
 type DataTable = Extract<AdapterTable["data"], { readonly train: unknown }>;
 
@@ -52,6 +61,7 @@ export function resolveAdapter(
 ): AdapterRecipe {
   const t = { ...DEFAULTS, ...defaults, ...adapter };
   const place = (path: string) => resolve(dirname(recipePath), path);
+  const named = (source: SourceTable) => nameOf(source, place);
   const { rank } = DEFINITIONS[t.method];
   const data: DataTable = typeof t.data === "object" && "train" in t.data ? t.data : { train: t.data ?? [] };
   const { train, eval: held, split } = data;
@@ -60,8 +70,8 @@ export function resolveAdapter(
   return {
     ...kept,
     name: t.name,
-    train: asList(train).map(place),
-    eval: held === undefined ? [] : asList(held).map(place),
+    train: asList(train).map(named),
+    eval: held === undefined ? [] : asList(held).map(named),
     evalSplit: split ?? 0,
     chatTemplate: typeof t.chat_template === "string" ? place(t.chat_template) : t.chat_template,
     chatVariables: t.chat_template_kwargs,
@@ -99,6 +109,7 @@ export function adapterTable(a: AdapterRecipe): Readonly<Record<string, unknown>
       ...(a.eval.length > 0 ? { eval: a.eval } : {}),
       ...(a.evalSplit > 0 ? { split: a.evalSplit } : {}),
     },
+    columns: some(a.columns),
     chat_template_kwargs: some(a.chatVariables),
     objective: objectiveTable(a.objective),
     rank_pattern: some(a.rankPattern),

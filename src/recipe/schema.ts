@@ -19,6 +19,7 @@ import {
 } from "../base/check.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import type { Output } from "../base/schema.ts";
+import { REPO } from "../base/source-name.ts";
 import { MOST_RANK } from "../methods/layout.ts";
 import { OPTIMIZERS } from "../methods/optimizers.ts";
 import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
@@ -41,8 +42,18 @@ export const stages = v.union(
   expected(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage, whole or halves`),
 );
 
+const repo = v.pipe(text, v.regex(REPO, expected('a name on the hub, as "org/name"')));
+const dataset = v.strictObject({
+  dataset: repo,
+  revision: v.exactOptional(text),
+  config: v.exactOptional(text),
+  split: v.exactOptional(text),
+});
+/** A file of rows, or a data set of a hub. */
+const source = v.union([text, dataset], expected("a file, or { dataset, revision, config, split }"));
+export type SourceTable = Output<typeof source>;
 const paths = v.union(
-  [text, v.pipe(v.array(text), v.minLength(1, "is empty, expected at least one file"))],
+  [source, v.pipe(v.array(source), v.minLength(1, "is empty, expected at least one file"))],
   expected("a file or a list of files"),
 );
 
@@ -86,12 +97,20 @@ export const adapterEntries = {
       ],
       expected("a file, a list of files, or { train, eval, split }"),
     ),
-    "JSONL files of rows: a file, a list, or a table; `eval` is held out, or the share `split` of the rows is",
+    "rows: files, patterns, addresses, or a table; `eval` is held out, or the share `split` of the rows is",
   ),
   format: about(
     oneOf("auto", "messages", "prompt-completion", "text", "alpaca", "template"),
     'the form of the rows; "auto" goes by their fields',
     "auto",
+  ),
+  columns: about(
+    v.pipe(
+      v.record(v.string(), text, expected("a table of fields and the columns that hold them")),
+      v.check((table) => new Set(Object.values(table)).size === Object.keys(table).length, "names one column for two fields"),
+    ),
+    'columns of the rows that hold fields of other names, as `{ prompt = "question", completion = "answer" }`',
+    {},
   ),
   template: about(
     v.strictObject({ prompt: text, completion: text }, expected("{ prompt, completion }")),
@@ -265,7 +284,11 @@ export type AdapterTable = Output<typeof Adapter>;
 export const RecipeTable = v.strictObject({
   model: v.strictObject(
     {
-      path: about(text, "a Hugging Face folder of the base model, or a GGUF file; paths are relative to the recipe"),
+      path: v.exactOptional(
+        about(text, "a Hugging Face folder of the base model, or a GGUF file; paths are relative to the recipe"),
+      ),
+      name: v.exactOptional(about(repo, 'the base model on the Hugging Face hub, as "org/name", in place of path')),
+      revision: v.exactOptional(about(text, "a branch, tag or commit of the model that name names; main where none is given")),
       precision: about(
         oneOf(...PRECISIONS),
         'fp32 on a CPU, bf16 on a GPU; "int8", "nf4" and "fp8" hold the base in fewer bits',

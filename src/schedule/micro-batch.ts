@@ -5,6 +5,7 @@ import * as v from "valibot";
 import { count, floats, ints, type Output, real } from "../base/schema.ts";
 import { range } from "../base/shape.ts";
 import { batchTotals } from "../objectives/definition.ts";
+import { policyLoss } from "../objectives/policy.ts";
 import { preferenceSchema } from "../objectives/registry.ts";
 
 /** The row of a target that only fills a tile. */
@@ -88,6 +89,17 @@ const packedPreference = v.strictObject({
 });
 export type PackedPreference = Output<typeof packedPreference>;
 
+/** Sequences whose targets' weights follow from their log-probabilities (objectives/policy.ts). */
+const packedPolicy = v.strictObject({
+  loss: policyLoss,
+  firstSequence: count,
+  sequences: count,
+  /** f32 of each target of these sequences: its log-probability when it was sampled, and its advantage. */
+  logProbs: floats,
+  advantages: floats,
+});
+export type PackedPolicy = Output<typeof packedPolicy>;
+
 const tableSchemas = eachTable((_, { dtype }) => SCHEMAS[dtype]) as {
   readonly [N in TableName]: (typeof SCHEMAS)[(typeof TABLES)[N]["dtype"]];
 };
@@ -95,6 +107,7 @@ export const microBatch = v.strictObject({
   ...tableSchemas,
   sequences: v.array(packedSequence),
   preferences: v.array(packedPreference),
+  policies: v.exactOptional(v.array(packedPolicy)),
   /** Real tokens, without padding. */
   tokens: count,
 });

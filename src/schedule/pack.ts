@@ -5,13 +5,31 @@
 // number within its adapter's mini-batch, target) is a table, so that a token's place in the batch means nothing.
 
 import { alignUp, sum } from "../base/shape.ts";
-import { floatBits, type MicroBatch, type PackedPreference, type PackedSequence, paddingTables } from "./micro-batch.ts";
+import type { PolicyLoss } from "../objectives/policy.ts";
+import {
+  floatBits,
+  type MicroBatch,
+  type PackedPolicy,
+  type PackedPreference,
+  type PackedSequence,
+  paddingTables,
+} from "./micro-batch.ts";
 
 /**
  * Tokens of one sequence: mask[i] = 1 where token i is to be predicted from those before it. `weights` multiply the losses of
  * these tokens, as the segment's weight does.
  */
-export type Tokens = { readonly ids: Int32Array; readonly mask: Uint8Array; readonly weights?: Float32Array };
+export type Tokens = {
+  readonly ids: Int32Array;
+  readonly mask: Uint8Array;
+  readonly weights?: Float32Array;
+  /** What is to be predicted in place of each token; left out, the token itself. */
+  readonly targets?: Int32Array;
+  /** All other tokens but the first are scored, too: targets of weight 0. */
+  readonly isScored?: boolean;
+  /** Of each token, where the loss is a policy's: its log-probability when it was sampled, and its advantage. */
+  readonly sampled?: { readonly logProbs: Float32Array; readonly advantages: Float32Array };
+};
 
 /**
  * A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is
@@ -24,6 +42,12 @@ export const sequencesOf = (row: Row): readonly Tokens[] => (row.other ? [row, r
 
 /** How a share's loss is made of its rows' log-probabilities, where it is not the sum of its targets' losses. */
 export type SegmentPreference = Omit<PackedPreference, "firstSequence" | "labels">;
+
+/** Packed sequences of a share: those of its rows, then, for what is only scored, one more for each row that has it. */
+export const packedSequences = (samples: readonly Row[]): number => {
+  const all = samples.flatMap(sequencesOf);
+  return all.length + all.filter(({ isScored }) => isScored).length;
+};
 
 /** Rows of one adapter's micro-batch. */
 export type Segment = {
@@ -39,6 +63,8 @@ export type Segment = {
   readonly weight: number;
   /** Left out for supervised fine-tuning. */
   readonly preference?: SegmentPreference;
+  /** The rows' loss where they are `sampled`. */
+  readonly policy?: PolicyLoss;
 };
 
 /** Tokens that a sequence feeds to the model: its last is only a target. */
@@ -58,9 +84,12 @@ function dropoutRow({ seed, step, dropout }: Segment): number[] {
   return [seed | 0, step | 0, threshold | 0, floatBits(1 / (1 - dropout))];
 }
 
+const targetsOf = ({ mask, isScored }: Tokens): number =>
+  isScored ? mask.length - 1 : mask.subarray(1).filter((is) => is === 1).length;
+
 /** Targets of a share, padded to whole tiles. */
 const segmentTargets = (samples: readonly Row[], rowTile: number): number =>
-  alignUp(sum(samples.flatMap(sequencesOf).map(({ mask }) => mask.subarray(1).filter((is) => is === 1).length)), rowTile);
+  alignUp(sum(samples.flatMap(sequencesOf).map(targetsOf)), rowTile);
 
 /** Packs the shares in their order; `adapters` is the size of the tables, one share an adapter at most. */
 export function pack(segments: readonly Segment[], adapters: number, rowTile: number): MicroBatch {
@@ -69,35 +98,62 @@ export function pack(segments: readonly Segment[], adapters: number, rowTile: nu
   const tables = paddingTables({ rows, targets, adapters, rowTile });
   const sequences: PackedSequence[] = [];
   const preferences: PackedPreference[] = [];
+  const policies: PackedPolicy[] = [];
   let [row, target, tokens] = [0, 0, 0];
   for (const segment of segments) {
-    const firstRow = row;
+    const [firstRow, firstSequence] = [row, sequences.length];
     tables.dropout.set(dropoutRow(segment), 4 * segment.adapter);
     if (segment.preference) {
       const labels = segment.samples.map(({ label = true }) => label);
-      preferences.push({ ...segment.preference, firstSequence: sequences.length, labels });
+      preferences.push({ ...segment.preference, firstSequence, labels });
     }
+    const scored: (() => void)[] = [];
     for (const sample of segment.samples.flatMap(sequencesOf)) {
       const length = fedLength(sample);
       const firstTarget = target;
+      const put = (i: number, at: number, weight: number) => {
+        tables.targetRows[target] = at;
+        tables.targetIds[target] = (sample.targets ?? sample.ids)[i + 1]!;
+        tables.weights[target++] = weight;
+      };
+      const sequenceFrom = (first: number) =>
+        sequences.push({ adapter: segment.adapter, firstTarget: first, targets: target - first });
       for (let i = 0; i < length; i++) {
         const at = row + i;
         tables.ids[at] = sample.ids[i]!;
         tables.positions[at] = i;
         tables.bounds.set([row, row + length], 2 * at);
         tables.rowNumber[at] = segment.firstRow + at - firstRow;
-        if (sample.mask[i + 1] !== 1) continue;
-        tables.targetRows[target] = at;
-        tables.targetIds[target] = sample.ids[i + 1]!;
-        tables.weights[target++] = segment.weight * (sample.weights?.[i + 1] ?? 1);
+        if (sample.mask[i + 1] === 1) put(i, at, segment.weight * (sample.weights?.[i + 1] ?? 1));
       }
-      sequences.push({ adapter: segment.adapter, firstTarget, targets: target - firstTarget });
+      sequenceFrom(firstTarget);
+      // After the targets that count, which so have the places that they have without these.
+      if (sample.isScored) {
+        const first = row;
+        scored.push(() => {
+          const firstScored = target;
+          for (let i = 0; i < length; i++) if (sample.mask[i + 1] !== 1) put(i, first + i, 0);
+          sequenceFrom(firstScored);
+        });
+      }
       row += length;
       tokens += length;
     }
+    if (segment.policy) policies.push(policyOf(segment.policy, segment.samples, firstSequence));
+    for (const putScored of scored) putScored();
     target = alignUp(target, rowTile);
     row = alignUp(row, rowTile);
     tables.tileAdapter.fill(segment.adapter, firstRow / rowTile, row / rowTile);
   }
-  return { ...tables, sequences, preferences, tokens };
+  return { ...tables, sequences, preferences, ...(policies.length > 0 ? { policies } : {}), tokens };
+}
+
+/** What a policy's loss must know of the targets of a share. */
+function policyOf(loss: PolicyLoss, samples: readonly Row[], firstSequence: number): PackedPolicy {
+  const ofTargets = (what: "logProbs" | "advantages") =>
+    Float32Array.from(samples.flatMap(({ mask, sampled }) => [...sampled![what]].filter((_, i) => i > 0 && mask[i] === 1)));
+  return {
+    ...{ loss, firstSequence, sequences: samples.length },
+    ...{ logProbs: ofTargets("logProbs"), advantages: ofTargets("advantages") },
+  };
 }

@@ -77,21 +77,29 @@ async function linger(reader: Reader): Promise<void> {
   }
 }
 
+/** A whole body. Throws ApiErrors. */
+export async function bytesOf(request: Request, limits: BodyLimits): Promise<Uint8Array> {
+  const pieces: Uint8Array[] = [];
+  for await (const piece of piecesOf(request, limits)) pieces.push(piece);
+  return Buffer.concat(pieces);
+}
+
 /** The JSON object in a body, as the schema has it; keys that it does not name are left out. Throws ApiErrors. */
 export async function jsonOf<S extends v.GenericSchema>(
   request: Request,
   schema: S,
   limits: BodyLimits,
 ): Promise<v.InferOutput<S>> {
-  const pieces: Uint8Array[] = [];
-  for await (const piece of piecesOf(request, limits)) pieces.push(piece);
-  let value: unknown;
+  return checked(schema, jsonIn(await bytesOf(request, limits)));
+}
+
+/** Throws an ApiError. */
+export function jsonIn(bytes: Uint8Array): unknown {
   try {
-    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(pieces)));
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch {
     throw badRequest("We could not parse the JSON body of your request: expected a JSON object in UTF-8.");
   }
-  return checked(schema, value);
 }
 
 /** Throws an ApiError that names the first key that is wrong. */

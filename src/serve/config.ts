@@ -76,6 +76,9 @@ export const ServeTable = v.strictObject({
     save_seconds: about(notNegative, "between two states that a job continues from after a kill", 60),
     checkpoints: about(whole(0, 1000), "models of ends of epochs that a job keeps", 3),
   }),
+  tinker: table({
+    session_seconds: about(whole(60, MANY), "of silence, after which a client's session is over", 900),
+  }),
   adapters: table({
     folder: v.exactOptional(about(text, "adapters in it may be loaded by name (/v1/load_lora_adapter); left out: none")),
   }),

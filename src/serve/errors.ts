@@ -61,4 +61,6 @@ export const isFatal = (error: unknown): boolean =>
 export const failureText = (error: unknown): string =>
   error instanceof MloraError && error.hint !== undefined ? `${error.message}; ${error.hint}` : textOf(error);
 
-export const errorResponse = ({ status, body, headers }: ApiError): Response => Response.json(body, { status, headers });
+/** `isTinker`: its clients look for the text as `detail`. */
+export const errorResponse = ({ status, body, headers, message }: ApiError, isTinker = false): Response =>
+  Response.json(isTinker ? { detail: message, ...body } : body, { status, headers });

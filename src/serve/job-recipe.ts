@@ -41,6 +41,18 @@ export type JobRecipe = Hyperparameters & {
   readonly continues: Readonly<Record<string, unknown>> | null;
 };
 
+export type Trained = {
+  readonly rank: number;
+  readonly seed: number;
+  /** Whether the linears of attention, and those of the MLP, are adapted. */
+  readonly attention: boolean;
+  readonly mlp: boolean;
+};
+/** Tinker's clients cannot say an alpha; its service has this one. */
+const ALPHA = 32;
+/** Regular expressions of module paths. */
+const [ATTENTION, MLP] = [String.raw`.*attn\.[a-z_]+`, String.raw`.*\.mlp\..*`];
+
 export const TRAINING = "training.jsonl";
 export const VALIDATION = "validation.jsonl";
 
@@ -77,16 +89,28 @@ export class RecipeMaker {
       .adapters[0]!;
   }
 
+  /** A LoRA that a client trains itself. What it is follows from what the client says, and not from the config's [adapter]. */
+  ofTrained(name: string, { rank, seed, attention, mlp }: Trained): AdapterRecipe {
+    const left = [...(attention ? [] : [ATTENTION]), ...(mlp ? [] : [MLP])];
+    const exclude = left.length > 0 ? { exclude: left.join("|") } : {};
+    const { batch_size, max_length } = this.config.capacity;
+    const adapter = {
+      ...{ name, data: "none.jsonl", method: "lora", rank, alpha: ALPHA, seed, targets: "all-linear", ...exclude },
+      ...{ batch_size, accumulation: 1, max_length, optimizer: "adamw", betas: [0.9, 0.95], eps: 1e-12, max_grad_norm: false },
+    };
+    return parseRecipe(this.#text(this.config.folder, adapter, {}), join(this.config.folder, "recipe.toml")).adapters[0]!;
+  }
+
   #parse(folder: string, adapter: object): Recipe {
     return parseRecipe(this.#text(folder, adapter), join(folder, "recipe.toml"));
   }
 
-  #text(folder: string, adapter: object): string {
+  #text(folder: string, adapter: object, own: object = this.config.adapter): string {
     const { base, model, run, capacity } = this.config;
     return `${stringify({
       model: { path: base, precision: model.precision },
       run: { output: join(folder, "run"), ...run },
-      defaults: { max_length: capacity.max_length, ...this.config.adapter },
+      defaults: { max_length: capacity.max_length, ...own },
       adapter: [adapter],
     })}\n`;
   }

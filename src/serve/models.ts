@@ -21,6 +21,9 @@ export type ModelRow = {
   readonly is_loaded: number;
 };
 
+/** How names begin that no list has. */
+export const HIDDEN = "tinker-sampler:";
+
 /** An adapter that was asked for in this time stays at hand: its answer may be about to begin. */
 const RECENT_MS = 10_000;
 
@@ -46,7 +49,11 @@ export class Models {
   }
 
   list(tenant: string): ModelRow[] {
-    return this.db.all<ModelRow>("SELECT * FROM models WHERE tenant = ? ORDER BY seq", tenant);
+    return this.db.all<ModelRow>(
+      "SELECT * FROM models WHERE tenant = ? AND name NOT GLOB ? ORDER BY seq",
+      tenant,
+      `${HIDDEN}*`,
+    );
   }
 
   /** Null for the base model. Throws an ApiError 404 where the tenant has no such model. */
@@ -57,9 +64,26 @@ export class Models {
     return row;
   }
 
+  /** Of any tenant; null where there is none. */
+  known(name: string): ModelRow | null {
+    return this.db.get<ModelRow>("SELECT * FROM models WHERE name = ?", name);
+  }
+
+  hasFolder(folder: string): boolean {
+    return this.db.get("SELECT 1 FROM models WHERE folder = ?", folder) !== null;
+  }
+
+  /** Puts a model in the place of the one that has its name, which goes. */
+  replace(of: Pick<ModelRow, "name" | "tenant" | "folder" | "parent">): void {
+    const before = this.known(of.name);
+    if (before) this.db.run("UPDATE models SET name = ? WHERE seq = ?", `${HIDDEN}${before.seq}`, before.seq);
+    this.add(of);
+    if (before) void this.remove(before);
+  }
+
   /** Whether any tenant has the name. */
   isTaken(name: string): boolean {
-    return name === this.base.name || this.db.get("SELECT 1 FROM models WHERE name = ?", name) !== null;
+    return name === this.base.name || this.known(name) !== null;
   }
 
   /** Lets go of a model, and of its files unless they were only loaded. */

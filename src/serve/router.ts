@@ -5,7 +5,7 @@ import { now, wallTime } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
 import { jsonText, writeStderr } from "../base/terminal.ts";
-import { type BodyLimits, jsonOf, passOver } from "./body.ts";
+import { type BodyLimits, bytesOf, jsonOf, passOver } from "./body.ts";
 import { ApiError, apiErrorOf, errorResponse, unavailable } from "./errors.ts";
 import type { Keys } from "./keys.ts";
 import type { Counters } from "./metrics.ts";
@@ -21,11 +21,13 @@ export type Call = {
   readonly id: string;
   /** The body as JSON by the schema. Throws ApiErrors. */
   readonly json: <S extends v.GenericSchema>(schema: S) => Promise<v.InferOutput<S>>;
+  /** The body. Throws ApiErrors. */
+  readonly bytes: () => Promise<Uint8Array>;
 };
 export type Handler = (call: Call) => Response | Promise<Response>;
 
 export type Route = {
-  readonly method: "GET" | "POST" | "DELETE";
+  readonly method: "GET" | "HEAD" | "POST" | "PUT" | "DELETE";
   /** "/v1/files/:id"; a last part ":name+" takes the rest of the path, slashes included. */
   readonly path: string;
   readonly handler: Handler;
@@ -34,6 +36,8 @@ export type Route = {
   readonly body?: v.GenericSchema;
   /** Needs no key. */
   readonly isOpen?: boolean;
+  /** Waits for what other requests have begun, and is not counted among those that a key has in flight. */
+  readonly isPoll?: boolean;
 };
 
 /** For the log: nothing of it reaches a client that has closed its connection. */
@@ -91,14 +95,16 @@ export class Router {
         ...{ request, id, tenant, query: url.searchParams },
         params: paramsOf(route, url.pathname),
         json: (schema) => jsonOf(request, schema, this.options.limits),
+        bytes: () => bytesOf(request, this.options.limits),
       };
-      response = await this.#limited(tenant, () => route!.handler(call));
+      const { handler, isPoll } = route;
+      response = await (isPoll ? handler(call) : this.#limited(tenant, () => handler(call)));
     } catch (thrown) {
       const { error, isUnexpected } = request.signal.aborted ? { error: GONE, isUnexpected: false } : apiErrorOf(thrown);
       if (isUnexpected) this.options.failed(thrown);
       if (isUnexpected) this.log("error", { request: id, path: url.pathname, error: textOf(thrown), stack: stackOf(thrown) });
       await passOver(request);
-      response = errorResponse(error);
+      response = errorResponse(error, url.pathname.startsWith("/api/v1/"));
     }
     response.headers.set("x-request-id", id);
     const ms = Math.round(now() - started);

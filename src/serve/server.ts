@@ -29,6 +29,10 @@ import { openApi } from "./openapi.ts";
 import { Rates } from "./rates.ts";
 import { type Route, Router } from "./router.ts";
 import { Database } from "./store.ts";
+import { hubRoutes } from "./tinker/hub.ts";
+import { tinkerRestRoutes } from "./tinker/rest.ts";
+import { tinkerRoutes } from "./tinker/routes.ts";
+import { Tinker } from "./tinker/tinker.ts";
 import { Usage, usageCsv } from "./usage.ts";
 
 /** Time that answers under way have when the server stops, in ms. */
@@ -73,13 +77,15 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   };
   if (engine.lost) opened.use(onAbort(engine.lost, () => failed(engine.lost!.reason)));
   const { organization } = own;
+  const log: Router["log"] = (event, more) => router.log(event, more);
   const jobs = new Jobs({
     ...{ engine, store, files, models, usage, recipes, folder: jobsFolder, organization },
     ...{ saveSeconds: config.jobs.save_seconds, checkpoints: config.jobs.checkpoints, rows: limits.rows },
     ...{ atOnce: config.jobs.at_once ?? capacity.slots, most: limits.jobs },
-    log: (event, more) => router.log(event, more),
+    log,
     lost: failed,
   });
+  const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, log, lost: failed });
   const answers = { engine, models, texts, usage, rates: new Rates(limits.tokens_per_minute ?? null) };
   const routes: Route[] = [
     ...fileRoutes(files, limits),
@@ -87,6 +93,9 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
     ...modelRoutes(models, organization),
     ...chatRoutes(answers),
     ...completionRoutes(answers),
+    ...tinkerRoutes(tinker),
+    ...tinkerRestRoutes(tinker),
+    ...hubRoutes(tinker.base, texts.folder),
     ...(config.adapters.folder === undefined ? [] : adapterRoutes(models, config.adapters.folder)),
     ...operatorRoutes(usage, counters),
   ];
@@ -101,12 +110,13 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   const listening = startListening({ listen, tls }, router);
   opened.defer(async () => {
     router.isClosing = true;
-    const halted = jobs.stop();
+    const halted = Promise.all([jobs.stop(), tinker.stop()]);
     await Promise.race([listening.stop(), sleep(GRACE_MS)]);
     await listening.stop(true);
     await halted;
   });
   jobs.begin();
+  tinker.begin();
   const closing = opened.move();
   const host = listen.host.includes(":") ? `[${listen.host}]` : listen.host;
   return {

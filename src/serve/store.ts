@@ -5,11 +5,14 @@ import { chmodSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
+import { TINKER_TABLES } from "./tinker/tables.ts";
 
 /** Counts up when a table changes; a folder of another number is refused. */
-const FORMAT = 1;
+const FORMAT = 2;
 
-const TABLES = `
+/** Those that came with a format, in order: a folder of an earlier one gets what it lacks. */
+const TABLES = [
+  `
 CREATE TABLE keys (name TEXT PRIMARY KEY, hash BLOB NOT NULL);
 CREATE TABLE files (
   seq INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, tenant TEXT NOT NULL, filename TEXT NOT NULL, purpose TEXT NOT NULL,
@@ -37,7 +40,9 @@ CREATE TABLE usage (
   tenant TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
   completion_tokens INTEGER NOT NULL, trained_tokens INTEGER NOT NULL, PRIMARY KEY (tenant, model, day)
 );
-`;
+`,
+  TINKER_TABLES,
+];
 
 export type Value = string | number | null | Uint8Array;
 
@@ -57,12 +62,12 @@ export class Database implements Disposable {
       db.run("PRAGMA synchronous = NORMAL");
       db.run("BEGIN EXCLUSIVE");
       const { user_version: found } = db.query("PRAGMA user_version").get() as { user_version: number };
-      if (found !== 0 && found !== FORMAT)
+      if (found > FORMAT)
         throw new RequestError(
           "serve.folder",
-          `${folder} is of another version of mlora: its format is ${found}, not ${FORMAT}`,
+          `${folder} is of another version of mlora: its format is ${found}, above ${FORMAT}`,
         );
-      if (found === 0) db.run(TABLES);
+      for (const tables of TABLES.slice(found)) db.run(tables);
       db.run(`PRAGMA user_version = ${FORMAT}`);
       db.run("COMMIT");
       chmodSync(path, 0o600);

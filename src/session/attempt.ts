@@ -10,6 +10,7 @@ import { writeRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { tracing, writeTrace } from "./chrome-trace.ts";
+import type { Estimate } from "./estimate.ts";
 import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunResult, resultOf } from "./events.ts";
 import { metricsListener, patient } from "./metrics.ts";
 import type { Planner } from "./replan.ts";
@@ -35,6 +36,8 @@ export type Job = {
   readonly control: RunControl | null;
   /** The base model's fingerprint. */
   readonly model: string;
+  /** How long the run will take, where that is known before it begins. */
+  readonly estimate: Estimate | null;
   /** The file of a trace. */
   readonly trace: string | null;
   readonly keepOpen: boolean;
@@ -84,7 +87,8 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   await using disk = diskStore(output, checkpoint?.keep ?? 1);
   using metrics = openAppender(join(output, "metrics.jsonl"));
   const lines = patient(metrics.append, notice);
-  const listeners: Listener[] = [emit, metricsListener(lines.append), recording(job, output, resumed)];
+  const record = recording(job, output, resumed);
+  const listeners: Listener[] = [emit, metricsListener(lines.append), record.listener];
   if (tracer) listeners.push(tracing(plan, tracer, (error) => notice(`the trace is not whole: ${textOf(error)}`)));
   const training = new Training({
     plan,
@@ -108,6 +112,7 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   using _attended = adapters.attend(training, plan);
   try {
     const result = await training.run();
+    if (!result.suspended) record.end(result);
     if (tracer) {
       await tracer.record({ passes: false, kernels: false });
       writeTrace(trace!, plan, tracer.traces);
@@ -121,9 +126,9 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
 }
 
 /** Keeps in the run's folder how adapters ended. */
-function recording({ outcomes, saved }: Job, output: string, resumed: Resumed | null): Listener {
+function recording({ outcomes, saved, estimate }: Job, output: string, resumed: Resumed | null) {
   const all = new Map<string, AdapterResult>(resumed?.ended);
-  return (event) => {
+  const listener: Listener = (event) => {
     if (event.type !== "ended") return;
     const result = resultOf(event);
     outcomes.set(result.name, result);
@@ -131,6 +136,11 @@ function recording({ outcomes, saved }: Job, output: string, resumed: Resumed | 
     all.set(result.name, result);
     writeRecord(output, all.values());
   };
+  const end = ({ seconds, tokens }: RunResult): void => {
+    const estimated = { estimated_seconds: estimate?.seconds ?? null, basis: estimate?.basis ?? null };
+    writeRecord(output, all.values(), { seconds, tokens, tokens_per_second: tokens / Math.max(1e-3, seconds), ...estimated });
+  };
+  return { listener, end };
 }
 
 /** The store, with a note of the last step at which each adapter was saved. */

@@ -1,8 +1,10 @@
 // The rows of a recipe as they will be trained: what is learned, cut, dropped and left out.
 
 import { RequestError } from "../base/errors.ts";
+import { log } from "../base/log.ts";
 import { maxOf, range, sum } from "../base/shape.ts";
 import { shortPath } from "../base/units.ts";
+import { filesNamed } from "../data/data-file.ts";
 import { type Dataset, loadDataset, type ReadFiles, type Sample } from "../data/dataset.ts";
 import { type InspectedRow, inspectRows } from "../data/inspect.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
@@ -10,7 +12,8 @@ import { tokenizerFolder } from "../files/tokenizer.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { nearest } from "../recipe/suggest.ts";
 import { sequencesOf } from "../schedule/pack.ts";
-import { specFor } from "./prepare.ts";
+import { openFiles } from "../sources/open.ts";
+import { dataNames, specFor, withLocalModel } from "./prepare.ts";
 
 export { noticeText } from "../data/notices.ts";
 
@@ -43,26 +46,30 @@ export type Run = { readonly role: Role; readonly text: string };
 const SHOWN = 2;
 
 /** Reads the rows here, without a thread. Throws RequestErrors; rows at fault are described as such. */
-export function describeData(recipe: Recipe, { adapter, row, isEval }: DataQuery): DataDescription[] {
+export async function describeData(asked: Recipe, { adapter, row, isEval }: DataQuery): Promise<DataDescription[]> {
+  const recipe = await withLocalModel(asked, {}, noticeLine);
   const spec = specFor(recipe);
   const adapters = chosen(recipe.adapters, adapter);
   const tokenizer = loadTokenizer(tokenizerFolder(recipe.model.path));
   const read: ReadFiles = new Map();
+  const opened = await openFiles(dataNames(adapters), { notice: noticeLine });
   return adapters.map((of) => {
     const files = isEval ? of.eval : of.train;
     if (isEval && files.length === 0)
       throw new RequestError("data.eval", `adapter '${of.name}' has no files of evaluation rows`, "leave out --eval");
-    const rows = take(inspectRows(files, of, tokenizer, spec.vocab), row);
+    const rows = take(inspectRows(filesNamed(files, opened), of, tokenizer, spec.vocab), row);
     if (row !== null && rows.length === 0)
       throw new RequestError("data.row", `adapter '${of.name}' has no row ${row} in ${files.map(shortPath).join(", ")}`);
     return {
       adapter: of,
-      counts: row === null ? countsOf(loadDataset(of, tokenizer, spec.vocab, read)) : null,
+      counts: row === null ? countsOf(loadDataset(of, tokenizer, spec.vocab, read, undefined, opened)) : null,
       rows: rows.map((row) => describeRow(row, tokenizer)),
       decode: tokenizer.decode,
     };
   });
 }
+
+const noticeLine = (text: string): void => log(0, () => `notice: ${text}`);
 
 function chosen(adapters: readonly AdapterRecipe[], name: string | null): readonly AdapterRecipe[] {
   if (name === null) return adapters;

@@ -4,9 +4,10 @@ import { basename, dirname, relative, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { maxOf } from "../base/shape.ts";
 import { count, shortPath } from "../base/units.ts";
+import { checkDataFile, type DataFile, rowsOf } from "../data/data-file.ts";
 import { formatOf } from "../data/format.ts";
 import { inspectRows } from "../data/inspect.ts";
-import { checkDataFile, type Fields, placeOf, RowFault, rowsOf } from "../data/jsonl.ts";
+import { type Fields, placeOf, RowFault } from "../data/jsonl.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { isModelPath } from "../files/modelpath.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
@@ -14,6 +15,7 @@ import { commentedRecipe, type FirstTables } from "../recipe/commented.ts";
 import { parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { NAME } from "../recipe/schema.ts";
+import { openFiles } from "../sources/open.ts";
 import { specFor } from "./prepare.ts";
 
 /** Rows that are looked at. */
@@ -29,25 +31,31 @@ const ANSWERS = ["completion", "response", "answer", "output"];
 
 type Adapter = FirstTables["adapter"];
 
+/** As `firstRecipe`, also of a compressed file; of a pattern by its first file. */
+export async function openFirstRecipe(model: string, file: string, path: string): Promise<string> {
+  const [first] = (await openFiles([resolve(file)])).get(resolve(file))!;
+  return firstRecipe(model, file, path, { name: file, path: first!.path });
+}
+
 /**
  * The text of a recipe at `path`, which runs as it is. Throws RequestErrors: for a model or a file that cannot be read, for a
  * row that cannot be trained on, and where the rows' fields do not say what is to be learned.
  */
-export function firstRecipe(model: string, file: string, path: string): string {
+export function firstRecipe(model: string, file: string, path: string, read: DataFile = { name: file, path: file }): string {
   const folder = dirname(resolve(path));
   const here = (to: string) => relative(folder, resolve(to)) || ".";
-  checkDataFile(file);
+  checkDataFile(read);
   const name = nameOf(file);
   const base = { path: isModelPath(model) ? here(model) : model };
   const run = { output: `out/${name}`, seed: 42, device: "auto" };
-  const form = formOf(firstFields(file), file);
+  const form = formOf(firstFields(read), file);
   const recipeOf = (adapter: Adapter, further: FirstTables["further"] = {}, notes: readonly string[] = []) => {
     const text = commentedRecipe({ model: base, run, adapter: { name, ...adapter }, further, notes });
     return { text, recipe: parseRecipe(text, resolve(path)) };
   };
   const look = recipeOf({ data: here(file), ...form, max_length: 1 << 24 }).recipe;
   const { maxPositions, vocab } = specFor(look);
-  const { rows, isAll, longest } = rowsIn(file, look.adapters[0]!, look.model.path, vocab);
+  const { rows, isAll, longest } = rowsIn({ name: resolve(file), path: read.path }, look.adapters[0]!, look.model.path, vocab);
   const length = Math.min(maxPositions, MOST_LENGTH, LENGTH_STEP * Math.ceil(Math.max(longest, 2) / LENGTH_STEP));
   const isSplit = rows >= HELD_OUT_FROM;
   const data = isSplit ? { train: here(file), split: 0.1 } : here(file);
@@ -97,12 +105,12 @@ function nameOf(file: string): string {
   return names.find((name) => NAME.test(name) && !PLAIN.test(name)) ?? "adapter";
 }
 
-function firstFields(file: string): Fields {
+function firstFields(file: DataFile): Fields {
   for (const row of rowsOf(file)) {
     if ("fields" in row) return row.fields;
     throw new RequestError("init.row", `${placeOf(row.source)}: ${row.fault}`);
   }
-  throw new RequestError("init.rows", `${shortPath(file)} has no row`);
+  throw new RequestError("init.rows", `${shortPath(file.name)} has no row`);
 }
 
 /** What the fields of a row say that it is for, as keys of an adapter. */
@@ -124,10 +132,10 @@ function formOf(fields: Fields, file: string): Adapter {
 }
 
 /** Reads the first rows as training does. */
-function rowsIn(file: string, recipe: AdapterRecipe, model: string, vocab: number) {
+function rowsIn(file: DataFile, recipe: AdapterRecipe, model: string, vocab: number) {
   const tokenizer = loadTokenizer(tokenizerFolder(model));
   let [rows, longest, isAll] = [0, 0, true];
-  for (const { place, sequences, fault } of inspectRows([resolve(file)], recipe, tokenizer, vocab)) {
+  for (const { place, sequences, fault } of inspectRows([file], recipe, tokenizer, vocab)) {
     if (fault !== null) throw new RequestError("init.row", `${place}: ${fault}`, "fix or remove the row");
     longest = Math.max(longest, maxOf(sequences.map(({ ids }) => ids.length)));
     isAll = ++rows < LOOKED_AT;

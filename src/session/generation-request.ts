@@ -2,8 +2,11 @@
 
 import { basename, join, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { log } from "../base/log.ts";
 import type { Precision } from "../base/precision.ts";
+import { isHub } from "../base/source-name.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { type FilesOf, filesNamed } from "../data/data-file.ts";
 import { checkIds, formatOptionsOf, loadDataset, tokenizerOf } from "../data/dataset.ts";
 import { answerEnds } from "../data/ends.ts";
 import { RowFault } from "../data/jsonl.ts";
@@ -16,8 +19,10 @@ import { tokenizerFolder } from "../files/tokenizer.ts";
 import { tensorsIn } from "../methods/layout.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { openFiles, openModel } from "../sources/open.ts";
 import { type Asking, adapterFor, baseOf, frozenOf, isFile } from "./adapters.ts";
 import type { LoadedAdapter } from "./open-generation.ts";
+import { withLocalModel } from "./prepare.ts";
 
 export type PromptOptions = {
   /** A base model's folder, or a recipe (*.toml); left out: the base model that the adapters name. */
@@ -47,16 +52,19 @@ type NamedAdapter = LoadedAdapter & { readonly name: string };
 /** A prompt for one of the adapters: its slot, or -1. */
 export type Question = Prompt & { readonly adapter: number; readonly name: string; readonly place: string };
 
-export type GenerateRequest = ReturnType<typeof readGenerateRequest>;
+export type GenerateRequest = Awaited<ReturnType<typeof readGenerateRequest>>;
 
 /**
  * Reads the recipe, adapters and prompts. `exact`: what linear weights of the base are held in exactly. `notices` about the
  * base are for people; `ends` are the tokens that end the answers that the adapters are trained on. Throws RequestErrors.
  */
-export function readGenerateRequest(options: PromptOptions) {
-  const recipe = options.base?.endsWith(".toml") ? loadRecipe(options.base) : null;
+export async function readGenerateRequest(options: PromptOptions) {
+  const written = options.base?.endsWith(".toml") ? loadRecipe(options.base) : null;
+  const notice = (text: string) => log(0, () => `notice: ${text}`);
+  const recipe = written && (await withLocalModel(written, {}, notice));
   const named = namedBy(options.adapters ?? [], recipe);
-  const base = recipe?.model.path ?? baseFolder(options.base, named);
+  const given = options.base !== undefined && isHub(options.base) ? await openModel(options.base, { notice }) : options.base;
+  const base = recipe?.model.path ?? baseFolder(given, named);
   const { spec, exact, notices } = readModelFacts(base, readModelSpec(base));
   const tokenizer = loadTokenizer(tokenizerFolder(base));
   const adapters = named.flatMap(({ name, folder }): NamedAdapter[] => {
@@ -67,12 +75,19 @@ export function readGenerateRequest(options: PromptOptions) {
     const factors = at.map((at) => ({ ...at, values: saved.tensor(at.layer, at.linear, at.factor) }));
     return [{ name, ...adapter, factors }];
   });
-  const questions = questionsOf(options, named, adapters, tokenizer, spec);
+  const files = await openFiles(fileNames(options, named), { notice });
+  const questions = questionsOf(options, named, adapters, tokenizer, spec, files);
   const device = options.device ?? recipe?.run.device ?? "auto";
   const precision = options.precision ?? recipe?.model.precision ?? "auto";
   const tokenizers = [tokenizer, ...named.flatMap(({ recipe: of }) => (of ? [tokenizerOf(of, tokenizer)] : []))];
   const ends = [...new Set(tokenizers.flatMap(answerEnds))];
   return { base, spec, exact, notices, tokenizer, ends, adapters, questions, device, precision };
+}
+
+/** Names of the files that prompts are in. */
+function fileNames({ prompt, prompts }: PromptOptions, named: readonly Named[]): readonly string[] {
+  if (prompts !== undefined) return [prompts];
+  return prompt === undefined ? named.flatMap(({ recipe }) => (recipe ? [...recipe.train, ...recipe.eval] : [])) : [];
 }
 
 /** The adapters that are given; without one, all that a recipe's run has saved, or the base model alone. */
@@ -143,14 +158,15 @@ function questionsOf(
   adapters: readonly NamedAdapter[],
   tokenizer: Tokenizer,
   spec: ModelSpec,
+  files: FilesOf,
 ): readonly Question[] {
   const readingOf = ({ recipe }: Pick<Named, "recipe">): Reading => {
     const chatTemplate = isRaw ? false : (recipe?.chatTemplate ?? true);
     const own = tokenizerOf({ chatTemplate }, tokenizer);
-    const { format = "auto", template = null, chatVariables = {}, thoughts = "as-template" } = recipe ?? {};
+    const { format = "auto", columns = {}, template = null, chatVariables = {}, thoughts = "as-template" } = recipe ?? {};
     const system = ownSystem ?? recipe?.system ?? null;
     return {
-      options: formatOptionsOf({ format, template, system, chatVariables, thoughts, chatTemplate }, own),
+      options: formatOptionsOf({ format, columns, template, system, chatVariables, thoughts, chatTemplate }, own),
       tokenizer: own,
     };
   };
@@ -163,13 +179,22 @@ function questionsOf(
   if (prompts !== undefined) {
     const find = (name: string) => named.find((of) => of.name === name) ?? unknownAdapter(name, named);
     return named.flatMap((of) => {
-      const rows = readPrompts(prompts, (name) => readingOf(name === null ? of : find(name)), spec.vocab);
+      const rows = filesNamed([prompts], files).flatMap((file) =>
+        readPrompts(file, (name) => readingOf(name === null ? of : find(name)), spec.vocab),
+      );
       return rows.flatMap((row) => ((row.adapter ?? of.name) === of.name ? [ask(of, row, row.place)] : []));
     });
   }
   const questions = named.flatMap((of) => {
     if (!of.recipe) return [];
-    const { eval: rows } = loadDataset({ ...of.recipe, trainOn: "completion" }, tokenizer, spec.vocab);
+    const { eval: rows } = loadDataset(
+      { ...of.recipe, trainOn: "completion" },
+      tokenizer,
+      spec.vocab,
+      new Map(),
+      undefined,
+      files,
+    );
     return rows.map((row) => ask(of, splitAnswer(row), `${row.source.file}:${row.source.line}`));
   });
   if (questions.length > 0) return questions;

@@ -4,13 +4,16 @@
 import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { isRemote } from "../base/source-name.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { localFiles } from "../sources/local.ts";
 import { referenceFolder } from "./sources.ts";
 
 /** Throws a RequestError, `data.owner`, where this user could read a file that the adapters name only as root. */
 export function checkReadable(adapters: readonly AdapterRecipe[]): void {
   for (const { name, train, eval: heldOut, initialAdapter, objective } of adapters) {
-    for (const path of [...train, ...heldOut, initialAdapter, referenceFolder(objective)]) {
+    const files = [...train, ...heldOut].flatMap((name) => (isRemote(name) ? [] : localFiles(name).map(({ path }) => path)));
+    for (const path of [...files, initialAdapter, referenceFolder(objective)]) {
       const closed = path === null ? null : closedOn(path);
       if (closed !== null)
         throw new RequestError(

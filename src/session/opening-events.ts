@@ -9,7 +9,13 @@ const text = v.nullable(v.string());
 /** Variants of `sessionEventSchema`. */
 export const openingEventSchemas = [
   /** The data is read so far: `bytes` of `totalBytes`, which are the sizes of all files. */
-  v.strictObject({ type: v.literal("reading"), rows: count, bytes: count, totalBytes: count }),
+  v.strictObject({
+    type: v.literal("reading"),
+    rows: count,
+    bytes: count,
+    totalBytes: count,
+    fetching: v.exactOptional(v.string()),
+  }),
   /** The run waits for `missing` stages on other machines; `keyFile` has the run's key (null: the key was given). */
   v.strictObject({ type: v.literal("invitation"), run: v.string(), missing: count, url: v.string(), keyFile: text }),
   /**

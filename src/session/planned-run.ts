@@ -12,14 +12,19 @@ import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, bytesOnStages, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { adviceFor } from "./advice.ts";
-import { localDevices, planOn, type Reading, type Request, readRequest, specFor } from "./prepare.ts";
+import { type Estimate, estimateRun } from "./estimate.ts";
+import { measureRun } from "./measure.ts";
+import { localDevices, planOn, type Reading, type Request, readRequest, specFor, withLocalModel } from "./prepare.ts";
 import { type SimulatedRun, simulateRun } from "./simulated-run.ts";
 
 /** Reads model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
-export async function planOf(recipe: Recipe, reading: Reading = {}): Promise<PlannedRun> {
+export async function planOf(asked: Recipe, reading: Reading = {}): Promise<PlannedRun> {
+  const notices: string[] = [];
+  const recipe = await withLocalModel(asked, reading, (text) => notices.push(text));
   const spec = specFor(recipe);
   const devices = localDevices(recipe, spec);
-  const request = await readRequest(recipe, spec, reading);
+  const read = await readRequest(recipe, spec, reading);
+  const request = { ...read, notices: [...notices, ...read.notices] };
   return new PlannedRun(request, planOn(request, devices));
 }
 
@@ -41,6 +46,16 @@ export class PlannedRun {
   get simulated(): SimulatedRun {
     this.#simulated ??= simulateRun(this.plan);
     return this.#simulated;
+  }
+
+  /** How long it will take; opens the device for a moment where nothing is known of it. Throws what that fails with. */
+  estimate(): Promise<Estimate> {
+    return estimateRun(this.plan, this.#request.data);
+  }
+
+  /** The same by some seconds of its steps, on the devices that it will have. Throws what they fail with. */
+  measure(signal: AbortSignal, report: (steps: number) => void): Promise<Estimate> {
+    return measureRun(this.plan, this.#request.data, signal, report);
   }
 
   /** What to change so that stages idle less, a sentence a string; none where they hardly do. */

@@ -31,6 +31,7 @@ import { expertNotices } from "../plan/experts.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
+import { openFiles, openModel } from "../sources/open.ts";
 import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
 import { referenceFolder, type Source, sourcesOf } from "./sources.ts";
@@ -71,6 +72,17 @@ async function countRows(rows: readonly Row[]): Promise<void> {
   counted.set(rows, lazyArray(rows.length, at));
 }
 
+/** The recipe with its base model on this machine: that of a hub is fetched first. */
+export async function withLocalModel(
+  recipe: Recipe,
+  { signal, progress }: Reading,
+  notice: (text: string) => void,
+): Promise<Recipe> {
+  const fetching = (name: string, bytes: number) => progress?.({ rows: 0, bytes, totalBytes: 0, fetching: name });
+  const path = await openModel(recipe.model.path, { signal, progress: fetching, notice });
+  return path === recipe.model.path ? recipe : { ...recipe, model: { ...recipe.model, path } };
+}
+
 /** The base model's spec, by its config.json. Throws RequestErrors, also where the model lacks places of an adapter. */
 export function specFor({ model, adapters }: Recipe): ModelSpec {
   const spec = readModelSpec(model.path);
@@ -93,7 +105,7 @@ export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
 export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
 
-export type Reading = Omit<ReadingOptions, "model" | "vocab">;
+export type Reading = Omit<ReadingOptions, "model" | "vocab" | "files">;
 
 /**
  * Reads and checks the files that the recipe names, data in a thread of its own; `config` is the model's spec, of config.json
@@ -107,10 +119,17 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
   for (const adapter of recipe.adapters) stagePlaces(adapter, spec); // again: with tokens, and by the files of the model
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec, recipe.model.path);
   const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec, recipe.model.path)); // before the data
-  const read = await readData(recipe.adapters, { model: folder, vocab: spec.vocab, ...reading });
+  const opened: string[] = [];
+  const files = await openFiles(dataNames(recipe.adapters), {
+    signal: reading.signal,
+    notice: (text) => opened.push(text),
+    progress: (fetching, bytes) => reading.progress?.({ rows: 0, bytes, totalBytes: 0, fetching }),
+  });
+  const read = await readData(recipe.adapters, { model: folder, vocab: spec.vocab, files, ...reading });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
   const told = [
+    ...opened,
     ...expertNotices(recipe.adapters, spec),
     ...tokenNotices(recipe, spec),
     ...endNotices(recipe, tokenizer),
@@ -118,6 +137,10 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
   ];
   return { recipe, spec, data, exact, notices: [...notices, ...told] };
 }
+
+/** Names of all data of adapters, as their recipes have them. */
+export const dataNames = (adapters: readonly AdapterRecipe[]): string[] =>
+  adapters.flatMap(({ train, eval: heldOut }) => [...train, ...heldOut]);
 
 /** Rows that are cut or dropped are counted in the plan's table. */
 const IN_TABLE: readonly NoticeKind[] = ["cut"];

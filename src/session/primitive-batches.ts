@@ -1,20 +1,22 @@
 // Rows of the primitives through the stages: cut as a run cuts them, and packed with those of other adapters' calls.
 
 import { sleep } from "../base/clock.ts";
-import { alignUp, sum } from "../base/shape.ts";
+import { alignUp, range, sum } from "../base/shape.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
-import { scoreSegment } from "../objectives/loss-weights.ts";
+import { scorePolicy, scoreSegment } from "../objectives/loss-weights.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
-import { pack, type Row, type Segment, segmentRows, sequencesOf, type Tokens } from "../schedule/pack.ts";
+import { pack, packedSequences, type Row, type Segment, segmentRows, sequencesOf, type Tokens } from "../schedule/pack.ts";
 import type { PassTurns } from "./pass-turns.ts";
 import type { Shares } from "./shares.ts";
 
 /**
  * Log-probabilities f32[ids.length] of a row's tokens, each given those before it; NaN where a token is no target, as the first
- * never is.
+ * never is. `top`: of each target the likeliest tokens there, where they are asked for.
  */
-export type RowLogProbs = { readonly logProbs: Float32Array; readonly other?: Float32Array };
+export type RowLogProbs = { readonly logProbs: Float32Array; readonly other?: Float32Array; readonly top?: readonly Top[] };
+/** Tokens in falling order of their log-probabilities. */
+export type Top = { readonly ids: Int32Array; readonly logProbs: Float32Array };
 /**
  * `loss` is the weighted sum over all targets, or the objective's loss of all rows. Of the `targets` of all sequences,
  * `correct` are the likeliest token.
@@ -34,6 +36,8 @@ export type RowsCall = {
   readonly rows: readonly Row[];
   readonly microBatches: readonly (readonly number[])[];
   readonly segmentOf: (rows: readonly number[]) => Segment;
+  /** The number of likeliest tokens to find at each target; 0 for none. */
+  readonly top: number;
 };
 
 /** A call under way. */
@@ -67,7 +71,7 @@ export class Packer {
     { slots, passRows, stages, device: { rowTile, kind } }: Pick<Plan, "slots" | "passRows" | "stages" | "device">,
     private readonly turns: PassTurns,
     private readonly shares: Shares,
-    private readonly run: (batch: MicroBatch) => Promise<readonly SequenceLoss[]>,
+    private readonly run: (batch: MicroBatch, top: number) => Promise<readonly SequenceLoss[]>,
   ) {
     this.#rowTile = rowTile;
     this.#slots = slots;
@@ -136,18 +140,25 @@ export class Packer {
         this.#slots,
         this.#rowTile,
       );
-      const losses = await this.run(batch);
+      const losses = await this.run(batch, Math.max(...parts.map(({ open }) => open.call.top)));
       let first = 0;
       for (const { open, of, segment } of parts) {
         const { found, call, done } = open;
-        const count = sum(segment.samples.map((row) => sequencesOf(row).length));
+        const count = packedSequences(segment.samples);
+        let scored = first + sum(segment.samples.map((row) => sequencesOf(row).length));
+        const end = first + count;
         found.loss += lossOf(batch, losses, first, count);
         found.correct += sum(losses.slice(first, first + count).map(({ correct }) => correct));
         found.targets += sum(batch.sequences.slice(first, first + count).map(({ targets }) => targets));
         for (const row of of) {
-          const [own, other] = sequencesOf(call.rows[row]!).map((sequence) => atTokens(sequence, losses[first++]!.logProbs!));
-          found.rows[row] = { logProbs: own!, ...(other ? { other } : {}) };
+          const { top } = losses[first]!;
+          const [own, other] = sequencesOf(call.rows[row]!).map((sequence) =>
+            atTokens(sequence, losses[first++]!.logProbs!, sequence.isScored ? losses[scored++]!.logProbs! : null),
+          );
+          const likeliest = call.top > 0 ? { top: topsOf(top!, call.top) } : {};
+          found.rows[row] = { logProbs: own!, ...(other ? { other } : {}), ...likeliest };
         }
+        first = end;
         if (++open.known === call.microBatches.length) done.resolve(found);
       }
     } catch (error) {
@@ -164,6 +175,8 @@ export class Packer {
 function lossOf(batch: MicroBatch, losses: readonly SequenceLoss[], first: number, count: number): number {
   const preference = batch.preferences.find(({ firstSequence }) => firstSequence === first);
   if (preference) return sum(scoreSegment(batch, preference, losses).found.map((row) => row.loss));
+  const policy = batch.policies?.find(({ firstSequence }) => firstSequence === first);
+  if (policy) return sum(scorePolicy(policy, losses).map((target) => target.loss));
   let loss = 0;
   for (let i = first; i < first + count; i++)
     for (const [at, value] of losses[i]!.logProbs!.entries())
@@ -171,8 +184,19 @@ function lossOf(batch: MicroBatch, losses: readonly SequenceLoss[], first: numbe
   return loss;
 }
 
-/** Log-probabilities of targets at their tokens; NaN elsewhere. */
-function atTokens({ ids, mask }: Tokens, ofTargets: Float32Array): Float32Array {
-  let at = 0;
-  return Float32Array.from(ids, (_, i) => (i > 0 && mask[i] === 1 ? ofTargets[at++]! : Number.NaN));
+/** Log-probabilities of targets, and of what is only scored, at their tokens; NaN elsewhere. */
+function atTokens({ ids, mask }: Tokens, ofTargets: Float32Array, ofScored: Float32Array | null): Float32Array {
+  let [at, scored] = [0, 0];
+  return Float32Array.from(ids, (_, i) => {
+    if (i > 0 && mask[i] === 1) return ofTargets[at++]!;
+    return i > 0 && ofScored ? ofScored[scored++]! : Number.NaN;
+  });
+}
+
+/** The first `count` of each target's likeliest tokens. */
+function topsOf({ width, ids, logProbs }: NonNullable<SequenceLoss["top"]>, count: number): Top[] {
+  return range(ids.length / width).map((target) => {
+    const [from, to] = [target * width, target * width + Math.min(count, width)];
+    return { ids: ids.slice(from, to), logProbs: logProbs.slice(from, to) };
+  });
 }

@@ -2,9 +2,13 @@
 
 import { range } from "../base/shape.ts";
 import { logProb, type Sampling } from "../data/sample.ts";
+import type { PolicyLoss } from "../objectives/policy.ts";
 import type { Objective } from "../objectives/registry.ts";
 import type { Row } from "../schedule/pack.ts";
 import type { NextToken } from "./decoding.ts";
+
+export type { PolicyLoss } from "../objectives/policy.ts";
+export { inputLength, type Row } from "../schedule/pack.ts";
 
 /** How the loss of rows is made. */
 export type LossOptions = {
@@ -12,7 +16,14 @@ export type LossOptions = {
   readonly objective?: Objective;
   /** Of each row, the log-probabilities of its two sequences under the reference of an objective that has one. */
   readonly references?: readonly (readonly [own: number, other: number])[];
+  /** The loss of rows that are `sampled`, in place of the objective. */
+  readonly policy?: PolicyLoss;
+  /** Without gradients: the number of likeliest tokens to find at each target. */
+  readonly top?: number;
 };
+
+/** The norm of the gradient before it was clipped, and how many steps the adapter has made. */
+export type StepMade = { readonly gradNorm: number; readonly step: number };
 
 export type SampleOptions = {
   /** Left out, the likeliest token. */

@@ -2,6 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { Sampling } from "../data/sample.ts";
+import type { PolicyLoss } from "../objectives/policy.ts";
 import { isContrastive, isPreference, type Objective, referenceOf, rowKindOf } from "../objectives/registry.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Optimizer } from "../recipe/recipe.ts";
@@ -10,6 +11,8 @@ import { longestSequence, type Row, segmentRows, sequencesOf, type Tokens } from
 import type { GenerationEngine } from "./generate.ts";
 
 const SEED = 2 ** 32 - 1;
+/** Logarithm of the largest weight that a policy may give a target. */
+const MOST_WEIGHT = 69;
 
 const isWhole = (value: unknown, from: number, to = Number.MAX_SAFE_INTEGER): boolean =>
   Number.isInteger(value) && (value as number) >= from && (value as number) <= to;
@@ -21,6 +24,7 @@ export function checkRows(
   rows: readonly Row[],
   objective: Objective,
   references: readonly (readonly [number, number])[] | undefined,
+  policy: PolicyLoss | undefined,
 ): void {
   const refuse = (what: string, hint?: string) => new RequestError("primitives.rows", `adapter '${name}'${what}`, hint);
   if (rows.length === 0) throw refuse(" was given no rows");
@@ -54,15 +58,39 @@ export function checkRows(
     throw refuse(`: expected ${rows.length} references, found ${references.length}`);
   const odd = references?.findIndex((of) => of.length !== 2 || !of.every(Number.isFinite)) ?? -1;
   if (odd >= 0) throw refuse(`: expected two finite numbers as reference ${odd}, found ${references![odd]!.join(", ")}`);
+  checkSampled(name, rows, objective, policy);
 }
 
-function faultOf({ ids, mask, weights }: Tokens, vocab: number): string | null {
+/** Throws a RequestError, `primitives.rows`, where rows and a policy's loss do not go together. */
+function checkSampled(name: string, rows: readonly Row[], objective: Objective, policy: PolicyLoss | undefined): void {
+  const refuse = (what: string) => new RequestError("primitives.rows", `adapter '${name}'${what}`);
+  if (!policy) return;
+  if (rowKindOf(objective) !== "single") throw refuse(`: ${objective.name} has rows of two sequences, a policy's have one`);
+  for (const [i, { ids, mask, weights, sampled }] of rows.entries()) {
+    if (weights) throw refuse(`, row ${i}: it has weights, and ${policy.name} makes its own`);
+    if (sampled?.logProbs.length !== ids.length || sampled.advantages.length !== ids.length)
+      throw refuse(`, row ${i}: ${policy.name} expects ${ids.length} log-probabilities and advantages`);
+    for (let at = 1; at < ids.length; at++) {
+      const [q, advantage] = [sampled.logProbs[at]!, sampled.advantages[at]!];
+      if (mask[at] === 1 && !(Number.isFinite(advantage) && Number.isFinite(q)))
+        throw refuse(`, row ${i}: token ${at} has the log-probability ${q} and the advantage ${advantage}`);
+      // The ratio is exp(-q) at most: what would not be finite is refused before anything is added to the gradient.
+      if (mask[at] === 1 && advantage !== 0 && Math.log(Math.abs(advantage)) - q > MOST_WEIGHT)
+        throw refuse(`, row ${i}: the log-probability ${q} of token ${at} is too low for a token that was sampled`);
+    }
+  }
+}
+
+function faultOf({ ids, mask, weights, targets }: Tokens, vocab: number): string | null {
   const { length } = ids;
   if (length < 2) return `expected 2 tokens or more, found ${length}`;
   if (mask.length !== length) return `expected a mask of ${length} tokens, found ${mask.length}`;
   if (weights && weights.length !== length) return `expected ${length} weights, found ${weights.length}`;
   const unknown = ids.findIndex((id) => !isWhole(id, 0, vocab - 1));
   if (unknown >= 0) return `token ${unknown} is ${ids[unknown]}; the model has ${vocab}`;
+  if (targets && targets.length !== length) return `expected ${length} targets, found ${targets.length}`;
+  const missing = targets?.findIndex((id, i) => i > 0 && !isWhole(id, 0, vocab - 1)) ?? -1;
+  if (missing > 0) return `the target of token ${missing} is ${targets![missing]}; the model has ${vocab}`;
   const odd = mask.findIndex((value) => value !== 0 && value !== 1);
   if (odd >= 0) return `expected 0 or 1 in the mask, found ${mask[odd]} at token ${odd}`;
   if (!mask.includes(1, 1)) return "no token is a target: the mask has no 1 after the first token";

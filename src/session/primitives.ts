@@ -30,7 +30,14 @@ import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
 import { PassTurns } from "./pass-turns.ts";
 import { type Losses, Packer } from "./primitive-batches.ts";
-import { gatherSamples, type LossOptions, type Sample, type SampledToken, type SampleOptions } from "./primitive-calls.ts";
+import {
+  gatherSamples,
+  type LossOptions,
+  type Sample,
+  type SampledToken,
+  type SampleOptions,
+  type StepMade,
+} from "./primitive-calls.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { loadFrom, saveState } from "./primitive-files.ts";
 import { Sampler } from "./sampler.ts";
@@ -40,7 +47,7 @@ import { type AsideBlocks, admit, readParams, readState, release, setAside, writ
 import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
 import { Turns } from "./turns.ts";
 
-export { type LossOptions, rowOf, type Sample, type SampledToken, type SampleOptions } from "./primitive-calls.ts";
+export * from "./primitive-calls.ts";
 
 /** An adapter between two calls. */
 type Trained = Resident & {
@@ -91,7 +98,7 @@ export class Primitives implements AsyncDisposable {
     this.#sampler = this.#engine && new Sampler(this.#engine, turns, shares());
     this.#packers = {
       train: new Packer(plan, turns, shares(), (batch) => this.#train(batch)),
-      evaluate: new Packer(plan, turns, shares(), (batch) => this.#evaluate(batch)),
+      evaluate: new Packer(plan, turns, shares(), (batch, top) => this.#evaluate(batch, top)),
     };
     this.#slots = new Slots<Trained>({
       ...options,
@@ -205,15 +212,15 @@ export class Primitives implements AsyncDisposable {
   /**
    * An optimizer step with the gradients since the last one, which are zero again then. `settings` replace those of the
    * adapter's recipe; the learning rate is taken as it is, without a schedule. Throws a RequestError, `primitives.step`,
-   * where there is no gradient, and a RunError, `primitives.numbers`, where its norm is not finite: then nothing is changed,
-   * and `discard` drops the gradients.
+   * where there is no gradient and `isZero` does not make that a zero, and a RunError, `primitives.numbers`, where its norm is
+   * not finite: then nothing is changed, and `discard` drops the gradients.
    */
-  async step(name: string, settings: Partial<Optimizer> = {}): Promise<{ readonly gradNorm: number; readonly step: number }> {
+  async step(name: string, settings: Partial<Optimizer> = {}, isZero = false): Promise<StepMade> {
     const trained = this.#of(name);
     const { recipe } = trained.plan;
     const optimizer = checkOptimizer(name, recipe.optimizer, settings);
     return this.#change(trained, async (slot) => {
-      if (trained.tokens === 0)
+      if (trained.tokens === 0 && !isZero)
         throw new RequestError("primitives.step", `adapter '${name}' has no gradient`, "call forwardBackward before step");
       const gradNorm = gradNormOf(await squaresOf(this.bus, this.plan.spec, trained.plan, slot));
       if (!Number.isFinite(gradNorm))
@@ -232,9 +239,8 @@ export class Primitives implements AsyncDisposable {
         ...ruleOf(optimizer),
       };
       await requestAll(this.bus, { type: "step", steps: [step] });
-      trained.steps++;
       trained.tokens = 0;
-      return { gradNorm, step: trained.steps };
+      return { gradNorm, step: ++trained.steps };
     });
   }
 
@@ -317,10 +323,9 @@ export class Primitives implements AsyncDisposable {
   async load(name: string, folder: string): Promise<{ readonly steps: number }> {
     const trained = this.#of(name);
     return this.#change(trained, async (slot) => {
-      const { bus, plan } = this;
-      trained.steps = await loadFrom({ bus, plan, adapter: trained.plan, slot }, folder);
-      trained.tokens = 0;
-      return { steps: trained.steps };
+      const steps = await loadFrom({ bus: this.bus, plan: this.plan, adapter: trained.plan, slot }, folder);
+      Object.assign(trained, { steps, tokens: 0 });
+      return { steps };
     });
   }
 
@@ -354,8 +359,8 @@ export class Primitives implements AsyncDisposable {
   async #through(name: string, rows: readonly Row[], options: LossOptions, isTraining: boolean): Promise<Losses> {
     const trained = this.#of(name);
     const { recipe } = trained.plan;
-    const { objective = recipe.objective, references } = options;
-    checkRows(name, this.plan.spec.vocab, rows, objective, references);
+    const { objective = recipe.objective, references, policy, top = 0 } = options;
+    checkRows(name, this.plan.spec.vocab, rows, objective, references, policy);
     const microBatches = cut([...rows.keys()], rows.map(inputLength), recipe.batchSize, this.plan.tokensPerMicrobatch);
     checkFits(name, this.plan, rows, microBatches, objective);
     const totals = totalsOf(rows, objective);
@@ -369,7 +374,7 @@ export class Primitives implements AsyncDisposable {
         step: trained.steps,
         dropout: isTraining ? recipe.dropout : 0,
         firstRow: trained.tokens,
-        weight: rows[0]!.weights ? 1 : 1 / totals.tokens,
+        ...(policy ? { weight: 1, policy } : { weight: rows[0]!.weights ? 1 : 1 / totals.tokens }),
         ...(isPreference(objective) ? { preference: { objective, ...preference } } : {}),
       };
       if (isTraining) trained.tokens += sum(samples.map(inputLength));
@@ -377,7 +382,7 @@ export class Primitives implements AsyncDisposable {
     };
     const packer = this.#packers[isTraining ? "train" : "evaluate"];
     const work = (slot: number) =>
-      packer.add({ slot, owner: trained.owner, rows, microBatches, segmentOf: (of) => segmentOf(of, slot) });
+      packer.add({ slot, owner: trained.owner, rows, microBatches, top, segmentOf: (of) => segmentOf(of, slot) });
     return isTraining ? this.#change(trained, work) : this.#read(trained, work);
   }
 
@@ -385,12 +390,11 @@ export class Primitives implements AsyncDisposable {
   async #train(batch: MicroBatch): Promise<readonly SequenceLoss[]> {
     const pass = this.#passes++;
     const forwards = requestAll(this.bus, { type: "forward", pass, batch });
-    const backwards = requestAll(this.bus, { type: "backward", pass, logProbs: true });
-    const [losses] = await Promise.all([backwards, forwards]);
+    const [losses] = await Promise.all([requestAll(this.bus, { type: "backward", pass, logProbs: true }), forwards]);
     return losses.at(-1)!;
   }
 
-  async #evaluate(batch: MicroBatch): Promise<readonly SequenceLoss[]> {
-    return (await requestAll(this.bus, { type: "evaluate", batch, logProbs: true })).at(-1)!;
+  async #evaluate(batch: MicroBatch, top: number): Promise<readonly SequenceLoss[]> {
+    return (await requestAll(this.bus, { type: "evaluate", batch, logProbs: true, ...(top > 0 && { top }) })).at(-1)!;
   }
 }

@@ -12,7 +12,7 @@ import { removeStored } from "./checkpoints.ts";
 import { type Controls, ending } from "./controls.ts";
 import { checkReadable } from "./granted.ts";
 import { checkAdded, type ForkRequest, forkRequest } from "./late-requests.ts";
-import { planOn, type Request, readRequest, summariesOf } from "./prepare.ts";
+import { planOn, type Request, readRequest, summariesOf, withLocalModel } from "./prepare.ts";
 import { readAdded, readPaused, writeAdded, writePaused } from "./run-folder.ts";
 import type { Training } from "./training.ts";
 
@@ -141,7 +141,8 @@ export class RunAdapters {
    * these are opened again. Throws RequestErrors: faults outside the data at once, the rest when
    * it has been read.
    */
-  async add(recipe: Recipe, options: AddOptions = {}): Promise<string> {
+  async add(asked: Recipe, options: AddOptions = {}): Promise<string> {
+    const recipe = await withLocalModel(asked, options, this.options.notice);
     this.#checkAdded(recipe, options);
     const { signal = null } = options;
     const both = AbortSignal.any([this.#joinable.signal, ...(signal ? [signal] : [])]);

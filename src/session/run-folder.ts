@@ -8,13 +8,13 @@ import { RequestError } from "../base/errors.ts";
 import { formatRecipe, loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 
-const RECIPE = "recipe.toml";
+export const RUN_RECIPE = "recipe.toml";
 const ADDED = "added.toml";
 const PAUSED = "paused.json";
 
 /** Keeps a copy of the recipe in its run's folder, unless it was read from there. */
 export function writeRecipe(recipe: Recipe): void {
-  const copy = join(recipe.run.output, RECIPE);
+  const copy = join(recipe.run.output, RUN_RECIPE);
   if (!isSameFile(copy, recipe.path)) writeFileAtomic(copy, formatRecipe(recipe));
 }
 

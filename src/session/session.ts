@@ -15,10 +15,11 @@ import { claimOutput } from "../files/output.ts";
 import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
+import { type Estimate, keepRunSpeed, knownEstimate } from "./estimate.ts";
 import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
-import { localDevices, planOn, readRequest, specFor } from "./prepare.ts";
+import { localDevices, planOn, readRequest, specFor, withLocalModel } from "./prepare.ts";
 import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
@@ -51,20 +52,22 @@ export type SessionOptions = {
  * trains by itself. Throws RequestErrors for what is wrong with the request, and a RunError, `run.stopped`, where `signal` is
  * aborted.
  */
-export async function openSession(written: Recipe, options: SessionOptions = {}): Promise<Session> {
+export async function openSession(asked: Recipe, options: SessionOptions = {}): Promise<Session> {
   const { resume = false, isReachable = true, signal, onEvent } = options;
-  const remoteStages = remoteStagesOf(options.remoteStages ?? {}, written);
-  const spec = specFor(written);
+  const remoteStages = remoteStagesOf(options.remoteStages ?? {}, asked);
   const stream = new EventStream(onEvent ? [onEvent] : []);
   const { emit } = stream;
   const stop = new AbortController();
   await using opened = new AsyncDisposableStack();
   opened.defer(() => stream.close());
   if (signal) opened.use(onAbort(signal, () => stop.abort(stopped())));
+  const notice = (text: string) => emit(noticeEvent(null, text));
+  const progress: AddOptions["progress"] = (of) => emit({ type: "reading", ...of });
+  const written = await withLocalModel(asked, { signal: stop.signal, progress }, notice);
+  const spec = specFor(written);
   const recipe = withAdded(written);
   const devices = () => localDevices(recipe, spec, remoteStages?.here);
   const here = devices(); // before the data, which may take long to read
-  const progress: AddOptions["progress"] = (of) => emit({ type: "reading", ...of });
   const request = await readRequest(recipe, spec, { signal: stop.signal, progress });
   let plan = remoteStages ? null : planOn(request, here);
   const { output } = recipe.run;
@@ -76,11 +79,11 @@ export async function openSession(written: Recipe, options: SessionOptions = {})
   const model = modelFingerprint(recipe.model.path);
   const run = processes?.run ?? newRunId();
   const known = isReachable ? opened.use(announce({ run, output })) : null;
-  const notice = (text: string) => emit(noticeEvent(null, text));
   const adapters = new RunAdapters(request, { stop: stop.signal, isFixed: processes !== null, notice });
   const { trace = null, link = "auto", keepOpen = false } = options;
   const job: Omit<Job, "control"> = {
     ...{ run, plan, adapters, model, trace, link, keepOpen, processes, stop, emit },
+    estimate: processes || claim.continued ? null : knownEstimate(plan, request.data),
     planner: new Planner(devices),
     outcomes: new Map(),
     saved: new Map(),
@@ -159,12 +162,19 @@ export class Session implements AsyncDisposable {
   async #train(resumed: Resumed | null, opened: AsyncDisposableStack): Promise<RunResult> {
     await using _opened = opened;
     await sleep(0); // the caller may read events from the first on
-    return await trainToEnd(this.#job, resumed);
+    const result = await trainToEnd(this.#job, resumed);
+    keepRunSpeed(this.#job.plan, this.#job.adapters.request.data, result);
+    return result;
   }
 
   /** The plan by which the stages are opened; adapters that join are added to it. */
   get plan(): Plan {
     return this.#job.plan;
+  }
+
+  /** What was known before the run began. */
+  get estimate(): Estimate | null {
+    return this.#job.estimate;
   }
 
   /** All that happens from now on, for each caller; ends with the session. */

@@ -42,8 +42,8 @@ export type OpenTextGeneration = AsyncDisposable & {
 };
 
 /** Reads the request and plans its stage. Throws RequestErrors. */
-export function prepareGeneration(options: GenerationOptions): TextGeneration {
-  const request = readGenerateRequest(options);
+export async function prepareGeneration(options: GenerationOptions): Promise<TextGeneration> {
+  const request = await readGenerateRequest(options);
   const { base, spec, exact, tokenizer, adapters, questions, notices } = request;
   const wanted = questions.map(({ adapter, ids }, i): Generation => {
     return { adapter, prompt: ids, limit: limitOf(request, i, options.limit), seed: options.seed };

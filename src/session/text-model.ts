@@ -23,6 +23,8 @@ export type TextModel = {
   readonly decode: (ids: readonly number[]) => string;
   /** Tokens that end an answer. */
   readonly stops: ReadonlySet<number>;
+  /** Where the files of the tokenizer are. */
+  readonly folder: string;
 };
 
 /** Reads the tokenizer and the ends of the model in `folder`. Throws RequestErrors. */
@@ -38,6 +40,7 @@ export function openTextModel(folder: string): TextModel {
     }
   };
   return {
+    folder: tokenizerFolder(folder),
     hasChatTemplate,
     chatIds: (fields, isOpen) =>
       reading("text.messages", "the request", () => {

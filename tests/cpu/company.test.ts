@@ -30,7 +30,7 @@ describe("other adapters change nothing, bit for bit", () => {
 });
 
 describe("adapters in experts learn the same alone, with 31 others, and over two stages, bit for bit", () => {
-  for (const family of ["mixtral", "gptOss", "glm4moe", "qwen3moe"])
+  for (const family of ["mixtral", "gptOss", "glm4moe", "qwen3moe", "qwen3_5moe", "qwen3next"])
     test(family, async () => {
       const of: Ground = { ...ground(family), isInExperts: true };
       const everyone = await train(range(family === "mixtral" ? 32 : 8), of);

@@ -12,7 +12,7 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { type Merge, shardsOf, verifyMerged, writeShard } from "../../src/files/merge.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
-import { openSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
+import { openSafetensors, type TensorData, writeSafetensors } from "../../src/files/safetensors.ts";
 import { factorsIn } from "../../src/methods/layout.ts";
 import { prefill } from "../../src/schedule/decode.ts";
 import { FAMILY_GOLDENS, type FamilyGolden, loadFamilyGolden } from "../helpers/family-golden.ts";
@@ -108,7 +108,9 @@ describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_,
       name.replace(/^base_model\.model\./, "").replace(/\.lora_[AB]\.weight$/, ""),
     );
     const isTarget = (path: string) =>
-      typeof by === "string" ? new RegExp(`^(?:${by})$`).test(path) : by.some((name: string) => path.endsWith(`.${name}`));
+      typeof by === "string"
+        ? new RegExp(`^(?:${by})$`).test(path)
+        : by.some((name: string) => `.${path}`.endsWith(`.${name}`));
     expect(modules.filter((path) => !isTarget(path) && !/\.experts\b/.test(path))).toEqual([]);
     const others = ["model.visual.blocks.0.mlp.gate_proj", "model.vision_tower.layers.0.attention.q_proj"];
     if (spec.tower !== "model") expect(others.filter(isTarget)).toEqual([]);
@@ -116,30 +118,68 @@ describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_,
   });
 });
 
+/** The tensors of a golden's model. */
+function tensorsOf({ model }: FamilyGolden): TensorData[] {
+  using file = openSafetensors(join(model, "model.safetensors"));
+  return [...file.tensors].map(([name, { shape, bytes }]) => {
+    const data = new Float32Array(bytes / 4);
+    file.readInto(name, new Uint8Array(data.buffer));
+    return { name, dtype: "f32", shape, data };
+  });
+}
+
+/** Expects the same logits of a model whose experts lie otherwise in its files. */
+async function expectSameModel(
+  golden: FamilyGolden,
+  tensors: readonly TensorData[],
+  [files, other]: readonly [string, string],
+) {
+  const folder = join(golden.model, "..", other);
+  mkdirSync(folder);
+  cpSync(join(golden.model, "config.json"), join(folder, "config.json"));
+  writeSafetensors(join(folder, "model.safetensors"), tensors);
+  expect(specOf(golden).experts!.files).toBe(files as "rows");
+  expect(specOf({ model: folder }).experts!.files).toBe(other as "rows");
+  const logits = await Promise.all(
+    [folder, golden.model].map(async (model) => {
+      using generator = await generatorOf(golden, model);
+      return (await generator.run(prefill([{ adapter: -1, ids: golden.probe, firstRow: 0 }], 1, generator.tile)))[0]!;
+    }),
+  );
+  expect([...logits[0]!]).toEqual([...logits[1]!]);
+}
+
+/** By expert; its gate before its up. */
+const placeOf = (name: string): number => 2 * Number(/experts\.(\d+)/.exec(name)![1]) + (name.includes("up_proj") ? 1 : 0);
+const flat = (tensors: readonly TensorData[]): Float32Array =>
+  Float32Array.from(tensors.flatMap(({ data }) => [...(data as Float32Array)]));
+
 test("experts that lie turned in the files, as Qwen3-VL's were released, are the same", async () => {
   const golden = goldens.find(({ name }) => name === "qwen3_vl_moe")!;
-  const turned = join(golden.model, "..", "turned");
-  mkdirSync(turned);
-  cpSync(join(golden.model, "config.json"), join(turned, "config.json"));
-  using file = openSafetensors(join(golden.model, "model.safetensors"));
-  const tensors = [...file.tensors].map(([name, { shape, bytes }]) => {
-    const values = new Float32Array(bytes / 4);
-    file.readInto(name, new Uint8Array(values.buffer));
-    const of = { name, dtype: "f32" as const };
-    if (!/experts/.test(name)) return { ...of, shape, data: values };
-    const [experts, rows, columns] = shape as [number, number, number];
+  const tensors = tensorsOf(golden).map((tensor) => {
+    if (!/experts/.test(tensor.name)) return tensor;
+    const [experts, rows, columns] = tensor.shape as [number, number, number];
+    const values = tensor.data as Float32Array;
     const data = values.map((_, i) => {
       const [e, at] = [Math.floor(i / (rows * columns)), i % (rows * columns)];
       return values[e * rows * columns + (at % rows) * columns + Math.floor(at / rows)]!;
     });
-    return { ...of, shape: [experts, columns, rows], data };
+    return { ...tensor, shape: [experts, columns, rows], data };
   });
-  writeSafetensors(join(turned, "model.safetensors"), tensors);
-  expect(specOf({ model: turned }).experts!.isTurned).toBe(true);
-  expect(specOf(golden).experts!.isTurned).toBe(false);
-  using generator = await generatorOf(golden, turned);
-  const [got] = await generator.run(prefill([{ adapter: -1, ids: golden.probe, firstRow: 0 }], 1, generator.tile));
-  using plain = await generatorOf(golden);
-  const [want] = await plain.run(prefill([{ adapter: -1, ids: golden.probe, firstRow: 0 }], 1, plain.tile));
-  expect([...got!]).toEqual([...want!]);
+  await expectSameModel(golden, tensors, ["rows", "columns"]);
+});
+
+test("experts that lie in one tensor, as Qwen 3.5's were released, are the same", async () => {
+  const golden = goldens.find(({ name }) => name === "qwen3_5_moe")!;
+  const [apart, others] = [true, false].map((of) => tensorsOf(golden).filter(({ name }) => /experts\.\d/.test(name) === of));
+  const joined = Map.groupBy(apart!, ({ name }) =>
+    name.replace(/\.\d+\.(gate|up)_proj.weight$/, ".gate_up_proj").replace(/\.\d+\.down_proj.weight$/, ".down_proj"),
+  );
+  const tensors = [...joined].map(([name, all]): TensorData => {
+    const rows = all.toSorted((a, b) => placeOf(a.name) - placeOf(b.name)); // gate before up
+    const { shape } = rows[0]!;
+    const experts = rows.length / (name.endsWith("gate_up_proj") ? 2 : 1);
+    return { name, dtype: "f32", shape: [experts, (shape[0]! * rows.length) / experts, shape[1]!], data: flat(rows) };
+  });
+  await expectSameModel(golden, [...others!, ...tensors], ["each", "rows"]);
 });

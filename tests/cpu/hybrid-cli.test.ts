@@ -1,5 +1,5 @@
 // Qwen 3.5 as a person trains it: a wrapper with an encoder and a head that predicts several tokens, an adapter on all linears;
-// killed and continued, over two stages, generated from, merged.
+// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, is continued, over two stages, too.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
@@ -31,10 +31,16 @@ writeTinyModel(model, 4, { architectures: ["Qwen3_5ForCausalLM"], head_dim: 16, 
   writeSafetensors(join(model, "model.safetensors"), tensors);
 }
 
-const recipe = (run = "", steps = 40) =>
+const next = join(place.root, "next");
+writeTinyModel(next, 4, {
+  ...{ architectures: ["Qwen3NextForCausalLM"], model_type: "qwen3_next", head_dim: 16, ...linear },
+  ...{ num_experts: 8, num_experts_per_tok: 3, moe_intermediate_size: 24, shared_expert_intermediate_size: 16 },
+});
+
+const recipe = (run = "", steps = 40, of = model) =>
   place.project(
-    `[model]\npath = "${model}"\n[run]\noutput = "out"\ndevice = "cpu"\n${run}[[adapter]]\nname = "a"\nrank = 3\nsteps = ${steps}\n` +
-      'targets = "all-linear"\ndata = "rows.jsonl"\n[[adapter]]\nname = "b"\nrank = 2\nsteps = 9\ntargets = ["in_proj_a", "in_proj_qkv", "o_proj"]\n' +
+    `[model]\npath = "${of}"\n[run]\noutput = "out"\ndevice = "cpu"\n${run}[[adapter]]\nname = "a"\nrank = 3\nsteps = ${steps}\n` +
+      `targets = "all-linear"\ndata = "rows.jsonl"\n[[adapter]]\nname = "b"\nrank = 2\nsteps = 9\ntargets = ["o_proj", ${of === model ? '"in_proj_a", "in_proj_qkv"' : '"in_proj_ba", "in_proj_qkvz"'}]\n` +
       'data = "rows.jsonl"\n',
     { "rows.jsonl": sums(12) },
   );
@@ -72,18 +78,27 @@ test("the plan lists what is not trained, adapters have PEFT's names, and a merg
   expect(JSON.parse(whole.out).text).toBe(JSON.parse(alone.out).text);
 }, 120_000);
 
-test("killed and continued, and over two stages, it learns the same", async () => {
-  const [undisturbed, disturbed, staged] = [recipe(), recipe("checkpoint = { steps = 3 }\n"), recipe("stages = 2\n")];
-  expect((await place.mlora("run", undisturbed)).code).toBe(0);
-  const run = place.start(["run", disturbed]);
-  const file = join(outputOf(disturbed), "metrics.jsonl");
-  await until("steps", 30_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= 20);
-  run.kill("SIGKILL");
-  expect((await run.ended).code).toBe(137);
-  expect((await place.mlora("run", disturbed)).code).toBe(0);
-  expect((await place.mlora("run", staged)).code).toBe(0);
-  for (const name of ["a", "b"]) {
-    expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
-    expect(leftOf(outputOf(staged), name)).toEqual(leftOf(outputOf(undisturbed), name));
-  }
-}, 120_000);
+test.each([
+  ["dense", model, 40],
+  ["with experts", next, 20],
+] as const)(
+  "killed and continued, and over two stages, it learns the same, %s",
+  async (_, of, steps) => {
+    const at = (run = "") => recipe(run, steps, of);
+    const [undisturbed, disturbed, staged] = [at(), at("checkpoint = { steps = 3 }\n"), at("stages = 2\n")];
+    const { code, err } = await place.mlora("run", undisturbed);
+    expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+    const run = place.start(["run", disturbed]);
+    const file = join(outputOf(disturbed), "metrics.jsonl");
+    await until("steps", 30_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= steps / 2);
+    run.kill("SIGKILL");
+    expect((await run.ended).code).toBe(137);
+    expect((await place.mlora("run", disturbed)).code).toBe(0);
+    expect((await place.mlora("run", staged)).code).toBe(0);
+    for (const name of ["a", "b"]) {
+      expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
+      expect(leftOf(outputOf(staged), name)).toEqual(leftOf(outputOf(undisturbed), name));
+    }
+  },
+  120_000,
+);

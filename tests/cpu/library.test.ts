@@ -55,11 +55,11 @@ describe("as a library", () => {
   });
 
   test("a description of data has the rows that the command shows", async () => {
-    const described = describeData(loadRecipe(recipe), { adapter: null, row: null, isEval: false });
+    const described = await describeData(loadRecipe(recipe), { adapter: null, row: null, isEval: false });
     const shown = described.map(({ adapter, counts, rows }) => ({ adapter: adapter.name, ...counts, rows }));
     expect(plain(shown)).toEqual(await printed("data", recipe));
     expect(described[0]!.counts).toMatchObject({ train_rows: 2, eval_rows: 2, truncated: 1 });
-    const [held] = describeData(loadRecipe(recipe), { adapter: "sums", row: 2, isEval: true });
+    const [held] = await describeData(loadRecipe(recipe), { adapter: "sums", row: 2, isEval: true });
     expect([held!.counts, held!.rows.length]).toEqual([null, 1]);
     expect(held!.rows[0]!.sequences[0]!.text.map(({ text }) => text).join("")).toContain("1 + 2 =<|end|><|assistant|> 3");
   });
@@ -68,7 +68,7 @@ describe("as a library", () => {
     const ran = await work.mlora("run", recipe);
     expect(ran.code).toBe(0);
     const sampling = { temperature: 0, topP: 1, topK: 0 };
-    const generation = prepareGeneration({ base: recipe, sampling, limit: 5, seed: 0 });
+    const generation = await prepareGeneration({ base: recipe, sampling, limit: 5, seed: 0 });
     const [seen, all] = [new Set<number>(), generation.answers];
     {
       await using opened = await generation.open();

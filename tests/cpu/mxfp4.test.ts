@@ -7,7 +7,6 @@ import { join } from "node:path";
 import { heldWeights } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
-import type { ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { weightsOf } from "../../src/engine/weight-source.ts";
 import { specOf } from "../../src/families/registry.ts";
@@ -113,8 +112,7 @@ test("what is kept in mxfp4, what is dequantised and files with the values train
 
 test("a model says that its experts are mxfp4, and keeps them by default and in 4 or 8 bits", () => {
   const { spec, exact, notices } = factsOf(folders.packed);
-  const isTurned = (of: ModelSpec) => of.experts!.isTurned;
-  expect([isTurned(spec), isTurned(factsOf(folders.plain).spec)]).toEqual([false, true]);
+  expect([spec, factsOf(folders.plain).spec].map(({ experts }) => experts!.files)).toEqual(["rows", "columns"]);
   expect(notices.join("\n")).toContain("its experts are MXFP4");
   for (const precision of ["auto", "int8", "nf4"] as const)
     expect(heldWeights(precision, "f32", exact).expertFormat).toBe("mxfp4");

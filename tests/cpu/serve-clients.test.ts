@@ -1,4 +1,4 @@
-// OpenAI's own clients, of Python and of npm, against `mlora serve` on a tiny model: upload, train, watch, sample, delete.
+// OpenAI's own clients, of Python and of npm, and Tinker's, against `mlora serve` on a tiny model.
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
@@ -9,9 +9,43 @@ import { KEYS, serverFolder, startServer } from "../helpers/server.ts";
 const CLIENTS = join(import.meta.dir, "..", "clients");
 const MADE = join(import.meta.dir, "..", "..", ".clients");
 
-needs("clients")("official clients of OpenAI", () => {
+type Command = readonly string[];
+
+/** Runs clients at one time, each of which prints "ok"; returns what they print besides. */
+async function runAll(commands: readonly Command[], environment: Readonly<Record<string, string>> = {}): Promise<string[]> {
+  const ends = await Promise.all(
+    commands.map(async (command) => {
+      const child = Bun.spawn([...command], { stdout: "pipe", stderr: "pipe", env: { ...process.env, ...environment } });
+      const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+      return { code: await child.exited, out, err };
+    }),
+  );
+  for (const { code, out, err } of ends) {
+    const last = out.trimEnd().split("\n").at(-1)!;
+    expect({ code, out: last.slice(0, 2), err: code === 0 ? "" : err }).toEqual({ code: 0, out: "ok", err: "" });
+  }
+  return ends.map(({ out, err }) => out + err);
+}
+
+needs("clients")("official clients", () => {
   const place = new Workplace(2);
   afterAll(() => place[Symbol.dispose]());
+
+  test("Tinker's, a new and an older one, at one time", async () => {
+    const { url, running } = await startServer(place, serverFolder(place, "tinker"));
+    const environment = { HF_ENDPOINT: url, HF_HOME: join(place.root, "hub"), TINKER_TELEMETRY: "0" };
+    const versions = ["0.38.0", "0.24.1"];
+    const client = (version: string, key: string) => [
+      ...[join(MADE, `tinker-${version}`, "bin", "python"), join(CLIENTS, "tinker_client.py")],
+      ...[url, key, KEYS.three, "local/tiny"],
+    ];
+    const said = await runAll([client("0.38.0", KEYS.one), client("0.24.1", KEYS.two)], environment);
+    for (const [i, text] of said.entries()) expect(text).toContain(`ok ${versions[i]}`);
+    running.kill("SIGTERM");
+    const { code, err } = await running.ended;
+    expect(code).toBe(0);
+    expect(err).not.toContain('"event":"error"');
+  }, 120_000);
 
   test("Python's and npm's openai, at one time", async () => {
     const { url, running } = await startServer(place, serverFolder(place, "server"));
@@ -19,14 +53,7 @@ needs("clients")("official clients of OpenAI", () => {
       [join(MADE, "python", "bin", "python"), join(CLIENTS, "openai_client.py"), url, KEYS.one, KEYS.three, "local/tiny"],
       ["node", join(CLIENTS, "openai_client.mjs"), join(MADE, "npm"), url, KEYS.two, KEYS.three, "local/tiny"],
     ];
-    const ends = await Promise.all(
-      clients.map(async (command) => {
-        const child = Bun.spawn(command, { stdout: "pipe", stderr: "pipe" });
-        const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
-        return { code: await child.exited, out, err };
-      }),
-    );
-    for (const { code, out, err } of ends) expect({ code, out: out.slice(0, 2), err }).toEqual({ code: 0, out: "ok", err: "" });
+    for (const said of await runAll(clients)) expect(said.startsWith("ok")).toBe(true);
     running.kill("SIGTERM");
     const { code, err } = await running.ended;
     expect(code).toBe(0);

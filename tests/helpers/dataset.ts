@@ -8,6 +8,7 @@ export const PLAIN_RECIPE: DatasetRecipe = {
   eval: [],
   evalSplit: 0,
   format: "auto",
+  columns: {},
   template: null,
   chatTemplate: true,
   chatVariables: {},

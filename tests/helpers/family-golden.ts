@@ -22,6 +22,8 @@ export const FAMILY_GOLDENS = [
     "glm4_moe",
     "qwen3_vl_moe",
     "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_next",
   ],
 ];
 

@@ -218,6 +218,7 @@ export function recipeOf(
     eval: [],
     evalSplit: 0,
     format: "text",
+    columns: {},
     template: null,
     chatTemplate: false,
     chatVariables: {},

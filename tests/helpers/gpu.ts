@@ -82,6 +82,13 @@ function ropesOf(full: number, sliding: number): ModelSpec["ropes"] {
   ];
 }
 
+const HYBRID = {
+  ...{ tower: "model.language_model", hidden: 64, intermediate: 136, vocab: 1003, normEps: 1e-3 },
+  ...{ headDim: 256, heads: 2, kvHeads: 1, attentionScale: 0.06 },
+  delta: { heads: { keyHeads: 4, valueHeads: 8, keyDim: 16, valueDim: 24 }, layers: [true, false] },
+  ...{ ropes: [{ headDim: 256, rotated: 64, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
+};
+
 /**
  * Families whose layers have unequal linears, for adapters that are placed on them, mixtures of experts among them; a cut at
  * layer 1 parts no shared keys.
@@ -93,11 +100,14 @@ export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ fullHeads: { kvHeads: 1, headDim: 512 }, keysAsValues: true, doubleWide: true, perLayer: { size: 64, vocab: 1003 } },
     ...{ attentionScale: 0.03, embeddingScale: 8, logitCap: 5, tiedEmbeddings: true, ropes: ropesOf(512, 256) },
   }),
-  qwen3_5: tinySpec({
-    ...{ family: "qwen3_5", tower: "model.language_model", hidden: 64, intermediate: 136, vocab: 1003, normEps: 1e-3 },
-    ...{ headDim: 256, heads: 2, kvHeads: 1, attentionScale: 0.06 },
-    delta: { heads: { keyHeads: 4, valueHeads: 8, keyDim: 16, valueDim: 24 }, layers: [true, false] },
-    ...{ ropes: [{ headDim: 256, rotated: 64, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
+  qwen3_5: tinySpec({ ...HYBRID, family: "qwen3_5" }),
+  qwen3_5moe: tinySpec({
+    ...{ ...HYBRID, family: "qwen3_5_moe" },
+    experts: tinyExperts(2, { count: 16, perToken: 4, intermediate: 72, shared: 136, files: "rows" }),
+  }),
+  qwen3next: tinySpec({
+    ...{ ...HYBRID, family: "qwen3_next", tower: "model" },
+    experts: tinyExperts(2, { intermediate: 72, shared: 64, layers: [true, false] }),
   }),
   mixtral: tinySpec({
     ...{ family: "mixtral", hidden: 136, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003 },
@@ -105,7 +115,7 @@ export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
   }),
   gptOss: tinySpec({
     ...{ family: "gpt_oss", hidden: 72, headDim: 64, heads: 4, kvHeads: 2, qkvBias: true, oBias: true, windows: [60, null] },
-    experts: tinyExperts(2, { count: 16, perToken: 4, intermediate: 136, clamp: { limit: 0.8, alpha: 1.702 } }),
+    experts: tinyExperts(2, { count: 16, perToken: 4, intermediate: 136, clamp: { limit: 0.8, alpha: 1.702 }, files: "rows" }),
   }),
   qwen3moe: tinySpec({
     ...{ family: "qwen3_moe", hidden: 128, headDim: 64, heads: 2, kvHeads: 1, layers: 3, windows: [null, null, null] },

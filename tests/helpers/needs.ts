@@ -34,7 +34,7 @@ const HAVE = {
   /** Files of other users are made, and read, by root alone. */
   root: () => (process.getuid!() === 0 ? 1 : 0),
   /** The official clients of what `mlora serve` speaks: scripts/clients makes them, now if it can. */
-  clients: () => (Bun.spawnSync([join(ROOT, "scripts", "clients")], { ...QUIET, timeout: 180_000 }).success ? 1 : 0),
+  clients: () => (Bun.spawnSync([join(ROOT, "scripts", "clients")], { ...QUIET, timeout: 400_000 }).success ? 1 : 0),
   openssl: () => (Bun.which("openssl") ? 1 : 0),
   /** Debian's packages of these names. */
   zsh: () => (Bun.which("zsh") ? 1 : 0),

@@ -79,7 +79,7 @@ async function generated(
   seed: number,
   limit: number,
 ) {
-  const request = readGenerateRequest({ base: place.model, adapters: [folder ?? "base"], prompt: "x", isRaw: true });
+  const request = await readGenerateRequest({ base: place.model, adapters: [folder ?? "base"], prompt: "x", isRaw: true });
   const device = chooseDevice(place.device, place.precision);
   const adapter = folder === null ? -1 : 0;
   const { format } = heldWeights(place.precision, device.compute, request.exact);

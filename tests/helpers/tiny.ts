@@ -8,7 +8,7 @@ import type { StageSizes } from "../../src/engine/buffers.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor, StageLayers } from "../../src/engine/weights.ts";
 import { oneRope, PLAIN, sameInAll } from "../../src/families/dense.ts";
-import { GROUPS, groupsOfLayer, isOfExperts, type Linear, linearsOfModel } from "../../src/families/linears.ts";
+import { GROUPS, groupsOfLayer, isOfExperts, type Linear, linearsIn, linearsOfModel } from "../../src/families/linears.ts";
 import { NORMALISED, PLAIN_EXPERTS } from "../../src/families/moe.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
@@ -160,6 +160,12 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
   }),
 };
 
+const HYBRID = {
+  ...{ tower: "model.language_model", kvHeads: 2, headDim: 12, normEps: 1e-3 },
+  delta: { heads: { keyHeads: 2, valueHeads: 4, keyDim: 6, valueDim: 10 }, layers: [true, false] },
+  ...{ ropes: [{ headDim: 12, rotated: 6, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
+};
+
 /**
  * Families whose layers have unequal linears, for adapters placed on them: Gemma 4 with keys as values, shared keys and values,
  * and inputs of each layer's own; mixtures of experts.
@@ -174,15 +180,11 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     ],
     ...{ layerRopes: [1, 0, 1, 0], embeddingScale: Math.sqrt(24), tiedEmbeddings: true, logitCap: 3 },
   }),
-  qwen3_5: tinySpec({
-    ...{ family: "qwen3_5", tower: "model.language_model", kvHeads: 2, headDim: 12, normEps: 1e-3 },
-    delta: { heads: { keyHeads: 2, valueHeads: 4, keyDim: 6, valueDim: 10 }, layers: [true, false] },
-    ...{ ropes: [{ headDim: 12, rotated: 6, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
-  }),
+  qwen3_5: tinySpec({ ...HYBRID, family: "qwen3_5" }),
   mixtral: tinySpec({ family: "mixtral", experts: tinyExperts(2, { perToken: 2 }) }),
   gptOss: tinySpec({
     ...{ family: "gpt_oss", qkvBias: true, oBias: true, windows: [5, null] },
-    experts: tinyExperts(2, { clamp: { limit: 0.8, alpha: 1.702 } }),
+    experts: tinyExperts(2, { clamp: { limit: 0.8, alpha: 1.702 }, files: "rows" }),
   }),
   glm4moe: tinySpec({
     ...{ family: "glm4_moe", layers: 3, windows: [null, 5, null], layerRopes: [0, 0, 0], qkvBias: true },
@@ -195,11 +197,20 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ family: "qwen3_moe", layers: 3, windows: [null, 5, null], layerRopes: [0, 0, 0], qkNorm: true },
     experts: tinyExperts(3, { layers: [true, false, true], router: { normalise: false } }),
   }),
+  qwen3_5moe: tinySpec({
+    ...{ ...HYBRID, family: "qwen3_5_moe", attentionScale: 0.7 },
+    experts: tinyExperts(2, { shared: 16, files: "rows" }),
+  }),
+  qwen3next: tinySpec({
+    ...{ ...HYBRID, family: "qwen3_next", tower: "model", layers: 3, windows: [null, null, null] },
+    ...{ delta: { heads: HYBRID.delta.heads, layers: [true, false, true] }, layerRopes: [null, 0, null] },
+    experts: tinyExperts(3, { layers: [true, false, true], shared: 16 }),
+  }),
 };
 
 /** Adapters in experts: shared factors, own ones, parts of the experts with other ranks, and none of them. */
 export function inExperts(spec: ModelSpec): readonly PoolAdapter[] {
-  const own = linearsOfModel(spec).filter(isOfExperts);
+  const own = linearsIn(spec).filter(isOfExperts);
   const at = (ranks: readonly number[], sharing: "shared-outer" | "per-expert", attention: number) =>
     placed(
       spec.layers,

@@ -18,6 +18,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const tokenizer = loadTokenizer(folder);
 const chat: FormatOptions = {
   format: "auto",
+  columns: {},
   template: null,
   system: null,
   thoughts: "as-template",

@@ -121,6 +121,26 @@ describe("a fault is reported with its place", () => {
     ],
     ["missing section", `[run]\noutput = "o"\n${adapter()}`, "1:1: model is missing"],
     ["missing key", `[model]\n[run]\noutput = "o"\n${adapter()}`, "1:1: model.path is missing"],
+    [
+      "two models",
+      `[model]\npath = "m"\nname = "a/b"\n[run]\noutput = "o"\n${adapter()}`,
+      "3:1: model.name is given next to path",
+    ],
+    [
+      "no name",
+      `[model]\npath = "m"\nrevision = "v1"\n[run]\noutput = "o"\n${adapter()}`,
+      "3:1: model.revision is that of a name",
+    ],
+    [
+      "a name's form",
+      `[model]\nname = "b"\n[run]\noutput = "o"\n${adapter()}`,
+      '2:1: model.name is "b", expected a name on the hub, as "org/name"',
+    ],
+    [
+      "a data set's key",
+      `${HEAD}[[adapter]]\nname = "a"\ndata = { dataset = "a/b", spilt = "x" }`,
+      "7:27: adapter[0].data.spilt is an unknown key; did you mean 'split'?",
+    ],
     ["no adapter", HEAD, "1:1: adapter is missing"],
     ["no data", `${HEAD}[[adapter]]\nname = "a"`, "5:1: adapter[0].data is missing: it names the JSONL files"],
     ["rank 0", HEAD + adapter("rank = 0"), "8:1: adapter[0].rank is 0, expected a whole number from 1 to 256"],

@@ -7,12 +7,12 @@ import { join } from "node:path";
 import Ajv from "ajv";
 import { parse } from "smol-toml";
 import { files } from "../../scripts/keys.ts";
-import { recipeSchema } from "../../src/recipe/json-schema.ts";
+import { editorSchema, recipeSchema } from "../../src/recipe/json-schema.ts";
 import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
 import { ADAPTER_KEYS } from "../../src/recipe/schema.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
-const validate = new Ajv({ strict: false, allErrors: true }).compile(recipeSchema());
+const validate = new Ajv({ strict: false, allErrors: true }).compile(editorSchema());
 const accepts = (text: string) => validate(parse(text));
 const HEAD = '[model]\npath = "m"\n[run]\noutput = "o"\n[[adapter]]\nname = "a"\ndata = "d.jsonl"\n';
 

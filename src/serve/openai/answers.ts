@@ -3,6 +3,7 @@
 import * as v from "valibot";
 import { expected } from "../../base/check.ts";
 import { randomSeed } from "../../base/secret.ts";
+import { logProb, topOf } from "../../session/distribution.ts";
 import type { Primitives, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
 import { ApiError, badRequest } from "../errors.ts";
@@ -167,19 +168,6 @@ export async function prepareAnswers(
 }
 
 /** Natural logarithms, of the model's own distribution. */
-function logOf(token: number, logits: Float32Array, count: number): TokenLog {
-  let most = Number.NEGATIVE_INFINITY;
-  for (const logit of logits) if (logit > most) most = logit;
-  let total = 0;
-  for (const logit of logits) total += Math.exp(logit - most);
-  const norm = most + Math.log(total);
-  const top: number[] = [];
-  for (let id = 0; count > 0 && id < logits.length; id++) {
-    if (top.length === count && logits[id]! <= logits[top.at(-1)!]!) continue;
-    let at = top.length;
-    while (at > 0 && logits[id]! > logits[top[at - 1]!]!) at--;
-    top.splice(at, 0, id);
-    if (top.length > count) top.pop();
-  }
-  return { id: token, logprob: logits[token]! - norm, top: top.map((id) => [id, logits[id]! - norm] as const) };
-}
+const logOf = (token: number, logits: Float32Array, count: number): TokenLog => {
+  return { id: token, logprob: logProb(logits, token), top: topOf(logits, count) };
+};

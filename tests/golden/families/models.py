@@ -116,6 +116,15 @@ OLMO3_ROPE = dict(
 EXPERTS = {name: name for name in ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")}
 
 
+DELTA_HEADS = dict(linear_num_key_heads=4, linear_num_value_heads=8, linear_key_head_dim=8, linear_value_head_dim=12)
+DELTA_VALUES = {"linear_attn.norm.weight": (1.0, 0.5), "A_log": (-3.0, 2.0), "dt_bias": (0.0, 1.0)}
+HYBRID = SMALL | DELTA_HEADS | dict(head_dim=16, num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"], max_position_embeddings=256)
+HYBRID_EXPERTS = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, shared_expert_intermediate_size=20)
+PARTIAL_ROPE = dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5)
+SHARED = {path: path for path in ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj")}
+DELTA_LINEARS = {name: f"linear_attn.{name}" for name in ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]}
+
+
 def gpt_oss(**changes: int) -> hf.GptOssConfig:
     sizes = SMALL | dict(intermediate_size=24, num_hidden_layers=3, num_local_experts=8) | changes
     return hf.GptOssConfig(**sizes, head_dim=12, num_experts_per_tok=3, sliding_window=6, swiglu_limit=0.9, rope_parameters=GPT_OSS_ROPE)
@@ -276,22 +285,40 @@ FAMILIES = [
     Family(
         "qwen3_5",
         lambda: hf.Qwen3_5Config(
-            text_config=SMALL
-            | dict(
-                head_dim=16, num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
-                linear_num_key_heads=4, linear_num_value_heads=8, linear_key_head_dim=8, linear_value_head_dim=12, max_position_embeddings=256,
-                rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True),
-            ),
+            text_config=HYBRID | dict(rope_parameters=PARTIAL_ROPE | dict(mrope_section=[2, 1, 1], mrope_interleaved=True)),
             vision_config=dict(hidden_size=16, intermediate_size=16, depth=1, num_heads=2, patch_size=4, out_hidden_size=32, num_position_embeddings=16),
         ),
-        linears={**WITHIN, **{name: f"linear_attn.{name}" for name in ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]}},
+        linears=WITHIN | DELTA_LINEARS,
         tower="model.language_model",
-        plain=(dict(rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=1.0, mrope_section=[2, 1, 1])), dict(rms_norm_eps=1e-6)),
+        plain=(dict(rope_parameters=PARTIAL_ROPE | dict(partial_rotary_factor=1.0, mrope_section=[2, 1, 1])), dict(rms_norm_eps=1e-6)),
         norm_middle=0.0,
-        values={"linear_attn.norm.weight": (1.0, 0.5), "language_model.norm.weight": (0.0, 0.5), "A_log": (-3.0, 2.0), "dt_bias": (0.0, 1.0)},
+        values=DELTA_VALUES | {"language_model.norm.weight": (0.0, 0.5)},
         # Below the taps of the convolution, a chunk of 64 (the last token is not read), several, a token more than one.
         lengths=(3, 65, 170, 2, 66),
         probe=76,
         prompt=70,
     ),  # fmt: skip
+    Family(
+        "qwen3_5_moe",
+        lambda: hf.Qwen3_5MoeConfig(
+            text_config=HYBRID | HYBRID_EXPERTS | dict(rope_parameters=PARTIAL_ROPE | dict(mrope_section=[2, 1, 1], mrope_interleaved=True)),
+            vision_config=dict(hidden_size=16, intermediate_size=16, depth=1, num_heads=2, patch_size=4, out_hidden_size=32, num_position_embeddings=16),
+        ),
+        linears=ATTENTION | DELTA_LINEARS | SHARED,
+        tower="model.language_model",
+        plain=(dict(num_experts_per_tok=2),),
+        norm_middle=0.0,
+        values=DELTA_VALUES | {"language_model.norm.weight": (0.0, 0.5)},
+        lengths=(3, 65, 70, 2, 66),
+    ),
+    Family(
+        "qwen3_next",
+        lambda: hf.Qwen3NextConfig(**HYBRID, **HYBRID_EXPERTS, mlp_only_layers=[1], rope_parameters=dict(PARTIAL_ROPE)),
+        # PEFT takes the shared expert's linears for the experts (findings/peft-moe-dense-mlp.sh).
+        linears=ATTENTION | {name: f"linear_attn.{name}" for name in ["in_proj_qkvz", "in_proj_ba", "out_proj"]},
+        plain=(dict(num_experts_per_tok=2), dict(norm_topk_prob=False)),
+        norm_middle=0.0,
+        values=DELTA_VALUES | {"model.norm.weight": (0.0, 0.5)},
+        lengths=(65, 3, 70, 66, 2),
+    ),
 ]

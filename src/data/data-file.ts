@@ -1,0 +1,65 @@
+// A file of rows and its form. Rows of all forms are the same to those who read them.
+
+import { RequestError } from "../base/errors.ts";
+import { checkFile } from "./bytes.ts";
+import { csvRows } from "./csv.ts";
+import { jsonRows } from "./json-list.ts";
+import { jsonlRows, type ReadRow, type Row, RowFault, type Source } from "./jsonl.ts";
+import { parquetRows } from "./parquet.ts";
+
+/** A file of rows on this machine: where its bytes lie, and what messages call it. */
+export type DataFile = { readonly name: string; readonly path: string };
+
+/** Files by the names that a recipe has for them: a path is itself, others are what they stand for, in order. */
+export type FilesOf = ReadonlyMap<string, readonly DataFile[]>;
+
+/** The files that a recipe's names stand for. A name that is not known is a path. */
+export const filesNamed = (names: readonly string[], files: FilesOf): readonly DataFile[] =>
+  names.flatMap((name) => files.get(name) ?? [{ name, path: name }]);
+
+/** How the bytes of each form are read, by the last part of a file's name. */
+const READERS: Readonly<Record<string, (path: string) => Generator<ReadRow>>> = {
+  json: jsonRows,
+  csv: (path) => csvRows(path, ","),
+  tsv: (path) => csvRows(path, "\t"),
+  parquet: parquetRows,
+};
+
+/** Endings of names of data files: of a form, and of compressed ones. */
+export const FORMS = ["jsonl", "ndjson", ...Object.keys(READERS)];
+const COMPRESSED = /\.(gz|zst)$/i;
+/** "csv" of "rows.csv.gz". */
+export const formOf = (name: string): string => /\.([a-z]+)$/i.exec(name.replace(COMPRESSED, ""))?.[1]?.toLowerCase() ?? "";
+/** The name of what is in a compressed file. */
+export const expandedName = (name: string): string => name.replace(COMPRESSED, "");
+
+/** Checks that a data file can be read at all. Throws a RequestError, `data.file`. */
+export const checkDataFile = ({ name, path }: DataFile): void => void checkFile(path, name);
+
+/**
+ * The rows of a file, by the form that its name says; JSONL where it says none. What cannot be parsed is yielded as a fault, so
+ * that others may follow. `begin` is called for each row before it is parsed, with the file's bytes up to its end.
+ */
+export function* rowsOf(
+  { name, path }: DataFile,
+  begin: (place: Source, bytes: number) => void = () => undefined,
+): Generator<Row | { readonly source: Source; readonly fault: string }> {
+  const rows = (READERS[formOf(name)] ?? jsonlRows)(path);
+  try {
+    for (const { line, bytes, read } of rows) {
+      const source = { file: name, line };
+      begin(source, bytes);
+      const row = read();
+      if (row) yield { source, ...row };
+    }
+  } catch (error) {
+    throw underName(error, path, name);
+  }
+}
+
+/** Readers know the path: people know the name. */
+function underName(error: unknown, path: string, name: string): unknown {
+  if (path === name || error instanceof RowFault || !(error instanceof RequestError)) return error;
+  if (!error.message.startsWith(path)) return error;
+  return new RequestError(error.code, `${name}${error.message.slice(path.length)}`, error.hint);
+}

@@ -1,0 +1,48 @@
+// How many floating-point operations a run is: what its time is estimated from. Products alone; all else is in the share of a
+// device's peak that they reach.
+
+import { sum } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { linearElements } from "../families/linears.ts";
+import type { AdapterPlan } from "./adapters.ts";
+import type { Plan } from "./plan.ts";
+
+/** Lengths of sequences that are read in one evaluation, for each adapter. */
+export type EvaluationLengths = readonly (readonly number[])[];
+
+export type Operations = { readonly training: number; readonly evaluation: number };
+
+/** Two operations a weight: of a forward product, of the gradient of its input, and of that of a trained weight. */
+const PRODUCT = 2;
+/** Backward over forward: of attention, whose scores are computed again; of a trained weight, which has two gradients. */
+const [ATTENTION_BACKWARD, TRAINED_BACKWARD] = [2.5, 2];
+
+/** Of scores and of their product with the values, for tokens that see half of their sequence. */
+const attention = (spec: ModelSpec, lengths: readonly number[]): number =>
+  PRODUCT * spec.layers * spec.hidden * sum(lengths.map((length) => length * length));
+
+/** How often an adapter's held-out rows are read: before its first step, every `evalEvery` steps, and after the last. */
+export const evaluationsOf = ({ recipe: { evalEvery }, steps, evalRows }: AdapterPlan): number =>
+  evalRows === 0 ? 0 : 2 + (evalEvery === null ? 0 : Math.floor((steps - 1) / evalEvery));
+
+/** Of all steps and evaluations; `evaluated` has an adapter's lengths at its index. */
+export function operationsOf(plan: Plan, evaluated: EvaluationLengths): Operations {
+  const { spec, targets, stages } = plan;
+  const { recomputation } = stages[0]!.sizes;
+  const linear = PRODUCT * linearElements(spec);
+  const head = PRODUCT * targets * spec.vocab * spec.hidden;
+  const passes = recomputation === "full" ? 3 : 2;
+  const each = plan.adapters.map((adapter, i): Operations => {
+    const { parameters, tokens, work } = adapter;
+    const own = PRODUCT * parameters;
+    const rows = work.lengths;
+    const scores = (attention(spec, rows) / Math.max(1, sum(rows))) * (passes - 1 + ATTENTION_BACKWARD);
+    const token = passes * linear + 2 * head + (passes - 1 + TRAINED_BACKWARD) * own + scores;
+    const held = evaluated[i] ?? [];
+    return {
+      training: tokens * token,
+      evaluation: evaluationsOf(adapter) * (sum(held) * (linear + head + own) + attention(spec, held)),
+    };
+  });
+  return { training: sum(each.map((of) => of.training)), evaluation: sum(each.map((of) => of.evaluation)) };
+}

@@ -1,0 +1,88 @@
+// Requests over HTTP, the only door to them: redirects followed by hand, so that a secret stays with the host it is for, and
+// what may pass tried again.
+
+import { sleep } from "../base/clock.ts";
+import { RunError, textOf } from "../base/errors.ts";
+
+/** Attempts of a request, and the wait before the second in ms; each further wait is twice as long. */
+const [ATTEMPTS, WAIT_MS] = [3, 400];
+const MOST_REDIRECTS = 10;
+/** Until the head of an answer is there. */
+const HEAD_MS = 30_000;
+const PASSING = [408, 425, 429, 500, 502, 503, 504];
+
+export type Ask = {
+  readonly method?: "GET" | "HEAD";
+  readonly headers?: Readonly<Record<string, string>>;
+  /** A header for the host of the first address alone. */
+  readonly token?: string | null;
+  /** Whether redirects to another host are followed. Default: true. */
+  readonly away?: boolean;
+  readonly signal?: AbortSignal | undefined;
+};
+
+/** The answer, whatever its status, and the address it came from. Throws a RunError, `http.failed`, where there is none. */
+export async function ask(url: string, options: Ask = {}): Promise<{ readonly response: Response; readonly url: string }> {
+  let last: unknown = null;
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    options.signal?.throwIfAborted();
+    if (attempt > 0) await sleep(WAIT_MS * 2 ** (attempt - 1));
+    try {
+      const answer = await followed(url, options);
+      if (!PASSING.includes(answer.response.status) || attempt === ATTEMPTS - 1) return answer;
+      await answer.response.body?.cancel();
+    } catch (error) {
+      options.signal?.throwIfAborted();
+      if (error instanceof RunError) throw error;
+      last = error;
+    }
+  }
+  throw new RunError(
+    "http.failed",
+    `${shown(url)} cannot be reached: ${textOf(last)}`,
+    "check the network, or a proxy (HTTPS_PROXY)",
+  );
+}
+
+async function followed(from: string, { method = "GET", headers = {}, token, away = true, signal }: Ask) {
+  let url = new URL(from);
+  const { origin } = url;
+  for (let redirects = 0; redirects <= MOST_REDIRECTS; redirects++) {
+    const own = token && url.origin === origin ? { authorization: `Bearer ${token}` } : {};
+    const late = AbortSignal.timeout(HEAD_MS);
+    const response = await fetchHead(
+      url,
+      { method, headers: { "accept-encoding": "identity", ...headers, ...own } },
+      late,
+      signal,
+    );
+    const location = response.headers.get("location");
+    if (!REDIRECTS.includes(response.status) || location === null) return { response, url: url.href };
+    const next = new URL(location, url);
+    if (!away && next.origin !== url.origin) return { response, url: url.href };
+    if (url.protocol === "https:" && next.protocol !== "https:")
+      throw new RunError("http.failed", `${shown(from)} leads to ${next.origin}, which is not encrypted`);
+    await response.body?.cancel();
+    url = next;
+  }
+  throw new RunError("http.failed", `${shown(from)} leads from one address to another, more than ${MOST_REDIRECTS} times`);
+}
+
+const REDIRECTS = [301, 302, 303, 307, 308];
+
+/** The limit of time holds for the head alone: a body may take hours. */
+async function fetchHead(url: URL, init: RequestInit, late: AbortSignal, signal: AbortSignal | undefined): Promise<Response> {
+  const stop = new AbortController();
+  const end = () => stop.abort(late.aborted ? new Error(`no answer in ${HEAD_MS / 1000} s`) : signal?.reason);
+  late.addEventListener("abort", end, { once: true });
+  signal?.addEventListener("abort", end, { once: true });
+  const response = await fetch(url, { ...init, redirect: "manual", decompress: false, signal: stop.signal });
+  late.removeEventListener("abort", end);
+  return response;
+}
+
+/** An address without what may be secret in it. */
+export function shown(url: string): string {
+  const { origin, pathname, search } = new URL(url);
+  return `${origin}${pathname}${search === "" ? "" : "?..."}`;
+}

@@ -1,0 +1,215 @@
+// The same rows from files of every form: the same tokens; and what is damaged, cut off or ragged is refused with its place.
+
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { MloraError } from "../../src/base/errors.ts";
+import { rowsOf } from "../../src/data/data-file.ts";
+import { type DatasetRecipe, loadDataset } from "../../src/data/dataset.ts";
+import { Template } from "../../src/data/jinja.ts";
+import { openFiles } from "../../src/sources/open.ts";
+import { PLAIN_RECIPE } from "../helpers/dataset.ts";
+import { goldenTokenizer } from "../helpers/golden-tokenizers.ts";
+
+const GOLDEN = join(import.meta.dir, "..", "golden", "sources");
+const folder = mkdtempSync(join(tmpdir(), "mlora-sources-"));
+const before = process.env["MLORA_CACHE"];
+beforeAll(() => {
+  process.env["MLORA_CACHE"] = join(folder, "cache");
+});
+afterAll(() => {
+  if (before === undefined) delete process.env["MLORA_CACHE"];
+  else process.env["MLORA_CACHE"] = before;
+  rmSync(folder, { recursive: true });
+});
+
+const tokenizer = goldenTokenizer("smollm");
+const VOCAB = 1600;
+
+async function load(names: readonly string[], changes: Partial<DatasetRecipe> = {}) {
+  const recipe = { ...PLAIN_RECIPE, train: names, ...changes };
+  return loadDataset(recipe, tokenizer, VOCAB, new Map(), undefined, await openFiles(names));
+}
+const tokensOf = async (name: string, changes?: Partial<DatasetRecipe>) =>
+  (await load([name], changes)).train.map(({ ids, mask }) => [[...ids], [...mask]]);
+
+async function refused(call: () => Promise<unknown>): Promise<string> {
+  try {
+    await call();
+  } catch (error) {
+    expect(error).toBeInstanceOf(MloraError);
+    const { message, hint = "" } = error as MloraError;
+    expect(hint).not.toBe("");
+    return message.replaceAll(folder, "");
+  }
+  throw new Error("expected a MloraError");
+}
+
+let files = 0;
+function file(ending: string, content: string | Uint8Array): string {
+  const path = join(folder, `${++files}.${ending}`);
+  writeFileSync(path, content);
+  return path;
+}
+const golden = (name: string): string => join(GOLDEN, name);
+const bytesOf = (name: string): Buffer => readFileSync(golden(name));
+
+describe("the same rows", () => {
+  const forms = [
+    ...["rows.json", "compact.json", "rows.csv", "rows.tsv", "pandas.csv", "rows.jsonl.gz", "rows.jsonl.zst", "rows.csv.gz"],
+    ...["none", "snappy", "gzip", "zstd", "brotli", "v2", "pages", "delta", "large"].map((name) => `rows-${name}.parquet`),
+  ];
+  test.each(forms)("%s has the tokens of rows.jsonl", async (name) => {
+    const want = await tokensOf(golden("rows.jsonl"));
+    expect(want).toHaveLength(13);
+    expect(await tokensOf(golden(name))).toEqual(want);
+  });
+
+  test.each(["chat.parquet", "chat.csv"])("%s has the tokens of chat.jsonl", async (name) => {
+    const want = await tokensOf(golden("chat.jsonl"));
+    expect(want).toHaveLength(2);
+    expect(await tokensOf(golden(name))).toEqual(want);
+  });
+
+  test("values of Parquet print as Python prints them", () => {
+    const path = golden("types.parquet");
+    const rows = [...rowsOf({ name: path, path })].map((row) => ("fields" in row ? row.fields : {}));
+    const said = JSON.parse(readFileSync(golden("types.json"), "utf8")) as Record<string, string>[];
+    const flat = Object.keys(said[0]!).filter((key) => key !== "who");
+    const print = (value: unknown) => new Template("{{ value }}").render({ value });
+    expect(rows.map((row) => flat.map((key) => print(row[key])))).toEqual(said.map((row) => flat.map((key) => row[key]!)));
+    expect(rows.map(({ who }) => who as unknown)).toEqual([{ name: "x", ages: [1, 2] }, { ages: [] }, null]);
+  });
+
+  test("columns give fields their rows under other names", async () => {
+    const renamed = readFileSync(golden("rows.csv"), "utf8").replace("prompt,completion", "question,answer");
+    const columns = { prompt: "question", completion: "answer" };
+    expect(await tokensOf(file("csv", renamed), { columns })).toEqual(await tokensOf(golden("rows.jsonl")));
+  });
+
+  test("a pattern is its files in the order of their names; a file whose name looks like one is that file", async () => {
+    const shards = join(folder, "shards");
+    mkdirSync(join(shards, "b"), { recursive: true });
+    const row = (text: string) => `${JSON.stringify({ text })}\n`;
+    writeFileSync(join(shards, "b", "2.jsonl"), row("two"));
+    writeFileSync(join(shards, "1.jsonl"), row("one"));
+    writeFileSync(join(shards, "10.jsonl"), row("ten"));
+    writeFileSync(join(shards, "x.txt"), "no rows");
+    const { train } = await load([join(shards, "**", "*.jsonl")]);
+    expect(train.map(({ source }) => basename(source.file))).toEqual(["1.jsonl", "10.jsonl", "2.jsonl"]);
+    const odd = join(shards, "[a].jsonl");
+    writeFileSync(odd, row("odd"));
+    expect((await load([odd])).train).toHaveLength(1);
+    expect(await refused(() => load([join(shards, "*.csv")]))).toBe("/shards/*.csv: matches no file");
+  });
+});
+
+describe("columns that the rows lack", () => {
+  test("are refused, and replaced ones are counted", async () => {
+    const path = file("jsonl", '{"prompt": "old", "question": "q", "completion": "c"}\n{"prompt": "p", "completion": "c"}\n');
+    const columns = { prompt: "question" };
+    expect(await refused(() => load([path], { columns }))).toBe(
+      `/${basename(path)}:2: lacks the column 'question' that columns.prompt names`,
+    );
+    const one = file("jsonl", '{"prompt": "old", "question": "q", "completion": "c"}\n');
+    const { train, notices } = await load([one], { columns });
+    expect(tokenizer.decode([...train[0]!.ids])).not.toContain("old");
+    expect(notices.map(({ kind, example }) => [kind, example])).toContainEqual(["fields", `${one}:1: prompt`]);
+  });
+});
+
+describe("damage is refused", () => {
+  test("a compressed file that is cut off, anywhere, or changed", async () => {
+    for (const name of ["rows.jsonl.gz", "rows.jsonl.zst"]) {
+      const whole = bytesOf(name);
+      for (const end of [whole.length - 1, whole.length - 9, whole.length >> 1, 20, 6]) {
+        const message = await refused(() => load([file(name.slice(5), whole.subarray(0, end))]));
+        expect(message).toMatch(/^\/\d+\.jsonl\.(gz|zst): is damaged or cut off (gzip|zstd): /);
+      }
+      const changed = Buffer.from(whole);
+      changed[changed.length - 6]! ^= 1;
+      if (name.endsWith("gz"))
+        expect(await refused(() => load([file("jsonl.gz", changed)]))).toContain("is damaged or cut off gzip");
+      const more = Buffer.concat([whole, Buffer.from("more of it")]);
+      expect(await refused(() => load([file(name.slice(5), more)]))).toContain("is damaged or cut off");
+    }
+  });
+
+  test("a Parquet file that is cut off, or whose page has another checksum", async () => {
+    const whole = bytesOf("rows-pages.parquet");
+    for (const end of [whole.length - 1, whole.length >> 1, 10, 3])
+      expect(await refused(() => load([file("parquet", whole.subarray(0, end))]))).toMatch(
+        /^\/\d+\.parquet: (is cut off|is no Parquet)/,
+      );
+    let caught = 0;
+    const data = whole.length - 8 - whole.readUInt32LE(whole.length - 8);
+    const want = await tokensOf(golden("rows-pages.parquet"));
+    for (let at = 4; at < data; at += 7) {
+      const changed = Buffer.from(whole);
+      changed[at]! ^= 0x10;
+      const path = file("parquet", changed);
+      try {
+        expect(await tokensOf(path)).toEqual(want); // a byte that says nothing
+      } catch (error) {
+        if (!(error instanceof MloraError)) throw error;
+        expect(error.message).toMatch(/: column '(prompt|completion)', rows 1 to 13: /);
+        caught++;
+      }
+    }
+    expect(caught).toBeGreaterThan(data / 10);
+  });
+
+  test("a Parquet text that is not UTF-8", async () => {
+    const whole = bytesOf("rows-none.parquet");
+    const at = whole.indexOf(Buffer.from("東"));
+    whole[at] = 0xff;
+    expect(await refused(() => load([file("parquet", whole)]))).toMatch(
+      /column 'prompt', rows 6 to 10: has a text that is not UTF-8$/,
+    );
+  });
+
+  test("records of CSV that the first line does not fit", async () => {
+    const head = "prompt,completion\n";
+    const cases: readonly (readonly [string, string])[] = [
+      ["a,b\nc\n", ":3: has 1 fields, expected 2 as in the first line"],
+      ['"a\nb",c\nd,e,f\n', ":4: has 3 fields, expected 2 as in the first line"],
+      ['"a"b,c\n', ":2: has text after the closing quote of field 1"],
+      ['a,b\nc,"d\ne\n', ":3: field 2 of the record that begins here has a quote that never closes"],
+    ];
+    for (const [rows, message] of cases) {
+      const path = file("csv", head + rows);
+      expect(await refused(() => load([path]))).toBe(`/${basename(path)}${message}`);
+    }
+    for (const [first, message] of [
+      ["a,a\n1,2\n", ":1: two columns are called 'a'"],
+      ["a,\n1,2\n", ":1: column 2 has no name"],
+      ["prompt;completion\n1;2\n", ":1: the columns are separated by ';', expected ','"],
+    ] as const)
+      expect(await refused(() => load([file("csv", first)]))).toContain(message);
+    expect(await refused(() => load([file("csv", Buffer.from([...Buffer.from(`${head}a,`), 0xff, 0x0a]))]))).toContain(
+      "is not UTF-8 text",
+    );
+  });
+
+  test("a JSON list that is cut off, or that something follows", async () => {
+    const whole = bytesOf("rows.json");
+    const path = file("json", whole.subarray(0, whole.length - 2));
+    expect(await refused(() => load([path]))).toBe(`/${basename(path)}: ends within its list, after 12 rows`);
+    expect(await refused(() => load([file("json", '[{"text": "a"}] {"text": "b"}')]))).toContain(
+      "has more after the end of its list",
+    );
+    expect(await refused(() => load([file("json", '[{"text": "a"}, 5, {"text": 1}, {"text": "b"} {"text": "c"}]')]))).toMatch(
+      /:2: is no JSON object: 5\n.*:3: has 1 in 'text'.*\n.*:4: is no JSON/,
+    );
+    expect(await refused(() => load([file("json", " [ ] ")]))).toContain("has no row");
+  });
+
+  test("what is under a wrong ending, or is not there", async () => {
+    const wrong = join(folder, "wrong.parquet");
+    copyFileSync(golden("rows.jsonl"), wrong);
+    expect(await refused(() => load([wrong]))).toBe("/wrong.parquet: is no Parquet file");
+    expect(await refused(() => load([join(folder, "none.csv")]))).toBe("/none.csv: no such file");
+    expect(await refused(() => load([file("csv", "")]))).toContain("is empty");
+  });
+});
