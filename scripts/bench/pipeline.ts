@@ -1,9 +1,10 @@
 // A pipeline over two GPUs of one machine, compared with one GPU, and with PEFT with FSDP.
 //
-//   bun scripts/bench/pipeline.ts [SET ..] [--adapters "2 4 8"] [--cuts "16,16 16.5,15.5"] [--steps 6] [--device cuda]
+//   bun scripts/bench/pipeline.ts [SET[:COUNTS] ..] [--adapters "2 4 8"] [--cuts "16,16 16.5,15.5"] [--steps 6] [--device cuda]
 //                                 [--copies] [--peers] [--seconds N] [--mlora dist/mlora] [--write]
 //
-// A set (SETS below) is one shape and precision: rank 16 on q, k, v, o and dropout 0.05, unless it says otherwise. One GPU
+// A set (SETS below) is one shape and precision: rank 16 on q, k, v, o and dropout 0.05, unless it says otherwise; "7b-fp8:2,4"
+// are runs of two and of four adapters. One GPU
 // trains most adapters of a set, then two stages train each number of them, divided as a plan does or by --cuts. Fails where
 // losses on two stages are not those of one GPU, bit for bit. --copies adds two processes with a copy of the base model each;
 // --peers PEFT with FSDP on both GPUs, which needs a Python with the packages of requirements.txt. After --seconds nothing new
@@ -46,7 +47,9 @@ const SETS: Readonly<Record<string, Work>> = {
   experts: { ...dense("qwen3-30b-a3b", "bf16"), rows: 2, length: 2048, adapters: [4] },
   tiny: { ...dense("smollm2-135m", "fp32"), rows: 2, length: 16 },
 };
-const wanted = positionals.length > 0 ? positionals : Object.keys(SETS).filter((name) => name !== "tiny");
+const given = positionals.map((of) => of.split(":") as [string, string?]);
+const counts = new Map(given.flatMap(([set, of]) => (of === undefined ? [] : [[set, of.split(",").map(Number)] as const])));
+const wanted = given.length > 0 ? given.map(([set]) => set) : Object.keys(SETS).filter((name) => name !== "tiny");
 const unknown = wanted.filter((name) => !(name in SETS));
 if (unknown.length > 0) throw new Error(`no set ${unknown.join(", ")}; there are ${Object.keys(SETS).join(", ")}`);
 
@@ -105,7 +108,8 @@ function row(set: string, what: string, of: Measured, one: Measured, rest: reado
   keep(one.device, shape, `${work.join(", ")}: ${what}`, tokens.toFixed(0), ratio.toFixed(3), bytes, ...rest);
 }
 
-const countsOf = (set: string): readonly number[] => SETS[set]!.adapters ?? values.adapters.split(" ").map(Number);
+const countsOf = (set: string): readonly number[] =>
+  counts.get(set) ?? SETS[set]!.adapters ?? values.adapters.split(" ").map(Number);
 const failures: string[] = [];
 
 async function attempt<T>(what: string, work: () => Promise<T>): Promise<T | null> {
