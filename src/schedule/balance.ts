@@ -151,9 +151,13 @@ export class Pool {
     return pass;
   }
 
+  /** The adapter steps before all that begins from now on: its gradients make room. */
+  stepped(adapter: number): void {
+    this.#gradients.release(adapter);
+  }
+
   /** The adapter's mini-batch is done on all stages at `at`: it may step, and then begin its next. */
   release(adapter: number, at: number): void {
-    this.#gradients.release(adapter);
     for (const member of this.#members) if (member.adapter === adapter) member.ready = at;
   }
 

@@ -75,10 +75,19 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
   let due: StepRef[] = []; // steps that the first stage may make
   let made: StepRef[] = []; // steps that it has made: the others make them before the next pass
 
+  /** They are made before all that begins from here on. */
+  const ripen = (): void => {
+    for (const { adapter } of fresh) pool.stepped(adapter);
+    due.push(...fresh);
+    fresh = [];
+  };
+
   for (let [id, now] = [firstPass, 0]; ; ) {
     pool.sift(left); // first: an adapter that has left may join again
     for (const { adapter, work, from, priority } of joining.splice(0))
       if (!left(adapter)) pool.add(memberOf(adapter, work, from, options, priority));
+    // Whoever waits for the room that their gradients have could wait for ever.
+    if (fresh.length > 0 && pool.readyAt() === Number.POSITIVE_INFINITY) ripen();
     const choice = earliest(states, options, pool, now);
     if (!choice) break;
     const { stage, at } = choice;
@@ -95,16 +104,13 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
         states[stage - 1]!.backwards.push({ pass, steps: [], at: arrives });
         continue;
       }
-      due.push(...fresh);
+      ripen();
       fresh = endsOf(pass);
       for (const { adapter } of fresh) pool.release(adapter, state.free);
       continue;
     }
     const undecided = new Set(fresh.map(({ adapter }) => adapter));
-    if (stage === 0 && fresh.length > 0 && (stages === 1 || !pool.hasOther(at, undecided))) {
-      due.push(...fresh);
-      fresh = [];
-    }
+    if (stage === 0 && fresh.length > 0 && (stages === 1 || !pool.hasOther(at, undecided))) ripen();
     if (stage === 0 && due.length > 0) {
       // Whoever reads the list decides at this step what has ended: only then is the pass after it put together.
       yield place({ kind: "step", steps: due });
@@ -121,8 +127,7 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
         at,
       });
       made = [];
-      due.push(...fresh);
-      fresh = [];
+      ripen();
     }
     const { pass, steps } = state.forwards.shift()!;
     if (stage > 0 && steps.length > 0) {
