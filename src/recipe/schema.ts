@@ -26,6 +26,8 @@ import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
 
 const MANY = 1e9;
+/** What a notification may be about. */
+export const NOTIFIED = ["done", "failed", "stopped", "adapter", "restarted"] as const;
 const MOST_STAGES = 256;
 /** Of a stage. */
 const layers = v.pipe(
@@ -43,14 +45,20 @@ export const stages = v.union(
 );
 
 const repo = v.pipe(text, v.regex(REPO, expected('a name on the hub, as "org/name"')));
+const share = { weight: v.exactOptional(positive()), rows: v.exactOptional(whole(1, MANY)) };
+const file = v.strictObject({ path: text, ...share });
 const dataset = v.strictObject({
   dataset: repo,
+  ...share,
   revision: v.exactOptional(text),
   config: v.exactOptional(text),
   split: v.exactOptional(text),
 });
-/** A file of rows, or a data set of a hub. */
-const source = v.union([text, dataset], expected("a file, or { dataset, revision, config, split }"));
+/** A file of rows, or a data set of a hub; its weight among others, and the number of its first rows that are used. */
+const source = v.union(
+  [text, file, dataset],
+  expected("a file, { path, weight, rows } or { dataset, revision, config, split }"),
+);
 export type SourceTable = Output<typeof source>;
 const paths = v.union(
   [source, v.pipe(v.array(source), v.minLength(1, "is empty, expected at least one file"))],
@@ -93,6 +101,8 @@ export const adapterEntries = {
           train: paths,
           eval: v.exactOptional(paths),
           split: v.exactOptional(between(0, 1)),
+          stop: v.exactOptional(oneOf("first_exhausted", "all_exhausted")),
+          shares: v.exactOptional(oneOf("rows", "tokens")),
         }),
       ],
       expected("a file, a list of files, or { train, eval, split }"),
@@ -309,6 +319,25 @@ export const RecipeTable = v.strictObject({
         oneOf("auto", "none", "selective", "full"),
         "which activations are computed again in the backward pass, for memory",
         "auto",
+      ),
+      tracking: about(v.array(oneOf("tensorboard")), "files for trackers of experiments, in the run's folder; [] for none", [
+        "tensorboard",
+      ]),
+      notify: v.exactOptional(
+        about(
+          v.strictObject(
+            {
+              command: v.exactOptional(v.pipe(v.array(text), v.minLength(1, "is empty, expected a program"))),
+              url: v.exactOptional(
+                v.pipe(text, v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL"))),
+              ),
+              on: v.exactOptional(v.array(oneOf(...NOTIFIED))),
+              below: v.exactOptional(finite("a number")),
+            },
+            expected("{ command, url, on, below }"),
+          ),
+          "a program or an https address that gets JSON when the run is done, has failed, or a held-out loss is below a number",
+        ),
       ),
       restarts: about(whole(0, 1000), "how often the stages are started again when one is gone", 3),
       slots: about(

@@ -159,15 +159,16 @@ function read(path: string): object {
 
 const wrong = (message: string, hint?: string): RequestError => new RequestError("serve.config", message, hint);
 
-function placeOf(listen: string): ServeConfig["listen"] {
+export function placeOf(listen: string): ServeConfig["listen"] {
   const found = /^(?:\[([0-9a-fA-F:]+)\]|([^:\s]+)):(\d{1,5})$/.exec(listen);
   const port = Number(found?.[3]);
   if (!found || port > 65_535) throw wrong(`listen is "${listen}", expected host:port, as 127.0.0.1:8000`);
   return { host: (found[1] ?? found[2])!, port };
 }
 
-function tlsOf(
-  { certificate, certificate_key: key }: ServeTable["server"],
+/** `place`: where a file that is named is. Throws a RequestError, `serve.config`. */
+export function tlsOf(
+  { certificate, certificate_key: key }: Pick<ServeTable["server"], "certificate" | "certificate_key">,
   place: (file: string) => string,
 ): ServeConfig["tls"] {
   if (certificate === undefined && key === undefined) return null;
@@ -185,10 +186,15 @@ function tlsOf(
 
 export const isLoopback = (host: string): boolean => /^(127(\.\d+){3}|::1|localhost)$/.test(host);
 
-function checkListen({ listen, tls, server }: ServeConfig): void {
+/** Throws a RequestError, `serve.config`, where keys would travel in clear text. */
+export function checkListen({
+  listen,
+  tls,
+  server,
+}: Pick<ServeConfig, "listen" | "tls"> & { readonly server: Pick<ServeTable["server"], "insecure"> }): void {
   if (isLoopback(listen.host) || tls || server.insecure) return;
   throw wrong(
     `${listen.host} is not this machine's loopback, and keys would travel in clear text`,
-    "give server.certificate and server.certificate_key, or --insecure where a proxy has TLS",
+    "give a certificate and its key, or --insecure where a proxy has TLS",
   );
 }
