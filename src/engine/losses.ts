@@ -1,4 +1,4 @@
-// What the last stage says of a pass: the losses of its sequences, read behind the pass while the device continues.
+// What the last stage says of a pass: the losses of its sequences, read after the pass while the device continues.
 
 import type { SequenceLoss } from "../bus/messages.ts";
 import type { Device } from "../device/device.ts";

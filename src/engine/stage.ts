@@ -358,7 +358,7 @@ export class Stage implements Disposable {
     if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
     const out = await timed(kind, () => this.decoder.forward(batch, acts, work, prepared, cached));
     const sent = last ? Promise.resolve() : timed("send", () => this.neighbours.next!.send(tag, out));
-    sent.catch(() => undefined); // who waits for it has the error
+    sent.catch(() => undefined); // what waits for it has the error
     return { batch, acts, tables, slot, sent };
   }
 

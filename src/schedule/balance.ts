@@ -117,7 +117,7 @@ export class Pool {
     return at;
   }
 
-  /** Whether an adapter is ready at `now` that is none of these. */
+  /** Whether another adapter than these is ready at `now`. */
   hasOther(now: number, adapters: ReadonlySet<number>): boolean {
     return this.#eligible().some(({ adapter, ready }) => ready <= now && !adapters.has(adapter));
   }

@@ -1,10 +1,10 @@
 // Lists of actions for the stages of a pipeline.
 //
 // Every stage runs the passes' forwards in one and the same order, and their backwards too; what differs is how a stage
-// interleaves the two. An adapter steps on a stage directly before a forward that the first stage begins after the adapter's last
-// backward there: by then all stages have done that backward, so no stage waits for another's norms. What follows from the norms
-// is decided elsewhere, so where others have work, the first stage does some of that first, and the step is known when it comes
-// to it. Where no forward comes any more, all steps left stand at the end.
+// interleaves the two. An adapter steps on a stage directly before a forward that the first stage begins after the adapter's
+// last backward there: by then all stages have done that backward, so no stage waits for another's norms. What follows from the
+// norms is decided elsewhere, so where others have work, the first stage does some of that first, and the step is known when it
+// comes to it. Where no forward comes any more, all steps left stand at the end.
 //
 // The lists come from playing the pipeline with estimated times. They hold for any times: these decide how good, not how right.
 

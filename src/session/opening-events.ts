@@ -38,8 +38,9 @@ export const openingEventSchemas = [
     paused: v.array(v.string()),
   }),
   /**
-   * The stages are open, and training begins. A stage has the layers from `from` on and below `to` on a device, N.5 within layer N (`host` is empty on this machine),
-   * and a link to the next stage, null for the last; `tokens` are those of all an adapter's `steps`.
+   * The stages are open, and training begins. A stage has the layers from `from` on and below `to`, N.5 within layer N, on a
+   * device (`host` is empty on this machine), and a link to the next stage, null for the last; `tokens` are those of all an
+   * adapter's `steps`.
    */
   v.strictObject({
     type: v.literal("opened"),

@@ -25,7 +25,7 @@ function* divisions(total: number, parts: number, step = 0.5): Generator<number[
       for (const rest of divisions(total - first, parts - 1, step)) yield [first, ...rest];
 }
 
-/** The work of the busiest of stages with so many layers. */
+/** The work of the busiest of stages with these numbers of layers. */
 const busiestOf = (spec: ModelSpec, layers: readonly number[], targets: number): number =>
   maxOf(partition(spec, layers, targets).map((part) => partWork(spec, part, targets)));
 
