@@ -1,4 +1,4 @@
-// When the stages of a pipeline step: not before all have what they need for it, and where others have work, after some of that.
+// When the stages of a pipeline step: not before all have what they need for it, and after some of the work of others.
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
