@@ -51,6 +51,8 @@ export class AdapterState implements Lifecycle {
   /** The step that has been decided, until all that follows from it is under way. */
   step: MadeStep | null = null;
   tokens = 0;
+  /** Of its data, the rows of the micro-batch that has begun last. */
+  latestRows: readonly number[] = [];
   /** Seconds in earlier runs, and the time from which this run counts. */
   secondsBefore = 0;
   since = now();
@@ -145,7 +147,8 @@ export function madeOf(
   const { precision } = run.model;
   const base = isQuantised(precision) ? { precision } : {}; // otherwise the files of the base decide
   const settings = Object.entries({ ...adapterTable(recipe), ...base, tokens_per_microbatch: tokensPerMicrobatch });
-  const deciding = Object.fromEntries(settings.filter(([key]) => !NEUTRAL_KEYS.includes(key)));
+  const mixed = recipe.mix ? [["data.mix", recipe.mix] as const] : [];
+  const deciding = Object.fromEntries([...settings.filter(([key]) => !NEUTRAL_KEYS.includes(key)), ...mixed]);
   const adapters = Object.fromEntries((data.sources ?? []).map((source) => [source.key, source.fingerprint]));
   const named = Object.keys(adapters).length > 0 ? { adapters } : {};
   return { settings: JSON.stringify(deciding), data: fingerprint(data), model, ...named };

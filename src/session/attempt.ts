@@ -12,6 +12,7 @@ import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { tracing, writeTrace } from "./chrome-trace.ts";
 import type { Estimate } from "./estimate.ts";
 import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunResult, resultOf } from "./events.ts";
+import type { LiveSpans } from "./live-spans.ts";
 import { metricsListener, patient } from "./metrics.ts";
 import type { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
@@ -42,6 +43,10 @@ export type Job = {
   /** The file of a trace. */
   readonly trace: string | null;
   readonly keepOpen: boolean;
+  /** For those who watch the run. */
+  readonly spans: LiveSpans;
+  /** This process has other work that stages must not hold up. */
+  readonly isBusy: boolean;
   readonly stop: AbortController;
   readonly emit: Listener;
   /** Adapters that have ended in this session: stopped and failed ones are not trained again when stages are opened again. */
@@ -61,10 +66,10 @@ export async function attempt(job: Job, resumed: Resumed | null): Promise<RunRes
   return await train(job, stages, resumed);
 }
 
-function open({ processes, plan, link, stop, control, run }: Job): Promise<OpenStages> {
+function open({ processes, plan, link, stop, control, run, isBusy }: Job): Promise<OpenStages> {
   const base = { folder: plan.recipe.model.path };
   if (processes) return openProcesses(processes, plan, base, link);
-  return openStages(plan, base, link, stop.signal, control && run);
+  return openStages(plan, base, link, stop.signal, control && run, isBusy && plan.device.kind === "cpu");
 }
 
 const openedEvent = (plan: Plan, { links }: OpenStages, resumed: Resumed | null): EventOf<"opened"> => ({
@@ -97,6 +102,7 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     plan,
     data: adapters.request.data.map(({ train, eval: heldOut, sources }) => ({ train, eval: heldOut, sources })),
     bus,
+    spans: job.spans,
     output,
     emit: (event) => {
       for (const listener of listeners) listener(event);
@@ -113,6 +119,7 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     steps: resumed?.steps ?? new Map(),
   });
   using _attended = adapters.attend(training, plan);
+  using _watched = job.spans.attend(bus, tracer, () => adapters.holders);
   try {
     const result = await training.run();
     if (!result.suspended) record.end(result);

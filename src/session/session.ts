@@ -15,10 +15,12 @@ import { claimOutput } from "../files/output.ts";
 import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
+import type { LatestRows } from "./controls.ts";
 import { type Estimate, keepRunSpeed, knownEstimate } from "./estimate.ts";
 import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
+import { type LiveSpan, LiveSpans } from "./live-spans.ts";
 import { type Notifier, notifierOf } from "./notify.ts";
 import { checkMetrics } from "./own-metrics.ts";
 import { localDevices, planOn, readRequest, specFor, withLocalModel } from "./prepare.ts";
@@ -41,6 +43,8 @@ export type SessionOptions = {
   readonly resume?: boolean;
   /** When all adapters have ended, wait for more until the session is stopped. */
   readonly keepOpen?: boolean;
+  /** This process has other work, as a page to serve: a stage on a CPU then has a process of its own. Default: false. */
+  readonly isBusy?: boolean;
   /** `mlora ps` lists the run, and other processes of this user control it. Default: true. */
   readonly isReachable?: boolean;
   /** Aborted: the same as `stop`, also while the session is being opened. */
@@ -84,9 +88,10 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   const run = processes?.run ?? newRunId();
   const known = isReachable ? opened.use(announce({ run, output })) : null;
   const adapters = new RunAdapters(request, { stop: stop.signal, isFixed: processes !== null, notice });
-  const { trace = null, link = "auto", keepOpen = false } = options;
+  const { trace = null, link = "auto", keepOpen = false, isBusy = false } = options;
   const job: Omit<Job, "control"> = {
-    ...{ run, plan, adapters, model, trace, link, keepOpen, processes, stop, emit },
+    ...{ run, plan, adapters, model, trace, link, keepOpen, isBusy, processes, stop, emit },
+    spans: new LiveSpans(),
     estimate: processes || claim.continued ? null : knownEstimate(plan, request.data),
     planner: new Planner(devices),
     outcomes: new Map(),
@@ -232,6 +237,16 @@ export class Session implements AsyncDisposable {
   /** Trains a copy of an adapter, next to it and from its next step on, with the changes. */
   fork(request: ForkRequest): string {
     return this.#job.adapters.fork(request);
+  }
+
+  /** The rows that an adapter trains on now, as their tokens; null before its first step, and while stages are opened. */
+  rows(adapter: string): LatestRows | null {
+    return this.#job.adapters.latestRows(adapter);
+  }
+
+  /** What each stage has done in the last seconds; recorded while it is asked for. */
+  spans(): Promise<readonly (readonly LiveSpan[])[]> {
+    return this.#job.spans.recent();
   }
 
   /** Adds the adapters of a recipe for the same base model; resolves when they have joined, or stages are opened for them. */

@@ -220,6 +220,8 @@ export function recipeOf(
     eval: [],
     metrics: null,
     evalSplit: 0,
+    mostRows: null,
+    mix: null,
     format: "text",
     columns: {},
     template: null,
