@@ -235,7 +235,7 @@ export const adapterEntries = {
       },
       expected("{ command, best, goal, seconds }"),
     ),
-    "a program that is given the adapter's folder at each evaluation and prints numbers as a JSON object; the best by one is saved",
+    "a program that gets the adapter's folder at each evaluation and prints numbers as JSON; the best by one is saved",
   ),
   halving: about(
     v.strictObject(
