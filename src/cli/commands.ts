@@ -170,6 +170,23 @@ export const COMMANDS = {
       ["mlora export out/support/tickets --gguf q4_k_m --output tickets.gguf", "One file for llama.cpp and Ollama"],
     ],
   },
+  push: {
+    usage: "push <adapter> <repo>",
+    purpose: "Put an adapter on a hub, private if it is new, with a card",
+    flags: [
+      ["--base <text>", "The base model's name there, where the adapter's own config has a folder"],
+      ["--public", "A repository that is made for it is public"],
+      ["--revision <text>", "The branch (default: main)"],
+      ["--dry-run", "Show what would be pushed, and the card"],
+      JSON_FLAG,
+    ],
+    examples: [
+      [
+        "mlora push out/support/tickets me/tickets --base HuggingFaceTB/SmolLM2-135M-Instruct --dry-run",
+        "Show what would go there",
+      ],
+    ],
+  },
   generate: {
     usage: "generate [base]",
     purpose: "Continue prompts with adapters, many at once; [base] is a base model's folder or a recipe",
