@@ -160,6 +160,7 @@ export const COMMANDS = {
     flags: [
       ["--base <folder>", "The base model, where the adapter's own config does not say where it is now"],
       ["--output <folder>", "Where the merged model goes: a folder that is new or empty; with --gguf a new file"],
+      ["--all", "Every adapter of the run in this folder that has ended, each into a folder or file of its name in --output"],
       ["--gguf <type>", "A GGUF instead: f32, f16, bf16, q8_0 or q4_k_m; adapter for the adapter alone"],
       ["--dtype <dtype>", "bf16 or fp32 (default: bf16)"],
       ["--shard <size>", "The largest size of a file of weights (default: 5GB)"],
