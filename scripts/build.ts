@@ -10,6 +10,8 @@ import { writeFileAtomic } from "../src/base/atomic.ts";
 import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
 import { filesOf, isCompiled, readManifest } from "../src/device/cuda/manifest.ts";
+import { PAGE_ASSETS } from "../src/web/assets.ts";
+import { bundlePage, PAGE_FILES } from "../src/web/bundle.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const DIST = join(ROOT, "dist");
@@ -36,11 +38,13 @@ try {
 
 /** Writes assets as src/base/assets.ts expects them. Throws a RunError where one is not there. */
 async function stageAssets(folder: string, names: readonly string[]): Promise<void> {
+  const page = await bundlePage();
+  const made = new Map(PAGE_FILES.map((name) => [PAGE_ASSETS + name, page[name]]));
   mkdirSync(folder);
   mkdirSync(PACKED, { recursive: true });
   const manifest: Record<string, AssetManifest[string]> = {};
   const used = await Promise.all(
-    packsOf(names).map(async (pack, i) => {
+    packsOf([...names, ...made.keys()], (name) => made.get(name) ?? readAsset(name)).map(async (pack, i) => {
       const file = `${i}.zst`;
       let from = 0;
       for (const { name, content } of pack) {
@@ -70,9 +74,9 @@ function sha256(content: Uint8Array): string {
  * What one GPU loads lies together: machine code of all kernels for a generation ("sm_90" and "sm_90a"), or their PTX. Kernels
  * are much alike, so that a pack is a tenth smaller than packs of each kernel; it is unpacked once, in 40 ms.
  */
-function packsOf(names: readonly string[]) {
+function packsOf(names: readonly string[], read: (name: string) => Uint8Array) {
   const alike = Map.groupBy(names, (name) => /^kernels\/.*\.(sm_\d+(?=\da?\.cubin$)|ptx$)/.exec(name)?.[1] ?? name);
-  return [...alike.values()].map((group) => group.map((name) => ({ name, content: readAsset(name) })));
+  return [...alike.values()].map((group) => group.map((name) => ({ name, content: read(name) })));
 }
 
 async function bundle(folder: string): Promise<void> {

@@ -61,9 +61,11 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
     ],
   },
   // A front end: it knows sessions, recipes, and plans as data.
-  cli: { values: ["recipe", "session", "serve"], types: ["plan"] },
+  cli: { values: ["recipe", "session", "serve", "web"], types: ["plan"] },
   // Another front end, which the command line only starts.
-  serve: { values: ["recipe", "session"], types: ["plan"] },
+  serve: { values: ["recipe", "session", "web"], types: ["plan"] },
+  // What a live page shows of sessions and jobs; serve has its routes.
+  web: { values: ["session"], types: ["plan"] },
   main: { values: ["cli", "recipe", "cluster/spawn.ts"], types: ["serve"] },
 };
 
@@ -81,6 +83,7 @@ const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   cac: ["src/main.ts"],
   hyparquet: ["src/data/parquet.ts"],
   "@valibot/to-json-schema": ["src/recipe/json-schema.ts", "src/serve/openapi.ts"],
+  uplot: ["src/web/page/chart.ts"],
   "bun:sqlite": ["src/serve/store.ts"],
   "node:child_process": [],
   child_process: [],
@@ -91,7 +94,7 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   { what: "dlopen", effect: /\b(dlopen|linkSymbols)\(/g, doors: ["ffi/open.ts"] },
   { what: "the end of the process", effect: /\bprocess\.(exit|exitCode|abort|reallyExit)\b/g, doors: ["src/main.ts"] },
   { what: "the environment", effect: /\b(process|Bun|import\.meta)\.env\b/g, doors: ["src/base/env.ts"] },
-  { what: "requests over HTTP", effect: /\b(await|return) fetch\(/g, doors: ["src/sources/http.ts"] },
+  { what: "requests over HTTP", effect: /\b(await|return) fetch\(/g, doors: ["src/sources/http.ts", "src/web/page/server.ts"] },
   { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/cluster/spawn.ts"] },
   {
     what: "threads",

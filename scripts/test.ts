@@ -19,6 +19,7 @@ const CRASHED = "(worker crashed)"; // how bun test reports one
 
 const CHECKS: Readonly<Record<string, readonly string[]>> = {
   types: [BUN, "node_modules/typescript/bin/tsc", "-p", "."],
+  "types of the page": [BUN, "node_modules/typescript/bin/tsc", "-p", "src/web/page"],
   "lint and format": [
     BUN,
     "node_modules/@biomejs/biome/bin/biome",

@@ -58,7 +58,7 @@ export const ServeTable = v.strictObject({
   limits: table({
     file_bytes: about(whole(1, 2 ** 40), "of an uploaded file", 512 * MIB),
     files: about(whole(1, MANY), "of a key", 1000),
-    disk_bytes: about(whole(1, 2 ** 48), "of a key's files", 16 * 1024 * MIB),
+    disk_bytes: about(whole(1, 2 ** 48), "of a key's files, and of its weights in Tinker's protocol", 16 * 1024 * MIB),
     jobs: about(whole(1, MANY), "of a key that are not over", 100),
     body_bytes: about(whole(1, 2 ** 32), "of a request that is no upload", 16 * MIB),
     body_seconds: about(positive(), "in which a request that is no upload arrives", 30),
@@ -75,7 +75,8 @@ export const ServeTable = v.strictObject({
     checkpoints: about(whole(0, 1000), "models of ends of epochs that a job keeps", 3),
   }),
   tinker: table({
-    session_seconds: about(whole(60, MANY), "of silence, after which a client's session is over", 900),
+    session_seconds: about(whole(1, MANY), "of silence, after which a client's session is over; clients speak every 10", 900),
+    models: about(whole(1, MANY), "of a key in open sessions", 256),
   }),
   adapters: table({
     folder: v.exactOptional(about(text, "adapters in it may be loaded by name (/v1/load_lora_adapter); left out: none")),
@@ -157,15 +158,16 @@ function read(path: string): object {
 
 const wrong = (message: string, hint?: string): RequestError => new RequestError("serve.config", message, hint);
 
-function placeOf(listen: string): ServeConfig["listen"] {
+export function placeOf(listen: string): ServeConfig["listen"] {
   const found = /^(?:\[([0-9a-fA-F:]+)\]|([^:\s]+)):(\d{1,5})$/.exec(listen);
   const port = Number(found?.[3]);
   if (!found || port > 65_535) throw wrong(`listen is "${listen}", expected host:port, as 127.0.0.1:8000`);
   return { host: (found[1] ?? found[2])!, port };
 }
 
-function tlsOf(
-  { certificate, certificate_key: key }: ServeTable["server"],
+/** `place`: where a file that is named is. Throws a RequestError, `serve.config`. */
+export function tlsOf(
+  { certificate, certificate_key: key }: Pick<ServeTable["server"], "certificate" | "certificate_key">,
   place: (file: string) => string,
 ): ServeConfig["tls"] {
   if (certificate === undefined && key === undefined) return null;
@@ -183,10 +185,15 @@ function tlsOf(
 
 export const isLoopback = (host: string): boolean => /^(127(\.\d+){3}|::1|localhost)$/.test(host);
 
-function checkListen({ listen, tls, server }: ServeConfig): void {
+/** Throws a RequestError, `serve.config`, where keys would travel in clear text. */
+export function checkListen({
+  listen,
+  tls,
+  server,
+}: Pick<ServeConfig, "listen" | "tls"> & { readonly server: Pick<ServeTable["server"], "insecure"> }): void {
   if (isLoopback(listen.host) || tls || server.insecure) return;
   throw wrong(
     `${listen.host} is not this machine's loopback, and keys would travel in clear text`,
-    "give server.certificate and server.certificate_key, or --insecure where a proxy has TLS",
+    "give a certificate and its key, or --insecure where a proxy has TLS",
   );
 }

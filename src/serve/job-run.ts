@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { now } from "../base/clock.ts";
 import { parseRecipe } from "../recipe/load.ts";
+import type { LatestRows } from "../session/controls.ts";
 import { evaluateRows, type JobReferences, type JobStep, measureReferences, trainSteps } from "../session/job.ts";
 import { readRequest, specFor, summariesOf } from "../session/prepare.ts";
 import type { Primitives } from "../session/primitives.ts";
@@ -43,6 +44,8 @@ export type Halt = "paused" | "cancelled" | "stopping";
 
 export class JobRun {
   readonly folder: string;
+  /** The rows of the last step. */
+  latestRows: LatestRows | null = null;
   readonly #halt = new AbortController();
 
   constructor(
@@ -132,6 +135,7 @@ export class JobRun {
       if (steps < adapter.steps && this.halted === null)
         for await (const step of trainSteps(engine, adapter, train, references?.train ?? null)) {
           steps = step.step;
+          this.latestRows = { step: steps, rows: step.rows.map((row) => train[row]!) };
           const valid =
             step.endsEpoch && heldOut.length > 0
               ? await evaluateRows(engine, adapter, heldOut, references?.eval ?? null)
@@ -172,7 +176,7 @@ export class JobRun {
   }
 
   #metricsOf(
-    { step, steps, loss, accuracy }: JobStep,
+    { step, steps, loss, accuracy, gradNorm, learningRate, tokens }: JobStep,
     valid: { readonly loss: number; readonly accuracy: number } | null,
   ): Metrics {
     const kind = methodOf(this.job.asked.method).isPaired ? "accuracy" : "mean_token_accuracy";
@@ -180,6 +184,7 @@ export class JobRun {
     return {
       ...{ step, total_steps: steps, train_loss: loss },
       ...accuracies("train", accuracy),
+      ...{ grad_norm: gradNorm, learning_rate: learningRate, tokens },
       ...(valid
         ? {
             ...{ valid_loss: valid.loss, full_valid_loss: valid.loss },

@@ -145,6 +145,15 @@ export class JobStore {
     }));
   }
 
+  /** Events of all jobs of a tenant after one, oldest first. */
+  eventsAfter(tenant: string, seq: number, limit: number): (EventRow & { readonly seq: number; readonly job: string })[] {
+    type Read = Omit<EventRow, "data"> & { data: string | null; seq: number; job: string };
+    const sql =
+      "SELECT events.* FROM events JOIN jobs ON jobs.id = job WHERE tenant = ? AND events.seq > ? ORDER BY events.seq LIMIT ?";
+    const rows = this.db.all<Read>(sql, tenant, seq, limit);
+    return rows.map((row) => ({ ...row, data: row.data === null ? null : JSON.parse(row.data) }));
+  }
+
   /** The data of all metrics, first step first. */
   metrics(job: string): Metrics[] {
     const sql = "SELECT data FROM events WHERE job = ? AND type = 'metrics' ORDER BY seq";

@@ -3,6 +3,7 @@
 import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { MloraError } from "../base/errors.ts";
+import type { LatestRows } from "../session/controls.ts";
 import { ApiError, badRequest, failureText, isFatal } from "./errors.ts";
 import { type Halt, JobFault, type JobOptions, JobRun } from "./job-run.ts";
 import type { Asked, JobError, JobRow } from "./job-store.ts";
@@ -114,6 +115,11 @@ export class Jobs {
     this.#isStopping = true;
     for (const { run } of this.#runs.values()) run.halt("stopping");
     await Promise.all([...this.#runs.values()].map(({ over }) => over));
+  }
+
+  /** The rows that a job trains on now; null where it does not train. */
+  latestRows(tenant: string, id: string): LatestRows | null {
+    return this.#runs.get(this.options.store.find(tenant, id).id)?.run.latestRows ?? null;
   }
 
   get running(): number {

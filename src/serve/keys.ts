@@ -1,6 +1,6 @@
 // Keys: each has a name, that of its tenant, and all that is made with a key belongs to its tenant. Keys are kept as hashes.
 
-import { timingSafeEqual } from "node:crypto";
+import { createHmac, timingSafeEqual } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
 import { RequestError, textOf } from "../base/errors.ts";
 import { randomToken } from "../base/secret.ts";
@@ -14,17 +14,23 @@ const LEAST = 20;
 const hashOf = (key: string): Buffer => Buffer.from(new Bun.CryptoHasher("sha256").update(key).digest());
 
 export type Keys = {
-  /** The tenant of a request. Throws an ApiError 401. */
-  readonly tenantOf: (headers: Headers) => string;
+  /** The tenant of a request, and whether it has the key of a read-only link of that tenant. Throws an ApiError 401. */
+  readonly accessOf: (headers: Headers) => { readonly tenant: string; readonly isViewer: boolean };
+  /** The key of a tenant's read-only link: made of the tenant's own, and void with it. */
+  readonly viewKeyOf: (tenant: string) => string;
   /** A key that was made now, to be printed once; null where there were keys. */
   readonly made: string | null;
   /** The weight of a tenant's share in what is computed. */
   readonly weightOf: (tenant: string) => number;
 };
 
+/** From the hash of a key, which it does not give away. */
+const viewKey = (hash: Buffer): string =>
+  `view-${createHmac("sha256", hash).update("read-only link").digest("hex").slice(0, 40)}`;
+
 /** The keys of a file; without one, those that the server has made, a first one now if there is none. */
 export function openKeys(db: Database, file: string | undefined): Keys {
-  const known: { name: string; hash: Buffer }[] = [];
+  const known: Known[] = [];
   const weights = new Map<string, number>();
   let made: string | null = null;
   if (file !== undefined)
@@ -42,25 +48,42 @@ export function openKeys(db: Database, file: string | undefined): Keys {
       known.push(first);
     }
   }
-  const find = (key: string): string | null => {
+  return keysOf(known, made, (tenant) => weights.get(tenant) ?? 1);
+}
+
+/** A key of its own for each run's page; both of them are in links. */
+export const newRunKeys = (): Keys => {
+  const made = randomToken();
+  return keysOf([{ name: "run", hash: hashOf(made) }], made, () => 1);
+};
+
+type Known = { readonly name: string; readonly hash: Buffer };
+
+function keysOf(known: readonly Known[], made: string | null, weightOf: Keys["weightOf"]): Keys {
+  const all = known.flatMap(({ name, hash }) => [
+    { tenant: name, isViewer: false, hash },
+    { tenant: name, isViewer: true, hash: hashOf(viewKey(hash)) },
+  ]);
+  const find = (key: string) => {
     const hash = hashOf(key);
-    let found: string | null = null;
-    for (const of of known) if (timingSafeEqual(of.hash, hash)) found = of.name; // all of them, whichever it is
+    let found: (typeof all)[number] | null = null;
+    for (const of of all) if (timingSafeEqual(of.hash, hash)) found = of; // all of them, whichever it is
     return found;
   };
   return {
-    made,
-    weightOf: (tenant) => weights.get(tenant) ?? 1,
-    tenantOf(headers) {
+    ...{ made, weightOf },
+    viewKeyOf: (tenant) => viewKey(known.find(({ name }) => name === tenant)!.hash),
+    accessOf(headers) {
       const bearer = /^Bearer\s+(\S+)$/i.exec(headers.get("authorization") ?? "")?.[1];
       const key = bearer ?? headers.get("x-api-key");
       if (!key)
         throw new ApiError(401, "You didn't provide an API key. Send it as 'Authorization: Bearer KEY'.", {
           code: "invalid_api_key",
         });
-      const tenant = find(key);
-      if (tenant === null) throw new ApiError(401, "Incorrect API key provided.", { code: "invalid_api_key" });
-      return tenant;
+      const found = find(key);
+      if (found === null) throw new ApiError(401, "Incorrect API key provided.", { code: "invalid_api_key" });
+      const { tenant, isViewer } = found;
+      return { tenant, isViewer };
     },
   };
 }

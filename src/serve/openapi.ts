@@ -6,7 +6,8 @@ import type { Route } from "./router.ts";
 
 export function openApi(routes: readonly Route[]): object {
   const paths: Record<string, Record<string, object>> = {};
-  for (const { path, method, summary, body, isOpen = false } of routes) {
+  for (const { path, method, summary, body, isOpen = false, isHidden = false } of routes) {
+    if (isHidden) continue;
     const names = [...path.matchAll(/:(\w+)/g)].map(([, name]) => name!);
     const at = path.replaceAll(/:(\w+)\+?/g, "{$1}");
     paths[at] ??= {};

@@ -18,6 +18,8 @@ export type Call = {
   readonly params: Readonly<Record<string, string>>;
   /** Whose key it has; empty for an open route. */
   readonly tenant: string;
+  /** It has the key of a read-only link. */
+  readonly isViewer: boolean;
   readonly id: string;
   /** The body as JSON by the schema. Throws ApiErrors. */
   readonly json: <S extends v.GenericSchema>(schema: S) => Promise<v.InferOutput<S>>;
@@ -36,6 +38,10 @@ export type Route = {
   readonly body?: v.GenericSchema;
   /** Needs no key. */
   readonly isOpen?: boolean;
+  /** Takes the key of a read-only link, too. */
+  readonly isForViewers?: boolean;
+  /** Of the live page: not in the OpenAPI document. */
+  readonly isHidden?: boolean;
   /** Waits for what other requests have begun, and is not counted among those that a key has in flight. */
   readonly isPoll?: boolean;
 };
@@ -85,14 +91,16 @@ export class Router {
     const id = `req-${randomText(24)}`;
     const url = new URL(request.url);
     let route: Compiled | null = null;
-    let tenant = "";
+    let [tenant, isViewer] = ["", false];
     let response: Response;
     try {
       route = this.#routeOf(request.method, url.pathname);
       if (this.isClosing) throw unavailable("The server is stopping.");
-      if (!route.isOpen) tenant = this.options.keys.tenantOf(request.headers);
+      if (!route.isOpen) ({ tenant, isViewer } = this.options.keys.accessOf(request.headers));
+      if (isViewer && !route.isForViewers)
+        throw new ApiError(403, "The key of a read-only link may only look at the live page.", { code: "read_only" });
       const call: Call = {
-        ...{ request, id, tenant, query: url.searchParams },
+        ...{ request, id, tenant, isViewer, query: url.searchParams },
         params: paramsOf(route, url.pathname),
         json: (schema) => jsonOf(request, schema, this.options.limits),
         bytes: () => bytesOf(request, this.options.limits),

@@ -4,7 +4,6 @@ import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { onAbort } from "../base/abort.ts";
 import { sleep } from "../base/clock.ts";
-import { RunError, textOf } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
 import { capacityRecipe } from "../session/capacity.ts";
 import { openPrimitives } from "../session/open-primitives.ts";
@@ -15,9 +14,11 @@ import type { ServeConfig } from "./config.ts";
 import { isFatal } from "./errors.ts";
 import { Files } from "./files.ts";
 import { RecipeMaker } from "./job-recipe.ts";
+import { JobPages } from "./job-source.ts";
 import { JobStore } from "./job-store.ts";
 import { Jobs } from "./jobs.ts";
 import { type Keys, openKeys } from "./keys.ts";
+import { startListening, urlOf } from "./listen.ts";
 import { Counters } from "./metrics.ts";
 import { Models } from "./models.ts";
 import { chatRoutes } from "./openai/chat.ts";
@@ -26,6 +27,7 @@ import { fileRoutes } from "./openai/files.ts";
 import { jobRoutes } from "./openai/jobs.ts";
 import { modelRoutes } from "./openai/models.ts";
 import { openApi } from "./openapi.ts";
+import { pageRoutes } from "./page.ts";
 import { Rates } from "./rates.ts";
 import { type Route, Router } from "./router.ts";
 import { Database } from "./store.ts";
@@ -37,8 +39,6 @@ import { Usage, usageCsv } from "./usage.ts";
 
 /** Time that answers under way have when the server stops, in ms. */
 const GRACE_MS = 10_000;
-/** A connection without a request is closed after this time. */
-const IDLE_SECONDS = 120;
 
 export type Server = AsyncDisposable & {
   readonly url: string;
@@ -85,8 +85,10 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
     log,
     lost: failed,
   });
-  const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, log, lost: failed });
-  const answers = { engine, models, texts, usage, rates: new Rates(limits.tokens_per_minute ?? null) };
+  const rates = new Rates(limits.tokens_per_minute ?? null);
+  const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, rates, log, lost: failed });
+  const answers = { engine, models, texts, usage, rates };
+  const pages = new JobPages({ engine, store, jobs, answers, title: config.name });
   const routes: Route[] = [
     ...fileRoutes(files, limits),
     ...jobRoutes({ jobs, store, files, models, organization }),
@@ -98,6 +100,7 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
     ...hubRoutes(tinker.base, texts.folder),
     ...(config.adapters.folder === undefined ? [] : adapterRoutes(models, config.adapters.folder)),
     ...operatorRoutes(usage, counters),
+    ...pageRoutes({ sourceOf: (tenant) => pages.sourceOf(tenant), viewKeyOf: keys.viewKeyOf }),
   ];
   routes.push({
     ...{ method: "GET", path: "/openapi.json", summary: "This document", isOpen: true },
@@ -110,6 +113,7 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   const listening = startListening({ listen, tls }, router);
   opened.defer(async () => {
     router.isClosing = true;
+    pages[Symbol.dispose]();
     const halted = Promise.all([jobs.stop(), tinker.stop()]);
     await Promise.race([listening.stop(), sleep(GRACE_MS)]);
     await listening.stop(true);
@@ -118,9 +122,8 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   jobs.begin();
   tinker.begin();
   const closing = opened.move();
-  const host = listen.host.includes(":") ? `[${listen.host}]` : listen.host;
   return {
-    url: `${tls ? "https" : "http"}://${host}:${listening.port}`,
+    url: urlOf({ listen, tls }, listening.port!),
     model: config.name,
     key: keys.made,
     device: engine.plan.device.name,
@@ -147,30 +150,6 @@ async function openEngine(
   await engine.remove("probe");
   opened.move();
   return engine;
-}
-
-function startListening({ listen, tls }: Pick<ServeConfig, "listen" | "tls">, router: Router) {
-  try {
-    return Bun.serve({
-      hostname: listen.host,
-      port: listen.port,
-      ...(tls ? { tls } : {}),
-      // Bodies are bounded where they are read (body.ts), with an error that says so.
-      maxRequestBodySize: Number.MAX_SAFE_INTEGER,
-      idleTimeout: IDLE_SECONDS,
-      development: false,
-      fetch(request, server) {
-        server.timeout(request, 0); // an answer may take long; its body has a time of its own
-        return router.answer(request);
-      },
-    });
-  } catch (error) {
-    throw new RunError(
-      "serve.listen",
-      `cannot listen on ${listen.host}:${listen.port}: ${textOf(error)}`,
-      "give another --listen",
-    );
-  }
 }
 
 function operatorRoutes(usage: Usage, counters: Counters): Route[] {

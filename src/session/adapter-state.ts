@@ -50,6 +50,8 @@ export class AdapterState implements Lifecycle {
   /** The step that has been decided, until all that follows from it is under way. */
   step: MadeStep | null = null;
   tokens = 0;
+  /** Of its data, the rows of the micro-batch that has begun last. */
+  latestRows: readonly number[] = [];
   /** Seconds in earlier runs, and the time from which this run counts. */
   secondsBefore = 0;
   since = now();

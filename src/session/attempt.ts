@@ -12,6 +12,7 @@ import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { tracing, writeTrace } from "./chrome-trace.ts";
 import type { Estimate } from "./estimate.ts";
 import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunResult, resultOf } from "./events.ts";
+import type { LiveSpans } from "./live-spans.ts";
 import { metricsListener, patient } from "./metrics.ts";
 import type { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
@@ -19,6 +20,7 @@ import type { RunAdapters } from "./run-adapters.ts";
 import type { RunControl } from "./run-control.ts";
 import { checkModel } from "./sources.ts";
 import { Tracer } from "./trace.ts";
+import { tensorboard } from "./tracking.ts";
 import { Training } from "./training.ts";
 
 /** What all attempts at a run have in common. */
@@ -41,6 +43,10 @@ export type Job = {
   /** The file of a trace. */
   readonly trace: string | null;
   readonly keepOpen: boolean;
+  /** For those who watch the run. */
+  readonly spans: LiveSpans;
+  /** This process has other work that stages must not hold up. */
+  readonly isBusy: boolean;
   readonly stop: AbortController;
   readonly emit: Listener;
   /** Adapters that have ended in this session: stopped and failed ones are not trained again when stages are opened again. */
@@ -60,10 +66,10 @@ export async function attempt(job: Job, resumed: Resumed | null): Promise<RunRes
   return await train(job, stages, resumed);
 }
 
-function open({ processes, plan, link, stop, control, run }: Job): Promise<OpenStages> {
+function open({ processes, plan, link, stop, control, run, isBusy }: Job): Promise<OpenStages> {
   const base = { folder: plan.recipe.model.path };
   if (processes) return openProcesses(processes, plan, base, link);
-  return openStages(plan, base, link, stop.signal, control && run);
+  return openStages(plan, base, link, stop.signal, control && run, isBusy && plan.device.kind === "cpu");
 }
 
 const openedEvent = (plan: Plan, { links }: OpenStages, resumed: Resumed | null): EventOf<"opened"> => ({
@@ -89,11 +95,14 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   const lines = patient(metrics.append, notice);
   const record = recording(job, output, resumed);
   const listeners: Listener[] = [emit, metricsListener(lines.append), record.listener];
+  const tracking = plan.recipe.run.tracking.includes("tensorboard") ? tensorboard(plan, output, notice) : null;
+  if (tracking) listeners.push(tracking.listener);
   if (tracer) listeners.push(tracing(plan, tracer, (error) => notice(`the trace is not whole: ${textOf(error)}`)));
   const training = new Training({
     plan,
     data: adapters.request.data.map(({ train, eval: heldOut, sources }) => ({ train, eval: heldOut, sources })),
     bus,
+    spans: job.spans,
     output,
     emit: (event) => {
       for (const listener of listeners) listener(event);
@@ -103,13 +112,14 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     stop: stop.signal,
     suspend: adapters.renewSuspend(),
     keepOpen,
-    store: noting(disk, job.saved),
+    store: noting(disk, job.saved, () => tracking?.write()),
     saveEvery: checkpoint,
     model,
     resumed: resumed?.ended ?? new Map(),
     steps: resumed?.steps ?? new Map(),
   });
   using _attended = adapters.attend(training, plan);
+  using _watched = job.spans.attend(bus, tracer, () => adapters.holders);
   try {
     const result = await training.run();
     if (!result.suspended) record.end(result);
@@ -122,6 +132,7 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     throw await stages.causeOf(error);
   } finally {
     lines.flush();
+    tracking?.flush();
   }
 }
 
@@ -143,10 +154,11 @@ function recording({ outcomes, saved, estimate }: Job, output: string, resumed: 
   return { listener, end };
 }
 
-/** The store, with a note of the last step at which each adapter was saved. */
-const noting = (store: CheckpointStore, saved: Map<string, number>): CheckpointStore => ({
+/** The store, with a note of the last step at which each adapter was saved; `before` is called before each save. */
+const noting = (store: CheckpointStore, saved: Map<string, number>, before: () => void): CheckpointStore => ({
   ...store,
   save: async (plan, adapter, what, which) => {
+    before();
     await store.save(plan, adapter, what, which);
     reached(saved, adapter.name, what.progress.step);
   },

@@ -6,6 +6,7 @@ import { sum } from "../base/shape.ts";
 import type { AdapterStatus } from "../bus/control.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import { nearest } from "../recipe/suggest.ts";
+import type { Row } from "../schedule/pack.ts";
 import { type AdapterData, type AdapterState, apply } from "./adapter-state.ts";
 import { isOnStages, type LifecycleEvent } from "./transition.ts";
 
@@ -26,6 +27,9 @@ export type ControlsOptions = {
   readonly settle: () => void;
 };
 
+/** Counts from 1: the step that the rows are of. */
+export type LatestRows = { readonly step: number; readonly rows: readonly Row[] };
+
 export class Controls {
   constructor(private readonly options: ControlsOptions) {}
 
@@ -45,6 +49,17 @@ export class Controls {
         priority: plan.recipe.priority,
       };
     });
+  }
+
+  /** Rows of the micro-batch of an adapter that has begun last, and its step; null before the first. */
+  latestRows(name: string): LatestRows | null {
+    const { latestRows, data, begun } = this.#find(name);
+    return latestRows.length === 0 ? null : { step: begun, rows: latestRows.map((row) => data.train[row]!) };
+  }
+
+  /** What is in each slot, by name. */
+  get holders(): ReadonlyMap<number, string> {
+    return new Map(this.options.all.flatMap(({ slot, plan }) => (slot === null ? [] : [[slot, plan.name] as const])));
   }
 
   /** All names that are taken, also by copies that are still to be made. */

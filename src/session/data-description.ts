@@ -11,7 +11,7 @@ import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { nearest } from "../recipe/suggest.ts";
-import { sequencesOf } from "../schedule/pack.ts";
+import { type Row, sequencesOf } from "../schedule/pack.ts";
 import { openFiles } from "../sources/open.ts";
 import { dataNames, specFor, withLocalModel } from "./prepare.ts";
 
@@ -145,6 +145,13 @@ function runsOf(ids: readonly number[], mask: readonly number[], kept: number, d
   }
   return runs;
 }
+
+/** The sequences of a row as it is trained, of which nothing is cut any more; no more than `most` tokens of each. */
+export const runsOfRow = (row: Row, decode: Tokenizer["decode"], most: number): Run[][] =>
+  sequencesOf(row).map(({ ids, mask }) => {
+    const shown = Math.min(most, ids.length);
+    return runsOf([...ids.subarray(0, shown)], [...mask.subarray(0, shown)], shown, decode);
+  });
 
 const BINS = 12;
 /** Steps that people count in: 1, 2 or 5 times a power of ten. */

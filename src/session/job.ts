@@ -24,6 +24,8 @@ export type JobStep = {
   readonly accuracy: number;
   /** Tokens of the step's rows that the model reads. */
   readonly tokens: number;
+  /** Of the training rows. */
+  readonly rows: readonly number[];
   readonly gradNorm: number;
   readonly learningRate: number;
 };
@@ -74,7 +76,7 @@ export async function* trainSteps(
     yield {
       ...{ step, steps, epoch: epoch + 1, endsEpoch: step % stepsPerEpoch === 0 || step === steps },
       ...{ loss, accuracy: accuracyOf(losses, recipe.objective, rows, references), gradNorm, learningRate },
-      tokens: sum(of.map(inputLength)),
+      ...{ tokens: sum(of.map(inputLength)), rows },
     };
   }
 }

@@ -1,7 +1,11 @@
 // A run's metrics.jsonl: a line for each step, evaluation, saved and failed adapter.
 
+import { closeSync, existsSync, openSync } from "node:fs";
+import { join } from "node:path";
+import * as v from "valibot";
 import { MloraError, textOf } from "../base/errors.ts";
 import { count } from "../base/units.ts";
+import { linesOf } from "../files/lines.ts";
 import type { EventOf, Listener, SessionEvent } from "./events.ts";
 
 /** metrics.jsonl: an object a line, `type` first. */
@@ -43,6 +47,48 @@ const stepValues = (event: EventOf<"step">) => ({
 /** Of CIT the margin is one of cosines: to the most similar paraphrase of another row. */
 const preferenceValues = ({ accuracy, margin, contrast }: NonNullable<EventOf<"step">["preference"]>) =>
   contrast === null ? { accuracy, reward_margin: margin } : { accuracy, similarity_margin: margin, contrastive_loss: contrast };
+
+/** Of a step or, without a gradient norm, of an evaluation. */
+export type EarlierMetric = {
+  readonly adapter: string;
+  readonly step: number;
+  readonly loss: number;
+  readonly gradNorm: number | null;
+  readonly tokensPerSecond: number | null;
+};
+
+const LONGEST_LINE = 1 << 20;
+
+/** Steps and evaluations of the run in this folder, as metrics.jsonl has them; none where there is no such file. */
+export function* earlierMetrics(output: string): Generator<EarlierMetric> {
+  const path = join(output, "metrics.jsonl");
+  if (!existsSync(path)) return;
+  const fd = openSync(path, "r");
+  const decoder = new TextDecoder();
+  try {
+    for (const { bytes } of linesOf(fd, LONGEST_LINE)) {
+      const found = v.safeParse(earlier, bytes === null ? null : parsed(decoder.decode(bytes)));
+      if (!found.success) continue;
+      const { adapter, step, loss, grad_norm = null, tokens_per_second = null } = found.output;
+      yield { adapter, step, loss, gradNorm: grad_norm, tokensPerSecond: tokens_per_second };
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
+
+const earlier = v.object({
+  ...{ type: v.picklist(["step", "evaluation"]), adapter: v.string(), step: v.number(), loss: v.number() },
+  ...{ grad_norm: v.exactOptional(v.number()), tokens_per_second: v.exactOptional(v.number()) },
+});
+
+function parsed(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return null;
+  }
+}
 
 /** Lines that wait for room at most: some hundred bytes each. */
 const MOST_WAITING = 100_000;

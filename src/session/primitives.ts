@@ -71,7 +71,7 @@ export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs">
 
 export class Primitives implements AsyncDisposable {
   readonly #adapters = new Map<string, Trained>();
-  readonly #slots: Slots<Trained>;
+  readonly slots: Slots<Trained>;
   readonly #engine: GenerationEngine | null;
   readonly #sampler: Sampler | null;
   readonly #base = new Turns();
@@ -90,17 +90,15 @@ export class Primitives implements AsyncDisposable {
     this.lost = options.lost ?? null;
     const { stages, device, slots } = plan;
     const { sizes } = stages[0]!;
-    const { cache } = sizes;
     const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
-    this.#engine = cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache } }) : null;
+    this.#engine = sizes.cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache: sizes.cache } }) : null;
     const turns = new PassTurns();
-    const shares = () => new Shares(options.weightOf);
-    this.#sampler = this.#engine && new Sampler(this.#engine, turns, shares());
+    this.#sampler = this.#engine && new Sampler(this.#engine, turns, new Shares(options.weightOf));
     this.#packers = {
-      train: new Packer(plan, turns, shares(), (batch) => this.#train(batch)),
-      evaluate: new Packer(plan, turns, shares(), (batch, top) => this.#evaluate(batch, top)),
+      train: new Packer(plan, turns, new Shares(options.weightOf), (batch) => this.#train(batch)),
+      evaluate: new Packer(plan, turns, new Shares(options.weightOf), (batch, top) => this.#evaluate(batch, top)),
     };
-    this.#slots = new Slots<Trained>({
+    this.slots = new Slots<Trained>({
       ...options,
       slots,
       bytes: stages.map((stage) => stage.sizes.blockBytes),
@@ -175,7 +173,7 @@ export class Primitives implements AsyncDisposable {
     this.#adapters.delete(name);
     await this.#tracked(
       trained.turns.change(async () => {
-        await this.#slots.leave(trained, (slot) => release(this.bus, slot));
+        await this.slots.leave(trained, (slot) => release(this.bus, slot));
         trained.aside = null;
       }),
     );
@@ -299,8 +297,9 @@ export class Primitives implements AsyncDisposable {
   /** Writes the adapter as PEFT would, and reads it back: its weights, without moments. `folder` is made. */
   async save(name: string, folder: string): Promise<void> {
     const trained = this.#of(name);
-    const { plan } = trained;
-    return this.#read(trained, (slot) => exportBlocks(this.plan, plan, () => readParams({ bus: this.bus, slot }), folder));
+    return this.#read(trained, (slot) =>
+      exportBlocks(this.plan, trained.plan, () => readParams({ bus: this.bus, slot }), folder),
+    );
   }
 
   /**
@@ -331,7 +330,7 @@ export class Primitives implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.allSettled(this.#underway);
-    this.#slots[Symbol.dispose]();
+    this.slots[Symbol.dispose]();
     await this.opened[Symbol.asyncDispose]();
   }
 
@@ -343,11 +342,11 @@ export class Primitives implements AsyncDisposable {
 
   /** Work in the adapter's slot, after the calls before: alone, or next to others that only read. */
   #change<T>(of: Trained, work: (slot: number) => Promise<T>): Promise<T> {
-    return this.#tracked(of.turns.change(() => this.#slots.use(of, work)));
+    return this.#tracked(of.turns.change(() => this.slots.use(of, work)));
   }
 
   #read<T>(of: Trained, work: (slot: number) => Promise<T>): Promise<T> {
-    return this.#tracked(of.turns.read(() => this.#slots.use(of, work)));
+    return this.#tracked(of.turns.read(() => this.slots.use(of, work)));
   }
 
   #tracked<T>(done: Promise<T>): Promise<T> {

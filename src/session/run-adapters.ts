@@ -9,7 +9,7 @@ import { lacking, lateAdapters } from "../plan/late-adapters.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { removeStored } from "./checkpoints.ts";
-import { type Controls, ending } from "./controls.ts";
+import { type Controls, ending, type LatestRows } from "./controls.ts";
 import { checkReadable } from "./granted.ts";
 import { checkAdded, type ForkRequest, forkRequest } from "./late-requests.ts";
 import { planOn, type Request, readRequest, summariesOf, withLocalModel } from "./prepare.ts";
@@ -80,6 +80,16 @@ export class RunAdapters {
   /** The adapters with their progress; empty while no stages are open. */
   get statuses(): AdapterStatus[] {
     return this.#attended?.training.controls.adapters ?? [];
+  }
+
+  /** Rows of the micro-batch of an adapter that has begun last; null where there is none, or no stages are open. */
+  latestRows(name: string): LatestRows | null {
+    return this.#attended?.training.controls.latestRows(name) ?? null;
+  }
+
+  /** What is in each slot, by name. */
+  get holders(): ReadonlyMap<number, string> {
+    return this.#attended?.training.controls.holders ?? new Map();
   }
 
   /** Tokens that are still to be trained. */

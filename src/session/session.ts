@@ -15,10 +15,13 @@ import { claimOutput } from "../files/output.ts";
 import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
+import type { LatestRows } from "./controls.ts";
 import { type Estimate, keepRunSpeed, knownEstimate } from "./estimate.ts";
 import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
+import { type LiveSpan, LiveSpans } from "./live-spans.ts";
+import { type Notifier, notifierOf } from "./notify.ts";
 import { localDevices, planOn, readRequest, specFor, withLocalModel } from "./prepare.ts";
 import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
@@ -39,6 +42,8 @@ export type SessionOptions = {
   readonly resume?: boolean;
   /** When all adapters have ended, wait for more until the session is stopped. */
   readonly keepOpen?: boolean;
+  /** This process has other work, as a page to serve: a stage on a CPU then has a process of its own. Default: false. */
+  readonly isBusy?: boolean;
   /** `mlora ps` lists the run, and other processes of this user control it. Default: true. */
   readonly isReachable?: boolean;
   /** Aborted: the same as `stop`, also while the session is being opened. */
@@ -55,7 +60,8 @@ export type SessionOptions = {
 export async function openSession(asked: Recipe, options: SessionOptions = {}): Promise<Session> {
   const { resume = false, isReachable = true, signal, onEvent } = options;
   const remoteStages = remoteStagesOf(options.remoteStages ?? {}, asked);
-  const stream = new EventStream(onEvent ? [onEvent] : []);
+  const notifier = notifierOf(asked);
+  const stream = new EventStream([onEvent, notifier?.listener].filter((listener) => listener !== undefined));
   const { emit } = stream;
   const stop = new AbortController();
   await using opened = new AsyncDisposableStack();
@@ -80,9 +86,10 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   const run = processes?.run ?? newRunId();
   const known = isReachable ? opened.use(announce({ run, output })) : null;
   const adapters = new RunAdapters(request, { stop: stop.signal, isFixed: processes !== null, notice });
-  const { trace = null, link = "auto", keepOpen = false } = options;
+  const { trace = null, link = "auto", keepOpen = false, isBusy = false } = options;
   const job: Omit<Job, "control"> = {
-    ...{ run, plan, adapters, model, trace, link, keepOpen, processes, stop, emit },
+    ...{ run, plan, adapters, model, trace, link, keepOpen, isBusy, processes, stop, emit },
+    spans: new LiveSpans(),
     estimate: processes || claim.continued ? null : knownEstimate(plan, request.data),
     planner: new Planner(devices),
     outcomes: new Map(),
@@ -93,7 +100,7 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   emit(accepted);
   claim.begin({ adapters: accepted.adapters, checkpoints: CHECKPOINTS });
   writeRecipe(recipe);
-  return new Session(job, { resumed, stream, known, opened: opened.move() });
+  return new Session(job, { resumed, stream, known, notifier, opened: opened.move() });
 }
 
 /** Invites the missing stages, and waits until all have joined. */
@@ -133,6 +140,7 @@ type Beginning = {
   readonly resumed: Resumed | null;
   readonly stream: EventStream;
   readonly known: Announcement | null;
+  readonly notifier: Notifier | null;
   /** What the run holds until its end. */
   readonly opened: AsyncDisposableStack;
 };
@@ -151,20 +159,26 @@ export class Session implements AsyncDisposable {
   readonly #stream: EventStream;
   readonly #started = now();
 
-  constructor(job: Omit<Job, "control">, { resumed, stream, known, opened }: Beginning) {
+  constructor(job: Omit<Job, "control">, { resumed, stream, known, notifier, opened }: Beginning) {
     this.run = job.run;
     this.#job = Object.assign(job, { control: known && new RunControl(this, known) });
     this.#stream = stream;
-    this.done = this.#train(resumed, opened);
+    this.done = this.#train(resumed, opened, notifier);
     this.done.catch(() => undefined); // it may be awaited late, or never
   }
 
-  async #train(resumed: Resumed | null, opened: AsyncDisposableStack): Promise<RunResult> {
+  async #train(resumed: Resumed | null, opened: AsyncDisposableStack, notifier: Notifier | null): Promise<RunResult> {
     await using _opened = opened;
     await sleep(0); // the caller may read events from the first on
-    const result = await trainToEnd(this.#job, resumed);
-    keepRunSpeed(this.#job.plan, this.#job.adapters.request.data, result);
-    return result;
+    try {
+      const result = await trainToEnd(this.#job, resumed);
+      keepRunSpeed(this.#job.plan, this.#job.adapters.request.data, result);
+      await notifier?.ended(result);
+      return result;
+    } catch (error) {
+      await notifier?.failed(error);
+      throw error;
+    }
   }
 
   /** The plan by which the stages are opened; adapters that join are added to it. */
@@ -221,6 +235,16 @@ export class Session implements AsyncDisposable {
   /** Trains a copy of an adapter, next to it and from its next step on, with the changes. */
   fork(request: ForkRequest): string {
     return this.#job.adapters.fork(request);
+  }
+
+  /** The rows that an adapter trains on now, as their tokens; null before its first step, and while stages are opened. */
+  rows(adapter: string): LatestRows | null {
+    return this.#job.adapters.latestRows(adapter);
+  }
+
+  /** What each stage has done in the last seconds; recorded while it is asked for. */
+  spans(): Promise<readonly (readonly LiveSpan[])[]> {
+    return this.#job.spans.recent();
   }
 
   /** Adds the adapters of a recipe for the same base model; resolves when they have joined, or stages are opened for them. */

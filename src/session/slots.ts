@@ -65,6 +65,11 @@ export class Slots<T extends Resident> {
     this.#residents = Array.from({ length: options.slots }, () => null);
   }
 
+  /** What each slot has; null where it is free. */
+  get residents(): readonly (T | null)[] {
+    return this.#residents;
+  }
+
   /** Does the work while the adapter has a slot, for which it may wait. */
   async use<R>(of: T, work: (slot: number) => Promise<R>): Promise<R> {
     if (of.slot !== null && !of.placing && !this.#isOver(of)) of.uses++;

@@ -19,6 +19,8 @@ export class Tracer {
   /** Of each stage, first stage first: what has been recorded. */
   readonly traces: readonly { readonly spans: StageSpan[]; readonly kernels: KernelSpan[] }[];
 
+  #what = { passes: false, kernels: false };
+
   private constructor(
     private readonly bus: Bus,
     /** For each stage, what its clock is ahead of the trace's. */
@@ -40,6 +42,7 @@ export class Tracer {
    * before is here.
    */
   async record(what: { readonly passes: boolean; readonly kernels: boolean }): Promise<void> {
+    this.#what = what;
     const replies = await requestAll(this.bus, { type: "trace", ...what });
     for (const [stage, { spans, kernels }] of replies.entries()) {
       const ahead = this.ahead[stage]!;
@@ -51,6 +54,11 @@ export class Tracer {
       for (const span of spans) this.traces[stage]!.spans.push(placed(span));
       for (const launch of kernels) this.traces[stage]!.kernels.push(placed(launch));
     }
+  }
+
+  /** Brings here what has been recorded; the same is recorded further. */
+  collect(): Promise<void> {
+    return this.record(this.#what);
   }
 }
 

@@ -37,6 +37,7 @@ import { type AdapterResult, adapterRef, type Listener, noticeEvent, type RunRes
 import { Executor } from "./executor.ts";
 import { Finisher } from "./finish.ts";
 import { decideRungs } from "./halving.ts";
+import type { LiveSpans } from "./live-spans.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { AdapterScheduler } from "./scheduler.ts";
 import { needsSum } from "./shared-rows.ts";
@@ -69,6 +70,8 @@ export type RunOptions = {
   readonly stop: AbortSignal;
   /** Aborted: the same, but adapters do not end: they are saved, to continue on other stages. */
   readonly suspend?: AbortSignal;
+  /** What stages do, for those who watch. */
+  readonly spans?: LiveSpans;
   /** The run waits for more adapters when all have ended, until it is stopped. */
   readonly keepOpen?: boolean;
 };
@@ -262,7 +265,15 @@ export class Training {
 
   #begin({ id, segments }: PackedBatch): void {
     this.#passes = id + 1;
-    for (const segment of segments) if (segment.firstRow === 0) this.#of(segment).begun = segment.step + 1;
+    this.options.spans?.begin(
+      id,
+      segments.map((segment) => this.#of(segment).plan.name),
+    );
+    for (const segment of segments) {
+      const adapter = this.#of(segment);
+      if (segment.firstRow === 0) adapter.begun = segment.step + 1;
+      adapter.latestRows = segment.rows;
+    }
   }
 
   /** An adapter has its slot: it is evaluated if it has not been, and trains. */

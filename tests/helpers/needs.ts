@@ -35,6 +35,8 @@ const HAVE = {
   root: () => (process.getuid!() === 0 ? 1 : 0),
   /** The official clients of what `mlora serve` speaks: scripts/clients makes them, now if it can. */
   clients: () => (Bun.spawnSync([join(ROOT, "scripts", "clients")], { ...QUIET, timeout: 400_000 }).success ? 1 : 0),
+  /** A Chromium: of this machine, or fetched by scripts/chromium, now if it can. */
+  chromium: () => (Bun.spawnSync([join(ROOT, "scripts", "chromium")], { ...QUIET, timeout: 180_000 }).success ? 1 : 0),
   openssl: () => (Bun.which("openssl") ? 1 : 0),
   /** Debian's packages of these names. */
   zsh: () => (Bun.which("zsh") ? 1 : 0),

@@ -265,11 +265,11 @@ describe("configs and keys", () => {
       return openKeys(db, file);
     };
     const [one, two] = ["k".repeat(20), "l".repeat(20)];
-    const { tenantOf, made, weightOf } = open(`a ${one}\n# none\nb ${two} 2.5`);
+    const { accessOf, made, weightOf } = open(`a ${one}\n# none\nb ${two} 2.5`);
     expect([weightOf("a"), weightOf("b")]).toEqual([1, 2.5]);
     expect(made).toBeNull();
-    expect(tenantOf(new Headers({ authorization: `bearer ${two}` }))).toBe("b");
-    expect(() => tenantOf(new Headers({ authorization: two }))).toThrow(ApiError);
+    expect(accessOf(new Headers({ authorization: `bearer ${two}` }))).toEqual({ tenant: "b", isViewer: false });
+    expect(() => accessOf(new Headers({ authorization: two }))).toThrow(ApiError);
     expect(() => open(`a ${one}`, 0o644)).toThrow("other users of this machine may read it");
     for (const [text, message] of [
       [`a ${one}\nb`, ":2: has no key"],
@@ -290,10 +290,10 @@ describe("configs and keys", () => {
   test("a first key is made once, and kept as a hash", () => {
     const folder = join(root, "made");
     using db = new Database(folder);
-    const { made, tenantOf } = openKeys(db, undefined);
+    const { made, accessOf } = openKeys(db, undefined);
     expect(made).toStartWith("tml-");
     expect(openKeys(db, undefined).made).toBeNull();
-    expect(tenantOf(new Headers({ "x-api-key": made! }))).toBe("default");
+    expect(accessOf(new Headers({ "x-api-key": made! }))).toEqual({ tenant: "default", isViewer: false });
     expect(JSON.stringify(db.all("SELECT * FROM keys"))).not.toContain(made!);
     expect(() => new Database(folder)).toThrow("another server has");
   });
