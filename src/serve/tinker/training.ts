@@ -351,7 +351,8 @@ export class Training {
       await engine.saveState(live.adapter, folder);
     } catch (error) {
       if (isFatal(error)) throw error;
-      log("error", { model: live.row.id, error: textFor(error) }); // as a full disk: its requests are kept, and it is tried again
+      // As on a full disk: the requests are kept, and it is tried again.
+      log("error", { model: live.row.id, error: textFor(error) });
       rmSync(folder, { recursive: true, force: true });
       return;
     }
