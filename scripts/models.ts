@@ -44,6 +44,13 @@ function rowOf(family: string, definition: Definition): string {
   return `| ${models} | ${names.join(", ")} | ${listed} | ${compared} |`.replaceAll("|  |", "| |");
 }
 
+/** The names of the models that a GGUF is written of. */
+const ggufFamilies = (): string =>
+  Object.entries<Definition>(FAMILIES)
+    .filter(([family, of]) => of.gguf && architecturesOf(family, of).length > 0)
+    .map(([, of]) => of.about.models)
+    .join(", ");
+
 /** docs/models.md */
 export function modelsPage(): string {
   const rows = Object.entries<Definition>(FAMILIES).filter(([family, of]) => architecturesOf(family, of).length > 0);
@@ -78,8 +85,8 @@ Files follow the model's: a tensor for each expert's linear where the model's fi
 one tensor has all experts (gpt-oss, Granite 3, Qwen3-VL). Both are read back, and PEFT's fused layout also for models whose files have each expert apart. PEFT 0.21 with transformers 5.24 takes names of dense MLPs
 (\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones.
 
-gpt-oss in mxfp4 is read; a CPU keeps its experts so, unless \`precision\` is "bf16" or "fp32", and a GPU dequantises them. An adapter is not merged into mxfp4 files: take the bf16 ones. metrics.jsonl has \`busiest_expert\`, the share of an adapter's rows
-that the busiest expert of a layer got, in the mean over layers (1 / experts where all get as many). Adapters in experts are refused on GPUs in this version.
+gpt-oss in mxfp4 is read, and its experts are kept so, unless \`precision\` is "bf16" or "fp32". An adapter is not merged into mxfp4 files: take the bf16 ones. metrics.jsonl has \`busiest_expert\`, the share of an adapter's rows
+that the busiest expert of a layer got, in the mean over layers (1 / experts where all get as many); \`mlora bench\` reports it, too.
 
 ## Rotary embeddings
 
@@ -89,6 +96,18 @@ heads rotated in part. Others are refused by name.
 LongRoPE has factors for short and for long sequences, and transformers chooses by the longest row of each batch. Here all rows of an adapter have the same: long where its \`max_length\` is above
 \`original_max_position_embeddings\`. A generated sequence has the long ones where its prompt and the tokens that may follow are more; transformers begins a sequence with the short ones and reads it
 again with the long ones when it passes that length.
+
+## GGUF
+
+\`mlora export --gguf\` writes ${ggufFamilies()}; mixtures of experts and all others are refused by name, and can be merged into a folder.
+Tested with llama.cpp itself (llama-cpp-python 0.3.36, \`scripts/nightly/gguf.ts\`): tiny models of each come to PEFT's logits, merged, and as base with the adapter's own GGUF; SmolLM2-135M-Instruct to
+the tokens of transformers; \`q8_0\` and \`q4_k_m\` to the bytes of \`llama-quantize\`.
+
+What llama.cpp computes otherwise is refused (layers without a rope other than every fourth of SmolLM3, biases that it does not read, a scale of attention that is not Gemma's own) or is a notice: it has no sliding
+windows in Mistral, Qwen and Phi-3, and chooses LongRoPE's factors by its context, not by the text. A tokenizer is known by how it cuts words (Llama 3, Qwen 2 and 3.5, SmolLM, GPT-2 and GPT-4o, Tekken, and
+SentencePiece's of Llama 2, Mistral, Phi-3 and Gemma); another is refused. Of a base that is a GGUF the tokenizer is copied. A token that ends answers in a chat, and is not the end-of-text token, is written as the end of a turn.
+
+The adapter alone is in f32, LoRA of any scale, ranks and layers, VeRA as the LoRA that it is; DoRA and adapters of embedding or head are merged only.
 
 ## Not supported
 

@@ -88,10 +88,20 @@ async function gpuBytes(): Promise<number> {
 
 /** What a plan says of the adapters' memory. */
 async function overheadOf(command: readonly string[]): Promise<number> {
-  const planned = Bun.spawn([...command, "--json"], { stdout: "pipe", stderr: "ignore" });
-  const { memory_bytes: memory, host_bytes: host = 0, adapters } = JSON.parse(await planned.stdout.text());
+  const planned = Bun.spawn([...command, "--json"], { stdout: "pipe", stderr: "pipe" });
+  const [out, said] = await Promise.all([planned.stdout.text(), planned.stderr.text()]);
+  if ((await planned.exited) !== 0) throw new Error(said);
+  const { memory_bytes: memory, host_bytes: host = 0, adapters } = JSON.parse(out);
   return (memory.adapters + host) / sum((adapters as { memory_bytes: number }[]).map((of) => of.memory_bytes));
 }
+
+/** A run outlives this process otherwise, and the GPU's memory with it. */
+let running: Bun.Subprocess | null = null;
+for (const signal of ["SIGINT", "SIGTERM"] as const)
+  process.on(signal, () => {
+    running?.kill("SIGKILL");
+    process.exit(1);
+  });
 
 /** Of one run; throws what it says where it fails. */
 async function measure(mlora: string, model: string, mix: string): Promise<Measured> {
@@ -109,6 +119,7 @@ async function measure(mlora: string, model: string, mix: string): Promise<Measu
     const overhead = await overheadOf(command("plan"));
     const begin = performance.now();
     const child = Bun.spawn(command("run"), { stdout: "ignore", stderr: "pipe" });
+    running = child;
     const ended = child.exited;
     const said = child.stderr.text();
     /** Tokens that had been trained when a line was seen. */

@@ -2,13 +2,15 @@
 line of JSON.
 
 A base model with random weights in bf16, one adapter, AdamW. Targets are q, k, v and o, or these and the experts' parameters
-(`target_parameters`, an own A and B in each expert). Where memory does not suffice, the same with gradient checkpointing.
+(`target_parameters`, an own A and B in each expert). Where memory does not suffice, the same with gradient checkpointing; where
+an attention cannot run, the next of the shape.
 """
 
 import argparse
 import gc
 import json
 import statistics
+import sys
 import time
 import warnings
 
@@ -34,14 +36,17 @@ QWEN3 = dict(
     rope_parameters=dict(rope_type="default", rope_theta=1e6),
 )
 GPT_OSS = dict(num_hidden_layers=24, num_local_experts=32)
-# Attention that each has: gpt-oss' sinks are not for torch's own.
-SHAPES = {"qwen3-30b-a3b": (transformers.Qwen3MoeConfig, QWEN3, "sdpa"), "gpt-oss-20b": (transformers.GptOssConfig, GPT_OSS, "eager")}
+# Attention that each has, the fastest first: gpt-oss' sinks are not for torch's own.
+SHAPES = {
+    "qwen3-30b-a3b": (transformers.Qwen3MoeConfig, QWEN3, ("sdpa",)),
+    "gpt-oss-20b": (transformers.GptOssConfig, GPT_OSS, ("flex_attention", "eager")),
+}
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
 def make_model(args: argparse.Namespace) -> peft.PeftModel:
-    make, sizes, attention = SHAPES[args.shape]
+    make, sizes, _ = SHAPES[args.shape]
     config = make(**sizes, use_cache=False)
     lora = peft.LoraConfig(
         r=args.rank,
@@ -51,13 +56,14 @@ def make_model(args: argparse.Namespace) -> peft.PeftModel:
         task_type="CAUSAL_LM",
     )
     with torch.device("cuda"), no_init_weights():
-        base = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention, experts_implementation="grouped_mm", dtype=torch.bfloat16)
+        base = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=args.attention, experts_implementation="grouped_mm", dtype=torch.bfloat16)
     with torch.no_grad():
         for name, parameter in base.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.02)
             else:
                 parameter.fill_(1.0 if "norm" in name else 0.0)
+    with torch.device("cuda"):
         return peft.get_peft_model(base, lora).train()
 
 
@@ -76,11 +82,27 @@ def steps(model: peft.PeftModel, optimizer: torch.optim.Optimizer, args: argpars
     return seconds[WARM_UP:], loss
 
 
+def fitting_steps(model: peft.PeftModel, optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> tuple[list[float], float]:
+    if not args.checkpointing:
+        try:
+            return steps(model, optimizer, args)
+        except torch.OutOfMemoryError:
+            args.checkpointing = True
+    optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    return steps(model, optimizer, args)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-30b-a3b")
     parser.add_argument("--targets", choices=("qkvo", "all-linear"), default="qkvo")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--attention", help="transformers' name of it")
     for flag, default in dict(rows=4, length=2048, rank=16, steps=4).items():
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
@@ -88,21 +110,19 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # transformers about itself
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
+    *faster, last = SHAPES[args.shape][2]
+    args.attention = args.attention or (faster or [last])[0]
     model = make_model(args)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.01)
     try:
-        if args.checkpointing:
-            raise torch.OutOfMemoryError
-        seconds, loss = steps(model, optimizer, args)
-    except torch.OutOfMemoryError:
-        args.checkpointing = True
-        optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
-        seconds, loss = steps(model, optimizer, args)
+        seconds, loss = fitting_steps(model, optimizer, args)
+    except Exception as error:
+        if args.attention == last:
+            raise
+        print(f"{args.attention}: {str(error)[:300]}", file=sys.stderr, flush=True)
+        args.attention = last
+        model.set_attn_implementation(last)
+        seconds, loss = fitting_steps(model, optimizer, args)
     median = statistics.median(seconds)
     report = vars(args) | dict(
         ms=round(median * 1e3, 1),

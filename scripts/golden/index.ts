@@ -63,6 +63,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
     tolerance: FLOAT32,
   },
+  gguf: {
+    script: "gguf/make.py",
+    makes: ["gguf/blocks.json"],
+    packages: ["llama-cpp-python==0.3.36", "gguf==0.19.0", NUMPY],
+    tolerance: null,
+  },
   hub: {
     script: "hub/make.py",
     makes: ["hub/*.json"],

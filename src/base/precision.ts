@@ -45,8 +45,7 @@ export function heldWeights(
   exact: ExactWeights | null,
 ): HeldWeights & { readonly denseGroups: readonly string[] } {
   const format = formatOf(precision, compute, exact?.format ?? null);
-  // What has 4 bits stays as it is, on CPUs, unless it is to be computed with as it is.
-  const keeps = exact?.isMxfp4 === true && compute === "f32" && precision !== "fp32" && precision !== "bf16";
+  const keeps = exact?.isMxfp4 === true && precision !== "fp32" && precision !== "bf16"; // int8 is larger, nf4 rounds again
   return {
     format,
     denseGroups: precision === "auto" && format !== "dense" ? exact!.others : [],

@@ -6,7 +6,7 @@ import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import { jsonText, writeStdout } from "../base/terminal.ts";
 import { count, formatBytes, percent } from "../base/units.ts";
 import { type BenchmarkOptions, type BenchmarkReport, benchmark } from "../session/benchmark.ts";
-import { BENCHMARK_METHODS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
+import { BENCHMARK_METHODS, BENCHMARK_SHARINGS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
 import { DEVICES, fileOf, LINKS, oneOf, wholeNumber } from "./flags.ts";
 
 /** As they were given. */
@@ -31,6 +31,7 @@ const CHECKS: { readonly [Flag in keyof BenchmarkOptions]-?: (value: unknown) =>
   length: natural("length"),
   trace: (value) => fileOf("trace", `${value}`),
   targets: choice("targets", BENCHMARK_TARGETS),
+  experts: choice("experts", BENCHMARK_SHARINGS),
   rank: natural("rank"),
   method: choice("method", BENCHMARK_METHODS),
   dropout: dropoutOf,
@@ -59,7 +60,7 @@ function dropoutOf(value: unknown): number {
 
 function text(report: BenchmarkReport): string {
   const { shape, device, compute, adapters, rows, length, rank, recomputation, tflops, peak_tflops, share_of_peak } = report;
-  const { bubble, simulated_bubble: simulated } = report;
+  const { bubble, simulated_bubble: simulated, busiest_expert: busiest } = report;
   const bytes = (key: "planned_bytes" | "device_bytes" | "peak_rss_bytes") => formatBytes(report[key]);
   const families = Object.entries(report.kernel_ms).map(([family, ms]) => `${family} ${ms.toFixed(1)}`);
   return [
@@ -68,6 +69,7 @@ function text(report: BenchmarkReport): string {
     `  ${tflops} TFLOP/s of the base model's products, ${(100 * share_of_peak).toFixed(0)} % of the ${peak_tflops} measured here`,
     `  kernels, ms: ${families.join(", ")}`,
     ...(bubble === null ? [] : [`  bubble ${percent(bubble)} of all stages' time, simulated ${percent(simulated ?? 0)}`]),
+    ...(busiest === null ? [] : [`  the busiest expert of a layer got ${percent(busiest)} of an adapter's rows`]),
     `  memory: planned ${bytes("planned_bytes")}, on the device ${bytes("device_bytes")}, process at its peak ${bytes("peak_rss_bytes")}`,
     "",
   ].join("\n");

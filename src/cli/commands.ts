@@ -17,6 +17,11 @@ export type CommandFacts = {
 const JSON_FLAG: Flag = ["--json", "For machines"];
 const LINK: Flag = ["--link <link>", "auto, ipc, nccl, shm or nats: how activations go between stages"];
 const HELD: Flag = ["--precision <precision>", "How the base is held: auto, bf16, fp32, int8, nf4 or fp8"];
+const SERVER: readonly Flag[] = [
+  ["--server <url>", "The address of mlora serve, as it prints it"],
+  ["--key-file <file>", "A file with the key alone, which no other user may read (default: MLORA_SERVER_KEY)"],
+  ["--insecure", "Send the key in clear text to another machine"],
+];
 /** What overrides a recipe. */
 const OVERRIDES: readonly Flag[] = [
   ["--output <folder>", "Where results go, instead of the recipe's run.output"],
@@ -159,12 +164,16 @@ export const COMMANDS = {
     purpose: "Merge an adapter's folder into its base model: a model for programs without adapters",
     flags: [
       ["--base <folder>", "The base model, where the adapter's own config does not say where it is now"],
-      ["--output <folder>", "Where the merged model goes: a folder that is new or empty"],
+      ["--output <folder>", "Where the merged model goes: a folder that is new or empty; with --gguf a new file"],
+      ["--gguf <type>", "A GGUF instead: f32, f16, bf16, q8_0 or q4_k_m; adapter for the adapter alone"],
       ["--dtype <dtype>", "bf16 or fp32 (default: bf16)"],
       ["--shard <size>", "The largest size of a file of weights (default: 5GB)"],
       JSON_FLAG,
     ],
-    examples: [["mlora export out/support/tickets --output models/tickets", "A Hugging Face folder in bf16"]],
+    examples: [
+      ["mlora export out/support/tickets --output models/tickets", "A Hugging Face folder in bf16"],
+      ["mlora export out/support/tickets --gguf q4_k_m --output tickets.gguf", "One file for llama.cpp and Ollama"],
+    ],
   },
   generate: {
     usage: "generate [base]",
@@ -205,6 +214,23 @@ export const COMMANDS = {
     ],
     examples: [["mlora serve models/SmolLM2-135M-Instruct", "At http://127.0.0.1:8000/v1; prints a key at its first start"]],
   },
+  submit: {
+    usage: "submit <recipe>",
+    purpose: "Have a server train the adapters of a recipe, a job each, to the bytes of mlora run",
+    flags: [...SERVER, ["--watch", "Print what happens until all have ended"]],
+    examples: [
+      ["mlora submit recipe.toml --server http://127.0.0.1:8000 --key-file key --watch", "Send rows and recipe, and wait"],
+    ],
+  },
+  jobs: {
+    usage: "jobs [action] [job]",
+    purpose: "List a server's jobs, or watch, pause, resume or cancel one, or fetch its adapter",
+    flags: [...SERVER, ["--output <folder>", "With fetch: where the adapter goes (default: a folder of its name)"], JSON_FLAG],
+    examples: [
+      ["mlora jobs --server http://127.0.0.1:8000 --key-file key", "List them"],
+      ["mlora jobs fetch tickets --server http://127.0.0.1:8000 --key-file key", "The adapter of a job that has succeeded"],
+    ],
+  },
   doctor: {
     usage: "doctor",
     purpose: "Say what this machine has and lacks",
@@ -224,6 +250,7 @@ export const COMMANDS = {
       ["--rank <number>", "Rank of the adapters (default: 16)"],
       ["--dropout <number>", "Dropout of the adapters (default: 0)"],
       ["--targets <targets>", "all-linear or qkvo (default: all-linear)"],
+      ["--experts <sharing>", "shared-outer or per-expert: factors of adapters in experts (default: shared-outer)"],
       ["--steps <number>", "Steps to measure (default: 10)"],
       ["--recomputation <recomputation>", "auto, none, selective or full"],
       ["--tokens <number>", "Most tokens in a pass"],

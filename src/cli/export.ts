@@ -1,8 +1,10 @@
-// `mlora export`: an adapter and its base model become one Hugging Face model, for programs that know of no adapters.
+// `mlora export`: an adapter and its base model become one Hugging Face model, for programs that know of no adapters, or a
+// GGUF, for llama.cpp.
 
 import { RequestError } from "../base/errors.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { count, formatBytes, shortPath } from "../base/units.ts";
+import { type ExportedGguf, exportGguf, GGUF_CONTENTS } from "../session/export-gguf.ts";
 import { EXPORT_DTYPES, type ExportedModel, exportModel } from "../session/export-model.ts";
 import { oneOf } from "./flags.ts";
 
@@ -11,21 +13,37 @@ export type ExportFlags = {
   readonly output?: unknown;
   readonly dtype?: unknown;
   readonly shard?: unknown;
+  readonly gguf?: unknown;
   readonly json?: boolean;
 };
 
 const SHARD = "5GB"; // as transformers divides a model
 
-/** Merges the adapter in `folder`, and says what came of it. */
-export function exportAdapter(folder: string, { base, output, dtype, shard, json = false }: ExportFlags): void {
+/** Merges the adapter in `folder`, or writes it as a GGUF, and says what came of it. */
+export function exportAdapter(folder: string, { base, output, dtype, shard, gguf, json = false }: ExportFlags): void {
   if (output === undefined)
     throw new RequestError("cli.flag", "--output is missing", "say where the merged model goes: --output FOLDER");
-  const made = exportModel(folder, {
-    dtype: oneOf("dtype", `${dtype ?? "bf16"}`, EXPORT_DTYPES),
-    mostBytes: bytesIn(`${shard ?? SHARD}`),
+  const asked = {
     base: base === undefined ? null : `${base}`,
     output: `${output}`,
-    print: (line) => writeStderr(`${line}\n`),
+    print: (line: string) => writeStderr(`${line}\n`),
+  };
+  if (gguf !== undefined) {
+    const wrong = dtype === undefined ? (shard === undefined ? null : "shard") : "dtype";
+    if (wrong)
+      throw new RequestError(
+        "cli.flag",
+        `--${wrong} is of a Hugging Face folder, and --gguf asks for a file`,
+        `leave out --${wrong}`,
+      );
+    const made = exportGguf(folder, { ...asked, contents: oneOf("gguf", `${gguf}`, GGUF_CONTENTS) });
+    writeStdout(`${json ? jsonText(made, 2) : ggufText(made)}\n`);
+    return;
+  }
+  const made = exportModel(folder, {
+    ...asked,
+    dtype: oneOf("dtype", `${dtype ?? "bf16"}`, EXPORT_DTYPES),
+    mostBytes: bytesIn(`${shard ?? SHARD}`),
   });
   writeStdout(`${json ? jsonText(made, 2) : textOf(made)}\n`);
 }
@@ -35,8 +53,12 @@ const textOf = (made: ExportedModel): string =>
   `${shortPath(made.output)}: ${count(made.parameters)} parameters in ${made.dtype}, ${formatBytes(made.bytes)}, ` +
   `${made.files.length === 1 ? "1 file" : `${made.files.length} files`}`;
 
+const ggufText = (made: ExportedGguf): string =>
+  `wrote ${shortPath(made.output)}: ${made.gguf === "adapter" ? "the adapter alone" : `the merged model in ${made.gguf}`} ` +
+  `(${placesText(made)}), ${count(made.tensors)} tensors, ${count(made.parameters)} values, ${formatBytes(made.bytes)}`;
+
 /** "rank 16, scale 2"; of an adapter with several of them, the least and the largest. */
-function placesText({ rank, scale, places }: ExportedModel): string {
+function placesText({ rank, scale, places }: Pick<ExportedModel, "rank" | "scale" | "places">): string {
   const span = (table: readonly (readonly number[])[], of: number) => {
     const values = places ? table.flat().filter((_, i) => places.ranks.flat()[i]! > 0) : [of];
     const [least, most] = [Math.min(...values), Math.max(...values)];

@@ -3,7 +3,8 @@
 import { PRECISIONS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import { SHAPE_NAMES } from "../session/benchmark.ts";
-import { BENCHMARK_METHODS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
+import { BENCHMARK_METHODS, BENCHMARK_SHARINGS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
+import { GGUF_CONTENTS } from "../session/export-gguf.ts";
 import { EXPORT_DTYPES } from "../session/export-model.ts";
 import { COMMAND_NAMES, type CommandName, type Example, factsOf, REPEATED } from "./commands.ts";
 import { DEVICES, LINKS } from "./flags.ts";
@@ -53,8 +54,10 @@ const VALUES: Readonly<Record<string, Value>> = {
   recomputation: words(["auto", ...RECOMPUTATIONS]),
   method: words(BENCHMARK_METHODS),
   targets: words(BENCHMARK_TARGETS),
+  sharing: words(BENCHMARK_SHARINGS),
   shape: words(SHAPE_NAMES),
   dtype: words(EXPORT_DTYPES),
+  type: words(GGUF_CONTENTS),
   shell: words(SHELLS),
 };
 

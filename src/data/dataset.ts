@@ -29,6 +29,8 @@ export type { Sample } from "./rows.ts";
 export type Dataset = {
   readonly train: readonly Sample[];
   readonly eval: readonly Sample[];
+  /** How many rows of `train` each of the recipe's sources has, in their order. */
+  readonly sizes: readonly number[];
   readonly counts: {
     readonly rows: number; // read, of training and evaluation
     readonly truncated: number;
@@ -44,6 +46,7 @@ export type DatasetRecipe = Pick<
   | "train"
   | "eval"
   | "evalSplit"
+  | "mostRows"
   | "format"
   | "columns"
   | "template"
@@ -82,8 +85,8 @@ export function loadDataset(
   row: RowRead = () => undefined,
   files: FilesOf = new Map(),
 ): Dataset {
-  const [trainFiles, evalFiles] = [filesNamed(recipe.train, files), filesNamed(recipe.eval, files)];
-  for (const file of [...trainFiles, ...evalFiles]) checkDataFile(file);
+  const [trainFiles, evalFiles] = [recipe.train, recipe.eval].map((names) => names.map((name) => filesNamed([name], files)));
+  for (const file of [...trainFiles!, ...evalFiles!].flat()) checkDataFile(file);
   const { format, columns, template, chatTemplate, chatVariables, thoughts, system, trainOn, objective, maxLength, overlong } =
     recipe;
   const form = [
@@ -100,25 +103,45 @@ export function loadDataset(
     overlong,
   ];
   const own = tokenizerOf(recipe, tokenizer);
-  const rowsIn = (file: DataFile): FileRows => {
-    const key = stringifyJson([file.name, ...form])!;
-    const rows = read.get(key) ?? readFile(file, recipe, own, vocab, row);
+  const rowsIn = (file: DataFile, most: number | null): FileRows => {
+    const key = stringifyJson([file.name, most, ...form])!;
+    const rows = read.get(key) ?? readFile(file, recipe, own, vocab, row, most);
     read.set(key, rows);
     return rows;
   };
-  const [train, heldOut] = [trainFiles.map(rowsIn), evalFiles.map(rowsIn)];
+  const source = (of: readonly DataFile[], most: number | null): readonly FileRows[] => {
+    const rows: FileRows[] = [];
+    for (const file of of) {
+      const left = most === null ? null : most - sum(rows.map((one) => one.rows));
+      if (left === 0) break;
+      rows.push(rowsIn(file, left));
+    }
+    return rows;
+  };
+  const { mostRows } = recipe;
+  const sources = trainFiles!.map((of, i) => source(of, mostRows?.train[i] ?? null));
+  const [train, heldOut] = [sources.flat(), evalFiles!.flatMap((of, i) => source(of, mostRows?.eval[i] ?? null))];
   const total = (count: "rows" | "truncated" | "dropped") => sum([...train, ...heldOut].map((file) => file[count]));
   const samples = joined(train.map((file) => file.samples));
+  const sizes = sources.map((of) => sum(of.map((one) => one.samples.length)));
   return {
-    ...(heldOut.length > 0
-      ? { train: samples, eval: joined(heldOut.map((file) => file.samples)) }
-      : splitRows(samples, recipe)),
+    ...(heldOut.length > 0 || recipe.evalSplit === 0
+      ? { train: samples, eval: joined(heldOut.map((file) => file.samples)), sizes }
+      : splitRows(samples, sizes, recipe)),
     counts: { rows: total("rows"), truncated: total("truncated"), dropped: total("dropped") },
     notices: mergedNotices([...new Set([...train, ...heldOut])].map(({ notices }) => notices)),
   };
 }
 
-function readFile(of: DataFile, recipe: DatasetRecipe, tokenizer: Tokenizer, vocab: number, read: RowRead): FileRows {
+/** The first `most` rows of a file; null: all. */
+function readFile(
+  of: DataFile,
+  recipe: DatasetRecipe,
+  tokenizer: Tokenizer,
+  vocab: number,
+  read: RowRead,
+  most: number | null,
+): FileRows {
   const { name: file } = of;
   const toRows = rowReader(recipe, tokenizer);
   const packer = new RowPacker(file);
@@ -145,6 +168,7 @@ function readFile(of: DataFile, recipe: DatasetRecipe, tokenizer: Tokenizer, voc
       faults.push(`${placeOf(row.source)}: ${error.message}`);
       if (faults.length === SHOWN) break;
     }
+    if (counts.rows === most) break;
   }
   read(null, 0, packer.bytes);
   if (faults.length > 0)
@@ -330,8 +354,7 @@ export function fit(
  * Holds out a share of the rows; at least one row is left to train on. Whoever shares out the same rows holds out the same
  * ones, whatever its seed: adapters of a sweep are held against each other.
  */
-function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: DatasetRecipe) {
-  if (evalSplit === 0) return { train: rows, eval: [] };
+function splitRows(rows: readonly Sample[], sizes: readonly number[], { evalSplit, name, train: files }: DatasetRecipe) {
   // What comes from one row is held out together.
   const lines = new Map<string, Map<number, number>>();
   const group = new Int32Array(rows.length);
@@ -349,5 +372,12 @@ function splitRows(rows: readonly Sample[], { evalSplit, name, train: files }: D
       "lower data.split, or give more rows",
     );
   const chosen = new Set(new Rng(0x5b117).shuffle(range(first)).slice(0, heldOut));
-  return { train: chosenOf(rows, (i) => !chosen.has(group[i]!)), eval: chosenOf(rows, (i) => chosen.has(group[i]!)) };
+  const isHeldOut = (i: number) => chosen.has(group[i]!);
+  let row = 0;
+  const left = sizes.map((size) => {
+    const from = row;
+    row += size;
+    return sum(range(size).map((i) => Number(!isHeldOut(from + i))));
+  });
+  return { train: chosenOf(rows, (i) => !isHeldOut(i)), eval: chosenOf(rows, isHeldOut), sizes: left };
 }

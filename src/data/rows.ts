@@ -159,6 +159,7 @@ function sampleOf({ file, paired, pieces, index, lines, labels }: PackedFile, ro
 
 /** The rows of several files, one after the other. */
 export function joined(lists: readonly (readonly Sample[])[]): readonly Sample[] {
+  if (lists.length === 0) return [];
   if (lists.length === 1) return lists[0]!;
   const all = lists.map(pack);
   invariant(

@@ -87,6 +87,22 @@ function readTokenizer(folder: string, config: Json): Read {
   };
 }
 
+/** What the tokenizer in `folder` is made of, as transformers computes it, and the ids of two tokens of its settings. */
+export function tokenizerParts(folder: string) {
+  const config = configOf(folder);
+  const json = readJson(folder, "tokenizer.json");
+  const { added } = open(folder, json, config); // which resolves `json`, too
+  const { vocab, unk_token: unknown } = json["model"] as { vocab: Record<string, number>; unk_token?: string | null };
+  const id = (text: string | null | undefined) =>
+    text == null ? null : (added.find(({ content }) => content === text)?.id ?? vocab[text] ?? null);
+  return {
+    json,
+    added,
+    unknown: id(tokenText(config["unk_token"]) ?? unknown),
+    padding: id(tokenText(config["pad_token"])),
+  };
+}
+
 /** A tokenizer with a chat template, or none. */
 function withTemplate(read: Read, template: { readonly text: string; readonly compiled: Template } | null): Tokenizer {
   const { named, ...tokenizer } = read;

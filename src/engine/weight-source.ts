@@ -1,7 +1,7 @@
 // Fills a stage's weights: from the files of a base model, or with random numbers where only the shape matters (benchmarks).
 
 import { bytesOf, type DType } from "../base/dtype.ts";
-import { hash, hashText } from "../base/rng.ts";
+import { hash, hashText, Rng } from "../base/rng.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
@@ -120,10 +120,17 @@ function random(seed: number, device: Device): WeightSource {
     const isMxfp4 = packed?.weight.format === "mxfp4";
     if (isMxfp4) randomMxfp4(device, packed, own);
     else if (name.includes("norm") || name.endsWith("scalar")) device.write(to, new Float32Array(sizeOf(to.shape)).fill(1));
+    else if (to.dtype !== device.compute) device.write(to, randomValues(sizeOf(to.shape), own));
     else randomFill(device, { out: to, seed: own, scale: 0.02 });
     return isMxfp4;
   };
   return { fill, [Symbol.dispose]: () => undefined };
+}
+
+/** Of what is in f32 on every device, which is small. */
+function randomValues(count: number, seed: number): Float32Array {
+  const rng = new Rng(seed);
+  return Float32Array.from({ length: count }, () => 0.02 * rng.normal());
 }
 
 /** Any codes, which the bytes of random numbers are, and one scale: values of about the size of others. */

@@ -3,6 +3,7 @@
 
 import type { ModelSpec, Router } from "../base/spec.ts";
 import type { ConfigReader } from "./config.ts";
+import type { GgufForm } from "./gguf.ts";
 
 /** Query heads, heads of keys and values, and the size of each. */
 export type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
@@ -153,6 +154,8 @@ export type Definition = {
     /** Of the layers' own inputs, in families that have them: an embedding, a projection of the stream's, and its norm. */
     readonly own?: { readonly table: string; readonly projection: string; readonly norm: string };
   };
+  /** How llama.cpp has it; left out: no GGUF is written of it. */
+  readonly gguf?: GgufForm;
   /** Of the norm after the last layer. */
   readonly finalNormOffset?: NormOffset;
   /** How files of some versions have the weights of experts: their shapes tell (files/modelfacts.ts). */

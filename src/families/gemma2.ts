@@ -3,6 +3,7 @@
 import type { Definition } from "./definition.ts";
 import { oneRope, slidingLayers } from "./dense.ts";
 import { gemma, readCap, readGemma, slidingBut } from "./gemma.ts";
+import { POST_NORMED } from "./gguf.ts";
 import { readRope } from "./rope.ts";
 
 const DEFAULTS = {
@@ -12,6 +13,16 @@ const DEFAULTS = {
 export const gemma2 = {
   ...gemma,
   architectures: ["Gemma2ForCausalLM"],
+  gguf: {
+    architecture: "gemma2",
+    names: POST_NORMED,
+    biases: ["qkv"],
+    hasWindows: true,
+    ropes: [],
+    head: "always tied",
+    attentionScale: ({ layers, hidden, heads, headDim }) => 1 / Math.sqrt(layers === 46 ? hidden / heads : headDim),
+    embeddingScale: ({ hidden }) => Math.sqrt(hidden),
+  },
   about: { models: "Gemma 2", golden: null, on: "2026-11-29" },
   read: (config) => {
     const layers = config.count("num_hidden_layers", DEFAULTS.layers);

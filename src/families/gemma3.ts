@@ -6,6 +6,7 @@ import { type ConfigObject, ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
 import { slidingLayers } from "./dense.ts";
 import { gemma, readCap, readGemma, slidingBut } from "./gemma.ts";
+import { POST_NORMED } from "./gguf.ts";
 import { type RopeDefaults, readRope } from "./rope.ts";
 
 const DEFAULTS = {
@@ -33,6 +34,16 @@ const isObject = (value: unknown): value is ConfigObject =>
 export const gemma3 = {
   ...gemma,
   architectures: ["Gemma3ForCausalLM"],
+  gguf: {
+    architecture: "gemma3",
+    names: POST_NORMED,
+    biases: ["qkv"],
+    hasWindows: true,
+    hasTwoBases: true,
+    ropes: ["linear"],
+    attentionScale: ({ layers, hidden, heads, headDim }) => 1 / Math.sqrt(layers === 62 ? hidden / heads : headDim),
+    embeddingScale: ({ hidden }) => Math.sqrt(hidden),
+  },
   about: { models: "Gemma 3 (270M to 27B)", golden: "gemma/gemma3", on: "2026-11-29" },
   read: (config) => {
     const layers = config.count("num_hidden_layers", DEFAULTS.layers);

@@ -3,10 +3,12 @@
 
 import type { Definition } from "./definition.ts";
 import { dense, readDense, readWindow, sameInAll, withLayerTypes } from "./dense.ts";
+import { llama } from "./llama.ts";
 
 export const mistral = {
   ...dense,
   architectures: ["MistralForCausalLM"],
+  gguf: llama.gguf,
   about: { models: "Mistral 7B, Mistral-Nemo, Mistral-Small 24B", golden: "peft/mistral", on: "2026-11-29" },
   read: (config) => {
     const sizes = readDense(config, { kvHeads: 8, headDim: null, intermediate: 14336, vocab: 32000, positions: 4096 * 32 });

@@ -5,6 +5,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import { type ConfigObject, ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
 import { dense, readDense, readSizes, readWindow, slidingLayers, withLayerTypes } from "./dense.ts";
+import { POST_NORMED } from "./gguf.ts";
 import { readRope, readRopeOf } from "./rope.ts";
 
 const DEFAULTS = {
@@ -35,6 +36,15 @@ function layer(spec: ModelSpec, index: number): readonly Operation[] {
 export const olmo2 = {
   ...dense,
   architectures: ["Olmo2ForCausalLM"],
+  gguf: {
+    architecture: "olmo2",
+    names: POST_NORMED,
+    biases: ["qkv"],
+    hasWindows: true,
+    ropes: ["linear", "yarn"],
+    headsFill: true,
+    head: "never tied",
+  },
   about: { models: "OLMo 2", golden: "families/olmo2", on: "2026-11-29" },
   read: (config) => {
     const attentionBias = config.flag("attention_bias", false);

@@ -5,6 +5,7 @@ import { sum } from "../base/shape.ts";
 import { ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
 import { dense, oneRope, readSizes, readWindow, sameInAll, withLayerTypes } from "./dense.ts";
+import { NAMES } from "./gguf.ts";
 import { readRope } from "./rope.ts";
 
 /** The same product, of one linear. */
@@ -27,6 +28,14 @@ function renamed({ source, path }: ConfigReader): ConfigReader {
 export const phi3 = {
   ...dense,
   architectures: ["Phi3ForCausalLM"],
+  gguf: {
+    architecture: "phi3",
+    names: { ...NAMES, "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up" },
+    biases: [],
+    ropes: ["longrope", "linear"],
+    headsFill: true,
+    cutsByName: true,
+  },
   about: { models: "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", golden: "families/phi3", on: "2026-11-29" },
   groups: {
     qkvFused: ["self_attn.qkv_proj"],

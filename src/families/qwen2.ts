@@ -4,6 +4,7 @@ import { range } from "../base/shape.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
 import { dense, readDense, readWindow, sameInAll, slidingLayers, withLayerTypes } from "./dense.ts";
+import { NAMES } from "./gguf.ts";
 
 /** The window of each layer: by `layer_types`, else in the layers from `max_window_layers` on. */
 export function qwenWindows(config: ConfigReader, layers: number, fullLayers = 28): (number | null)[] {
@@ -18,6 +19,14 @@ export function qwenWindows(config: ConfigReader, layers: number, fullLayers = 2
 export const qwen2 = {
   ...dense,
   architectures: ["Qwen2ForCausalLM"],
+  gguf: {
+    architecture: "qwen2",
+    names: NAMES,
+    biases: ["qkv"],
+    ropes: ["linear", "yarn"],
+    headsFill: true,
+    is70B: ({ layers }) => layers === 80,
+  },
   about: { models: "Qwen 2, Qwen 2.5", golden: "peft/qwen2", on: "2026-11-29" },
   read: (config) => {
     const sizes = readDense(config, { kvHeads: 32, headDim: null, intermediate: 22016, vocab: 151936, positions: 32768 });

@@ -4,6 +4,7 @@ import { range } from "../base/shape.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
 import { dense, oneRope, readSizes, readWindow, slidingLayers, withLayerTypes } from "./dense.ts";
+import { NAMES } from "./gguf.ts";
 import { readRope } from "./rope.ts";
 
 const DEFAULTS = {
@@ -25,6 +26,14 @@ function rotating(config: ConfigReader, layers: number): readonly boolean[] {
 export const smollm3 = {
   ...dense,
   architectures: ["SmolLM3ForCausalLM"],
+  gguf: {
+    architecture: "smollm3",
+    isPermuted: true,
+    names: NAMES,
+    biases: ["qkv"],
+    ropes: ["linear", "yarn"],
+    rotates: (layer) => (layer + 1) % 4 !== 0,
+  },
   about: { models: "SmolLM3 3B", golden: "families/smollm3", on: "2026-11-29" },
   read: (config) => {
     const sizes = readSizes(config, DEFAULTS);

@@ -47,28 +47,34 @@ const INDEX = "model.safetensors.index.json";
 /** Elements that are in memory at a time, in f32 and as they are stored. */
 const PIECE = 1 << 22;
 
-/**
- * The files of the merged model and what lies in each, in the model's order: at most `mostBytes` of tensors, or one tensor. A
- * model with other parts keeps those, and the names of its files. Throws a RequestError where one is of an unknown type.
- */
-export function shardsOf({ spec, base, adapter, dtype }: Merge, mostBytes: number): Shard[] {
+/** The tensors of the merged model, in its order, without those of other parts. */
+export function tensorsOf({ spec, base, adapter, dtype }: Merge): readonly Omit<MergedTensor, "bytes">[] {
   const sites = new Map<string, Site>();
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of adapter.targets)
       if (rankAt(adapter, layer, linear) > 0) for (const [name, site] of sitesOf(spec, layer, linear)) sites.set(name, site);
-  const shards: { tensors: MergedTensor[]; bytes: number }[] = [];
   const isPart = spec.tower !== "model";
   const { embedding, head } = familyOf(spec).tensors;
   const tables = new Map([
     [embedding, adapter.changes?.embedding],
     [head, adapter.changes?.head],
   ]);
-  const own = [...tensorShapes(spec)].map(([name, shape]) => {
+  return [...tensorShapes(spec)].map(([name, shape]) => {
     const from = name === head && base.spec.tiedEmbeddings ? embedding : name; // one table of the base becomes two
     const stored = isPart && from === name ? base.stored(name) : name;
     return { name, stored, from, shape, dtype, table: tables.get(name) ?? null, site: sites.get(name) ?? null };
   });
-  for (const tensor of [...own, ...(isPart ? base.unused.map((name) => otherPart(name, base)) : [])]) {
+}
+
+/**
+ * The files of the merged model and what lies in each, in the model's order: at most `mostBytes` of tensors, or one tensor. A
+ * model with other parts keeps those, and the names of its files. Throws a RequestError where one is of an unknown type.
+ */
+export function shardsOf(merge: Merge, mostBytes: number): Shard[] {
+  const { spec, base } = merge;
+  const shards: { tensors: MergedTensor[]; bytes: number }[] = [];
+  const isPart = spec.tower !== "model";
+  for (const tensor of [...tensorsOf(merge), ...(isPart ? base.unused.map((name) => otherPart(name, base)) : [])]) {
     const bytes = sizeOf(tensor.shape) * bytesOf(tensor.dtype);
     const last = shards.at(-1);
     const shard = last && last.bytes + bytes <= mostBytes ? last : { tensors: [], bytes: 0 };
@@ -140,31 +146,54 @@ export function verifyMerged(folder: string, shards: readonly Shard[], merge: Me
     }
 }
 
-/** The stored bytes of a tensor of the merged model, piece by piece, with the byte where each begins. */
-function* piecesOf({ name, from, shape, dtype, table, site }: MergedTensor, { spec, base, adapter }: Merge) {
+/** The rows of a tensor of the merged model; a call of `read` has rows of one matrix, of which each has `each`. */
+export type MergedRows = {
+  readonly rows: number;
+  readonly width: number;
+  readonly each: number;
+  /** Whether the adapter changes them. */
+  readonly isChanged: boolean;
+  /** Throws a RunError, `export.values`, where they are no finite numbers. */
+  readonly read: (row: number, count: number) => Float32Array<ArrayBuffer>;
+};
+
+export function rowsOf(tensor: Omit<MergedTensor, "bytes">, { spec, base, adapter }: Merge): MergedRows {
+  const { name, from, shape, table, site } = tensor;
   const width = shape.at(-1) ?? 1;
   const rows = sizeOf(shape) / width;
-  const most = Math.max(1, Math.floor(PIECE / width));
   const change = table ? { each: rows, merge: mergeTable(table, width) } : site && mergeOf(spec, adapter, site, rows, width);
-  const { each, merge } = change ?? { each: rows, merge: null };
+  const read = (row: number, count: number): Float32Array<ArrayBuffer> => {
+    const values = new Float32Array(new ArrayBuffer(count * width * 4));
+    base.read(from, new Uint8Array(values.buffer), row * width * 4, "f32");
+    change?.merge(values, row);
+    if (allFinite(values)) return values;
+    throw new RunError(
+      "export.values",
+      `${name} has values that are no finite numbers when it is merged`,
+      "the base model is damaged, or the adapter's values are too large",
+    );
+  };
+  return { rows, width, each: change?.each ?? rows, isChanged: change !== null, read };
+}
+
+/** Rows that are in memory at a time. */
+export const rowsAtOnce = (width: number): number => Math.max(1, Math.floor(PIECE / width));
+
+/** The stored bytes of a tensor of the merged model, piece by piece, with the byte where each begins. */
+function* piecesOf(tensor: MergedTensor, merge: Merge) {
+  const { from, dtype } = tensor;
+  const { rows, width, each, isChanged, read } = rowsOf(tensor, merge);
+  const most = rowsAtOnce(width);
   for (let row = 0, count = 0; row < rows; row += count) {
     count = Math.min(most, each - (row % each));
     const at = row * width * bytesOf(dtype);
-    if (!merge) {
+    if (!isChanged) {
       const bytes = new Uint8Array(new ArrayBuffer(count * width * bytesOf(dtype)));
-      base.read(from, bytes, at, dtype);
+      merge.base.read(from, bytes, at, dtype);
       yield { bytes, from: at };
       continue;
     }
-    const values = new Float32Array(new ArrayBuffer(count * width * 4));
-    base.read(from, new Uint8Array(values.buffer), row * width * 4, "f32");
-    merge(values, row);
-    if (!allFinite(values))
-      throw new RunError(
-        "export.values",
-        `${name} has values that are no finite numbers when it is merged`,
-        "the base model is damaged, or the adapter's values are too large",
-      );
+    const values = read(row, count);
     const stored = dtype === "bf16" ? toBf16(values) : values;
     yield { bytes: new Uint8Array(stored.buffer), from: at };
   }

@@ -139,9 +139,7 @@ function quantisedNotices(path: string, weights: readonly ModelTensor[], exact: 
   if (quantised.length === 0) return [];
   const types = [...new Set(quantised.map(({ type }) => type))].sort().join(", ");
   if (exact?.isMxfp4)
-    return [
-      `${path}: its experts are MXFP4 in its files; a CPU holds them as they are, unless precision is bf16 or fp32; a GPU dequantises them`,
-    ];
+    return [`${path}: its experts are MXFP4 in its files, and are held as they are, unless precision is bf16 or fp32`];
   const all = quantised.length === weights.length;
   const which = all ? "its linear weights are" : `${quantised.length} of its ${weights.length} linear weights are`;
   const how =

@@ -1,5 +1,5 @@
 // How the weights in files become numbers, by the C of ffi/native/stored.c: all types of GGUF and safetensors that are weights,
-// FP8 with scales, 4-bit codes.
+// FP8 with scales, 4-bit codes; and how numbers become those of GGUF, by encode.c.
 
 import { openLibrary } from "../../ffi/open.ts";
 import { stored } from "../../ffi/stored.ts";
@@ -47,6 +47,18 @@ export function useAllCores(): void {
 /** The first `count` values of whole blocks of a type, into `count` values of `into`. */
 export function storedValues(type: StoredType, from: Uint8Array, count: number, as: ValueType, into: Uint8Array): void {
   library().stored_values(NUMBERS.indexOf(type), from, count, isBf16(as), into);
+}
+
+/** Types that values can be written as. */
+export const ENCODED_TYPES = ["F32", "F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"] as const;
+export type EncodedType = (typeof ENCODED_TYPES)[number];
+
+/** Values, of whole blocks, as a type has them: to the bit as ggml's own encoders. */
+export function encodeValues(type: EncodedType, values: Float32Array): Uint8Array<ArrayBuffer> {
+  const { values: each, bytes } = STORED_TYPES[type];
+  const into = new Uint8Array(new ArrayBuffer((values.length / each) * bytes));
+  library().stored_encode(NUMBERS.indexOf(type), values, values.length, into);
+  return into;
 }
 
 /** The rows of a weight [rows, columns] from row `row` on. */

@@ -69,6 +69,9 @@ export const isScaled = (method: PeftMethod): boolean => hasKey(method, "alpha")
 /** As what an adapter is computed that is not trained: one whose A and B follow from its file is a LoRA. */
 export const frozenAs = (method: PeftMethod): PeftMethod => (DEFINITIONS[method].peft.shared ? "lora" : method);
 
+/** Whether what it adds to a weight is scale B A alone, once it is not trained any more. */
+export const isProduct = (method: PeftMethod): boolean => storedBy(frozenAs(method)).every(isLowRank);
+
 /** The method of an adapter_config.json; null where its peft_type is not known. */
 export const methodIn = (config: Readonly<Record<string, unknown>>): PeftMethod | null =>
   PEFT_METHODS.find((method) => {

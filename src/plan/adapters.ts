@@ -12,7 +12,7 @@ import { settingsOf } from "../methods/registry.ts";
 import { isContrastive } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
-import { cut, epochOrder, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
+import { cut, epochOrder, epochsBegun, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
 
 import { placeAdapter } from "./places.ts";
 
@@ -23,6 +23,8 @@ export type DataSummary = {
    */
   readonly train: readonly RowSummary[];
   readonly eval: readonly RowSummary[];
+  /** How many training rows each source of the recipe has, in their order; left out where that is not known. */
+  readonly sizes?: readonly number[];
   /** An adapter from a file that its preferences are measured against. */
   readonly reference?: PoolAdapter | null;
 };
@@ -61,7 +63,8 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
   if (isSvdInit(recipe.init)) checkDirections(recipe, places, spec);
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
   const lengths = data.train.map(({ length }) => length);
-  const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
+  const sources = recipe.mix && data.sizes ? { sources: { ...recipe.mix, sizes: checkSizes(recipe, data.sizes) } } : {};
+  const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed, ...sources };
   checkLearns(recipe, totalSteps(work));
   return {
     name: recipe.name,
@@ -82,6 +85,17 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
     parameters: countParameters(spec, spec.layers, places, recipe.method),
     reference: data.reference ?? null,
   };
+}
+
+/** Throws a RequestError, `plan.mix`, where a source has no row to train on. */
+function checkSizes({ name, train }: AdapterRecipe, sizes: readonly number[]): readonly number[] {
+  const empty = sizes.indexOf(0);
+  if (empty < 0) return sizes;
+  throw new RequestError(
+    "plan.mix",
+    `adapter '${name}': ${train[empty]} has no row left to train on`,
+    "leave it out, or lower data.split",
+  );
 }
 
 /** Where an adapter acts on the stages, what it keeps frozen included. */
@@ -155,8 +169,9 @@ export function largestRows(
 function largestMicroBatch(work: Work, tokensPerMicrobatch: number): number {
   const { lengths, batchSize } = work;
   const sorted = [...lengths].sort((a, b) => b - a);
-  const bound = Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, sum(sorted.slice(0, batchSize))));
-  const epochs = Math.ceil(totalSteps(work) / stepsPerEpoch(work));
+  const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.slice(0, batchSize)); // a mixed epoch may repeat rows
+  const bound = Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, batch));
+  const epochs = epochsBegun(work);
   if (epochs > 20) return bound;
   let most = 0;
   const perStep = batchSize * work.accumulation;

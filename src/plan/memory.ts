@@ -52,7 +52,7 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
   if (spec.delta !== null)
     refuse(
       "device.delta",
-      `the base model (${spec.family}) has experts beside the gated delta rule, which GPUs do not compute yet`,
+      `the base model (${spec.family}) has experts next to the gated delta rule, which GPUs do not compute yet`,
     );
   const { count, perToken } = spec.experts;
   if (count % WIDTH !== 0 || count > MOST_ON_GPUS.count || perToken > MOST_ON_GPUS.perToken)

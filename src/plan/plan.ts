@@ -39,6 +39,11 @@ export const DEFAULT_TOKENS = 4096;
  */
 const PASS_ROWS = { cpu: 288, cuda: 4096 };
 /**
+ * The same on a GPU with experts: each gets a part of the rows, and its weights are read again for every pass. Smaller passes
+ * are tried before anything is computed again.
+ */
+const EXPERT_PASS_ROWS = 16_384;
+/**
  * Rows of a chunk of logits, most first, and its bytes at the most. The gradient of its input is a product of few tiles: with
  * 1024 rows and a hidden size of 4096 they fill a GPU's multiprocessors, with 640 two thirds of them.
  */
@@ -119,7 +124,9 @@ export function makePlan(
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
   const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);
-  const fullRows = Math.min(tokensPerMicrobatch, PASS_ROWS[device.kind]);
+  const busyRows = PASS_ROWS[device.kind];
+  const mostRowsOfPass = spec.experts !== null && device.kind === "cuda" ? EXPERT_PASS_ROWS : busyRows;
+  const fullRows = Math.min(recipe.run.tokensPerMicrobatch ?? mostRowsOfPass, mostRowsOfPass);
   const wanted = recipe.run.slots ?? adapters.length;
   const { residentAdapters } = recipe.run;
   const mostResident = Math.min(wanted, residentAdapters ?? wanted);
@@ -172,13 +179,15 @@ export function makePlan(
   const known = { recipe, spec, device, adapters, tokensPerMicrobatch, targets };
   const choices = choicesOf(recipe, device.kind, parts.length);
   for (const passRows of halves(wantedRows, maxOf(largest))) {
-    const found = choices.map((choice) => {
+    const isLarge = passRows > busyRows && passRows > maxOf(largest);
+    const tried = isLarge ? choices.filter(({ recomputation }) => recomputation === choices[0]!.recomputation) : choices;
+    const found = tried.map((choice) => {
       return { choice, count: largestThat(mostResident, (count) => fits(stagesFor(choice, passRows, count))) };
     });
     const enough = Math.min(wanted, enoughAdapters(members, parts.length, passRows));
     const most = found.reduce((a, b) => (b.count > a.count ? b : a));
     const { choice, count } = found.find((of) => of.count >= enough) ?? most;
-    if (count === 0) continue;
+    if (count === 0 || (isLarge && count < enough)) continue;
     const fitting = blocks.map((of) => countThatFit(of, mostBlockBytes(of, count)));
     const fitted = count === wanted ? wanted : Math.min(wanted, ...fitting);
     const resident = Math.max(count, Math.min(fitted, mostResident));

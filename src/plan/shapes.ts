@@ -1,6 +1,7 @@
 // Well-known base models by name, as numbers: what a benchmark builds with random weights.
 
 import { RequestError } from "../base/errors.ts";
+import type { ExactWeights } from "../base/precision.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { specOf } from "../families/registry.ts";
 
@@ -76,7 +77,11 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     norm_topk_prob: true,
     rope_theta: 1e6,
   }),
-  "gpt-oss-20b": shape("GptOssForCausalLM", { num_hidden_layers: 24, num_local_experts: 32 }),
+  "gpt-oss-20b": shape("GptOssForCausalLM", {
+    num_hidden_layers: 24,
+    num_local_experts: 32,
+    quantization_config: { quant_method: "mxfp4" },
+  }),
   // As the classes of their configurations in transformers 5.24 have them.
   "smollm3-3b": shape("SmolLM3ForCausalLM", {}),
   "ministral3-8b": shape("Ministral3ForCausalLM", {}),
@@ -118,6 +123,10 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     final_logit_softcapping: 30,
   }),
 };
+
+/** What of a shape its released files have in a format that may be held as it is. */
+export const exactOf = ({ experts }: ModelSpec): ExactWeights | null =>
+  experts?.isMxfp4 ? { format: null, others: [], isMxfp4: true } : null;
 
 /** The shape of that name. A RequestError lists the names. */
 export function shapeOf(name: string): ModelSpec {

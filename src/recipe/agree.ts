@@ -9,7 +9,7 @@ import { DEFINITIONS, hasKey, OWN_KEYS, PEFT_METHODS } from "../methods/registry
 import { isContrastive, OBJECTIVE_NAMES, rowKindOf } from "../objectives/registry.ts";
 import type { Fault } from "./faults.ts";
 import type { Path } from "./places.ts";
-import { heldOut } from "./resolve.ts";
+import { hasWeights, heldOut } from "./resolve.ts";
 import { type AdapterTable, DEFAULTS, type DefaultsTable } from "./schema.ts";
 
 export function checkLength(
@@ -30,9 +30,16 @@ export function checkTogether(
   faults: Fault[],
 ): void {
   const all = { ...defaults, ...adapter };
-  if (all.data === undefined) faults.push({ path: [...at, "data"], message: "is missing: it names the JSONL files" });
+  if (all.data === undefined) faults.push({ path: [...at, "data"], message: "is missing: it names the files of rows" });
   else if (typeof all.data === "object" && "train" in all.data && all.data.eval !== undefined && all.data.split)
     faults.push({ path: [...at, "data"], message: "has eval and split; leave one out" });
+  if (typeof all.data === "object" && "train" in all.data) {
+    const { train, eval: held = [], stop, shares } = all.data;
+    if (hasWeights(held))
+      faults.push({ path: [...at, "data", "eval"], message: "has weights; held-out rows are used once each" });
+    if ((stop ?? shares) !== undefined && !hasWeights(train))
+      faults.push({ path: [...at, "data"], message: "has stop or shares, and no source has a weight" });
+  }
   if (all.format === "template" && !all.template)
     faults.push({ path: [...at, "template"], message: 'is missing: format "template" needs { prompt, completion }' });
   if (all.template && all.format !== "template")

@@ -4,6 +4,7 @@ import type { CamelKeys } from "../base/case.ts";
 import type { Output } from "../base/schema.ts";
 import type { PatternTable } from "../base/targeting.ts";
 import type { Objective } from "../objectives/registry.ts";
+import type { Mix } from "../schedule/mix.ts";
 import type { AdapterKey, adapterEntries, DefaultKey, RecipeTable } from "./schema.ts";
 
 /** The folder in a run's folder, next to those of its adapters: no adapter has this name. */
@@ -43,6 +44,10 @@ export type AdapterRecipe = Omit<Settings, Moved | Resolved> &
     /** Files of rows: absolute paths, patterns of them, or names of what lies elsewhere; `eval` may be empty. */
     readonly train: readonly string[];
     readonly eval: readonly string[];
+    /** Of each of these the first rows alone, as many; null: all. */
+    readonly mostRows: { readonly train: readonly (number | null)[]; readonly eval: readonly (number | null)[] } | null;
+    /** How the training rows of `train` are mixed, a weight for each; null: an epoch has each row once. */
+    readonly mix: Mix | null;
     /** The held-out share of the training rows when `eval` is empty; 0 for none. */
     readonly evalSplit: number;
     /** Given to the chat template with the turns, by name; a row's own values win. */

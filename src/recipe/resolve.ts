@@ -28,9 +28,32 @@ const asList = (value: Sources): readonly SourceTable[] => [value].flat() as rea
 /** A source's name: a path, an address, or that of a data set. */
 function nameOf(source: SourceTable, place: (path: string) => string): string {
   if (typeof source === "string") return isRemote(source) ? source : place(source);
+  if ("path" in source) return nameOf(source.path, place);
   const { dataset, revision = "main", config = null, split = null } = source;
   return hubText({ kind: "datasets", repo: dataset, revision, path: "", config, split });
 }
+
+const weightOf = (source: SourceTable): number | undefined => (typeof source === "string" ? undefined : source.weight);
+const mostOf = (source: SourceTable): number | null => (typeof source === "string" ? null : (source.rows ?? null));
+
+/** What a table of data says of how much is used of each source. */
+function mixOf({
+  train,
+  eval: held = [],
+  stop = "first_exhausted",
+  shares = "rows",
+}: DataTable): Pick<AdapterRecipe, "mix" | "mostRows"> {
+  const weights = asList(train).map(weightOf);
+  const most = { train: asList(train).map(mostOf), eval: asList(held).map(mostOf) };
+  const isMixed = weights.some((weight) => weight !== undefined);
+  return {
+    mix: isMixed ? { weights: weights.map((weight) => weight ?? 1), stop, by: shares } : null,
+    mostRows: [...most.train, ...most.eval].some((rows) => rows !== null) ? most : null,
+  };
+}
+
+/** Whether any of the sources has a weight. */
+export const hasWeights = (sources: Sources): boolean => asList(sources).some((source) => weightOf(source) !== undefined);
 
 type DataTable = Extract<AdapterTable["data"], { readonly train: unknown }>;
 
@@ -73,6 +96,7 @@ export function resolveAdapter(
     train: asList(train).map(named),
     eval: held === undefined ? [] : asList(held).map(named),
     evalSplit: split ?? 0,
+    ...mixOf(data),
     chatTemplate: typeof t.chat_template === "string" ? place(t.chat_template) : t.chat_template,
     chatVariables: t.chat_template_kwargs,
     objective: objectiveOf(t.objective, place),
@@ -99,15 +123,21 @@ export function resolveAdapter(
   };
 }
 
+function sourceTable(path: string, rows: number | null | undefined, weight?: number): SourceTable {
+  if (rows == null && weight === undefined) return path;
+  return { path, ...(rows == null ? {} : { rows }), ...(weight === undefined ? {} : { weight }) };
+}
+
 /** The reverse: the table that resolves to this adapter, with nothing left to defaults. */
 export function adapterTable(a: AdapterRecipe): Readonly<Record<string, unknown>> {
   const { optimizer, schedule } = a;
   const some = (table: object) => (Object.keys(table).length > 0 ? table : null);
   const changed: Readonly<Partial<Record<AdapterKey, unknown>>> = {
     data: {
-      train: a.train,
-      ...(a.eval.length > 0 ? { eval: a.eval } : {}),
+      train: a.train.map((name, i) => sourceTable(name, a.mostRows?.train[i], a.mix?.weights[i])),
+      ...(a.eval.length > 0 ? { eval: a.eval.map((name, i) => sourceTable(name, a.mostRows?.eval[i])) } : {}),
       ...(a.evalSplit > 0 ? { split: a.evalSplit } : {}),
+      ...(a.mix ? { stop: a.mix.stop, shares: a.mix.by } : {}),
     },
     columns: some(a.columns),
     chat_template_kwargs: some(a.chatVariables),

@@ -30,14 +30,20 @@ const MOST_STAGES = 256;
 const MOST_SLOTS = 4096;
 
 const repo = v.pipe(text, v.regex(REPO, expected('a name on the hub, as "org/name"')));
+const share = { weight: v.exactOptional(positive()), rows: v.exactOptional(whole(1, MANY)) };
+const file = v.strictObject({ path: text, ...share });
 const dataset = v.strictObject({
   dataset: repo,
+  ...share,
   revision: v.exactOptional(text),
   config: v.exactOptional(text),
   split: v.exactOptional(text),
 });
-/** A file of rows, or a data set of a hub. */
-const source = v.union([text, dataset], expected("a file, or { dataset, revision, config, split }"));
+/** A file of rows, or a data set of a hub; its weight among others, and the number of its first rows that are used. */
+const source = v.union(
+  [text, file, dataset],
+  expected("a file, { path, weight, rows } or { dataset, revision, config, split }"),
+);
 export type SourceTable = Output<typeof source>;
 const paths = v.union(
   [source, v.pipe(v.array(source), v.minLength(1, "is empty, expected at least one file"))],
@@ -80,6 +86,8 @@ export const adapterEntries = {
           train: paths,
           eval: v.exactOptional(paths),
           split: v.exactOptional(between(0, 1)),
+          stop: v.exactOptional(oneOf("first_exhausted", "all_exhausted")),
+          shares: v.exactOptional(oneOf("rows", "tokens")),
         }),
       ],
       expected("a file, a list of files, or { train, eval, split }"),

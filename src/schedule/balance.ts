@@ -8,7 +8,7 @@ import { sum } from "../base/shape.ts";
 import { type GradientNeeds, GradientRoom } from "./gradients.ts";
 import type { Limits, PackedBatch, ScheduleKind } from "./lists.ts";
 import { paddedRows, type SegmentRef, segmentsOf } from "./segments.ts";
-import { stepsPerEpoch, totalSteps, type Work } from "./steps.ts";
+import { epochTokens, stepsPerEpoch, totalSteps, type Work } from "./steps.ts";
 
 /**
  * Of the passes that there could be at a time, the share that is left out so that unequal ones do not make stages wait
@@ -70,7 +70,7 @@ export function memberOf(
   { tokensPerMicrobatch, rowTile }: Limits,
   priority = 0,
 ): Entry {
-  const miniBatch = sum(work.lengths) / stepsPerEpoch(work);
+  const miniBatch = epochTokens(work) / stepsPerEpoch(work);
   const cuts = Math.max(work.accumulation, Math.ceil(miniBatch / tokensPerMicrobatch));
   const rowsOf = (segment: SegmentRef) => paddedRows(work, segment, rowTile);
   const meanRows = miniBatch / cuts + rowTile / 2;

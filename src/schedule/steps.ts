@@ -2,6 +2,7 @@
 
 import { Rng } from "../base/rng.ts";
 import { range, sum } from "../base/shape.ts";
+import { mixedCounts, mixedOrder, type SourceMix } from "./mix.ts";
 
 export type Work = {
   /** Tokens that each row of the training data feeds to the model. */
@@ -12,6 +13,8 @@ export type Work = {
   readonly steps: number | null;
   readonly shuffle: boolean;
   readonly seed: number;
+  /** How rows of several sources are mixed; left out, an epoch has each row once. */
+  readonly sources?: SourceMix;
 };
 
 /** Rows of an optimizer step, as indices into the data, in the order of the epoch; and the same cut into micro-batches. */
@@ -21,15 +24,19 @@ export type StepRows = {
   readonly microBatches: readonly (readonly number[])[];
 };
 
-export const stepsPerEpoch = ({ lengths, batchSize, accumulation }: Work): number =>
-  Math.ceil(lengths.length / (batchSize * accumulation));
+/** Rows of an epoch. */
+export const epochRows = ({ lengths, sources }: Work): number =>
+  sources ? sum(mixedCounts(sources, lengths)) : lengths.length;
+
+export const stepsPerEpoch = (work: Work): number => Math.ceil(epochRows(work) / (work.batchSize * work.accumulation));
 
 /** How many optimizer steps the work has. */
 export const totalSteps = (work: Work): number =>
   work.steps ?? Math.max(1, Math.ceil((work.epochs ?? 1) * stepsPerEpoch(work) - 1e-9));
 
 /** The order of the rows in an epoch. */
-export function epochOrder({ lengths, shuffle, seed }: Work, epoch: number): number[] {
+export function epochOrder({ lengths, shuffle, seed, sources }: Work, epoch: number): number[] {
+  if (sources) return mixedOrder(sources, lengths, seed, epoch, shuffle);
   const order = range(lengths.length);
   return shuffle ? new Rng(seed, epoch, 0x0e0c).shuffle(order) : order;
 }
@@ -100,11 +107,43 @@ export function* stepsOf(work: Work, tokensPerMicrobatch: number, from = 0): Gen
   }
 }
 
+/** Epochs that are begun. */
+export const epochsBegun = (work: Work): number => Math.ceil(totalSteps(work) / stepsPerEpoch(work));
+
+/** The rows that are trained on, ascending: in less than an epoch not all of them. */
+export function usedRows(work: Work): number[] {
+  const used = new Set<number>();
+  let left = totalSteps(work);
+  for (let epoch = 0; left > 0 && used.size < work.lengths.length; epoch++) {
+    const rows = Math.min(left, stepsPerEpoch(work)) * work.batchSize * work.accumulation;
+    for (const row of epochOrder(work, epoch).slice(0, rows)) used.add(row);
+    left -= stepsPerEpoch(work);
+  }
+  return [...used].sort((a, b) => a - b);
+}
+
+/** Tokens of an epoch, on the average. */
+export function epochTokens({ lengths, sources }: Work): number {
+  if (!sources) return sum(lengths);
+  let first = 0;
+  return sum(
+    mixedCounts(sources, lengths).map((count, i) => {
+      const own = lengths.slice(first, first + sources.sizes[i]!);
+      first += sources.sizes[i]!;
+      return (sum(own) / own.length) * count;
+    }),
+  );
+}
+
 /** Tokens of all steps together. */
 export function totalTokens(work: Work): number {
   const perEpoch = stepsPerEpoch(work);
   const total = totalSteps(work);
   const epochs = Math.floor(total / perEpoch);
+  const tokensOf = (rows: readonly number[]) => sum(rows.map((row) => work.lengths[row]!));
+  const whole = work.sources
+    ? sum(range(epochs).map((epoch) => tokensOf(epochOrder(work, epoch))))
+    : epochs * sum(work.lengths);
   const rest = epochOrder(work, epochs).slice(0, (total % perEpoch) * work.batchSize * work.accumulation);
-  return epochs * sum(work.lengths) + sum(rest.map((row) => work.lengths[row]!));
+  return whole + tokensOf(rest);
 }

@@ -29,6 +29,7 @@ import { modelRoutes } from "./openai/models.ts";
 import { openApi } from "./openapi.ts";
 import { pageRoutes } from "./page.ts";
 import { Rates } from "./rates.ts";
+import { recipeJobRoutes } from "./recipe-jobs.ts";
 import { type Route, Router } from "./router.ts";
 import { Database } from "./store.ts";
 import { hubRoutes } from "./tinker/hub.ts";
@@ -91,6 +92,7 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   const routes: Route[] = [
     ...fileRoutes(files, limits),
     ...jobRoutes({ jobs, store, files, models, organization }),
+    ...recipeJobRoutes({ jobs, files, recipes, config }),
     ...modelRoutes(models, organization),
     ...chatRoutes(answers),
     ...completionRoutes(answers),

@@ -146,7 +146,8 @@ export function madeOf(
   const { precision } = run.model;
   const base = isQuantised(precision) ? { precision } : {}; // otherwise the files of the base decide
   const settings = Object.entries({ ...adapterTable(recipe), ...base, tokens_per_microbatch: tokensPerMicrobatch });
-  const deciding = Object.fromEntries(settings.filter(([key]) => !NEUTRAL_KEYS.includes(key)));
+  const mixed = recipe.mix ? [["data.mix", recipe.mix] as const] : [];
+  const deciding = Object.fromEntries([...settings.filter(([key]) => !NEUTRAL_KEYS.includes(key)), ...mixed]);
   const adapters = Object.fromEntries((data.sources ?? []).map((source) => [source.key, source.fingerprint]));
   const named = Object.keys(adapters).length > 0 ? { adapters } : {};
   return { settings: JSON.stringify(deciding), data: fingerprint(data), model, ...named };

@@ -7,6 +7,7 @@ import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { linearsIn } from "../families/linears.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
+import { EXPERT_SHARINGS, type ExpertSharing } from "../methods/sharing.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { resolveAdapter } from "../recipe/resolve.ts";
 import type { AdapterTable } from "../recipe/schema.ts";
@@ -19,6 +20,7 @@ const TARGETS = {
 } satisfies Readonly<Record<string, (spec: ModelSpec) => readonly string[]>>;
 export const BENCHMARK_TARGETS = Object.keys(TARGETS) as (keyof typeof TARGETS)[];
 export const BENCHMARK_METHODS: readonly PeftMethod[] = PEFT_METHODS;
+export const BENCHMARK_SHARINGS = EXPERT_SHARINGS;
 
 export type BenchmarkWork = {
   readonly adapters: number;
@@ -29,6 +31,8 @@ export type BenchmarkWork = {
   readonly rank: number;
   readonly dropout: number;
   readonly targets: keyof typeof TARGETS;
+  /** Which factors experts share. */
+  readonly experts: ExpertSharing;
   readonly device: Recipe["run"]["device"];
   readonly precision: Precision;
   readonly recomputation: Recipe["run"]["recomputation"];
@@ -45,6 +49,7 @@ export const BENCHMARK_DEFAULTS: BenchmarkWork = {
   rank: 16,
   dropout: 0,
   targets: "all-linear",
+  experts: "shared-outer",
   device: "auto",
   precision: "auto",
   recomputation: "auto",
@@ -68,7 +73,7 @@ export function recipeOf(
   { shape, spec }: { readonly shape: string; readonly spec: ModelSpec },
   steps: number,
 ): Recipe {
-  const { adapters, rows, length, method, rank, dropout, targets, ...run } = { ...BENCHMARK_DEFAULTS, ...work };
+  const { adapters, rows, length, method, rank, dropout, targets, experts, ...run } = { ...BENCHMARK_DEFAULTS, ...work };
   const table: Omit<AdapterTable, "name" | "seed"> = {
     format: "text",
     chat_template: false,
@@ -78,6 +83,7 @@ export function recipeOf(
     alpha: rank,
     dropout,
     targets: TARGETS[targets](spec),
+    ...(spec.experts === null ? {} : { experts }),
     learning_rate: 1e-4,
     weight_decay: 0.01,
     max_grad_norm: false,

@@ -13,7 +13,7 @@ import type { StageSetup } from "../bus/messages.ts";
 import { openStages } from "../cluster/open-stages.ts";
 import { linearElements } from "../families/linears.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
-import { SHAPES, shapeOf } from "../plan/shapes.ts";
+import { exactOf, SHAPES, shapeOf } from "../plan/shapes.ts";
 import { BENCHMARK_DEFAULTS, type BenchmarkWork, randomRows, recipeOf } from "./benchmark-work.ts";
 import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { byFamily, writeTrace } from "./chrome-trace.ts";
@@ -59,9 +59,9 @@ export async function benchmark(options: BenchmarkOptions) {
     train: train.map(() => ({ length, longest: length, targets: length })),
     eval: [],
   }));
-  const plan = makePlan(recipe, spec, summaries, devices);
+  const plan = makePlan(recipe, spec, summaries, devices, { exact: exactOf(spec) });
   const measured = await timeSteps(plan, data, steps, link, checkpoint);
-  const { times, losses, traces, peak, deviceBytes, links, saves, bubble } = measured;
+  const { times, losses, loads, traces, peak, deviceBytes, links, saves, bubble } = measured;
   if (trace !== undefined) writeTrace(trace, plan, traces);
   const ms = median(times.slice(WARM_UP));
   const tokens = adapters * rows * length;
@@ -99,6 +99,7 @@ export async function benchmark(options: BenchmarkOptions) {
     device_bytes: deviceBytes,
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
     losses,
+    busiest_expert: spec.experts === null ? null : rounded(sum(loads) / adapters, 4),
   };
 }
 
@@ -122,8 +123,8 @@ function countingStore() {
 }
 
 /**
- * Times of rounds of steps of all adapters, in ms, the last losses, and a trace of one more round. Every adapter is saved each
- * `saveSeconds`, unless null.
+ * Times of rounds of steps of all adapters, in ms, the last losses and shares of the busiest experts, and a trace of one more
+ * round. Every adapter is saved each `saveSeconds`, unless null.
  */
 async function timeSteps(
   plan: Plan,
@@ -144,9 +145,11 @@ async function timeSteps(
   let taken: Promise<readonly { readonly takenBytes: number }[]> | null = null;
   let [seen, last] = [0, now()];
   const losses = plan.adapters.map(() => Number.NaN);
+  const loads = plan.adapters.map(() => Number.NaN);
   let bubble: number | null = null;
-  const stepped = ({ index, loss }: EventOf<"step">): void => {
+  const stepped = ({ index, loss, busiest = Number.NaN }: EventOf<"step">): void => {
     losses[index] = loss;
+    loads[index] = busiest;
     if (++seen % plan.adapters.length !== 0) return;
     times.push(now() - last);
     last = now();
@@ -174,6 +177,7 @@ async function timeSteps(
     return {
       times: times.slice(0, steps),
       losses,
+      loads,
       traces: tracer.traces,
       peak,
       deviceBytes,

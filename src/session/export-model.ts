@@ -15,7 +15,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import { count, duration, formatBytes, shortPath } from "../base/units.ts";
 import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
-import { openBaseModel } from "../files/basemodel.ts";
+import { type BaseModelFiles, openBaseModel } from "../files/basemodel.ts";
 import { readModelConfig, readModelSpec } from "../files/config.ts";
 import { GENERATION, writeStopTokens } from "../files/generation.ts";
 import { jsonLike } from "../files/json.ts";
@@ -23,6 +23,7 @@ import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, wr
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type ModelPlace, modelPlace } from "../files/modelpath.ts";
 import { openPart, type Part } from "../files/part.ts";
+import type { SavedAdapter } from "../files/peft.ts";
 import { areTied } from "../files/pefttables.ts";
 import { unquantised } from "../files/quantised/config.ts";
 import { useAllCores } from "../files/stored.ts";
@@ -49,15 +50,21 @@ const ASK: Asking = { command: "export", flag: "--base" };
 /** What `exportModel` has made; of an adapter with several ranks and scales, `rank` and `scale` are those of its config. */
 export type ExportedModel = ReturnType<typeof exportModel>;
 
-/**
- * Merges the adapter in `folder`. Throws a RequestError where that cannot be, a RunError where writing fails or
- * reads otherwise.
- */
-export function exportModel(folder: string, { base: named, output: to, dtype, mostBytes, print }: ExportOptions) {
-  const begun = now();
+/** A merge that is ready to be written. */
+export type OpenMerge = Disposable & {
+  readonly adapterFolder: string;
+  readonly baseFolder: string;
+  /** The base's own spec; `merge` has that of the merged model. */
+  readonly own: ModelSpec;
+  readonly base: BaseModelFiles;
+  readonly adapter: SavedAdapter;
+  readonly spec: ModelSpec;
+};
+
+/** Opens the base model and reads the adapter in `folder`; prints what is worth knowing. Throws a RequestError. */
+export function openMerge(folder: string, named: string | null, print: ExportOptions["print"]): OpenMerge {
   const adapterFolder = resolve(folder);
   const baseFolder = baseOf(adapterFolder, named, ASK);
-  const output = freeFolder(to, baseFolder);
   const { spec: own, notices } = readModelFacts(baseFolder, readModelSpec(baseFolder));
   if (own.experts?.isMxfp4)
     throw new RequestError(
@@ -65,17 +72,39 @@ export function exportModel(folder: string, { base: named, output: to, dtype, mo
       `${baseFolder} has its experts in mxfp4, and a merged model would have them otherwise`,
       "merge into the model in bf16, or load model and adapter as they are",
     );
-  using base = openBaseModel(baseFolder, own);
-  const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, true);
-  const spec = adapter.changes && !areTied(own, adapter.changes) ? { ...own, tiedEmbeddings: false } : own;
+  const base = openBaseModel(baseFolder, own);
+  try {
+    const adapter = adapterFor(adapterFolder, baseFolder, own, ASK, true);
+    const spec = adapter.changes && !areTied(own, adapter.changes) ? { ...own, tiedEmbeddings: false } : own;
+    for (const notice of notices) print(`notice: ${notice}`);
+    return { adapterFolder, baseFolder, own, base, adapter, spec, [Symbol.dispose]: () => base[Symbol.dispose]() };
+  } catch (error) {
+    base[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** Says where an adapter was trained on a base that was held in fewer bits than its files. */
+export function noticeHeld({ adapterFolder, baseFolder }: OpenMerge, print: ExportOptions["print"]): void {
+  const held = heldIn(adapterFolder);
+  if (held === null) return;
+  print(
+    `notice: it was trained on ${shortPath(baseFolder)} in ${held}; it is merged into the weights as their files have them`,
+  );
+}
+
+/**
+ * Merges the adapter in `folder`. Throws a RequestError where that cannot be, a RunError where writing fails or
+ * reads otherwise.
+ */
+export function exportModel(folder: string, { base: named, output: to, dtype, mostBytes, print }: ExportOptions) {
+  const begun = now();
+  const output = freeFolder(to, baseOf(resolve(folder), named, ASK));
+  using opened = openMerge(folder, named, print);
+  const { adapterFolder, baseFolder, own, base, adapter, spec } = opened;
   const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
   const shards = shardsOf(merge, mostBytes);
-  for (const notice of notices) print(`notice: ${notice}`);
-  const held = heldIn(adapterFolder);
-  if (held !== null)
-    print(
-      `notice: it was trained on ${shortPath(baseFolder)} in ${held}; it is merged into the weights as their files have them`,
-    );
+  noticeHeld(opened, print);
   useAllCores();
   const place = placeOfTexts(baseFolder);
   const copied = copiedFrom(place);

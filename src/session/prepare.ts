@@ -34,6 +34,7 @@ import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule
 import { openFiles, openModel } from "../sources/open.ts";
 import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
+import { mixNotices } from "./mix-notices.ts";
 import { referenceFolder, type Source, sourcesOf } from "./sources.ts";
 import { tokenNotices, withTokenIds } from "./trained-tokens.ts";
 
@@ -100,7 +101,9 @@ export function localDevices({ model, run }: Recipe, spec: ModelSpec, count?: nu
 }
 
 export const summariesOf = (data: readonly RequestData[]): DataSummary[] =>
-  data.map(({ train, eval: heldOut, reference }) => ({ train: counted.get(train)!, eval: counted.get(heldOut)!, reference }));
+  data.map(({ train, eval: heldOut, sizes, reference }) => {
+    return { train: counted.get(train)!, eval: counted.get(heldOut)!, sizes, reference };
+  });
 
 export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly StageDevice[], options?: PlanOptions): Plan =>
   makePlan(recipe, spec, summariesOf(data), devices, { exact, ...options });
@@ -130,6 +133,7 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
   for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
   const told = [
     ...opened,
+    ...mixNotices(recipe.adapters, data),
     ...expertNotices(recipe.adapters, spec),
     ...tokenNotices(recipe, spec),
     ...endNotices(recipe, tokenizer),

@@ -4,7 +4,7 @@
 import { type Init, isSvdInit } from "../methods/init.ts";
 import { referenceOf } from "../objectives/registry.ts";
 import type { Row } from "../schedule/pack.ts";
-import { epochOrder, totalSteps, type Work } from "../schedule/steps.ts";
+import { usedRows } from "../schedule/steps.ts";
 import type { AdapterData } from "./adapter-state.ts";
 import { runThrough } from "./evaluate.ts";
 import { begin } from "./initialise.ts";
@@ -67,11 +67,4 @@ async function referencesOf({ bus, plan, adapter, slot }: AdapterSlot, data: Ada
     return new Map(pairs);
   };
   return { train: await score(data.train, usedRows(adapter.work)), eval: await score(data.eval, [...data.eval.keys()]) };
-}
-
-/** The rows that the adapter trains on: in less than an epoch not all of them. */
-function usedRows(work: Work): number[] {
-  const rows = totalSteps(work) * work.batchSize * work.accumulation;
-  const order = epochOrder(work, 0);
-  return order.slice(0, Math.min(rows, order.length)).sort((a, b) => a - b);
 }

@@ -4,8 +4,10 @@ import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Load } from "../../src/engine/expert-load.ts";
+import { SHAPES } from "../../src/plan/shapes.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { inExperts, randomTokens, sparseFamilies, tinyStage } from "../helpers/tiny.ts";
+import { benchmark } from "../../src/session/benchmark.ts";
+import { inExperts, randomTokens, sparseFamilies, tinySpec, tinyStage } from "../helpers/tiny.ts";
 
 const spec = sparseFamilies["qwen3moe"]!;
 const LENGTHS = [23, 9, 30];
@@ -44,4 +46,18 @@ test("the rows of the busiest experts and of all are an adapter's own, and count
   }
   expect(again.map(({ all }) => all)).toEqual([0, 0, 0]);
   expect((await loadsOf([1], "none")).first).toEqual([first[1]!]);
+});
+
+test("a benchmark reports the share of the busiest expert, and none without experts", async () => {
+  const work = { device: "cpu", rows: 1, length: 16, rank: 2, steps: 1, adapters: 2 } as const;
+  const shapes = SHAPES as Record<string, (typeof SHAPES)[string]>;
+  try {
+    Object.assign(shapes, { sparse: spec, dense: tinySpec({}) });
+    const { busiest_expert: share } = await benchmark({ ...work, shape: "sparse", experts: "per-expert" });
+    expect(share).toBeGreaterThanOrEqual(1 / 8);
+    expect(share).toBeLessThanOrEqual(1 / 3);
+    expect((await benchmark({ ...work, shape: "dense" })).busiest_expert).toBeNull();
+  } finally {
+    for (const name of ["sparse", "dense"]) delete shapes[name];
+  }
 });

@@ -1,10 +1,10 @@
 // The commands with a model and data from a hub: what is trained is what a folder and files give, online and offline.
 
 import { afterAll, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { serveHub } from "../helpers/hub-server.ts";
-import { metrics, sums, Workplace } from "../helpers/program.ts";
+import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
 
 const work = new Workplace();
 const COMMIT = "4".repeat(40);
@@ -60,4 +60,35 @@ test("a run from a hub makes the adapter of the same files here, and again witho
   const asked = server.asked.length;
   expect(await run(offline, hub(true))).toEqual(want);
   expect(server.asked).toHaveLength(asked);
+});
+
+test("a mixed run that is killed and begun again ends as one that was not; other weights are refused", async () => {
+  const text = (weight: number) =>
+    recipe(
+      '[model]\npath = "../model"',
+      `{ train = [{ path = "a.jsonl", weight = ${weight} }, { path = "b.csv", weight = 1, rows = 9 }] }`,
+    )
+      .replace("steps = 3", "epochs = 12\nbatch_size = 1")
+      .replace("[[adapter]]", "checkpoint = { steps = 3 }\n[[adapter]]");
+  const data = { "a.jsonl": sums(11), "b.csv": csv.replace("question,answer", "prompt,completion") };
+  const [whole, killed] = [work.project(text(2), data), work.project(text(2), data)];
+  expect((await work.mlora("run", whole)).code).toBe(0);
+  const running = work.start(["run", killed]);
+  const checkpoints = join(killed, "..", "out", "checkpoints");
+  const isSaved = () =>
+    existsSync(checkpoints) &&
+    readdirSync(checkpoints, { recursive: true, encoding: "utf8" }).some((name) => /step-\d+$/.test(name));
+  const limit = Date.now() + 60_000;
+  while (!isSaved() && Date.now() < limit) await Bun.sleep(5);
+  running.kill("SIGKILL");
+  await running.ended;
+  writeFileSync(killed, text(3));
+  const refused = await work.mlora("run", killed);
+  expect([refused.code, refused.err]).toEqual([2, expect.any(String)]);
+  expect(refused.err).toContain("data.mix");
+  writeFileSync(killed, text(2));
+  const again = await work.mlora("run", killed);
+  expect([again.code, again.err]).toEqual([0, expect.any(String)]);
+  const [a, b] = [whole, killed].map((path) => leftOf(join(path, "..", "out"), "sums"));
+  expect(b).toEqual(a!);
 });

@@ -1,6 +1,9 @@
-// Products over packed experts on a GPU: those over the values that their codes stand for, to the bit.
+// Packed experts on a GPU: what products over the values that their codes stand for give, to the bit.
 
-import { expect, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { Arena } from "../../src/device/arena.ts";
@@ -13,7 +16,11 @@ import { expertsBackward, expertsForward } from "../../src/ops/experts.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { dequantise, quantise } from "../../src/ops/packed.ts";
 import { route, sortedRows, takeRoutes } from "../../src/ops/route.ts";
+import { gradientsOf, writeModels } from "../helpers/mxfp4.ts";
 import { needs } from "../helpers/needs.ts";
+
+const root = mkdtempSync(join(tmpdir(), "mlora-gpu-experts-"));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const [M, E, k, N, K] = [256, 5, 2, 272, 160];
 const sizes = { rows: M, adapters: 1, experts: E, perToken: k };
@@ -70,4 +77,26 @@ needs("gpu")("packed experts", () => {
     for (const i of [0, 1]) expect(Buffer.compare(got[i]!, want[i]!)).toBe(0);
     expect(new Set(want[0]).size).toBeGreaterThan(100);
   });
+
+  test.each(["bf16", "f32"] as const)(
+    "a model's experts in mxfp4 train as their values do, bit for bit, in %s",
+    async (compute) => {
+      const folders = writeModels(root, compute);
+      const plain = compute === "bf16" ? "bf16" : "fp32";
+      const all: (readonly number[][])[] = [];
+      for (const [folder, precision] of [
+        [folders.packed, "auto"],
+        [folders.packed, plain],
+        [folders.plain, plain],
+      ] as const) {
+        using gpu = new CudaDevice(compute);
+        all.push(await gradientsOf(gpu, folder, precision));
+      }
+      const [kept, opened, values] = all;
+      expect(kept!.length).toBeGreaterThan(20);
+      expect(kept!.every((of) => of.every(Number.isFinite) && of.some((value) => value !== 0))).toBe(true);
+      expect(opened!).toEqual(values as number[][]);
+      expect(kept!).toEqual(values as number[][]);
+    },
+  );
 });

@@ -7,6 +7,7 @@ export const PLAIN_RECIPE: DatasetRecipe = {
   train: [],
   eval: [],
   evalSplit: 0,
+  mostRows: null,
   format: "auto",
   columns: {},
   template: null,

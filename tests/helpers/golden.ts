@@ -217,6 +217,8 @@ export function recipeOf(
     train: [],
     eval: [],
     evalSplit: 0,
+    mostRows: null,
+    mix: null,
     format: "text",
     columns: {},
     template: null,

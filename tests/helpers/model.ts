@@ -41,6 +41,18 @@ export function writeByteTokenizer(folder: string, marks: readonly string[] = []
   writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify(config));
 }
 
+/** Writes a tokenizer of so few tokens that not every byte has one. */
+export function writeSmallTokenizer(folder: string, vocab: number): void {
+  const bytes = byteCharacters();
+  const order = [...bytes.slice(97), ...bytes.slice(0, 97)]; // letters first
+  const tokens = Object.fromEntries(order.slice(0, vocab).map((token, id) => [token, id]));
+  const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
+  const parts = { added_tokens: [], normalizer: null, pre_tokenizer: byteLevel, post_processor: null, decoder: byteLevel };
+  const model = { type: "BPE", vocab: tokens, merges: [], unk_token: null, byte_fallback: false, ignore_merges: false };
+  writeFileSync(join(folder, "tokenizer.json"), JSON.stringify({ version: "1.0", ...parts, model }));
+  writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify({ tokenizer_class: "PreTrainedTokenizerFast" }));
+}
+
 /** Writes a random model with a vocabulary of bytes: a Llama, unless `more` of its config.json says otherwise. */
 export function writeTinyModel(folder: string, layers = 2, more: object = {}): void {
   mkdirSync(folder, { recursive: true });

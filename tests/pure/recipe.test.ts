@@ -142,7 +142,7 @@ describe("a fault is reported with its place", () => {
       "7:27: adapter[0].data.spilt is an unknown key; did you mean 'split'?",
     ],
     ["no adapter", HEAD, "1:1: adapter is missing"],
-    ["no data", `${HEAD}[[adapter]]\nname = "a"`, "5:1: adapter[0].data is missing: it names the JSONL files"],
+    ["no data", `${HEAD}[[adapter]]\nname = "a"`, "5:1: adapter[0].data is missing: it names the files of rows"],
     ["rank 0", HEAD + adapter("rank = 0"), "8:1: adapter[0].rank is 0, expected a whole number from 1 to 256"],
     [
       "rank in defaults",

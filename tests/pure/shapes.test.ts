@@ -4,8 +4,8 @@ import { expect, test } from "bun:test";
 import { range, sizeOf, sum } from "../../src/base/shape.ts";
 import { modulesOf } from "../../src/families/linears.ts";
 import { tensorShapes } from "../../src/families/tensors.ts";
-import { makePlan, type StageDevice } from "../../src/plan/plan.ts";
-import { SHAPES } from "../../src/plan/shapes.ts";
+import { makePlan, type StageDevice, totalBytes, totalMemory } from "../../src/plan/plan.ts";
+import { exactOf, SHAPES } from "../../src/plan/shapes.ts";
 import { recipeOf } from "../../src/session/benchmark-work.ts";
 import { refused } from "../helpers/refused.ts";
 
@@ -42,6 +42,39 @@ test.each(Object.entries(SHAPES).filter(([, spec]) => spec.experts === null))(
     expect(adapted).toBe(modulesOf(spec).length);
   },
 );
+
+const passOf = (shape: string, freeBytes: number, tokens: number | null = null) => {
+  const spec = SHAPES[shape]!;
+  const recipe = recipeOf({ adapters: 16, rows: 1, length: 1024, targets: "qkvo", tokens }, { shape, spec }, 3);
+  const row = { length: 1024, longest: 1024, targets: 1024 };
+  const data = range(16).map(() => ({ train: [row], eval: [] }));
+  const { stages } = makePlan(recipe, spec, data, [{ ...gpu, freeBytes }], { exact: exactOf(spec) });
+  const { rows, recomputation } = stages[0]!.sizes;
+  return [rows, recomputation];
+};
+
+test("passes of experts are larger where memory allows, before anything is computed again", () => {
+  expect(passOf("llama3-8b", 2 ** 40)).toEqual([4096, "none"]);
+  expect(passOf("qwen3-30b-a3b", 2 ** 40)).toEqual([16384, "none"]);
+  expect(passOf("qwen3-30b-a3b", 110 * 2 ** 30)).toEqual([8192, "none"]);
+  expect(passOf("qwen3-30b-a3b", 70 * 2 ** 30)[0]).toBe(4096);
+  expect(passOf("qwen3-30b-a3b", 70 * 2 ** 30)[1]).not.toBe("none");
+  expect(passOf("qwen3-30b-a3b", 2 ** 40, 2048)).toEqual([2048, "none"]);
+});
+
+/** As docs/measurements/experts.md has it: 4 x 2048 tokens of an adapter on attention. */
+test.each([
+  ["qwen3-30b-a3b", "nf4", 24],
+  ["gpt-oss-20b", "auto", 18],
+] as const)("%s with experts in 4 bits is planned in less than what is asked", (shape, precision, most) => {
+  const spec = SHAPES[shape]!;
+  const work = { rows: 4, length: 2048, tokens: 8192, targets: "qkvo", precision, recomputation: "full" } as const;
+  const row = { length: 2048, longest: 2048, targets: 2048 };
+  const data = [{ train: range(4).map(() => row), eval: [] }];
+  const plan = makePlan(recipeOf(work, { shape, spec }, 3), spec, data, [gpu], { exact: exactOf(spec) });
+  expect(plan.stages[0]!.sizes.expertFormat ?? plan.stages[0]!.sizes.format).toBe(shape === "gpt-oss-20b" ? "mxfp4" : "nf4");
+  expect(totalBytes(totalMemory(plan)) / 2 ** 30).toBeLessThan(most);
+});
 
 test("a model without inputs of its layers' own is offered none of their linears", () => {
   const spec = SHAPES["gemma4-12b"]!;

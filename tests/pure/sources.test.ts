@@ -105,6 +105,18 @@ describe("the same rows", () => {
   });
 });
 
+test("the first rows alone are used where a source says so, and each source's rows are counted", async () => {
+  const [a, b] = [golden("rows.csv"), golden("rows-pages.parquet")];
+  const whole = await tokensOf(golden("rows.jsonl"));
+  const { train, sizes, counts } = await load([a, b], { mostRows: { train: [4, null], eval: [] } });
+  expect(train.map(({ ids, mask }) => [[...ids], [...mask]])).toEqual([...whole.slice(0, 4), ...whole]);
+  expect([sizes, counts.rows]).toEqual([[4, 13], 17]);
+  const held = await load([a, b], { evalSplit: 0.3 });
+  const fromCsv = held.train.filter(({ source }) => source.file === a).length;
+  expect(held.sizes).toEqual([fromCsv, held.train.length - fromCsv]);
+  expect(held.train.length + held.eval.length).toBe(26);
+});
+
 describe("columns that the rows lack", () => {
   test("are refused, and replaced ones are counted", async () => {
     const path = file("jsonl", '{"prompt": "old", "question": "q", "completion": "c"}\n{"prompt": "p", "completion": "c"}\n');

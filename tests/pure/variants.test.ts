@@ -13,6 +13,7 @@ import { compiled } from "../../src/device/cuda/kernels.ts";
 import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
 import { Stage } from "../../src/engine/stage.ts";
+import { weightsOf } from "../../src/engine/weight-source.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
@@ -24,7 +25,7 @@ import { gegluBackward } from "../../src/ops/geglu.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/values.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { sparseGpuFamilies } from "../helpers/gpu.ts";
+import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
 import { LINEARS, placedOn, randomTokens, tinyExperts, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
@@ -254,3 +255,15 @@ test("a row that was not compiled is refused by name, with the way out", () => {
     expect.objectContaining({ code: "cuda.kernels", hint: expect.stringContaining("scripts/kernels") }),
   );
 });
+
+test.each(Object.entries({ ...gpuFamilies, ...sparseGpuFamilies }))(
+  "random weights of %s are made, those that are f32 on every device, too",
+  async (_, spec) => {
+    const gpu = new DryGpu("bf16", { major: 9, minor: 0 }, ROWS, () => undefined);
+    using source = weightsOf({ randomSeed: 1 }, spec, gpu);
+    const sizes = tinySizes(gpu, spec, [], { layers: spec.layers, slots: 1 });
+    const config = { spec, layerRange: wholeModel(spec), sizes };
+    using stage = await Stage.open(gpu, config, source.fill, { previous: null, next: null });
+    expect(stage.config.spec).toBe(spec);
+  },
+);

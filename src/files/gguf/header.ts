@@ -31,6 +31,8 @@ export type GgufFile = Disposable & {
   readonly path: string;
   readonly metadata: ReadonlyMap<string, GgufValue>;
   readonly tensors: ReadonlyMap<string, GgufTensor>;
+  /** Where each key lies in the file, with its value, and where it ends. */
+  readonly places: ReadonlyMap<string, readonly [from: number, to: number]>;
   /** Fills `into` with bytes of the file, from `position` on. */
   readonly read: (into: Uint8Array, position: number) => void;
 };
@@ -201,7 +203,7 @@ function readValue(cursor: Cursor, type: number, key: string, isKept: boolean): 
   return { length };
 }
 
-function readHeader(fd: number, path: string, kept: readonly string[]): Pick<GgufFile, "metadata" | "tensors"> {
+function readHeader(fd: number, path: string, kept: readonly string[]): Pick<GgufFile, "metadata" | "tensors" | "places"> {
   const refuse = wrongIn(path);
   const wrong: Wrong = (what, hint = DAMAGED) => refuse(what, hint);
   const stat = fstatSync(fd);
@@ -218,10 +220,13 @@ function readHeader(fd: number, path: string, kept: readonly string[]): Pick<Ggu
   if ((tensorCount + pairCount) * 12 > stat.size)
     throw wrong(`says that it has ${tensorCount} tensors and ${pairCount} keys; the file has ${stat.size} bytes`);
   const metadata = new Map<string, GgufValue>();
+  const places = new Map<string, readonly [number, number]>();
   for (let i = 0; i < pairCount; i++) {
+    const from = cursor.at;
     const key = cursor.text("a key");
     if (metadata.has(key)) throw wrong(`has ${key} twice`);
     metadata.set(key, readValue(cursor, cursor.u32(), key, kept.includes(key)));
+    places.set(key, [from, cursor.at]);
   }
   const alignment = metadata.get("general.alignment") ?? 32;
   if (typeof alignment !== "number" || !(alignment > 0) || (alignment & (alignment - 1)) !== 0)
@@ -234,7 +239,7 @@ function readHeader(fd: number, path: string, kept: readonly string[]): Pick<Ggu
     tensors.set(name, { ...entry, offset: start + entry.offset });
   }
   checkPlaces(tensors, stat.size, wrong);
-  return { metadata, tensors };
+  return { metadata, tensors, places };
 }
 
 function readEntry(cursor: Cursor): readonly [string, GgufTensor] {

@@ -29,6 +29,7 @@ CASES = {  # side by side on one GPU: those with the largest tensors first and l
     "sink": rows_decode.sink,
     "values": rows_values.values,
     "columns": rows_values.columns,
+    "expanded": rows_values.expanded,
     "dora": rows_dora.dora,
     "vera": rows_vera.vera,
     "tables": rows_tables.tables,

@@ -74,6 +74,16 @@ def rows_gather(kind, x, rows, y):
     launch(row, (y.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(x), rows, words(y), W)
 
 
+def mxfp4_expand(kind, codes, scale, out, size, step, out_step, weights):
+    row = find("mxfp4_expand", kind)
+    launch(row, (cdiv(size, row["constants"]["BLOCK"]), 1, weights), codes, scale, out, size, step, out_step)
+
+
+def fp8_expand(codes, scale, out, K, step, out_step, weights):
+    row = find("fp8_expand", "ptr")
+    launch(row, (scale.numel(), cdiv(K, row["constants"]["BLOCK"]), weights), codes, scale, out, K, step, out_step)
+
+
 def rows_fetch(kind, x, rows, y, programs):
     launch(find("rows_fetch", kind), (programs,), words(x), rows, words(y), y.shape[0], words(x).shape[1])
 

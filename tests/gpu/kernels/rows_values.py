@@ -1,9 +1,10 @@
-"""Values of attention that are normalised, and keys and values that layers share, against float64."""
+"""Values of attention that are normalised, keys and values that layers share, and weights in few bits, against float64."""
 import torch
 
 import rows_launch as run
 from rows_cases import elsewhere
 from rows_check import Case, floats, poison, rnd
+from rows_launch import DEVICE
 
 
 def values(kind, small):
@@ -49,4 +50,39 @@ def columns(kind, small):
         first = source.clone()
         run.columns_copy(kind, total, source[:, 8 : 8 + W], True)
         case.near("added", source[:, 8 : 8 + W], first[:, 8 : 8 + W].double() + want)
+    return case
+
+
+MXFP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+
+
+def expanded(kind, small):
+    """Experts in mxfp4, every code with every scale that bf16 has a power of two for, and in fp8, every code."""
+    case = Case(kind)
+    book = torch.tensor(MXFP4 + [-v for v in MXFP4], device=DEVICE, dtype=torch.float64)
+    for N, K, weights in ((6, 64, 2),) if small else ((6, 64, 3), (768, 2048, 5), (2880, 2880, 3)):
+        size, step, out_step = N * K, -(-(N * K // 2 + N * K // 32 + 256) // 256) * 256, N * K
+        room = torch.randint(0, 256, (weights, step), device=DEVICE, dtype=torch.uint8)
+        begin = -(-(size // 2) // 256) * 256
+        codes, scale = room[:, : size // 2], room[:, begin : begin + size // 32]
+        scale.copy_(torch.randint(3, 251, scale.shape, device=DEVICE, dtype=torch.uint8))
+        scale[0, 0] = 255  # NaN
+        want = book[torch.stack([codes & 15, codes >> 4], 2).view(weights, -1).long()].view(weights, -1, 32) * (scale.double() - 127).exp2()[:, :, None]
+        out = poison(kind, weights, size)
+        run.mxfp4_expand(kind, room, room[0, begin:], out, size, step, out_step, weights)
+        if not bool(out[0, :32].isnan().all()):
+            case.wrong.append("a scale of 255 is a number")
+        want = want.view(weights, size)
+        want[0, :32], out[0, :32] = 0, 0
+        case.same("mxfp4", out, want.to(out.dtype))  # powers of two times few bits: nothing is rounded
+    if kind == "ptr":
+        N, K, weights = (5, 264, 2) if small else (517, 2080, 3)
+        step = -(-N * K // 256) * 256
+        codes = torch.randint(0, 256, (weights, step), device=DEVICE, dtype=torch.uint8)
+        codes[(codes & 127) == 127] = 0
+        scale = torch.rand(weights * step // 4, device=DEVICE) + 0.5
+        out = poison(kind, weights, N * K)
+        run.fp8_expand(codes, scale[:N], out, K, step, N * K, weights)
+        values = codes[:, : N * K].contiguous().view(torch.float8_e4m3fn).double().view(weights, N, K)
+        case.near("fp8", out, (values * scale.view(weights, -1)[:, :N].double()[:, :, None]).view(weights, -1))
     return case

@@ -1,0 +1,69 @@
+// Rows of several sources by weights: how many of each an epoch has, and which. A function of the sources' sizes, of the
+// weights and of the adapter's seed alone, so that any step can be made again.
+
+import { hash, Rng } from "../base/rng.ts";
+import { range, sum } from "../base/shape.ts";
+
+export type Mix = {
+  readonly weights: readonly number[];
+  /** When an epoch ends: with the first source that has no more rows, or the last; the others begin anew meanwhile. */
+  readonly stop: "first_exhausted" | "all_exhausted";
+  /** What the weights are shares of. */
+  readonly by: "rows" | "tokens";
+};
+
+/** With the rows of each source; those of the first come first. */
+export type SourceMix = Mix & { readonly sizes: readonly number[] };
+
+const TAG = 0x317c;
+
+/** Rows of each source in an epoch: all of the one that ends it, and of each at least one. */
+export function mixedCounts({ weights, stop, by, sizes }: SourceMix, lengths: readonly number[]): number[] {
+  const firsts = firstsOf(sizes);
+  const means = sizes.map((size, i) => sum(lengths.slice(firsts[i], firsts[i]! + size)) / size);
+  const shares = weights.map((weight, i) => weight / (by === "tokens" ? means[i]! : 1));
+  const epochs = sizes.map((size, i) => size / shares[i]!);
+  const ends = stop === "first_exhausted" ? Math.min(...epochs) : Math.max(...epochs);
+  return sizes.map((size, i) => {
+    const wanted = Math.max(1, Math.round(ends * shares[i]!));
+    return stop === "first_exhausted" ? Math.min(size, wanted) : Math.max(size, wanted);
+  });
+}
+
+const firstsOf = (sizes: readonly number[]): number[] => sizes.map((_, i) => sum(sizes.slice(0, i)));
+
+/**
+ * The rows of an epoch. Each source continues where it ended in the epoch before, and is passed through anew, in another order
+ * with `shuffle`, when it ends: no row comes twice before all have come once.
+ */
+export function mixedOrder(
+  mix: SourceMix,
+  lengths: readonly number[],
+  seed: number,
+  epoch: number,
+  shuffle: boolean,
+): number[] {
+  const counts = mixedCounts(mix, lengths);
+  const firsts = firstsOf(mix.sizes);
+  const rows = counts.map((count, i) => streamOf(mix.sizes[i]!, i, seed, epoch * count, count, shuffle));
+  const taken = counts.map(() => 0);
+  return labelsOf(counts, seed, epoch, shuffle).map((i) => firsts[i]! + rows[i]![taken[i]!++]!);
+}
+
+/** `count` rows of a source from the `from`-th on that it has given in all. */
+function streamOf(size: number, source: number, seed: number, from: number, count: number, shuffle: boolean): number[] {
+  const rows: number[] = [];
+  for (let pass = Math.floor(from / size); rows.length < count; pass++) {
+    const order = shuffle ? new Rng(seed, pass, hash(TAG, source)).shuffle(range(size)) : range(size);
+    const first = Math.max(0, from - pass * size);
+    rows.push(...order.slice(first, first + count - rows.length));
+  }
+  return rows;
+}
+
+/** Which source each row of an epoch comes from: evenly, or by chance with these counts. */
+function labelsOf(counts: readonly number[], seed: number, epoch: number, shuffle: boolean): number[] {
+  const labels = counts.flatMap((count, i) => range(count).map((n) => ({ i, at: (n + 0.5) / count })));
+  const even = labels.sort((a, b) => a.at - b.at || a.i - b.i).map(({ i }) => i);
+  return shuffle ? new Rng(seed, epoch, TAG).shuffle(even) : even;
+}

@@ -1,0 +1,134 @@
+// Rows of several sources by weights: what an epoch has, in which order, and that any step can be made again.
+
+import { describe, expect, test } from "bun:test";
+import { range, sum } from "../../src/base/shape.ts";
+import { parseRecipe } from "../../src/recipe/load.ts";
+import { adapterTable } from "../../src/recipe/resolve.ts";
+import { mixedCounts, type SourceMix } from "../../src/schedule/mix.ts";
+import {
+  epochOrder,
+  epochTokens,
+  stepsOf,
+  stepsPerEpoch,
+  totalSteps,
+  totalTokens,
+  usedRows,
+  type Work,
+} from "../../src/schedule/steps.ts";
+
+const mixOf = (changes: Partial<SourceMix> = {}): SourceMix => ({
+  weights: [3, 1],
+  stop: "first_exhausted",
+  by: "rows",
+  sizes: [60, 100],
+  ...changes,
+});
+const lengths = (sizes: readonly number[]): number[] =>
+  sizes.flatMap((size, source) => range(size).map((i) => 5 + 4 * source + (i % 3)));
+const workOf = (sources: SourceMix, changes: Partial<Work> = {}): Work => ({
+  ...{
+    lengths: lengths(sources.sizes),
+    sources,
+    batchSize: 4,
+    accumulation: 1,
+    epochs: 3,
+    steps: null,
+    shuffle: true,
+    seed: 7,
+  },
+  ...changes,
+});
+const sourceOf = (row: number, { sizes }: SourceMix): number => sizes.findIndex((_, i) => row < sum(sizes.slice(0, i + 1)));
+const countsIn = (rows: readonly number[], mix: SourceMix): number[] =>
+  mix.sizes.map((_, i) => rows.filter((row) => sourceOf(row, mix) === i).length);
+const timesOf = (rows: readonly number[]): Map<number, number> => {
+  const times = new Map<number, number>();
+  for (const row of rows) times.set(row, (times.get(row) ?? 0) + 1);
+  return times;
+};
+
+describe("an epoch", () => {
+  test("ends with the first source that is exhausted, or the last", () => {
+    const first = mixOf();
+    expect(mixedCounts(first, lengths(first.sizes))).toEqual([60, 20]);
+    const all = mixOf({ stop: "all_exhausted" });
+    expect(mixedCounts(all, lengths(all.sizes))).toEqual([300, 100]);
+    expect(mixedCounts(mixOf({ weights: [1000, 1], sizes: [5, 5] }), lengths([5, 5]))).toEqual([5, 1]);
+  });
+
+  test("has shares of tokens where these are asked for", () => {
+    const mix = mixOf({ weights: [1, 1], by: "tokens", sizes: [90, 90] });
+    const own = lengths(mix.sizes);
+    const [a, b] = mixedCounts(mix, own);
+    const mean = (from: number) => sum(own.slice(from, from + 90)) / 90;
+    expect(Math.abs((a! * mean(0)) / (b! * mean(90)) - 1)).toBeLessThan(0.02);
+  });
+
+  test.each([true, false])("has these counts of rows of each source, spread over it (shuffle: %p)", (shuffle) => {
+    for (const stop of ["first_exhausted", "all_exhausted"] as const) {
+      const mix = mixOf({ stop, weights: [3, 1, 2], sizes: [31, 40, 17] });
+      const work = workOf(mix, { shuffle });
+      for (const epoch of [0, 1, 5]) {
+        const order = epochOrder(work, epoch);
+        expect(countsIn(order, mix)).toEqual(mixedCounts(mix, work.lengths));
+        const half = countsIn(order.slice(0, order.length / 2), mix);
+        for (const [i, count] of countsIn(order, mix).entries())
+          expect(Math.abs(half[i]! - count / 2)).toBeLessThan(shuffle ? 12 : 1.5);
+      }
+      expect(epochOrder(work, 0)).toEqual(epochOrder(work, 0));
+      if (shuffle) expect(epochOrder(work, 0)).not.toEqual(epochOrder({ ...work, seed: 8 }, 0));
+    }
+  });
+});
+
+test("over epochs each row of a source is used as often as its others, but for one", () => {
+  for (const shuffle of [true, false])
+    for (const stop of ["first_exhausted", "all_exhausted"] as const) {
+      const mix = mixOf({ stop, weights: [2, 3], sizes: [13, 47] });
+      const work = workOf(mix, { shuffle });
+      const rows = range(6).flatMap((epoch) => epochOrder(work, epoch));
+      const times = timesOf(rows);
+      for (const source of [0, 1]) {
+        const own = [...times].filter(([row]) => sourceOf(row, mix) === source).map(([, count]) => count);
+        expect(own).toHaveLength(mix.sizes[source]!);
+        expect(Math.max(...own) - Math.min(...own)).toBeLessThanOrEqual(1);
+      }
+    }
+});
+
+test("steps from any step on are the same, and the plan counts their tokens", () => {
+  const work = workOf(mixOf({ weights: [2, 3], sizes: [13, 47] }));
+  const all = [...stepsOf(work, 64)];
+  expect(all).toHaveLength(totalSteps(work));
+  expect(all).toHaveLength(3 * stepsPerEpoch(work));
+  for (const from of [1, 7, stepsPerEpoch(work), stepsPerEpoch(work) + 3, all.length - 1])
+    expect([...stepsOf(work, 64, from)]).toEqual(all.slice(from));
+  const rows = all.flatMap((step) => step.rows);
+  expect(totalTokens(work)).toBe(sum(rows.map((row) => work.lengths[row]!)));
+  expect(usedRows(work)).toEqual([...new Set(rows)].sort((a, b) => a - b));
+  expect(Math.abs(epochTokens(work) * 3 - totalTokens(work)) / totalTokens(work)).toBeLessThan(0.05);
+});
+
+test("a recipe's weights come back from its resolved form", () => {
+  const head = '[model]\npath = "m"\n[run]\noutput = "o"\n[[adapter]]\nname = "a"\n';
+  const data =
+    'data = { train = [{ path = "a.jsonl", weight = 3, rows = 50 }, { dataset = "o/n", weight = 1 }], stop = "all_exhausted", shares = "tokens" }';
+  const [adapter] = parseRecipe(head + data, "/here/r.toml").adapters;
+  expect(adapter!.mix).toEqual({ weights: [3, 1], stop: "all_exhausted", by: "tokens" });
+  expect(adapter!.mostRows).toEqual({ train: [50, null], eval: [] });
+  expect(adapterTable(adapter!)["data"]).toEqual({
+    train: [
+      { path: "/here/a.jsonl", rows: 50, weight: 3 },
+      { path: "hf://datasets/o/n", weight: 1 },
+    ],
+    stop: "all_exhausted",
+    shares: "tokens",
+  });
+  const plain = parseRecipe(`${head}data = ["a.jsonl", { path = "b.jsonl" }]`, "/here/r.toml").adapters[0]!;
+  expect([plain.mix, plain.mostRows, plain.train]).toEqual([null, null, ["/here/a.jsonl", "/here/b.jsonl"]]);
+  for (const wrong of [
+    '{ train = "a.jsonl", stop = "all_exhausted" }',
+    '{ train = "a.jsonl", eval = [{ path = "b.jsonl", weight = 1 }] }',
+  ])
+    expect(() => parseRecipe(`${head}data = ${wrong}`, "/here/r.toml")).toThrow(/weight/);
+});
