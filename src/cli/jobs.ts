@@ -33,7 +33,7 @@ const OVER = /^(succeeded|failed|cancelled)$/;
 export async function jobs(action: string | undefined, named: string | undefined, flags: JobsFlags): Promise<void> {
   const chosen = (action ?? "list") as Action;
   if (!ACTIONS.includes(chosen))
-    throw new RequestError("jobs.action", `'${action}' is none of ${ACTIONS.join(", ")}`, "as in mlora jobs watch JOB");
+    throw new RequestError("jobs.action", `'${action}' is not one of ${ACTIONS.join(", ")}`, "as in mlora jobs watch JOB");
   const server = new ServerClient(flags);
   if (chosen === "list") return list(await allJobs(server), flags.json ?? false);
   if (named === undefined) throw new RequestError("jobs.job", `mlora jobs ${chosen} names no job`, "mlora jobs lists them");

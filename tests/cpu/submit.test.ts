@@ -152,7 +152,7 @@ test("a key that would be seen, and a recipe that cannot be sent, are refused be
   expect(await told("jobs", "--server", http)).toEqual([2, expect.stringContaining("there is no key")]);
   expect(await told("jobs", "remove", "x", "--server", http, ...key)).toEqual([
     2,
-    expect.stringContaining("'remove' is none of"),
+    expect.stringContaining("'remove' is not one of"),
   ]);
   expect(await told("jobs", "--server", http, ...key)).toEqual([1, expect.stringContaining("server.unreachable")]);
   const missing = place.project(RECIPE, { "rows.jsonl": sums(20) });
