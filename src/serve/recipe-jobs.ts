@@ -1,5 +1,5 @@
-// Jobs that are made from a recipe's adapter, as `mlora submit` asks for them, and the files of what they have trained. They are
-// watched, paused and cancelled like others.
+// Jobs that are made from an adapter of a recipe, as `mlora submit` asks for them, and the files of what they have trained.
+// They are watched, paused and cancelled like others.
 
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";

@@ -9,6 +9,7 @@ import { capacityRecipe } from "../session/capacity.ts";
 import { openPrimitives } from "../session/open-primitives.ts";
 import type { Primitives } from "../session/primitives.ts";
 import { openTextModel } from "../session/text-model.ts";
+import { Tracer } from "../session/trace.ts";
 import { adapterRoutes } from "./adapters.ts";
 import type { ServeConfig } from "./config.ts";
 import { isFatal } from "./errors.ts";
@@ -88,7 +89,7 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   });
   const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, log, lost: failed });
   const answers = { engine, models, texts, usage, rates: new Rates(limits.tokens_per_minute ?? null) };
-  const pages = new JobPages({ engine, store, jobs, answers, title: config.name });
+  const pages = new JobPages({ engine, store, jobs, answers, title: config.name, tracer: await Tracer.open(engine.bus) });
   const routes: Route[] = [
     ...fileRoutes(files, limits),
     ...jobRoutes({ jobs, store, files, models, organization }),
