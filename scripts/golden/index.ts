@@ -156,6 +156,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     reads: SMOLLM,
   },
   sources: { script: "sources/make.py", makes: ["sources/*"], packages: ["pyarrow==26.0.1", "pandas==3.1.1"], tolerance: null },
+  tracking: {
+    script: "tracking/make.py",
+    makes: ["tracking/events.json"],
+    packages: ["tensorboard==2.21.0"],
+    tolerance: null,
+  },
   trl: { script: "trl/make.py", makes: ["trl/losses.json"], packages: [TORCH, "trl==0.15.2"], tolerance: FLOAT64 },
   trl116: {
     script: "trl116/make.py",

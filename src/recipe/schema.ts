@@ -26,6 +26,8 @@ import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
 
 const MANY = 1e9;
+/** What a notification may be about. */
+export const NOTIFIED = ["done", "failed", "stopped", "adapter", "restarted"] as const;
 const MOST_STAGES = 256;
 const MOST_SLOTS = 4096;
 
@@ -304,6 +306,25 @@ export const RecipeTable = v.strictObject({
         oneOf("auto", "none", "selective", "full"),
         "which activations are computed again in the backward pass, for memory",
         "auto",
+      ),
+      tracking: about(v.array(oneOf("tensorboard")), "files for trackers of experiments, in the run's folder; [] for none", [
+        "tensorboard",
+      ]),
+      notify: v.exactOptional(
+        about(
+          v.strictObject(
+            {
+              command: v.exactOptional(v.pipe(v.array(text), v.minLength(1, "is empty, expected a program"))),
+              url: v.exactOptional(
+                v.pipe(text, v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL"))),
+              ),
+              on: v.exactOptional(v.array(oneOf(...NOTIFIED))),
+              below: v.exactOptional(finite("a number")),
+            },
+            expected("{ command, url, on, below }"),
+          ),
+          "a program or an https address that gets JSON when the run is done, has failed, or a held-out loss is below a number",
+        ),
       ),
       restarts: about(whole(0, 1000), "how often the stages are started again when one is gone", 3),
       slots: about(

@@ -54,6 +54,16 @@ const ALPHA = 32;
 /** Regular expressions of module paths. */
 const [ATTENTION, MLP] = [String.raw`.*attn\.[a-z_]+`, String.raw`.*\.mlp\..*`];
 
+/** Keys of a recipe that a client may set: none of them has the server read a file or start a program. */
+const SERVED: readonly string[] = [
+  ...["data", "format", "columns", "template", "chat_template", "chat_template_kwargs", "thoughts", "system", "train_on"],
+  ...["objective", "method", "rank", "dropout", "alpha", "rslora", "init", "rank_pattern", "alpha_pattern", "experts"],
+  ...["lora_plus_ratio", "trainable_tokens", "projection_seed", "d_initial", "targets", "exclude", "layers"],
+  ...["optimizer", "learning_rate", "betas", "eps", "momentum", "nesterov", "weight_decay", "max_grad_norm"],
+  ...["scheduler", "warmup", "min_lr_ratio", "epochs", "steps", "batch_size", "accumulation", "max_length", "overlong"],
+  ...["shuffle", "seed", "min_delta", "priority"],
+];
+
 export const TRAINING = "training.jsonl";
 export const VALIDATION = "validation.jsonl";
 
@@ -89,8 +99,8 @@ export class RecipeMaker {
    * ApiErrors for what a job cannot have, or may not read.
    */
   ofRecipe(id: string, folder: string, { adapter, train, eval: held }: RecipeAsked): string {
-    for (const key of ["from", "sweep", "halving", "patience", "eval_every"])
-      if (adapter[key] !== undefined) throw badRequest(`'${key}' is not served: jobs have none.`, `adapter.${key}`);
+    for (const key of Object.keys(adapter))
+      if (!SERVED.includes(key)) throw badRequest(`'${key}' is not served: jobs have none.`, `adapter.${key}`);
     if (typeof adapter["chat_template"] === "string")
       throw badRequest(
         "'chat_template' is a file, expected true or false: the server reads no other files.",

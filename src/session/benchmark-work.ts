@@ -106,6 +106,8 @@ export function recipeOf(
       tokensPerMicrobatch: run.tokens,
       stages: run.stages,
       restarts: 0,
+      tracking: [],
+      notify: null,
       slots: null,
       residentAdapters: null,
       checkpoint: null,

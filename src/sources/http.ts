@@ -81,6 +81,29 @@ async function fetchHead(url: URL, init: RequestInit, late: AbortSignal, signal:
   return response;
 }
 
+/**
+ * Sends JSON, tried again as `ask` does it; no redirect is followed. Throws a RunError, `http.failed`, that names the host
+ * alone: the rest of such an address may be a secret.
+ */
+export async function postJson(url: string, body: string): Promise<void> {
+  const { host } = new URL(url);
+  let fault = "";
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    if (attempt > 0) await sleep(WAIT_MS * 2 ** (attempt - 1));
+    try {
+      const init = { method: "POST", headers: { "content-type": "application/json" }, body };
+      const response = await fetchHead(new URL(url), init, AbortSignal.timeout(HEAD_MS), undefined);
+      await response.body?.cancel();
+      if (response.ok) return;
+      fault = `it answered ${response.status}`;
+      if (!PASSING.includes(response.status)) break;
+    } catch (error) {
+      fault = textOf(error);
+    }
+  }
+  throw new RunError("http.failed", `${host}: ${fault}`);
+}
+
 /** An address without what may be secret in it. */
 export function shown(url: string): string {
   const { origin, pathname, search } = new URL(url);

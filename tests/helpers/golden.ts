@@ -150,6 +150,8 @@ export const goldenRecipe = (
     recomputation: "auto",
     stages: 1,
     restarts: 0,
+    tracking: [],
+    notify: null,
     slots: null,
     residentAdapters: null,
     checkpoint: null,
