@@ -9,7 +9,7 @@ import { type Adapter, type ChartMeasure, type Model, pointsOf } from "./model.t
 
 /** Points of grey curves in all. */
 const MOST_GREY = 40_000;
-/** Between marks of steps, or of percents: 1, 2 and 5 times powers of ten. */
+/** Between marks of steps, or of shares in percent: 1, 2 and 5 times powers of ten. */
 const STEPS = Array.from({ length: 27 }, (_, i) => [1, 2, 5][i % 3]! * 10 ** Math.floor(i / 3));
 const LEAST_HEIGHT = 220;
 
