@@ -160,6 +160,7 @@ export const COMMANDS = {
     flags: [
       ["--base <folder>", "The base model, where the adapter's own config does not say where it is now"],
       ["--output <folder>", "Where the merged model goes: a folder that is new or empty; with --gguf a new file"],
+      ["--all", "Every adapter of the run in this folder that has ended, each into a folder or file of its name in --output"],
       ["--gguf <type>", "A GGUF instead: f32, f16, bf16, q8_0 or q4_k_m; adapter for the adapter alone"],
       ["--dtype <dtype>", "bf16 or fp32 (default: bf16)"],
       ["--shard <size>", "The largest size of a file of weights (default: 5GB)"],
@@ -168,6 +169,23 @@ export const COMMANDS = {
     examples: [
       ["mlora export out/support/tickets --output models/tickets", "A Hugging Face folder in bf16"],
       ["mlora export out/support/tickets --gguf q4_k_m --output tickets.gguf", "One file for llama.cpp and Ollama"],
+    ],
+  },
+  push: {
+    usage: "push <adapter> <repo>",
+    purpose: "Put an adapter on a hub, private if it is new, with a card",
+    flags: [
+      ["--base <text>", "The base model's name there, where the adapter's own config has a folder"],
+      ["--public", "A repository that is made for it is public"],
+      ["--revision <text>", "The branch (default: main)"],
+      ["--dry-run", "Show what would be pushed, and the card"],
+      JSON_FLAG,
+    ],
+    examples: [
+      [
+        "mlora push out/support/tickets me/tickets --base HuggingFaceTB/SmolLM2-135M-Instruct --dry-run",
+        "Show what would go there",
+      ],
     ],
   },
   generate: {

@@ -85,8 +85,9 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
     log,
     lost: failed,
   });
-  const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, log, lost: failed });
-  const answers = { engine, models, texts, usage, rates: new Rates(limits.tokens_per_minute ?? null) };
+  const rates = new Rates(limits.tokens_per_minute ?? null);
+  const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, rates, log, lost: failed });
+  const answers = { engine, models, texts, usage, rates };
   const pages = new JobPages({ engine, store, jobs, answers, title: config.name });
   const routes: Route[] = [
     ...fileRoutes(files, limits),

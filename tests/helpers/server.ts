@@ -39,8 +39,12 @@ export function serverFolder(place: Workplace, name: string, more = "", run = ""
 }
 
 /** Starts the server of a folder, and waits until it answers. */
-export async function startServer(place: Workplace, folder: string, scheme: "http" | "https" = "http"): Promise<Started> {
-  const port = freePort();
+export async function startServer(
+  place: Workplace,
+  folder: string,
+  scheme: "http" | "https" = "http",
+  port = freePort(),
+): Promise<Started> {
   const flags = ["--config", join(folder, "serve.toml"), "--keys", join(folder, "keys.txt"), "--folder", join(folder, "state")];
   const running = place.start(["serve", place.model, ...flags, "--listen", `127.0.0.1:${port}`]);
   const url = `${scheme}://127.0.0.1:${port}`;
