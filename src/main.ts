@@ -14,6 +14,7 @@ import type { DataFlags } from "./cli/data.ts";
 import type { ExportFlags } from "./cli/export.ts";
 import type { GenerateFlags } from "./cli/generate.ts";
 import type { PlanFlags } from "./cli/plan.ts";
+import type { PushFlags } from "./cli/push.ts";
 import type { RunFlags } from "./cli/run.ts";
 import type { StageFlags } from "./cli/stage.ts";
 import type { Overrides } from "./recipe/recipe.ts";
@@ -53,6 +54,8 @@ const ACTIONS: Readonly<Record<CommandName, Action>> = {
   stage: async (_, flags: StageFlags) => (await import("./cli/stage.ts")).stage(flags),
   export: async (_, adapter: unknown, flags: ExportFlags) =>
     (await import("./cli/export.ts")).exportAdapter(`${adapter}`, flags),
+  push: async (_, adapter: unknown, repo: unknown, flags: PushFlags) =>
+    (await import("./cli/push.ts")).push(`${adapter}`, `${repo}`, flags),
   generate: async (_, base: unknown, flags: GenerateFlags) =>
     (await import("./cli/generate.ts")).generate(base === undefined ? undefined : `${base}`, flags),
   serve: async (_, model: unknown, flags: ServeFlags) => (await import("./cli/serve.ts")).serve(`${model}`, flags),

@@ -1,10 +1,10 @@
 """Mixtures of experts: mlora compared with PEFT on transformers' grouped_mm on this machine's GPU, in one call: python3
 scripts/bench/experts.py [CASE ..] [--write]
 
-8,192 tokens a step, random weights, adapters of rank 16 unless a case says otherwise. Each is one setting of `mlora bench`,
-a process. One adapter of 4 x 2048 tokens is compared with PEFT's (peer_experts.py, once for a shape and targets), several with
-one of the same rows in the same call, and 4 bits with the memory that they may take. --write adds each row to the first table
-of docs/measurements/experts.md as it is found.
+8,192 tokens a step, random weights, adapters of rank 16 unless a case says otherwise. Each case is one setting of `mlora
+bench`, a process. One adapter of 4 x 2048 tokens is compared with PEFT's (peer_experts.py, once for a shape and targets),
+several with one of the same rows in the same call, and 4 bits with the memory that they may take. --write adds each row to
+the first table of docs/measurements/experts.md as it is found.
 """
 import json
 import shlex

@@ -75,6 +75,7 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: ["huggingface_hub==2.4.0", "datasets==5.2.0"],
     tolerance: null,
   },
+  push: { script: "push/make.py", makes: ["push/sent.json"], packages: ["huggingface_hub==2.4.0"], tolerance: null },
   families: {
     script: "families/make.py",
     makes: ["families/*/golden.json", "families/*/numbers.safetensors"],
@@ -156,6 +157,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     reads: SMOLLM,
   },
   sources: { script: "sources/make.py", makes: ["sources/*"], packages: ["pyarrow==26.0.1", "pandas==3.1.1"], tolerance: null },
+  tracking: {
+    script: "tracking/make.py",
+    makes: ["tracking/events.json"],
+    packages: ["tensorboard==2.21.0"],
+    tolerance: null,
+  },
   trl: { script: "trl/make.py", makes: ["trl/losses.json"], packages: [TORCH, "trl==0.15.2"], tolerance: FLOAT64 },
   trl116: {
     script: "trl116/make.py",

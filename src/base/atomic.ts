@@ -120,6 +120,20 @@ export function openAppender(path: string): Appender {
   };
 }
 
+/** Puts bytes at the end of a file, all or none; makes it, and its folder, where they are missing. Throws a RunError. */
+export function appendBytes(path: string, bytes: Uint8Array): void {
+  let fd: number | null = null;
+  try {
+    makeFolder(dirname(path));
+    fd = openSync(path, "a", 0o644);
+    appendWhole(fd, bytes);
+  } catch (error) {
+    throw error instanceof MloraError ? error : writeError(path, error);
+  } finally {
+    if (fd !== null) closeSync(fd);
+  }
+}
+
 /** All of the bytes at the end of the file, or none of them. */
 function appendWhole(fd: number, bytes: Uint8Array): void {
   const stat = fstatSync(fd);

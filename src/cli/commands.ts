@@ -22,7 +22,7 @@ const OVERRIDES: readonly Flag[] = [
   ["--output <folder>", "Where results go, instead of the recipe's run.output"],
   ["--device <device>", "auto, cpu or cuda, instead of the recipe's run.device"],
   ["--seed <number>", "Instead of the recipe's run.seed"],
-  ["--stages <stages>", "auto, a number, or the layers of each (10,12,10), instead of the recipe's run.stages"],
+  ["--stages <stages>", "auto, a number, or the layers of each (10,12.5,9.5), instead of the recipe's run.stages"],
 ];
 
 export const COMMANDS = {
@@ -160,6 +160,7 @@ export const COMMANDS = {
     flags: [
       ["--base <folder>", "The base model, where the adapter's own config does not say where it is now"],
       ["--output <folder>", "Where the merged model goes: a folder that is new or empty; with --gguf a new file"],
+      ["--all", "Every adapter of the run in this folder that has ended, each into a folder or file of its name in --output"],
       ["--gguf <type>", "A GGUF instead: f32, f16, bf16, q8_0 or q4_k_m; adapter for the adapter alone"],
       ["--dtype <dtype>", "bf16 or fp32 (default: bf16)"],
       ["--shard <size>", "The largest size of a file of weights (default: 5GB)"],
@@ -168,6 +169,23 @@ export const COMMANDS = {
     examples: [
       ["mlora export out/support/tickets --output models/tickets", "A Hugging Face folder in bf16"],
       ["mlora export out/support/tickets --gguf q4_k_m --output tickets.gguf", "One file for llama.cpp and Ollama"],
+    ],
+  },
+  push: {
+    usage: "push <adapter> <repo>",
+    purpose: "Put an adapter on a hub, private if it is new, with a card",
+    flags: [
+      ["--base <text>", "The base model's name there, where the adapter's own config has a folder"],
+      ["--public", "A repository that is made for it is public"],
+      ["--revision <text>", "The branch (default: main)"],
+      ["--dry-run", "Show what would be pushed, and the card"],
+      JSON_FLAG,
+    ],
+    examples: [
+      [
+        "mlora push out/support/tickets me/tickets --base HuggingFaceTB/SmolLM2-135M-Instruct --dry-run",
+        "Show what would go there",
+      ],
     ],
   },
   generate: {
@@ -225,14 +243,14 @@ export const COMMANDS = {
       ["--rows <number>", "Rows in an adapter's batch (default: 4)"],
       ["--length <number>", "Tokens in a row (default: 64)"],
       ["--method <method>", "PEFT method, as in a recipe (default: lora)"],
-      ["--rank <number>", "Rank of the adapters (default: 16)"],
+      ["--rank <rank>", "Rank of the adapters, or of each in turn: 4,64 (default: 16)"],
       ["--dropout <number>", "Dropout of the adapters (default: 0)"],
       ["--targets <targets>", "all-linear or qkvo (default: all-linear)"],
       ["--experts <sharing>", "shared-outer or per-expert: factors of adapters in experts (default: shared-outer)"],
       ["--steps <number>", "Steps to measure (default: 10)"],
       ["--recomputation <recomputation>", "auto, none, selective or full"],
       ["--tokens <number>", "Most tokens in a pass"],
-      ["--stages <number>", "Stages of a pipeline, a process each (default: 1)"],
+      ["--stages <stages>", "Stages of a pipeline, a process each: a number, or the layers of each (default: 1)"],
       LINK,
       HELD,
       ["--trace <file>", "Write one step's kernels in Chrome's trace format"],

@@ -10,7 +10,7 @@ import { hubText, isHub, REPO } from "../base/source-name.ts";
 import { checkLength, checkTogether } from "./agree.ts";
 import { type Fault, faultsOf, unknownKey } from "./faults.ts";
 import { type Path, Places } from "./places.ts";
-import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe } from "./recipe.ts";
+import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe, TENSORBOARD } from "./recipe.ts";
 import { adapterTable, resolveAdapter } from "./resolve.ts";
 import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, adapterEntries, type DefaultsTable, RecipeTable } from "./schema.ts";
 import { choicesOf, countChoices, MOST_ADAPTERS } from "./sweep.ts";
@@ -61,6 +61,7 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
       slots: run.slots === "auto" ? null : run.slots,
       residentAdapters: run.resident_adapters ?? null,
       checkpoint: checkpointOf(run.checkpoint),
+      notify: run.notify ?? null,
     },
     adapters,
   };
@@ -165,7 +166,8 @@ function checkSweep(adapter: AdapterTable, at: Path, faults: Fault[]): void {
 function checkName(name: string, path: Path, taken: Map<string, Path>, faults: Fault[]): void {
   const folded = name.toLowerCase(); // some file systems do not tell them apart
   if (name.length > 64) faults.push({ path, message: `makes the name '${name}' of ${name.length} characters; at most 64` });
-  if (folded === CHECKPOINTS) faults.push({ path, message: `'${name}' is where a run keeps its checkpoints; give it another` });
+  const taking = { [CHECKPOINTS]: "its checkpoints", [TENSORBOARD]: "TensorBoard's files" }[folded];
+  if (taking) faults.push({ path, message: `'${name}' is where a run keeps ${taking}; give it another` });
   if (taken.has(folded)) faults.push({ path, message: `'${name}' is the name of two adapters; each needs its own` });
   taken.set(folded, path);
 }
@@ -183,14 +185,15 @@ function deviceOf({ device }: Overrides): Recipe["run"]["device"] | undefined {
   throw new RequestError("flag.device", `--device ${device}: expected auto, cpu or cuda`);
 }
 
-/** --stages 4, or 10,12,10 for the layers of each. */
+/** --stages 4, or 10,12.5,9.5 for the layers of each. */
 function stagesOf({ stages }: Overrides): Recipe["run"]["stages"] | undefined {
   if (stages === undefined || stages === "auto") return stages;
   const numbers = `${stages}`.split(",").map(Number);
-  if (!numbers.every((n) => Number.isInteger(n) && n >= 1 && n <= 256))
+  const step = numbers.length === 1 ? 1 : 0.5;
+  if (!numbers.every((n) => Number.isInteger(n / step) && n >= step && n <= 256))
     throw new RequestError(
       "flag.stages",
-      `--stages ${stages}: expected auto, a number of stages up to 256, or the layers of each: 10,12,10`,
+      `--stages ${stages}: expected auto, a number of stages up to 256, or the layers of each, whole or halves: 10,12.5,9.5`,
     );
   return numbers.length === 1 ? numbers[0]! : numbers;
 }

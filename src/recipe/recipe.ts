@@ -9,6 +9,8 @@ import type { AdapterKey, adapterEntries, DefaultKey, RecipeTable } from "./sche
 
 /** The folder in a run's folder, next to those of its adapters: no adapter has this name. */
 export const CHECKPOINTS = "checkpoints";
+/** The same of TensorBoard's files. */
+export const TENSORBOARD = "tb";
 
 type Entries = typeof adapterEntries;
 /** Every value is there; null for a key without a default that is not given. */
@@ -74,7 +76,8 @@ export type Recipe = {
   readonly path: string;
   /** `path` is absolute, or the name of a model of a hub. */
   readonly model: { readonly path: string } & Pick<Table["model"], "precision">;
-  readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "residentAdapters" | "checkpoint"> & {
+  readonly run: Omit<RunKeys, "tokensPerMicrobatch" | "slots" | "residentAdapters" | "checkpoint" | "notify"> & {
+    readonly notify: RunKeys["notify"] | null;
     readonly tokensPerMicrobatch: number | null;
     /** Adapters that train at once; null: as many as fit. */
     readonly slots: number | null;

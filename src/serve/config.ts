@@ -9,6 +9,7 @@ import { RequestError, textOf } from "../base/errors.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import type { Output } from "../base/schema.ts";
 import { faultsOf } from "../recipe/faults.ts";
+import { stages } from "../recipe/schema.ts";
 import { PEFT_METHODS } from "../session/capacity.ts";
 
 const MANY = 2 ** 31 - 1;
@@ -25,6 +26,7 @@ export const ServeTable = v.strictObject({
     device: about(oneOf("auto", "cpu", "cuda"), "as in a recipe", "auto"),
     tokens_per_microbatch: v.exactOptional(about(whole(1, 1 << 24), "as in a recipe")),
     recomputation: about(oneOf("auto", "none", "selective", "full"), "as in a recipe", "auto"),
+    stages: about(stages, "as in a recipe", 1),
   }),
   server: table({
     folder: about(text, "where files, jobs and adapters are kept; relative to this file", "mlora-server"),
@@ -58,7 +60,7 @@ export const ServeTable = v.strictObject({
   limits: table({
     file_bytes: about(whole(1, 2 ** 40), "of an uploaded file", 512 * MIB),
     files: about(whole(1, MANY), "of a key", 1000),
-    disk_bytes: about(whole(1, 2 ** 48), "of a key's files", 16 * 1024 * MIB),
+    disk_bytes: about(whole(1, 2 ** 48), "of a key's files, and of its weights in Tinker's protocol", 16 * 1024 * MIB),
     jobs: about(whole(1, MANY), "of a key that are not over", 100),
     body_bytes: about(whole(1, 2 ** 32), "of a request that is no upload", 16 * MIB),
     body_seconds: about(positive(), "in which a request that is no upload arrives", 30),
@@ -75,7 +77,8 @@ export const ServeTable = v.strictObject({
     checkpoints: about(whole(0, 1000), "models of ends of epochs that a job keeps", 3),
   }),
   tinker: table({
-    session_seconds: about(whole(60, MANY), "of silence, after which a client's session is over", 900),
+    session_seconds: about(whole(1, MANY), "of silence, after which a client's session is over; clients speak every 10", 900),
+    models: about(whole(1, MANY), "of a key in open sessions", 256),
   }),
   adapters: table({
     folder: v.exactOptional(about(text, "adapters in it may be loaded by name (/v1/load_lora_adapter); left out: none")),

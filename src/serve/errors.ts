@@ -40,6 +40,9 @@ export const notFound = (message: string, param: string | null = null, code: str
   new ApiError(404, message, { param, code });
 export const modelNotFound = (model: string): ApiError =>
   notFound(`The model '${model}' does not exist or you do not have access to it.`, "model", "model_not_found");
+/** Clients send it again after a second. */
+export const tooMany = (message: string): ApiError =>
+  new ApiError(429, message, { code: "rate_limit_exceeded", headers: { "retry-after": "1" } });
 export const unavailable = (message: string): ApiError => new ApiError(503, message, { headers: { "retry-after": "5" } });
 
 /** What is thrown as what is answered; `isUnexpected` where it is a fault of the server, whose text stays in its log. */

@@ -85,8 +85,9 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
     log,
     lost: failed,
   });
-  const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, log, lost: failed });
-  const answers = { engine, models, texts, usage, rates: new Rates(limits.tokens_per_minute ?? null) };
+  const rates = new Rates(limits.tokens_per_minute ?? null);
+  const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, rates, log, lost: failed });
+  const answers = { engine, models, texts, usage, rates };
   const pages = new JobPages({ engine, store, jobs, answers, title: config.name });
   const routes: Route[] = [
     ...fileRoutes(files, limits),
@@ -139,7 +140,7 @@ async function openEngine(
   signal: AbortSignal,
 ): Promise<Primitives> {
   const { capacity, base, model, run, folder } = config;
-  const asked = { model: { path: base, precision: model.precision }, run: { output: join(folder, "run"), ...run, stages: 1 } };
+  const asked = { model: { path: base, precision: model.precision }, run: { output: join(folder, "run"), ...run } };
   const sizes = { ...capacity, maxLength: capacity.max_length, batchSize: capacity.batch_size };
   const recipe = capacityRecipe(sizes, { ...asked, path: join(folder, "capacity.toml") });
   const cache = { sequences: capacity.sequences, capacity: capacity.max_length };

@@ -20,6 +20,7 @@ import type { RunAdapters } from "./run-adapters.ts";
 import type { RunControl } from "./run-control.ts";
 import { checkModel } from "./sources.ts";
 import { Tracer } from "./trace.ts";
+import { tensorboard } from "./tracking.ts";
 import { Training } from "./training.ts";
 
 /** What all attempts at a run have in common. */
@@ -94,6 +95,8 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   const lines = patient(metrics.append, notice);
   const record = recording(job, output, resumed);
   const listeners: Listener[] = [emit, metricsListener(lines.append), record.listener];
+  const tracking = plan.recipe.run.tracking.includes("tensorboard") ? tensorboard(plan, output, notice) : null;
+  if (tracking) listeners.push(tracking.listener);
   if (tracer) listeners.push(tracing(plan, tracer, (error) => notice(`the trace is not whole: ${textOf(error)}`)));
   const training = new Training({
     plan,
@@ -109,7 +112,7 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     stop: stop.signal,
     suspend: adapters.renewSuspend(),
     keepOpen,
-    store: noting(disk, job.saved),
+    store: noting(disk, job.saved, () => tracking?.write()),
     saveEvery: checkpoint,
     model,
     resumed: resumed?.ended ?? new Map(),
@@ -129,6 +132,7 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     throw await stages.causeOf(error);
   } finally {
     lines.flush();
+    tracking?.flush();
   }
 }
 
@@ -150,10 +154,11 @@ function recording({ outcomes, saved, estimate }: Job, output: string, resumed: 
   return { listener, end };
 }
 
-/** The store, with a note of the last step at which each adapter was saved. */
-const noting = (store: CheckpointStore, saved: Map<string, number>): CheckpointStore => ({
+/** The store, with a note of the last step at which each adapter was saved; `before` is called before each save. */
+const noting = (store: CheckpointStore, saved: Map<string, number>, before: () => void): CheckpointStore => ({
   ...store,
   save: async (plan, adapter, what, which) => {
+    before();
     await store.save(plan, adapter, what, which);
     reached(saved, adapter.name, what.progress.step);
   },

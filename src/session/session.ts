@@ -21,6 +21,8 @@ import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
 import { type LiveSpan, LiveSpans } from "./live-spans.ts";
+import { type Notifier, notifierOf } from "./notify.ts";
+import { checkMetrics } from "./own-metrics.ts";
 import { localDevices, planOn, readRequest, specFor, withLocalModel } from "./prepare.ts";
 import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
@@ -59,7 +61,9 @@ export type SessionOptions = {
 export async function openSession(asked: Recipe, options: SessionOptions = {}): Promise<Session> {
   const { resume = false, isReachable = true, signal, onEvent } = options;
   const remoteStages = remoteStagesOf(options.remoteStages ?? {}, asked);
-  const stream = new EventStream(onEvent ? [onEvent] : []);
+  const notifier = notifierOf(asked);
+  checkMetrics(asked);
+  const stream = new EventStream([onEvent, notifier?.listener].filter((listener) => listener !== undefined));
   const { emit } = stream;
   const stop = new AbortController();
   await using opened = new AsyncDisposableStack();
@@ -98,7 +102,7 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   emit(accepted);
   claim.begin({ adapters: accepted.adapters, checkpoints: CHECKPOINTS });
   writeRecipe(recipe);
-  return new Session(job, { resumed, stream, known, opened: opened.move() });
+  return new Session(job, { resumed, stream, known, notifier, opened: opened.move() });
 }
 
 /** Invites the missing stages, and waits until all have joined. */
@@ -138,6 +142,7 @@ type Beginning = {
   readonly resumed: Resumed | null;
   readonly stream: EventStream;
   readonly known: Announcement | null;
+  readonly notifier: Notifier | null;
   /** What the run holds until its end. */
   readonly opened: AsyncDisposableStack;
 };
@@ -156,20 +161,26 @@ export class Session implements AsyncDisposable {
   readonly #stream: EventStream;
   readonly #started = now();
 
-  constructor(job: Omit<Job, "control">, { resumed, stream, known, opened }: Beginning) {
+  constructor(job: Omit<Job, "control">, { resumed, stream, known, notifier, opened }: Beginning) {
     this.run = job.run;
     this.#job = Object.assign(job, { control: known && new RunControl(this, known) });
     this.#stream = stream;
-    this.done = this.#train(resumed, opened);
+    this.done = this.#train(resumed, opened, notifier);
     this.done.catch(() => undefined); // it may be awaited late, or never
   }
 
-  async #train(resumed: Resumed | null, opened: AsyncDisposableStack): Promise<RunResult> {
+  async #train(resumed: Resumed | null, opened: AsyncDisposableStack, notifier: Notifier | null): Promise<RunResult> {
     await using _opened = opened;
     await sleep(0); // the caller may read events from the first on
-    const result = await trainToEnd(this.#job, resumed);
-    keepRunSpeed(this.#job.plan, this.#job.adapters.request.data, result);
-    return result;
+    try {
+      const result = await trainToEnd(this.#job, resumed);
+      keepRunSpeed(this.#job.plan, this.#job.adapters.request.data, result);
+      await notifier?.ended(result);
+      return result;
+    } catch (error) {
+      await notifier?.failed(error);
+      throw error;
+    }
   }
 
   /** The plan by which the stages are opened; adapters that join are added to it. */

@@ -4,7 +4,7 @@ import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import { needs } from "../helpers/needs.ts";
 import { Workplace } from "../helpers/program.ts";
-import { KEYS, serverFolder, startServer } from "../helpers/server.ts";
+import { eventually, KEYS, serverFolder, startServer } from "../helpers/server.ts";
 
 const CLIENTS = join(import.meta.dir, "..", "clients");
 const MADE = join(import.meta.dir, "..", "..", ".clients");
@@ -45,6 +45,37 @@ needs("clients")("official clients", () => {
     const { code, err } = await running.ended;
     expect(code).toBe(0);
     expect(err).not.toContain('"event":"error"');
+  }, 120_000);
+
+  test("Tinker's, while the server is killed and started again: the same as without", async () => {
+    const folder = serverFolder(place, "killed", "[jobs]\nsave_seconds = 0.2\n");
+    let server = await startServer(place, folder);
+    const [python, script] = [join(MADE, "tinker-0.38.0", "bin", "python"), join(CLIENTS, "tinker_killed.py")];
+    const env = { ...process.env, TINKER_TELEMETRY: "0" };
+    const child = Bun.spawn([python, script, server.url, KEYS.one, "local/tiny"], { stdout: "pipe", stderr: "pipe", env });
+    let said = "";
+    const ended = (async () => {
+      for await (const piece of child.stdout.pipeThrough(new TextDecoderStream())) said += piece;
+    })();
+    for (const step of [0, 3, 7]) {
+      const isThere = () => child.exitCode !== null || said.split("again")[1]?.includes(`step ${step}\n`) === true;
+      await eventually(isThere);
+      server.running.kill("SIGKILL");
+      await server.running.ended;
+      server = await startServer(place, folder, "http", Number(new URL(server.url).port));
+    }
+    await ended;
+    expect({
+      code: await child.exited,
+      said: said.slice(-3),
+      err: said.endsWith("ok\n") ? "" : await child.stderr.text(),
+    }).toEqual({
+      code: 0,
+      said: "ok\n",
+      err: "",
+    });
+    server.running.kill("SIGTERM");
+    expect((await server.running.ended).code).toBe(0);
   }, 120_000);
 
   test("Python's and npm's openai, at one time", async () => {

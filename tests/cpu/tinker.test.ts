@@ -13,7 +13,17 @@ import { readRequest, specFor } from "../../src/session/prepare.ts";
 import { openSession } from "../../src/session/session.ts";
 import { mutateBytes } from "../helpers/mutate.ts";
 import { Workplace } from "../helpers/program.ts";
-import { chatRows, isOver, jobUntil, jsonOf, type Started, serverFolder, startServer, upload } from "../helpers/server.ts";
+import {
+  chatRows,
+  eventually,
+  isOver,
+  jobUntil,
+  jsonOf,
+  type Started,
+  serverFolder,
+  startServer,
+  upload,
+} from "../helpers/server.ts";
 import { type Data, floats, forwardBackwardBytes, ints, TinkerCaller, weightedDatum } from "../helpers/tinker.ts";
 
 const place = new Workplace(2);
@@ -184,10 +194,54 @@ describe("one server", () => {
   });
 });
 
+test("a session that is silent is over, and its models are gone; keys have limits", async () => {
+  const limits = "[tinker]\nsession_seconds = 1\nmodels = 2\n[limits]\ntokens_per_minute = 50\n";
+  const { ask, running } = await startServer(place, serverFolder(place, "silent", limits));
+  const one = new TinkerCaller(ask);
+  const [silent, heard] = [await one.session(), await one.session()];
+  const [gone, stays] = [await one.model(silent, 1), await one.model(heard, 2)];
+  const third = { session_id: heard, model_seq_id: 1, base_model: "local/tiny", lora_config: { rank: 4 } };
+  expect(await errorOf(one.post("create_model", third))).toMatchObject({
+    status: 429,
+    detail: expect.stringContaining("2 models"),
+  });
+  const sampler = { session_id: heard, sampling_session_seq_id: 0, base_model: "local/tiny" };
+  const { sampling_session_id } = await jsonOf(one.post("create_sampling_session", sampler));
+  const sample = (seq_id: number) => {
+    const prompt = { chunks: [{ type: "encoded_text", tokens: row(10) }] };
+    return one.post("asample", {
+      sampling_session_id,
+      seq_id,
+      num_samples: 1,
+      prompt,
+      sampling_params: { max_tokens: 30, stop: [] },
+    });
+  };
+  const first = await jsonOf(sample(0));
+  expect((await one.result(first.request_id)).headers.get("content-type")).toBe("application/x-protobuf");
+  expect(await errorOf(sample(1))).toMatchObject({ status: 429, detail: expect.stringContaining("50 tokens a minute") });
+  const adapters = async () => Number(/^mlora_adapters (\d+)$/m.exec(await (await ask("/metrics")).text())![1]);
+  await eventually(async () => {
+    expect((await one.post("session_heartbeat", { session_id: heard })).status).toBe(200);
+    return (await adapters()) === 1;
+  });
+  expect((await one.post("session_heartbeat", { session_id: silent })).status).toBe(410);
+  expect((await one.sendBytes(forwardBackwardBytes(gone, 1, dataOf(0)))).status).toBe(400);
+  await one.bytes(await one.forwardBackward(stays, 1, dataOf(0)));
+  const waiting = await one.step(stays, 3, 1e-3);
+  const unloaded = (await jsonOf(one.post("unload_model", { model_id: stays }))).request_id;
+  expect(await jsonOf(one.result(unloaded))).toMatchObject({ model_id: stays });
+  expect((await jsonOf(one.result(waiting))).error).toContain("unloaded");
+  expect(await adapters()).toBe(0);
+  expect((await one.sendBytes(forwardBackwardBytes(stays, 2, dataOf(0)))).status).toBe(400);
+  running.kill("SIGTERM");
+  expect((await running.ended).code).toBe(0);
+}, 60_000);
+
 test("a server that is killed again and again comes to the same results, each made once", async () => {
   const folder = serverFolder(place, "killed", "[jobs]\nsave_seconds = 0.1\n");
   let server = await startServer(place, folder);
-  const steps = 12;
+  const steps = 9;
   const caller = new TinkerCaller(server.ask);
   const want = await straight(caller, 1, steps);
   const [session, other] = [await caller.session(), await caller.session()];

@@ -4,12 +4,15 @@ import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { randomText } from "../../base/secret.ts";
 import { sum } from "../../base/shape.ts";
+import { formatBytes } from "../../base/units.ts";
 import type { Primitives } from "../../session/primitives.ts";
 import { badRequest } from "../errors.ts";
 import { seconds } from "../files.ts";
 import { HIDDEN, type Models } from "../models.ts";
 import { type CheckpointKind, type CheckpointRow, type ModelAsked, type ModelRow, pathOf, type TinkerStore } from "./store.ts";
 
+/** Snapshots of a model that stay: a loop of reinforcement learning makes one at each step. */
+const SNAPSHOTS = 64;
 /** Parts of a folder of weights to train on: all that training resumes from, and the weights alone. */
 const [STATE, MODEL] = ["state", "model"];
 
@@ -26,6 +29,8 @@ export class Checkpoints {
     private readonly engine: Primitives,
     private readonly models: Models,
     private readonly folder: string,
+    /** Bytes of a tenant's checkpoints, at most. */
+    private readonly most: number,
   ) {
     mkdirSync(folder, { recursive: true });
   }
@@ -50,6 +55,8 @@ export class Checkpoints {
   ): Promise<Saved<{ readonly row: Omit<CheckpointRow, "seq" | "created_at" | "is_public"> }>> {
     const before = this.store.knownCheckpoint(id, kind, name);
     if (before && !overwrite) throw badRequest(`There are weights '${pathOf(before)}' already: give 'overwrite'.`, "path");
+    if (this.store.checkpointBytes(tenant) >= this.most)
+      throw badRequest(`This key's weights have ${formatBytes(this.most)}, the most that they may have: delete some.`, "path");
     const folder = this.#folder();
     if (kind === "weights") {
       mkdirSync(folder);
@@ -70,14 +77,19 @@ export class Checkpoints {
   }
 
   /** Weights to sample from until the session ends, as its n-th sampler. */
-  async snapshot({ tenant, session }: ModelRow, adapter: string, number: number): Promise<Saved<{ readonly id: string }>> {
+  async snapshot(
+    { id: source, tenant, session }: ModelRow,
+    adapter: string,
+    number: number,
+  ): Promise<Saved<{ readonly id: string }>> {
     const folder = this.#folder();
     await this.engine.save(adapter, folder);
     const id = samplerId(session, number);
     const name = `${HIDDEN}${id}`;
     const add = () => {
       this.models.add({ name, tenant, folder, parent: this.models.base.name });
-      this.store.addSampler({ id, tenant, session, model: name, path: null });
+      this.store.addSampler({ id, tenant, session, model: name, path: null, source });
+      for (const old of this.store.snapshots(source).slice(SNAPSHOTS)) this.#removeSnapshot(old.model!);
     };
     return { id, add };
   }
@@ -107,11 +119,13 @@ export class Checkpoints {
   }
 
   /** Removes a session's snapshots. */
-  async endSession(session: string): Promise<void> {
-    for (const { model } of this.store.samplers(session)) {
-      const row = model?.startsWith(HIDDEN) ? this.models.known(model) : null;
-      if (row) await this.models.remove(row);
-    }
+  endSession(session: string): void {
+    for (const { model, source } of this.store.samplers(session)) if (source !== null) this.#removeSnapshot(model!);
+  }
+
+  #removeSnapshot(model: string): void {
+    const row = this.models.known(model);
+    if (row) void this.models.remove(row); // after the samples that use it
   }
 
   async removeExpired(): Promise<void> {

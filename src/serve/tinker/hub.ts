@@ -18,6 +18,9 @@ const FILES = [
   "chat_template.jinja",
 ];
 
+/** Names of a hub have two parts. */
+export const hubName = (name: string): string => (name.includes("/") ? name : `local/${name}`);
+
 /** Needs no key: clients of a hub send none. */
 export function hubRoutes(base: { readonly name: string; readonly folder: string }, tokenizer: string): Route[] {
   const places = new Map(
@@ -31,7 +34,7 @@ export function hubRoutes(base: { readonly name: string; readonly folder: string
   const hashes = new Map([...places.keys()].map((name) => [name, sha1(read(name))]));
   /** The one revision, by what is in it. */
   const commit = sha1([...hashes].flat().join(" "));
-  const model = base.name.includes("/") ? base.name : `local/${base.name}`;
+  const model = hubName(base.name);
 
   const missing = (code: string) => Response.json({ error: code }, { status: 404, headers: { "x-error-code": code } });
   const isKnown = ({ params }: Call) => `${params["org"]}/${params["name"]}` === model;

@@ -16,6 +16,7 @@ import {
   SessionBody,
 } from "./asked.ts";
 import { samplerId } from "./checkpoints.ts";
+import { hubName } from "./hub.ts";
 import { addressOf, PROTOBUF } from "./messages.ts";
 import { WireFault } from "./protobuf.ts";
 import type { Tinker } from "./tinker.ts";
@@ -94,7 +95,7 @@ export function tinkerRoutes({ store, sessions, training, samples, futures, chec
     const { id, asked } = store.model(tenant, (await json(ModelBody)).model_id);
     return Response.json({
       ...{ type: "get_info", model_id: id, model_name: base.name, is_lora: true, lora_rank: asked.rank },
-      model_data: { arch: base.architecture, model_name: base.name, tokenizer_id: base.name },
+      model_data: { arch: base.architecture, model_name: base.name, tokenizer_id: hubName(base.name) },
       optimizer_config: { type: "adamw" },
     });
   };
@@ -107,7 +108,7 @@ export function tinkerRoutes({ store, sessions, training, samples, futures, chec
     if (model_path != null && store.checkpoint(tenant, model_path).kind !== "sampler_weights")
       throw badRequest(`'${model_path}' are no weights to sample from: save them for a sampler.`, "model_path");
     const id = samplerId(session_id, sampling_session_seq_id);
-    const of = { model: model_path ?? null, path: model_path ?? null };
+    const of = { model: model_path ?? null, path: model_path ?? null, source: null };
     store.addSampler({ id, tenant, session: session_id, ...of });
     if (store.sampler(tenant, id).path !== of.path)
       throw badRequest(`The sampler '${id}' is there already.`, "sampling_session_seq_id");
@@ -153,6 +154,11 @@ export function tinkerRoutes({ store, sessions, training, samples, futures, chec
     ...["optim_step", "save_weights", "save_weights_for_sampler", "save_weights_external"].map((kind) =>
       route("POST", kind, `${kind.replaceAll("_", " ")}, in a model's order`, submitting(kind)),
     ),
+    route("POST", "unload_model", "Let go of a model", async ({ tenant, bytes }) => {
+      const body = await bytes();
+      const { model_id } = read(ModelBody, body);
+      return future(await training.unload(tenant, model_id, body), model_id);
+    }),
     route("POST", "create_sampling_session", "Weights to sample from", createSampler, { body: CreateSampler }),
     route("GET", "samplers/:id", "What a sampler is", ({ tenant, params }) => {
       const { id, path } = store.sampler(tenant, params["id"]!);

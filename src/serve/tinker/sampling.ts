@@ -6,10 +6,11 @@ import { range } from "../../base/shape.ts";
 import { distributionOf, type Sampling } from "../../session/distribution.ts";
 import type { Primitives, Row, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
-import { ApiError, badRequest, isFatal } from "../errors.ts";
+import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";
 import { TextStream } from "../openai/text-stream.ts";
+import type { Rates } from "../rates.ts";
 import type { Usage } from "../usage.ts";
 import { read, Sample, SampleAddress } from "./asked.ts";
 import { type Futures, failed, protobufResult, type Result, textFor } from "./futures.ts";
@@ -27,6 +28,9 @@ export type SamplingOptions = {
   readonly usage: Usage;
   readonly log: (event: string, more: Readonly<Record<string, unknown>>) => void;
   readonly lost: (error: unknown) => void;
+  /** Called with the session of each new request. */
+  readonly heard: (session: string) => void;
+  readonly rates: Rates;
   /** Requests of a tenant that have no result, at most. */
   readonly most: number;
 };
@@ -38,6 +42,8 @@ export class Samples {
   readonly #open = new Map<string, number>();
   readonly #stop = new AbortController();
   readonly #underway = new Set<Promise<void>>();
+  /** Of requests under way: gives back the tokens that they were allowed and did not need. */
+  readonly #giveBack = new Map<string, (used: number) => void>();
 
   constructor(private readonly options: SamplingOptions) {}
 
@@ -53,21 +59,36 @@ export class Samples {
     if (!store.request(sampler.id, seq_id)) {
       store.openSession(tenant, sampler.session);
       if ((this.#open.get(tenant) ?? 0) >= most)
-        throw new ApiError(429, `This key has ${most} samples in flight, the most that it may have.`, {
-          code: "rate_limit_exceeded",
-          headers: { "retry-after": "1" },
-        });
+        throw tooMany(`This key has ${most} samples in flight, the most that it may have.`);
+      this.#take(tenant, `${sampler.id}:${seq_id}`, body);
     }
     const of = { tenant, session: sampler.session, owner: sampler.id, number: seq_id, kind: "sample", seed, body };
     const { row, isNew } = store.addRequest(of);
     if (isNew) this.#start(row);
+    this.options.heard(sampler.session);
     return { id: row.id, samples: num_samples };
+  }
+
+  /** By the tokens that it may need. Throws ApiErrors. */
+  #take(tenant: string, id: string, body: Uint8Array): void {
+    const { num_samples: n, prompt, sampling_params: params } = read(Sample, body);
+    const length = prompt.chunks.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    const most = length + n * (params.max_tokens ?? Math.max(0, this.#room - length));
+    const giveBack = this.options.rates.take(tenant, most);
+    this.#giveBack.set(id, (used) => giveBack(Math.max(0, most - used)));
+  }
+
+  /** Tokens of a sequence at most. */
+  get #room(): number {
+    const { spec, stages } = this.options.engine.plan;
+    return Math.min(stages[0]!.sizes.cache!.capacity, spec.maxPositions);
   }
 
   #start(row: RequestRow): void {
     const { tenant } = row;
     this.#open.set(tenant, (this.#open.get(tenant) ?? 0) + 1);
     const over = this.#run(row).finally(() => {
+      this.#giveBack.delete(row.id);
       this.#underway.delete(over);
       const left = this.#open.get(tenant)! - 1;
       if (left === 0) this.#open.delete(tenant);
@@ -99,11 +120,11 @@ export class Samples {
     const asked = read(Sample, row.body!);
     const { num_samples: n, sampling_params: params } = asked;
     const prompt = asked.prompt.chunks.flatMap(({ tokens }) => tokens);
-    const { vocab, maxPositions } = engine.plan.spec;
+    const { vocab } = engine.plan.spec;
     const unknown = prompt.find((id) => id >= vocab);
     if (unknown !== undefined) throw badRequest(`The prompt has the token ${unknown}; the model has ${vocab}.`, "prompt");
     if (prompt.length === 0) throw badRequest("The prompt has no token.", "prompt");
-    const room = Math.min(engine.plan.stages[0]!.sizes.cache!.capacity, maxPositions);
+    const room = this.#room;
     const maxTokens = params.max_tokens ?? room - prompt.length;
     if (prompt.length + maxTokens > room || maxTokens < 1)
       throw badRequest(`The prompt has ${prompt.length} tokens, and ${maxTokens} may follow: a sequence has ${room} at most.`);
@@ -113,6 +134,7 @@ export class Samples {
     const completed = sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
     const used = { requests: 1, prompt_tokens: prompt.length, completion_tokens: completed };
     usage.add(row.tenant, sampler.path ?? models.base.name, used);
+    this.#giveBack.get(row.id)?.(prompt.length + completed);
     return protobufResult(sampleResult({ sequences, ...scored }));
   }
 

@@ -27,7 +27,7 @@ export class Sessions {
   /** Those that an earlier server left have their time anew. */
   begin(): void {
     for (const { id } of this.store.sessions(null, true)) this.#heard.set(id, now());
-    this.#timer = setInterval(() => this.#sweep(), SWEEP_MS);
+    this.#timer = setInterval(() => this.#sweep(), Math.min(SWEEP_MS, 250 * this.seconds));
   }
 
   create(tenant: string, asked: SessionAsked): string {
@@ -45,6 +45,11 @@ export class Sessions {
     return row;
   }
 
+  /** A request of an open session has come. */
+  touch(id: string): void {
+    if (this.#heard.has(id)) this.#heard.set(id, now());
+  }
+
   /** Resolves when its models have left the stages. The first of several counts. */
   finish(id: string): Promise<void> {
     const ending = this.#ending.get(id) ?? this.#end(id);
@@ -56,7 +61,7 @@ export class Sessions {
     this.#heard.delete(id);
     this.store.endSession(id);
     await this.training.end(id);
-    await this.checkpoints.endSession(id);
+    this.checkpoints.endSession(id);
   }
 
   #sweep(): void {

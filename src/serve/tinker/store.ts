@@ -46,6 +46,8 @@ export type SamplerRow = {
   readonly session: string;
   readonly model: string | null;
   readonly path: string | null;
+  /** Of a snapshot, the model that was trained. */
+  readonly source: string | null;
 };
 
 export type RequestRow = {
@@ -157,6 +159,13 @@ export class TinkerStore {
     return this.db.all<Stored<ModelRow>>(sql, tenant, tenant, session, session).map((row) => rowOf<ModelRow>(row));
   }
 
+  /** Models of a tenant whose sessions are open. */
+  openModels(tenant: string): number {
+    const sql = `SELECT count(*) AS models FROM tinker_models AS model JOIN tinker_sessions AS session ON session.id = model.session
+      WHERE model.tenant = ? AND session.ended_at IS NULL`;
+    return this.db.get<{ readonly models: number }>(sql, tenant)!.models;
+  }
+
   saved(model: string, number: number): void {
     this.db.together(() => {
       this.db.run("UPDATE tinker_models SET saved = ? WHERE id = ?", number, model);
@@ -164,10 +173,10 @@ export class TinkerStore {
     });
   }
 
-  addSampler({ id, tenant, session, model, path }: Omit<SamplerRow, "seq">): void {
+  addSampler({ id, tenant, session, model, path, source }: Omit<SamplerRow, "seq">): void {
     this.db.run(
-      "INSERT OR IGNORE INTO tinker_samplers (id, tenant, session, model, path) VALUES (?, ?, ?, ?, ?)",
-      ...[id, tenant, session, model, path],
+      "INSERT OR IGNORE INTO tinker_samplers (id, tenant, session, model, path, source) VALUES (?, ?, ?, ?, ?, ?)",
+      ...[id, tenant, session, model, path, source],
     );
   }
 
@@ -176,6 +185,11 @@ export class TinkerStore {
     const row = this.db.get<SamplerRow>("SELECT * FROM tinker_samplers WHERE id = ? AND tenant = ?", id, tenant);
     if (row) return row;
     throw notFound(`There is no sampling session '${id}'.`, "sampling_session_id");
+  }
+
+  /** Snapshots of a model, newest first. */
+  snapshots(of: string): SamplerRow[] {
+    return this.db.all<SamplerRow>("SELECT * FROM tinker_samplers WHERE source = ? ORDER BY seq DESC", of);
   }
 
   samplers(session: string): SamplerRow[] {
@@ -238,13 +252,16 @@ export class TinkerStore {
     );
   }
 
-  /** Results that have been there for a while go, and all of sessions that are over. */
+  /** Results that have been there for a while go, and requests that are not needed to come to what a model is. */
   prune(age: number): void {
+    const before = seconds() - age;
     this.db.run(
-      `DELETE FROM tinker_requests WHERE done_at < ? AND session IN (SELECT id FROM tinker_sessions WHERE ended_at < ?)`,
-      ...[seconds() - age, seconds() - age],
+      `DELETE FROM tinker_requests WHERE done_at < ? AND (kind = 'sample' OR
+         session IN (SELECT id FROM tinker_sessions WHERE ended_at < ?) OR
+         number > 0 AND number <= (SELECT saved FROM tinker_models WHERE id = owner))`,
+      ...[before, before],
     );
-    this.db.run("UPDATE tinker_requests SET result = NULL WHERE done_at < ? AND result IS NOT NULL", seconds() - age);
+    this.db.run("UPDATE tinker_requests SET result = NULL WHERE done_at < ? AND result IS NOT NULL", before);
   }
 
   addCheckpoint(of: Omit<CheckpointRow, "seq" | "created_at" | "is_public">): void {
@@ -288,6 +305,12 @@ export class TinkerStore {
         ...[tenant, tenant, model, model, seconds()],
       )
       .map((row) => rowOf<CheckpointRow>(row));
+  }
+
+  /** Bytes of a tenant's checkpoints. */
+  checkpointBytes(tenant: string): number {
+    const sql = "SELECT coalesce(sum(bytes), 0) AS bytes FROM tinker_checkpoints WHERE tenant = ?";
+    return this.db.get<{ readonly bytes: number }>(sql, tenant)!.bytes;
   }
 
   expired(): CheckpointRow[] {

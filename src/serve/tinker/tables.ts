@@ -11,7 +11,7 @@ CREATE TABLE tinker_models (
   asked_at INTEGER NOT NULL, asked TEXT NOT NULL, saved INTEGER NOT NULL
 );
 CREATE TABLE tinker_samplers (
-  seq INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, tenant TEXT NOT NULL, session TEXT NOT NULL, model TEXT, path TEXT
+  seq INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, tenant TEXT NOT NULL, session TEXT NOT NULL, model TEXT, path TEXT, source TEXT
 );
 CREATE TABLE tinker_requests (
   seq INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, tenant TEXT NOT NULL, session TEXT NOT NULL, owner TEXT NOT NULL,

@@ -7,6 +7,7 @@ import type { TextModel } from "../../session/text-model.ts";
 import type { ServeConfig } from "../config.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";
+import type { Rates } from "../rates.ts";
 import type { Database } from "../store.ts";
 import type { Usage } from "../usage.ts";
 import { Checkpoints } from "./checkpoints.ts";
@@ -27,6 +28,7 @@ export type TinkerOptions = {
   readonly recipes: RecipeMaker;
   readonly texts: TextModel;
   readonly usage: Usage;
+  readonly rates: Rates;
   readonly log: (event: string, more: Readonly<Record<string, unknown>>) => void;
   readonly lost: (error: unknown) => void;
 };
@@ -48,9 +50,15 @@ export class Tinker {
     mkdirSync(states, { recursive: true });
     this.store = new TinkerStore(db);
     this.futures = new Futures(this.store);
-    this.checkpoints = new Checkpoints(this.store, engine, models, join(folder, "weights"));
-    const common = { ...of, store: this.store, futures: this.futures };
-    const saving = { folder: states, saveSeconds: config.jobs.save_seconds, checkpoints: this.checkpoints };
+    this.checkpoints = new Checkpoints(this.store, engine, models, join(folder, "weights"), config.limits.disk_bytes);
+    const heard = (session: string) => this.sessions.touch(session);
+    const common = { ...of, store: this.store, futures: this.futures, heard };
+    const saving = {
+      folder: states,
+      saveSeconds: config.jobs.save_seconds,
+      checkpoints: this.checkpoints,
+      most: config.tinker.models,
+    };
     this.training = new Training({ ...common, ...saving });
     this.samples = new Samples({ ...common, most: MOST_SAMPLES });
     this.sessions = new Sessions(this.store, this.training, this.checkpoints, config.tinker.session_seconds);

@@ -8,7 +8,7 @@ import { now } from "../../base/clock.ts";
 import { MloraError, RequestError } from "../../base/errors.ts";
 import { sum } from "../../base/shape.ts";
 import { inputLength, type Primitives } from "../../session/primitives.ts";
-import { ApiError, badRequest, isFatal } from "../errors.ts";
+import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";
 import type { Usage } from "../usage.ts";
@@ -31,9 +31,13 @@ export type TrainingOptions = {
   /** Folder of the models' states. */
   readonly folder: string;
   readonly saveSeconds: number;
+  /** Models of a tenant whose sessions are open, at most. */
+  readonly most: number;
   readonly log: (event: string, more: Readonly<Record<string, unknown>>) => void;
   /** Called with what has lost the stages. */
   readonly lost: (error: unknown) => void;
+  /** Called with the session of each new request. */
+  readonly heard: (session: string) => void;
 };
 
 /** A model whose session is open. */
@@ -55,6 +59,8 @@ type Live = {
 
 /** What a request comes to; `more` is written together with the result. */
 type Outcome = { readonly result: Result; readonly more?: () => void };
+/** Requests of a model that may wait for one before them; and the number of the one that unloads it. */
+const [AHEAD, UNLOAD] = [4096, -1];
 /** Requests that are made again after a kill, to come to what the model was. */
 const CHANGES = new Set(["create_model", "load_weights", "forward_backward", "optim_step"]);
 
@@ -69,7 +75,9 @@ export class Training {
     const { store } = this.options;
     for (const owner of new Set(store.waiting().map((row) => row.owner))) {
       const row = store.knownModel(owner);
-      if (row) this.#run(this.#liveOf(row));
+      const unloading = store.request(owner, UNLOAD);
+      if (row && unloading) void this.#unload(row, unloading);
+      else if (row) this.#run(this.#liveOf(row));
     }
   }
 
@@ -79,8 +87,10 @@ export class Training {
     kind: "create_model" | "load_weights",
     body: Uint8Array,
   ): string {
-    const { store } = this.options;
+    const { store, most } = this.options;
     const known = store.knownModel(row.id);
+    if (!known && store.openModels(row.tenant) >= most)
+      throw tooMany(`This key has ${most} models in open sessions, the most that it may have.`);
     const request = store.db.together(() => {
       if (!known) store.addModel(row);
       return store.addRequest({ ...this.#of(store.knownModel(row.id)!), number: 0, kind, body });
@@ -94,11 +104,35 @@ export class Training {
     const { store } = this.options;
     const model = store.model(tenant, id);
     const known = store.request(id, number);
-    if (!known) store.openSession(tenant, model.session); // what is repeated has its result still
+    if (!known) {
+      store.openSession(tenant, model.session); // what is repeated has its result still
+      if (number <= model.saved) throw badRequest(`Request ${number} of '${id}' was carried out long ago.`, "seq_id");
+      if (store.request(id, UNLOAD)) throw badRequest(`The model '${id}' is unloaded.`, "model_id");
+      if (number > this.#liveOf(model).next + AHEAD)
+        throw tooMany(`${AHEAD} requests of the model '${id}' wait for one before them: send that first.`);
+    }
     const { row, isNew } = store.addRequest({ ...this.#of(model), number, kind, body });
     if (isNew) store.asked(id);
+    this.options.heard(model.session);
     this.#run(this.#liveOf(model));
     return row.id;
+  }
+
+  /** Lets go of a model before its session ends; what waits fails. */
+  async unload(tenant: string, id: string, body: Uint8Array): Promise<string> {
+    const { store } = this.options;
+    const model = store.model(tenant, id);
+    const { row, isNew } = store.addRequest({ ...this.#of(model), number: UNLOAD, kind: "unload_model", body });
+    if (isNew) await this.#unload(model, row);
+    return row.id;
+  }
+
+  async #unload(model: ModelRow, unloading: RequestRow): Promise<void> {
+    const { store, futures } = this.options;
+    await this.#leave(model);
+    for (const request of store.waiting({ owner: model.id }))
+      if (request.number !== UNLOAD) futures.finish(request, failed("The model is unloaded.", "user"), false);
+    futures.finish(unloading, jsonResult({ type: "unload_model", model_id: model.id }), false);
   }
 
   #of({ id, tenant, session, asked }: ModelRow) {
@@ -318,15 +352,18 @@ export class Training {
 
   /** Ends a session's models: what waits fails, and nothing of them stays but their checkpoints. */
   async end(session: string): Promise<void> {
-    const { store, engine, futures, folder } = this.options;
-    for (const row of store.models({ session })) {
-      const live = this.#live.get(row.id);
-      this.#live.delete(row.id);
-      await live?.over;
-      if (live && engine.has(live.adapter)) await engine.remove(live.adapter);
-      rmSync(join(folder, `${row.seq}`), { recursive: true, force: true });
-    }
+    const { store, futures } = this.options;
+    for (const row of store.models({ session })) await this.#leave(row);
     for (const request of store.waiting({ session })) futures.finish(request, failed("The session is over.", "user"), false);
+  }
+
+  async #leave(row: ModelRow): Promise<void> {
+    const { engine, folder } = this.options;
+    const live = this.#live.get(row.id);
+    this.#live.delete(row.id);
+    await live?.over;
+    if (live && engine.has(live.adapter)) await engine.remove(live.adapter);
+    rmSync(join(folder, `${row.seq}`), { recursive: true, force: true });
   }
 
   /** Requests under way are finished; what waits is made when the server is started again. */

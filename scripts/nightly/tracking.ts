@@ -1,0 +1,116 @@
+// Whole runs, one of them killed and resumed, as the real programs read their files: TensorBoard and trackio.
+//
+//   bun scripts/nightly/tracking.ts
+
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { writeTinyModel } from "../../tests/helpers/model.ts";
+import { call, pythonWith } from "../golden/python.ts";
+
+const ROOT = join(import.meta.dir, "..", "..");
+const MAIN = join(ROOT, "src", "main.ts");
+const PACKAGES = ["tensorboard==2.21.0", "trackio==0.43.0", "tbparse==0.0.9"];
+
+/** Prints {run: {tag: [[step, value], ...]}}. */
+const READ = `
+import json, os, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+found = {}
+for run in sorted(os.listdir(sys.argv[1])):
+    events = EventAccumulator(os.path.join(sys.argv[1], run), size_guidance={"scalars": 0})
+    events.Reload()
+    found[run] = {tag: [[of.step, of.value] for of in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+print(json.dumps(found))
+`;
+/** Has trackio import all of them, and prints {run: [[step, training loss], ...]}. */
+const IMPORT = `
+import contextlib, json, sys
+with contextlib.redirect_stdout(sys.stderr):
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+    trackio.import_tf_events(sys.argv[1], project="mlora")
+    runs = {run: SQLiteStorage.get_logs("mlora", run) for run in SQLiteStorage.get_runs("mlora")}
+found = {run: [[row["step"], row["train/loss"]] for row in rows if row.get("train/loss") is not None] for run, rows in runs.items()}
+print(json.dumps(found))
+`;
+
+type Line = {
+  readonly type: string;
+  readonly adapter: string;
+  readonly step: number;
+  readonly loss: number;
+  readonly grad_norm: number;
+};
+type Read = Readonly<Record<string, Readonly<Record<string, readonly (readonly [number, number])[]>>>>;
+
+const work = mkdtempSync(join(tmpdir(), "mlora-tracking-"));
+try {
+  writeTinyModel(join(work, "model"));
+  const rows = Array.from({ length: 16 }, (_, i) => JSON.stringify({ prompt: `What is ${i} + 1?`, completion: `${i + 1}` }));
+  writeFileSync(join(work, "rows.jsonl"), `${rows.join("\n")}\n`);
+  const adapter = (name: string) =>
+    `[[adapter]]\nname = "${name}"\ndata = { train = "rows.jsonl", split = 0.25 }\nsteps = 400\neval_every = 50\n`;
+  const run = '[model]\npath = "model"\n[run]\noutput = "out"\ncheckpoint = { steps = 37 }\n';
+  writeFileSync(join(work, "recipe.toml"), `${run}${adapter("one")}${adapter("two")}`);
+  const start = () =>
+    Bun.spawn([process.execPath, MAIN, "run", "recipe.toml"], { cwd: work, stdout: "ignore", stderr: "pipe" });
+  const killed = start();
+  const stepsMade = () => {
+    try {
+      return readFileSync(join(work, "out", "metrics.jsonl"), "utf8").split("\n").length;
+    } catch {
+      return 0;
+    }
+  };
+  for (const until = Date.now() + 120_000; stepsMade() < 200; await Bun.sleep(20))
+    if (Date.now() > until || killed.exitCode !== null) throw new Error(`the run did not get far: ${stepsMade()} lines`);
+  killed.kill("SIGKILL");
+  await killed.exited;
+  const resumed = start();
+  if ((await resumed.exited) !== 0) throw new Error(await new Response(resumed.stderr).text());
+  const files = readdirSync(join(work, "out", "tb", "one"));
+  if (files.length !== 2) throw new Error(`expected two event files of an adapter, found ${files.join(", ")}`);
+  check(work);
+} finally {
+  rmSync(work, { recursive: true, force: true });
+}
+
+function check(folder: string): void {
+  const { python } = pythonWith({ script: "", makes: [], packages: PACKAGES, tolerance: null }, join(ROOT, ".golden"));
+  const lines: Line[] = readFileSync(join(folder, "out", "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  const read: Read = JSON.parse(call([python, "-c", READ, join(folder, "out", "tb")], folder));
+  let compared = 0;
+  for (const name of ["one", "two"])
+    for (const [tag, type, key] of [
+      ["train/loss", "step", "loss"],
+      ["train/grad_norm", "step", "grad_norm"],
+      ["eval/loss", "evaluation", "loss"],
+    ] as const) {
+      const expected = lines
+        .filter((line) => line.type === type && line.adapter === name)
+        .map((line) => [line.step, Math.fround(line[key])]);
+      // The evaluation at the step of the checkpoint is made again, to the same number.
+      const found = read[name]![tag]!.filter(([step], i, all) => step !== all[i - 1]?.[0]).map(([step, value]) => [
+        step,
+        Math.fround(value),
+      ]);
+      if (JSON.stringify(found) !== JSON.stringify(expected))
+        throw new Error(`${name} ${tag}: ${found.length} values in TensorBoard, ${expected.length} in metrics.jsonl`);
+      compared += found.length;
+    }
+  console.log(`tracking: ${compared} values are the same in TensorBoard and in metrics.jsonl, also where the run was killed`);
+  const home = { TRACKIO_DIR: join(folder, "trackio"), HF_HOME: join(folder, "hf"), HF_HUB_OFFLINE: "1" };
+  const imported: Readonly<Record<string, readonly (readonly [number, number])[]>> = JSON.parse(
+    call([python, "-c", IMPORT, join(folder, "out", "tb")], folder, home),
+  );
+  for (const name of ["one", "two"]) {
+    const found = Object.entries(imported).find(([run]) => run.includes(name))?.[1] ?? [];
+    const steps = new Set(found.map(([step]) => step));
+    if (steps.size !== 400) throw new Error(`${name}: expected the losses of 400 steps in trackio, found ${steps.size}`);
+  }
+  console.log("tracking: trackio imports the losses of all steps");
+}

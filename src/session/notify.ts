@@ -1,0 +1,122 @@
+// Notifies a program or an address of what becomes of a run. No notification changes the run: one that cannot be given is a
+// notice.
+
+import { basename } from "node:path";
+import { environment } from "../base/env.ts";
+import { RequestError, textOf } from "../base/errors.ts";
+import { log } from "../base/log.ts";
+import { count, duration } from "../base/units.ts";
+import { describeEnding, startProgram } from "../cluster/spawn.ts";
+import type { Recipe } from "../recipe/recipe.ts";
+import type { NOTIFIED } from "../recipe/schema.ts";
+import { postJson } from "../sources/http.ts";
+import type { Listener, RunResult } from "./events.ts";
+
+type About = (typeof NOTIFIED)[number] | "below";
+type Facts = Readonly<Record<string, unknown>>;
+
+export type Notifier = {
+  readonly listener: Listener;
+  /** Resolve when all notifications have been given, or could not be. */
+  readonly ended: (result: RunResult) => Promise<void>;
+  readonly failed: (error: unknown) => Promise<void>;
+};
+
+/** For a program. */
+const MOST_MS = 20_000;
+const DEFAULT: readonly About[] = ["done", "failed"];
+
+/** Null where a recipe has no notifications. Throws a RequestError, `notify.command`, where there is no such program. */
+export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null {
+  const url = environment("MLORA_NOTIFY_URL") ?? notify?.url;
+  if (!notify && url === undefined) return null;
+  const { command, on = DEFAULT, below = null } = notify ?? {};
+  const [program] = command ?? [];
+  const path = program === undefined ? null : Bun.which(program);
+  if (program !== undefined && path === null)
+    throw new RequestError(
+      "notify.command",
+      `run.notify.command: there is no program '${program}'`,
+      "give its path, or leave it out",
+    );
+  const name = basename(output);
+  const under = new Set<Promise<void>>();
+  const tell = (about: About, text: string, facts: Facts = {}): void => {
+    if (about !== "below" && !(on as readonly About[]).includes(about)) return;
+    // Slack reads `text`, Discord `content`.
+    const body = JSON.stringify({
+      event: about,
+      text: `mlora ${name}: ${text}`,
+      content: `mlora ${name}: ${text}`,
+      output,
+      ...facts,
+    });
+    const told = [
+      ...(path === null ? [] : [runProgram(path, command!.slice(1), body)]),
+      ...(url === undefined ? [] : [postJson(url, body)]),
+    ];
+    for (const one of told) {
+      const quiet = one.catch((error: unknown) => log(0, () => `notice: a notification was not given: ${textOf(error)}`));
+      under.add(quiet);
+      void quiet.finally(() => under.delete(quiet));
+    }
+  };
+  const all = async (): Promise<void> => {
+    while (under.size > 0) await Promise.all(under);
+  };
+  const passed = new Set<string>();
+  return {
+    listener: (event) => {
+      if (event.type === "ended") {
+        const { status, message, steps, after } = event.result;
+        const facts = { adapter: event.adapter, status, steps, loss: after?.loss ?? null };
+        tell(
+          "adapter",
+          `${event.adapter} is ${status} after ${count(steps)} steps${message === null ? "" : `: ${message}`}`,
+          facts,
+        );
+        if (status === "failed" && !on.includes("adapter")) tell("failed", `${event.adapter} failed: ${message}`, facts);
+      }
+      if (event.type === "reopening" && event.cause.why === "lost")
+        tell("restarted", `the stages are started again: ${event.cause.message}`);
+      if (event.type !== "evaluation" || below === null || event.loss === null || event.loss >= below) return;
+      if (passed.has(event.adapter)) return;
+      passed.add(event.adapter);
+      const { adapter, step, loss } = event;
+      tell("below", `the held-out loss of ${adapter} is ${loss.toFixed(4)} at step ${count(step)}`, { adapter, step, loss });
+    },
+    ended: ({ adapters, seconds, tokens, stopped }) => {
+      const failed = adapters.filter(({ status }) => status === "failed").map((of) => of.name);
+      const about = stopped ? "stopped" : failed.length > 0 ? "failed" : "done";
+      const what = stopped
+        ? "stopped"
+        : failed.length > 0
+          ? `ended, ${failed.length} of ${adapters.length} adapters failed`
+          : "done";
+      const results = adapters.map(({ name: adapter, status, steps, after }) => ({
+        adapter,
+        status,
+        steps,
+        loss: after?.loss ?? null,
+      }));
+      tell(about, `${what} after ${duration(seconds)}, ${count(tokens)} tokens`, { seconds, tokens, adapters: results });
+      return all();
+    },
+    failed: (error) => {
+      tell("failed", textOf(error));
+      return all();
+    },
+  };
+}
+
+async function runProgram(path: string, args: readonly string[], input: string): Promise<void> {
+  await using child = startProgram(path, args, { name: basename(path), input });
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    child.kill();
+  }, MOST_MS);
+  const ending = await child.ended.finally(() => clearTimeout(timer));
+  if (late) throw new Error(`${path} was still running after ${MOST_MS / 1000} s`);
+  if (ending.code !== 0) throw new Error(`${path} ${describeEnding(ending)}`);
+}
