@@ -14,19 +14,13 @@ import * as v from "valibot";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "../base/atomic.ts";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
+import type { LayerRange } from "../base/layers.ts";
 import { count } from "../base/schema.ts";
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Linear } from "../families/linears.ts";
 import type { Placed, PoolAdapter } from "../methods/adapter.ts";
-import {
-  type AdapterLayout,
-  type FactorTensor,
-  factorPlace,
-  type LayerRange,
-  placeAmong,
-  tensorsIn,
-} from "../methods/layout.ts";
+import { type AdapterLayout, type FactorTensor, factorPlace, placeAmong, tensorsIn } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, type OptimizerName, stateOf, type Values } from "../methods/optimizers.ts";
 import type { Factor } from "../methods/registry.ts";
 import { takeFactor } from "./factors.ts";
@@ -38,7 +32,12 @@ const FORMAT = 1;
 const STATE = "state.safetensors";
 const PROGRESS = "checkpoint.json";
 /** On held-out rows, of which `exact` are predicted. */
-export const evaluationSchema = v.strictObject({ loss: measured, exact: v.number(), rows: v.number() });
+export const evaluationSchema = v.strictObject({
+  loss: measured,
+  exact: v.number(),
+  rows: v.number(),
+  metrics: v.exactOptional(v.record(v.string(), v.number())),
+});
 
 /**
  * What an adapter is made of: its settings, its data, its base model and the saved adapters that keys of its recipe name, as
