@@ -9,7 +9,7 @@ import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts
 import { writeFileAtomic } from "../src/base/atomic.ts";
 import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
-import { filesOf, isCompiled, readManifest } from "../src/device/cuda/manifest.ts";
+import { filesOf, isCompiled, type Manifest, parseManifest } from "../src/device/cuda/manifest.ts";
 import { PAGE_ASSETS } from "../src/web/assets.ts";
 import { bundlePage, PAGE_FILES } from "../src/web/bundle.ts";
 
@@ -25,9 +25,11 @@ const KERNELS = "kernels/manifest.json";
 mkdirSync(DIST, { recursive: true });
 const stage = mkdtempSync(join(DIST, ".building-")); // two builds at once do not meet
 try {
-  const kernels = assetNames().includes(KERNELS) ? readManifest().filter(isCompiled) : [];
+  const manifest = assetNames().includes(KERNELS) ? released(readAsset(KERNELS)) : Buffer.of();
+  const kernels = manifest.length > 0 ? parseManifest(manifest.toString()).filter(isCompiled) : [];
   const files = kernels.flatMap(filesOf).map((file) => `kernels/${file}`);
-  await stageAssets(join(stage, "assets"), [...NEEDED, ...(kernels.length > 0 ? [KERNELS] : []), ...files]);
+  const own = new Map(kernels.length > 0 ? [[KERNELS, manifest]] : []);
+  await stageAssets(join(stage, "assets"), [...NEEDED, ...files], own);
   await bundle(stage);
   renameSync(join(stage, "mlora"), join(DIST, "mlora"));
   const size = formatBytes(Bun.file(join(DIST, "mlora")).size);
@@ -36,10 +38,21 @@ try {
   rmSync(stage, { recursive: true, force: true });
 }
 
-/** Writes assets as src/base/assets.ts expects them. Throws a RunError where one is not there. */
-async function stageAssets(folder: string, names: readonly string[]): Promise<void> {
+/** The manifest without the compiled code of rows that tests alone launch, on heads that no released model has. */
+function released(content: Uint8Array): Buffer {
+  const manifest: Manifest = JSON.parse(new TextDecoder().decode(content));
+  const kernels = manifest.kernels.map((row) => {
+    if (!row.launch["tests"] || !isCompiled(row)) return row;
+    const { entry: _, ptx: __, cubins: ___, ...listed } = row;
+    return listed;
+  });
+  return Buffer.from(JSON.stringify({ ...manifest, kernels }));
+}
+
+/** Writes assets as src/base/assets.ts expects them, with `own` contents of some. Throws a RunError where one is not there. */
+async function stageAssets(folder: string, names: readonly string[], own: ReadonlyMap<string, Buffer>): Promise<void> {
   const page = await bundlePage();
-  const made = new Map(PAGE_FILES.map((name) => [PAGE_ASSETS + name, page[name]]));
+  const made = new Map([...own, ...PAGE_FILES.map((name) => [PAGE_ASSETS + name, page[name]] as const)]);
   mkdirSync(folder);
   mkdirSync(PACKED, { recursive: true });
   const manifest: Record<string, AssetManifest[string]> = {};

@@ -85,6 +85,9 @@ Files follow the model's: a tensor for each expert's linear where the model's fi
 one tensor has all experts (gpt-oss, Granite 3, Qwen3-VL). Both are read back, and PEFT's fused layout also for models whose files have each expert apart. PEFT 0.21 with transformers 5.24 takes names of dense MLPs
 (\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones.
 
+vLLM 0.33's own loader, run on exports of Qwen 3, Mixtral, GLM 4.5 and gpt-oss (shared or not, one rank or several), comes to the same products for every expert within 4e-6. It stops at an adapter that acts in some linears of a
+layer's experts and not in the others, so name all of them, and by its source it refuses adapters in Granite 3's experts.
+
 gpt-oss in mxfp4 is read, and its experts are kept so, unless \`precision\` is "bf16" or "fp32". An adapter is not merged into mxfp4 files: take the bf16 ones. metrics.jsonl has \`busiest_expert\`, the share of an adapter's rows
 that the busiest expert of a layer got, in the mean over layers (1 / experts where all get as many); \`mlora bench\` reports it, too.
 

@@ -25,8 +25,8 @@ def columns_regroup(from_rows, to_rows, groups, a, b, c, d, back, UNIT: tl.const
     among_U = i_U - groups * before_U
     j_U = among_U // size_U * each + before_U + among_U % size_U
     row = tl.program_id(0).to(tl.int64) * groups * each
-    at_U = (tl.where(back, j_U, i_U) // UNIT * UNIT)[:, None] + lane[None, :]
-    of_U = (tl.where(back, i_U, j_U) // UNIT * UNIT)[:, None] + lane[None, :]
+    at_U = (tl.where(back != 0, j_U, i_U) // UNIT * UNIT)[:, None] + lane[None, :]
+    of_U = (tl.where(back != 0, i_U, j_U) // UNIT * UNIT)[:, None] + lane[None, :]
     seen = (i_U < groups * each)[:, None]
     tl.store(to_rows + row + at_U, tl.load(from_rows + row + of_U, mask=seen), mask=seen)
 

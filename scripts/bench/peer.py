@@ -61,6 +61,21 @@ SHAPES = {
         "Phi3Config",
         dict(llama(40, 5120, 17920, 40, 10, 100352, 250000.0), max_position_embeddings=16384, pad_token_id=0),
     ),
+    "qwen3.5-4b": (
+        "Qwen3_5TextConfig",
+        dict(hidden_size=2560, intermediate_size=9216, num_hidden_layers=32, num_attention_heads=16, tie_word_embeddings=True),
+    ),
+    "qwen3.5-27b": (
+        "Qwen3_5TextConfig",
+        dict(
+            hidden_size=5120,
+            intermediate_size=17408,
+            num_hidden_layers=64,
+            num_attention_heads=24,
+            num_key_value_heads=4,
+            linear_num_value_heads=48,
+        ),
+    ),
     "gemma3-4b": (
         "Gemma3TextConfig",
         dict(
@@ -91,6 +106,7 @@ SHAPES = {
 }
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 OTHERS = ["gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj", "per_layer_input_gate", "per_layer_projection"]
+OTHERS += ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
 TARGETS = {"qkvo": QKVO, "all-linear": [*QKVO, *OTHERS]}  # those that the model has
 
 

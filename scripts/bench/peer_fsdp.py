@@ -1,8 +1,8 @@
 """The peer of scripts/bench/pipeline.ts: one adapter trained by PEFT with the base model sharded over all GPUs of this machine
 (FSDP 2).
 
-The model of peer.py, each layer compiled and a shard group of its own; every GPU has `rows` rows of the mini-batch. Prints one
-line of JSON: tokens/s of all GPUs together, and the sum of their peak memories.
+The model of peer.py, each layer compiled and a shard group of its own; or that of peer_experts.py, not compiled. Every GPU has
+`rows` rows of the mini-batch. Prints one line of JSON: tokens/s of all GPUs together, and the sum of their peak memories.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import statistics
 import time
 
 import peer
+import peer_experts
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -26,7 +27,7 @@ def train(rank: int, gpus: int, args: argparse.Namespace) -> None:
     dist.init_process_group("nccl", rank=rank, world_size=gpus, device_id=torch.device("cuda", rank))
     torch.set_default_dtype(torch.bfloat16)
     torch.manual_seed(0)
-    model, _ = peer.make_model(args)
+    model = peer_experts.make_model(args) if args.shape in peer_experts.SHAPES else peer.make_model(args)[0]
     for layer in model.base_model.model.model.layers:
         fully_shard(layer)
     fully_shard(model)
@@ -34,7 +35,7 @@ def train(rank: int, gpus: int, args: argparse.Namespace) -> None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(rank)
-    ids = torch.randint(0, peer.SHAPES[args.shape]["vocab_size"], (args.rows, args.length), device="cuda")
+    ids = torch.randint(0, model.config.vocab_size, (args.rows, args.length), device="cuda")
     seconds = []
     for _ in range(peer.WARM_UP + args.steps):
         start = time.perf_counter()
@@ -54,14 +55,14 @@ def train(rank: int, gpus: int, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=peer.SHAPES, default="llama2-7b")
+    parser.add_argument("--shape", choices=[*peer.SHAPES, *peer_experts.SHAPES], default="llama2-7b")
     parser.add_argument("--targets", choices=peer.TARGETS, default="qkvo")
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     for flag, default in dict(rows=8, length=512, rank=16, steps=8).items():
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
-    args.device, args.adapters, args.checkpointing = "cuda", 1, False
+    args.device, args.adapters, args.checkpointing, args.layers = "cuda", 1, False, None
     gpus = torch.cuda.device_count()
     mp.spawn(train, args=(gpus, args), nprocs=gpus)
 

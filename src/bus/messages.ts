@@ -3,12 +3,13 @@
 
 import * as v from "valibot";
 import { deviceChoice } from "../base/device-report.ts";
+import { layerRange } from "../base/layers.ts";
 import { WEIGHT_FORMATS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import { bytes, count, floats, ints, natural, type Output, real, realOrNaN, type SchemaOf } from "../base/schema.ts";
 import { modelSpec } from "../base/spec.ts";
 import { stageAdapter } from "../methods/adapter.ts";
-import { adapterSizes, layerRange } from "../methods/layout.ts";
+import { adapterSizes } from "../methods/layout.ts";
 import { BLOCKS } from "../methods/optimizers.ts";
 import { generationBatch, microBatch } from "../schedule/micro-batch.ts";
 

@@ -32,13 +32,13 @@ const CHECKS: { readonly [Flag in keyof BenchmarkOptions]-?: (value: unknown) =>
   trace: (value) => fileOf("trace", `${value}`),
   targets: choice("targets", BENCHMARK_TARGETS),
   experts: choice("experts", BENCHMARK_SHARINGS),
-  rank: natural("rank"),
+  rank: (value) => numbersOf("rank", value, 1),
   method: choice("method", BENCHMARK_METHODS),
   dropout: dropoutOf,
   precision: choice("precision", PRECISIONS),
   device: choice("device", DEVICES),
   tokens: natural("tokens"),
-  stages: natural("stages"),
+  stages: (value) => numbersOf("stages", value, 0.5),
   recomputation: choice("recomputation", ["auto", ...RECOMPUTATIONS] as const),
   checkpoint: natural("checkpoint"),
   link: choice("link", LINKS),
@@ -53,18 +53,26 @@ const optionsOf = (flags: BenchFlags): BenchmarkOptions =>
     }),
   );
 
+/** A whole number, or several numbers with commas between them, multiples of `step`. */
+function numbersOf(flag: string, value: unknown, step: number): number | readonly number[] {
+  const numbers = `${value}`.split(",").map(Number);
+  if (numbers.length === 1) return wholeNumber(flag, value, 1);
+  if (numbers.every((n) => Number.isInteger(n / step) && n > 0)) return numbers;
+  throw new RequestError("cli.flag", `--${flag} is ${value}`, `give --${flag} a number, or numbers with commas between them`);
+}
+
 function dropoutOf(value: unknown): number {
   if (typeof value === "number" && value >= 0 && value < 1) return value;
   throw new RequestError("cli.flag", `--dropout is ${value}`, "give it a number from 0, below 1");
 }
 
 function text(report: BenchmarkReport): string {
-  const { shape, device, compute, adapters, rows, length, rank, recomputation, tflops, peak_tflops, share_of_peak } = report;
+  const { shape, device, compute, adapters, rows, length, ranks, recomputation, tflops, peak_tflops, share_of_peak } = report;
   const { bubble, simulated_bubble: simulated, busiest_expert: busiest } = report;
   const bytes = (key: "planned_bytes" | "device_bytes" | "peak_rss_bytes") => formatBytes(report[key]);
   const families = Object.entries(report.kernel_ms).map(([family, ms]) => `${family} ${ms.toFixed(1)}`);
   return [
-    `${shape} on ${device} in ${compute}: ${adapters} ${adapters === 1 ? "adapter" : "adapters"} of rank ${rank}, ${rows} x ${length} tokens each, recomputation ${recomputation}`,
+    `${shape} on ${device} in ${compute}: ${adapters} ${adapters === 1 ? "adapter" : "adapters"} of rank ${[...new Set(ranks)].join(", ")}, ${rows} x ${length} tokens each, recomputation ${recomputation}`,
     `  ${count(report.tokens_per_s)} tokens/s, ${report.ms} ms a step (median)`,
     `  ${tflops} TFLOP/s of the base model's products, ${(100 * share_of_peak).toFixed(0)} % of the ${peak_tflops} measured here`,
     `  kernels, ms: ${families.join(", ")}`,

@@ -22,7 +22,7 @@ const OVERRIDES: readonly Flag[] = [
   ["--output <folder>", "Where results go, instead of the recipe's run.output"],
   ["--device <device>", "auto, cpu or cuda, instead of the recipe's run.device"],
   ["--seed <number>", "Instead of the recipe's run.seed"],
-  ["--stages <stages>", "auto, a number, or the layers of each (10,12,10), instead of the recipe's run.stages"],
+  ["--stages <stages>", "auto, a number, or the layers of each (10,12.5,9.5), instead of the recipe's run.stages"],
 ];
 
 export const COMMANDS = {
@@ -225,14 +225,14 @@ export const COMMANDS = {
       ["--rows <number>", "Rows in an adapter's batch (default: 4)"],
       ["--length <number>", "Tokens in a row (default: 64)"],
       ["--method <method>", "PEFT method, as in a recipe (default: lora)"],
-      ["--rank <number>", "Rank of the adapters (default: 16)"],
+      ["--rank <rank>", "Rank of the adapters, or of each in turn: 4,64 (default: 16)"],
       ["--dropout <number>", "Dropout of the adapters (default: 0)"],
       ["--targets <targets>", "all-linear or qkvo (default: all-linear)"],
       ["--experts <sharing>", "shared-outer or per-expert: factors of adapters in experts (default: shared-outer)"],
       ["--steps <number>", "Steps to measure (default: 10)"],
       ["--recomputation <recomputation>", "auto, none, selective or full"],
       ["--tokens <number>", "Most tokens in a pass"],
-      ["--stages <number>", "Stages of a pipeline, a process each (default: 1)"],
+      ["--stages <stages>", "Stages of a pipeline, a process each: a number, or the layers of each (default: 1)"],
       LINK,
       HELD,
       ["--trace <file>", "Write one step's kernels in Chrome's trace format"],

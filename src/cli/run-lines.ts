@@ -1,5 +1,6 @@
 // What `mlora run` writes to stderr: the session's events as lines, and the progress of adapters while they train.
 
+import { layersText } from "../base/layers.ts";
 import { writeStderr } from "../base/terminal.ts";
 import { shortPath } from "../base/units.ts";
 import type { EventOf, SessionEvent } from "../session/events.ts";
@@ -74,9 +75,9 @@ function accepted({ run, model, device, adapters, slots, notices, paused }: Even
 }
 
 /** The place of a stage, and its link to the next. */
-function stageLine({ from, to, host, device, link }: EventOf<"opened">["stages"][number], stage: number): string {
+function stageLine({ host, device, link, ...layers }: EventOf<"opened">["stages"][number], stage: number): string {
   const next = link === null ? "" : `; to stage ${stage + 1} by ${link}`;
-  return `  stage ${stage}: layers ${from} to ${to - 1} on ${host === "" ? "" : `${host}, `}${device}${next}`;
+  return `  stage ${stage}: layers ${layersText(layers)} on ${host === "" ? "" : `${host}, `}${device}${next}`;
 }
 
 function reopening({ cause }: EventOf<"reopening">): string {

@@ -1,6 +1,7 @@
 // A stage in a process of its own: opens on request, with links to its neighbours, and serves until the run is over.
 
 import { invariant, RunError } from "../base/errors.ts";
+import { layersText } from "../base/layers.ts";
 import { log } from "../base/log.ts";
 import type { StageHandlers } from "../bus/bus.ts";
 import { Gate } from "../bus/gate.ts";
@@ -59,7 +60,7 @@ async function open(options: ServeOptions, setup: StageSetup, signal: AbortSigna
   const neighbours = { previous: previous?.link ?? null, next: next?.link ?? null };
   const stage = await Stage.open(device, setup, source.fill, neighbours, originalWeights(model, setup.spec));
   owner = stage;
-  log(1, () => `stage ${membership.stage} has layers ${setup.layerRange.from} to ${setup.layerRange.to - 1}`);
+  log(1, () => `stage ${membership.stage} has layers ${layersText(setup.layerRange)}`);
   return { stage, links: links.map(({ why }) => why) };
 }
 

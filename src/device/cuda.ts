@@ -58,6 +58,9 @@ export class CudaDevice implements Device, Launcher {
   #timeline: Timeline | null = null;
   #staging: Staging | null = null;
   #snapshots: Snapshots | null = null;
+  /** Of small tensors: those that are free, and those with a reading under way. */
+  readonly #readers: Snapshots[] = [];
+  readonly #reading = new Set<Snapshots>();
   #sharing: Sharing | null = null;
   #sides: ReturnType<typeof sideStreams> | null = null;
   #movers: ReturnType<typeof sideStreams> | null = null;
@@ -192,6 +195,18 @@ export class CudaDevice implements Device, Launcher {
   snapshot(from: readonly Tensor[]): Promise<Snapshot> {
     this.#snapshots ??= new Snapshots(this.#driver, this.#stream);
     return this.#snapshots.take(from);
+  }
+
+  async peek(from: readonly Tensor[]): Promise<Snapshot> {
+    const reader = this.#readers.pop() ?? new Snapshots(this.#driver, this.#stream);
+    this.#reading.add(reader);
+    const { bytes } = await reader.take(from);
+    const done = (): void => {
+      this.#reading.delete(reader);
+      this.#readers.push(reader);
+    };
+    bytes.then(done, done);
+    return { bytes };
   }
 
   zero(tensor: Tensor): void {
@@ -347,7 +362,7 @@ export class CudaDevice implements Device, Launcher {
     this.#movers?.[Symbol.dispose]();
     this.#aside?.[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();
-    this.#snapshots?.[Symbol.dispose]();
+    for (const reader of [this.#snapshots, ...this.#readers, ...this.#reading]) reader?.[Symbol.dispose]();
     this.#kernels[Symbol.dispose]();
     for (const ptr of this.#blocks.keys()) this.#driver.cuMemFree_v2(ptr);
     this.#blocks.clear();

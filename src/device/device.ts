@@ -139,6 +139,8 @@ export interface Device extends Disposable {
    * reading is under way at a time; the next waits for its bytes.
    */
   snapshot(from: readonly Tensor[]): Promise<Snapshot>;
+  /** The same of small tensors, any number of such readings at once. */
+  peek(from: readonly Tensor[]): Promise<Snapshot>;
   zero(tensor: Tensor): void;
   /** Device to device; same bytes. */
   copy(to: Tensor, from: Tensor): void;

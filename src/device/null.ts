@@ -77,6 +77,10 @@ export class NullDevice implements Device {
     return { bytes: Promise.all(from.map((tensor) => this.read(tensor))) };
   }
 
+  peek(from: readonly Tensor[]) {
+    return this.snapshot(from);
+  }
+
   zero(tensor: Tensor): void {
     this.#check(tensor, sizeOf(tensor.shape) * bytesOf(tensor.dtype));
   }

@@ -3,6 +3,7 @@
 // The kernels check at each launch that what they need was reserved, so these formulas are bounds that a test plays through.
 
 import { bytesOf } from "../base/dtype.ts";
+import { type LayerRange, layersIn } from "../base/layers.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
@@ -14,7 +15,7 @@ import {
   groupsOfModel,
   linearsOfModel,
 } from "../families/linears.ts";
-import { type LayerRange, type LowKey, MOST_RANK } from "../methods/layout.ts";
+import { type LowKey, MOST_RANK } from "../methods/layout.ts";
 import { FACTORS } from "../methods/registry.ts";
 import { TABLE_KINDS, TABLE_TENSORS } from "../methods/tables.ts";
 import type { Device } from "./device.ts";
@@ -202,4 +203,4 @@ function productScratch(
 
 /** Tensors that any adapter can have on a stage. */
 const mostTensors = ({ spec, layers }: ScratchNeed): number =>
-  (layers.to - layers.from) * linearsOfModel(spec).length * FACTORS.length + TABLE_KINDS.length * TABLE_TENSORS.length;
+  layersIn(layers).length * linearsOfModel(spec).length * FACTORS.length + TABLE_KINDS.length * TABLE_TENSORS.length;

@@ -7,6 +7,7 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
+import type { LayerRange } from "../base/layers.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { Arena, rowsFrom } from "../device/arena.ts";
@@ -14,14 +15,7 @@ import type { Device, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import {
-  type AdapterLayout,
-  type FactorPlace,
-  factorPlace,
-  factorTable,
-  type LayerRange,
-  type LowKey,
-} from "../methods/layout.ts";
+import { type AdapterLayout, type FactorPlace, factorPlace, factorTable, type LowKey } from "../methods/layout.ts";
 import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
@@ -331,13 +325,17 @@ export class AdapterPool implements Disposable {
    * Added up in that order over all stages they give the norm, however the layers are divided.
    */
   async gradSquares(adapters: readonly number[]): Promise<readonly Float32Array[]> {
+    return await (await this.enqueueSquares(adapters)).found;
+  }
+
+  /** The same, when it is enqueued. */
+  async enqueueSquares(adapters: readonly number[]): Promise<{ readonly found: Promise<readonly Float32Array[]> }> {
     for (const slot of adapters) {
       const { tensors, squares } = this.#memory(slot);
       gradNorm(this.device, { grads: this.#gradientsOf(slot), tensors, squares });
     }
-    const all: Float32Array[] = [];
-    for (const slot of adapters) all.push(new Float32Array((await this.device.read(this.#memory(slot).squares)).buffer));
-    return all;
+    const { bytes } = await this.device.peek(adapters.map((slot) => this.#memory(slot).squares));
+    return { found: bytes.then((all) => all.map((of) => new Float32Array(of.buffer as ArrayBuffer))) };
   }
 
   /** An adapter's whole state now, wherever it is: arrays along its block; resolves when they may be changed. */

@@ -9,11 +9,12 @@ import { arenaBytes } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Op } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
+import { INPUT } from "../families/parts.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { type ExpertActivations, type ExpertWork, takeExpertActivations, takeExpertWork } from "./experts.ts";
 import { behaviourOf } from "./operations.ts";
 import { type OwnInputWork, takeOwnInputWork } from "./own-inputs.ts";
-import { addedOf, INPUT, isExperts, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
+import { addedOf, isExperts, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
 
 export type StageSizes = StageSetup["sizes"];
 /** What decides the size of a pass's memory. */

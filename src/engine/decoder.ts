@@ -68,7 +68,7 @@ export class Decoder {
     };
     for (const i of program.keys()) {
       const source = sourceOf(program[i]!);
-      const from = source === null ? i : source - layerRange.from;
+      const from = source === null ? i : source - program[0]!.layer;
       const own = cached && { ...cached, cache: cached.cache[from]!, isOwn: source === null };
       this.#pass(i, { batch, work, cached: own, ownInputs }, acts).forward();
     }
@@ -96,7 +96,7 @@ export class Decoder {
 
   /** Computes what follows from parameters that have changed since the last pass. */
   refresh(): void {
-    this.pool.refresh((layer, group) => this.weights.layers[layer - this.layerRange.from]!.linears[group].weight);
+    this.pool.refresh((layer, group) => this.weights.layers[layer - this.program[0]!.layer]!.linears[group].weight);
   }
 
   /**

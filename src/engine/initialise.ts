@@ -1,6 +1,7 @@
 // The parameters of an adapter before its first step: a function of its seed, or of the base model's weights.
 
 import { sleep } from "../base/clock.ts";
+import type { LayerRange } from "../base/layers.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { matrix } from "../device/algebra.ts";
 import { LINEARS, type Linear, linearShape } from "../families/linears.ts";
@@ -8,7 +9,7 @@ import type { PartOfWeight } from "../files/peft.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { withFrozenA, withFrozenB } from "../methods/halves.ts";
 import type { Init } from "../methods/init.ts";
-import { isOfTable, type LayerRange, tensorsIn } from "../methods/layout.ts";
+import { isOfTable, tensorsIn } from "../methods/layout.ts";
 import { rankAt, scaleAt } from "../methods/placement.ts";
 import type { TableKind } from "../methods/tables.ts";
 import type { AdapterPool } from "./adapter-pool.ts";

@@ -5,6 +5,7 @@ import { columnsFrom, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
+import { INPUT } from "../families/parts.ts";
 import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
@@ -12,7 +13,7 @@ import type { Activations, ForwardWork, LayerActivations, Products, Workspace } 
 import { type ExpertActivations, expertsAgain } from "./experts.ts";
 import type { Cached, LayerCache } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
-import { addedOf, INPUT, isExperts, isLinears, type LayerProgram } from "./program.ts";
+import { addedOf, isExperts, isLinears, type LayerProgram } from "./program.ts";
 import type { TargetGroup } from "./target-group.ts";
 import { type ExpertLayerWeights, type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
 

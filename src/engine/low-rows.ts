@@ -1,7 +1,8 @@
 // Where the rows of s of each adapter lie in a pass, at a group of linears or at a table.
 
+import type { LayerRange } from "../base/layers.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import { type AdapterLayout, type LayerRange, type LowKey, RANK_TILE, widthIn } from "../methods/layout.ts";
+import { type AdapterLayout, type LowKey, RANK_TILE, widthIn } from "../methods/layout.ts";
 import { TABLE_KINDS, tableWidth } from "../methods/tables.ts";
 import type { RankSpan } from "../ops/linear/low-rank.ts";
 

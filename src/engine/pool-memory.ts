@@ -7,12 +7,14 @@
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { invariant } from "../base/errors.ts";
-import { alignUp, range } from "../base/shape.ts";
+import { type LayerRange, layersIn } from "../base/layers.ts";
+import { alignUp } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
-import { GROUPS, type Group, groupShape, groupsOfLayer, groupsOfModel } from "../families/linears.ts";
+import { GROUPS, type Group, groupShape, groupsOfModel } from "../families/linears.ts";
+import { groupsIn } from "../families/parts.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
-import { type AdapterLayout, ALIGN, type LayerRange, layoutAdapter, type Shape, type TableLayout } from "../methods/layout.ts";
+import { type AdapterLayout, ALIGN, layoutAdapter, type Shape, type TableLayout } from "../methods/layout.ts";
 import { type BlockName, isQuantised, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
 import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
@@ -41,11 +43,11 @@ const SITE_BYTES = alignUp(STRIDES + 2 * MOST_LINEARS * 4, 256);
 export type PoolNeed = { readonly spec: ModelSpec; readonly layers: LayerRange; readonly slots: number };
 
 const rowBytes = ({ spec, layers }: Omit<PoolNeed, "slots">): number =>
-  ((layers.to - layers.from) * groupsOfModel(spec).length + TABLE_KINDS.length) * SITE_BYTES;
+  (layersIn(layers).length * groupsOfModel(spec).length + TABLE_KINDS.length) * SITE_BYTES;
 
 /** Where the row of a slot has a target group, in bytes. */
 const siteOffset = ({ spec, layers }: Omit<PoolNeed, "slots">, layer: number, group: Group): number =>
-  ((layer - layers.from) * groupsOfModel(spec).length + groupsOfModel(spec).indexOf(group)) * SITE_BYTES;
+  ((layer - layersIn(layers)[0]!) * groupsOfModel(spec).length + groupsOfModel(spec).indexOf(group)) * SITE_BYTES;
 
 /** The same of a table: after all layers. */
 const tableOffset = (need: Omit<PoolNeed, "slots">, kind: TableKind): number =>
@@ -85,9 +87,8 @@ export function takeTables(take: Take, need: PoolNeed) {
       module: spec.layers * ofModel.length + TABLE_KINDS.indexOf(kind),
     };
   };
-  const sites = range(layers.to - layers.from).flatMap((i) =>
-    groupsOfLayer(spec, layers.from + i).map((group): TargetGroup => {
-      const layer = layers.from + i;
+  const sites = layersIn(layers).flatMap((layer) =>
+    groupsIn(spec, layers, layer).map((group): TargetGroup => {
       const part = partsAt(siteOffset(need, layer, group), GROUPS[group].length);
       return {
         factors: part("i64", 0, ADDRESSES),

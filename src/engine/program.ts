@@ -6,15 +6,12 @@
 // computed.
 
 import { invariant } from "../base/errors.ts";
-import { range } from "../base/shape.ts";
+import { type LayerRange, layersIn } from "../base/layers.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Op, Operation } from "../families/definition.ts";
-import { familyOf } from "../families/registry.ts";
-import type { LayerRange } from "../methods/layout.ts";
+import { INPUT, operationsIn, otherOf, residualOf } from "../families/parts.ts";
 import { behaviourOf } from "./operations.ts";
 
-/** The value that a layer begins with. */
-export const INPUT = "x";
 /** The working memory of the stream's gradient. */
 export const STREAM = "stream";
 /** That of what linears add to a gradient of this width. */
@@ -35,6 +32,7 @@ export type Value = {
 /** In working memory of this kind, or where a value lies, which is overwritten. */
 export type GradientPlace = { readonly work: string } | { readonly value: string };
 
+/** Of a layer, or of a part of one, where a stage has no more of it. */
 export type LayerProgram = {
   readonly layer: number;
   readonly operations: readonly Operation[];
@@ -44,7 +42,7 @@ export type LayerProgram = {
   readonly gradients: ReadonlyMap<string, GradientPlace>;
   /** Operations that add to a gradient which another has begun. */
   readonly adding: ReadonlySet<Operation>;
-  /** The last value, which is the next layer's input; and the value whose memory it has. */
+  /** The last value, which is the next layer's input, or that of the layer's other part; and the value whose memory it has. */
   readonly output: string;
   readonly outputMemory: string;
 };
@@ -52,8 +50,8 @@ export type LayerProgram = {
 /** The layers of a stage. */
 export type Program = readonly LayerProgram[];
 
-export const programOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
-  range(to - from).map((i) => resolve(familyOf(spec).layer(spec, from + i), from + i, spec.hidden));
+export const programOf = (spec: ModelSpec, layers: LayerRange): Program =>
+  layersIn(layers).map((layer) => resolve(operationsIn(spec, layers, layer), layer, spec.hidden));
 
 export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
 
@@ -62,20 +60,11 @@ const isAdapted = (operation: Operation): boolean => isLinears(operation) || isE
 /** Those whose backward pass has their input computed again where it is not kept. */
 const restores = (operation: Operation): boolean => isAdapted(operation) || operation.op === "deltaRule";
 
-/** The value that an operation reads next to its input; null for none. */
-function otherOf(operation: Operation): string | null {
-  if (operation.op === "deltaRule") return operation.gates;
-  const { op } = operation;
-  return op === "gate" || op === "gatedNorm" || op === "tokenGate" ? operation.gate : null;
-}
-/** Those whose backward pass has that value computed again where it is not kept. */
+/** Those whose backward pass has the value that they read next to their input computed again where it is not kept. */
 const restoresOther = (operation: Operation): boolean => operation.op === "tokenGate";
 
 /** Operations that write the gradient of some columns of their input, of which another has written the rest. */
 const FILLING: ReadonlySet<Operation["op"]> = new Set(["ungated", "convolution"]);
-
-/** The value that an operation adds to its output; null for none. */
-const residualOf = (operation: Operation): string | null => ("residual" in operation ? (operation.residual ?? null) : null);
 
 /** Throws an Error where operations do not fit together. */
 export function resolve(operations: readonly Operation[], layer: number, hidden: number): LayerProgram {

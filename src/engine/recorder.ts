@@ -4,6 +4,7 @@
 import { now } from "../base/clock.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import type { Device } from "../device/device.ts";
+import type { BatchTables } from "../schedule/micro-batch.ts";
 
 /** Spans that are kept at most: a trace of a long run must not fill the memory. */
 const MOST_SPANS = 100_000;
@@ -43,3 +44,14 @@ export class Recorder {
     };
   }
 }
+
+/** Milliseconds until something is done. */
+export async function timed(done: Promise<void>): Promise<{ readonly ms: number }> {
+  const begin = now();
+  await done;
+  return { ms: now() - begin };
+}
+
+/** The slots that have rows in a packed batch. */
+export const adaptersOf = ({ tileAdapter }: Pick<BatchTables, "tileAdapter">): number[] =>
+  [...new Set(tileAdapter)].filter((adapter) => adapter >= 0);

@@ -3,7 +3,7 @@
 // or queries is in the tables.
 
 import { range } from "../base/shape.ts";
-import type { Rope } from "../base/spec.ts";
+import { type ModelSpec, type Rope, shortPositions } from "../base/spec.ts";
 
 /** The frequencies of the rotated pairs, f32 as Hugging Face computes them; `isLong` takes LongRoPE's long factors. */
 export function ropeFrequencies({ headDim, rotated, theta, scaling }: Rope, isLong = false): Float32Array {
@@ -73,4 +73,17 @@ export function ropeTables(
   const scaleAt = (position: number): number =>
     1 + queryScale!.beta * Math.log(1 + Math.floor(position / queryScale!.originalMaxPositions));
   return { cos, sin, queryScale: queryScale && Float32Array.from({ length: rows }, (_, row) => scaleAt(row % positions)) };
+}
+
+/** Rows of the ropes' tables of a pass's rows: those of long sequences, and of negative positions, follow on all others. */
+export function tablePositions(
+  { spec, sizes }: { readonly spec: ModelSpec; readonly sizes: { readonly positions: number } },
+  positions: Int32Array,
+  isLong: (row: number) => boolean,
+): Int32Array {
+  if (shortPositions(spec) === null) return positions;
+  return positions.map((position, row) => {
+    const isFar = position < 0 || isLong(row);
+    return (position < 0 ? ~position : position) + (isFar ? sizes.positions : 0);
+  });
 }

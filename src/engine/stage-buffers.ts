@@ -5,6 +5,7 @@ import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { expertTile } from "../device/tile.ts";
+import { INPUT } from "../families/parts.ts";
 import { type BatchMemory, takeBatch } from "./batch.ts";
 import {
   type Activations,
@@ -20,7 +21,7 @@ import {
   type Workspace,
 } from "./buffers.ts";
 import { takeCache } from "./kv-cache.ts";
-import { INPUT, programOf } from "./program.ts";
+import { programOf } from "./program.ts";
 import { tableRows } from "./rope.ts";
 import type { StageLayers } from "./weights.ts";
 

@@ -2,9 +2,10 @@
 // evaluates and generates with the same weights, in the order of its requests, and decides nothing.
 
 import { now } from "../base/clock.ts";
-import { invariant, RunError } from "../base/errors.ts";
-import { expertFormatOf, type WeightFormat } from "../base/precision.ts";
-import { type ModelSpec, shortPositions } from "../base/spec.ts";
+import { invariant } from "../base/errors.ts";
+import { layersIn } from "../base/layers.ts";
+import { expertFormatOf } from "../base/precision.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
@@ -16,21 +17,23 @@ import type { StageAdapter } from "../methods/adapter.ts";
 import { BLOCKS } from "../methods/optimizers.ts";
 import type { TableKind } from "../methods/tables.ts";
 import { lossWeights } from "../objectives/loss-weights.ts";
-import type { BatchTables, GenerationBatch, MicroBatch, PackedSequence } from "../schedule/micro-batch.ts";
+import type { BatchTables, GenerationBatch, MicroBatch } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
 import { type Batch, writeBatch } from "./batch.ts";
 import type { Activations, StageSizes } from "./buffers.ts";
 import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
 import { ExpertLoads } from "./expert-load.ts";
+import { requireFormat } from "./formats.ts";
 import { headLoss, nextLogits } from "./head.ts";
 import { fillInitial } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
+import { enqueueLosses } from "./losses.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { programOf } from "./program.ts";
-import { Recorder } from "./recorder.ts";
-import { ropeTables } from "./rope.ts";
+import { adaptersOf, Recorder, timed } from "./recorder.ts";
+import { ropeTables, tablePositions } from "./rope.ts";
 import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
 import { withTop } from "./top.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
@@ -46,26 +49,17 @@ type InFlight<T extends BatchTables = MicroBatch> = {
   readonly acts: Activations;
   readonly tables: T;
   readonly slot: number;
+  /** Resolves when the next stage has the stream, on the last at once. */
+  readonly sent: Promise<void>;
 };
-
-/**
- * Throws a RunError, `device.precision`, where the device cannot hold the base model so; a plan is made before
- * the device is open.
- */
-export function requireFormat({ name, formats }: Device, format: WeightFormat): void {
-  if (!formats.includes(format))
-    throw new RunError(
-      "device.precision",
-      `${name} cannot hold the base model in ${format}, only as ${formats.join(", ")}`,
-      "int8 and nf4 run everywhere; fp8 needs an Ada or Hopper GPU, or a later one",
-    );
-}
 
 export class Stage implements Disposable {
   readonly #loads = new ExpertLoads();
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
+  /** Resolves when the previous stage has the gradient of the latest backward pass. */
+  #leaving: Promise<void> = Promise.resolve();
   /** The error of the first pass that failed. */
   #failure: { readonly error: unknown } | null = null;
 
@@ -133,14 +127,11 @@ export class Stage implements Disposable {
   /** The stage's side of the bus, once it is open. */
   handlers(): Omit<StageHandlers, "open"> {
     return {
-      forward: async ({ pass, batch }) => {
-        await this.#whole(() => this.forward(pass, batch));
-        return null;
-      },
-      backward: ({ pass, logProbs }) => this.#whole(() => this.backward(pass, logProbs)),
+      forward: ({ pass, batch }) => this.#whole(() => this.#forward(pass, batch)),
+      backward: ({ pass, logProbs }) => this.#whole(() => this.#backward(pass, logProbs)),
       evaluate: ({ batch, logProbs, top }) => this.#whole(() => this.evaluate(batch, logProbs, top)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
-      squares: ({ adapters }) => this.pool.gradSquares(adapters),
+      squares: async ({ adapters }) => new Later((await this.pool.enqueueSquares(adapters)).found),
       loads: async ({ adapters }) => adapters.map((slot) => this.#loads.take(slot)),
       share: ({ slot, what, values }) => this.pool.shareGradient(slot, what, values),
       step: async ({ steps }) => {
@@ -178,14 +169,33 @@ export class Stage implements Disposable {
   }
 
   async forward(pass: number, batch: MicroBatch): Promise<void> {
+    await (await this.#forward(pass, batch)).reply;
+    await this.device.idle();
+  }
+
+  /** Resolves when the pass is enqueued: what comes next may be, while the device computes it. */
+  async #forward(pass: number, batch: MicroBatch): Promise<Later<null>> {
     const inFlight = await this.#run("forward", pass, batch);
     this.#inFlight.set(pass, inFlight);
     if (this.config.spec.experts) await this.#loads.add(this.device, inFlight.acts);
-    await this.device.idle();
+    await this.#unlessConcurrent(inFlight.sent);
+    return new Later(inFlight.sent.then(() => null));
+  }
+
+  /** A CPU computes the next pass in the thread that sends the results of this one. */
+  async #unlessConcurrent(sent: Promise<void>): Promise<void> {
+    if (this.device.kind === "cpu") await sent;
   }
 
   /** The last stage begins with the loss and returns it. */
   async backward(pass: number, logProbs = false): Promise<readonly SequenceLoss[] | null> {
+    const losses = await (await this.#backward(pass, logProbs)).reply;
+    await this.device.idle();
+    return losses;
+  }
+
+  /** As #forward; nothing waits for the losses but the reply. */
+  async #backward(pass: number, logProbs = false): Promise<Later<readonly SequenceLoss[] | null>> {
     const { device, decoder, neighbours } = this;
     const inFlight = this.#inFlight.get(pass);
     invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
@@ -194,6 +204,7 @@ export class Stage implements Disposable {
     const { first, last } = this.config.layerRange;
     const grad = firstRows(work.grad, batch.rows);
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
+    await this.#leaving; // the gradient of the pass before this one, from the same memory
     if (!last) await timed("receive", () => neighbours.next!.receive(`gradient.${pass}`, grad));
     const contrasts = await timed("backward", async () => {
       this.pool.beginSteps(adaptersOf(tables));
@@ -201,24 +212,34 @@ export class Stage implements Disposable {
       decoder.backward(batch, acts, work);
       return found;
     });
-    const losses = last ? withSimilar(await this.#losses(batch, tables.sequences, logProbs), contrasts) : null;
-    if (!first) await timed("send", () => neighbours.previous!.send(`gradient.${pass}`, grad));
+    const losses = last ? await enqueueLosses(device, batch, tables.sequences, logProbs) : null;
+    const leaving = first ? Promise.resolve() : timed("send", () => neighbours.previous!.send(`gradient.${pass}`, grad));
+    leaving.catch(() => undefined); // the reply fails with it
+    this.#leaving = leaving;
+    await this.#unlessConcurrent(leaving);
     this.#inFlight.delete(pass);
     this.#free.push(slot);
-    await device.idle();
-    return losses;
+    const reply = async () => {
+      await leaving;
+      return losses && withSimilar(await losses.found, contrasts);
+    };
+    return new Later(reply());
   }
 
   /** Losses without gradients; with `top` also as many of the likeliest tokens at each target. */
   async evaluate(batch: MicroBatch, logProbs = false, top = 0): Promise<readonly SequenceLoss[] | null> {
     const inFlight = await this.#run("evaluate", null, batch);
+    await inFlight.sent;
     this.#free.push(inFlight.slot);
     if (!this.config.layerRange.last) return null;
     const contrasts = await this.#recorder.timer(null, adaptersOf(batch))("evaluate", () => {
       this.#loss(inFlight, null);
       return contrastsOf(this.#ground(inFlight), batch);
     });
-    const losses = withSimilar(await this.#losses(inFlight.batch, batch.sequences, logProbs), contrasts);
+    const losses = withSimilar(
+      await (await enqueueLosses(this.device, inFlight.batch, batch.sequences, logProbs)).found,
+      contrasts,
+    );
     await this.device.idle();
     return top === 0 ? losses : withTop(this.#ground(inFlight), inFlight.batch, batch, losses, top);
   }
@@ -235,6 +256,7 @@ export class Stage implements Disposable {
     const { capacity } = of;
     const cached = { cache, places: firstRows(places, batch.ids.length), capacity, from: batch.from };
     const inFlight = await this.#run("decode", null, batch, cached);
+    await inFlight.sent;
     this.#free.push(inFlight.slot);
     if (!this.config.layerRange.last) return null;
     const { device, head, buffers, hidden } = this.#ground(inFlight);
@@ -254,18 +276,19 @@ export class Stage implements Disposable {
   /** Gives a slot to an adapter, as it is before its first step: a function of its seed. `layer`: see bus/messages.ts. */
   async admit(slot: number, adapter: StageAdapter, layer?: number): Promise<void> {
     const { spec, layerRange } = this.config;
-    const anew = layer === undefined || layer === layerRange.from;
+    const anew = layer === undefined || layer === layersIn(layerRange)[0];
     if (anew) {
       await this.#vacate(slot);
       this.pool.admit(slot, adapter);
     }
     const { init } = adapter;
     if (init === null) return;
-    const layers = layer === undefined ? layerRange : { from: layer, to: layer + 1 };
+    const { from: first, to: end } = layerRange;
+    const layers = layer === undefined ? layerRange : { from: Math.max(first, layer), to: Math.min(end, layer + 1) };
     const rowsOf = (kind: TableKind, tokens: readonly number[]) => this.#rowsOf(kind, tokens);
     const from = { spec, layerRange: layers, original: this.original, rowsOf };
     await fillInitial(this.pool, from, slot, { ...adapter, init });
-    if (layers.to < layerRange.to) return;
+    if (layers.to < end) return;
     if (this.pool.begin(slot)) this.decoder.refresh(); // now: a read of the adapter includes it
   }
 
@@ -298,10 +321,15 @@ export class Stage implements Disposable {
    */
   async #whole<T>(pass: () => Promise<T>): Promise<T> {
     if (this.#failure) throw this.#failure.error;
+    const failed = (error: unknown): void => {
+      this.#failure ??= { error };
+    };
     try {
-      return await pass();
+      const found = await pass();
+      if (found instanceof Later) found.reply.catch(failed);
+      return found;
     } catch (error) {
-      this.#failure = { error };
+      failed(error);
       throw error;
     }
   }
@@ -316,7 +344,10 @@ export class Stage implements Disposable {
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
     const { acts, batch: memory } = passes[slot]!;
-    const batch = writeBatch(this.device, this.pool, memory, { ...tables, positions: this.#positionsOf(tables) });
+    const positions = tablePositions(this.config, tables.positions, (row) => {
+      return this.pool.adapter(tables.tileAdapter[Math.floor(row / this.device.rowTile)]!)?.isLong === true;
+    });
+    const batch = writeBatch(this.device, this.pool, memory, { ...tables, positions });
     for (const [group, { elements }] of batch.embedding ? [...batch.low, ["embedding", batch.embedding] as const] : batch.low)
       invariant(elements <= (this.config.sizes.low[group] ?? 0), `${elements} elements of s in ${group}, more than planned`);
     const { first, last } = this.config.layerRange;
@@ -326,18 +357,9 @@ export class Stage implements Disposable {
     const prepared = this.decoder.prepare(batch, acts);
     if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
     const out = await timed(kind, () => this.decoder.forward(batch, acts, work, prepared, cached));
-    if (!last) await timed("send", () => this.neighbours.next!.send(tag, out));
-    return { batch, acts, tables, slot };
-  }
-
-  /** Rows of the ropes' tables: those of long sequences follow on all others (engine/rope.ts). */
-  #positionsOf({ positions, tileAdapter }: BatchTables): BatchTables["positions"] {
-    const { spec, sizes } = this.config;
-    if (shortPositions(spec) === null) return positions;
-    return positions.map((position, row) => {
-      const isLong = position < 0 || this.pool.adapter(tileAdapter[Math.floor(row / this.device.rowTile)]!)?.isLong === true;
-      return (position < 0 ? ~position : position) + (isLong ? sizes.positions : 0);
-    });
+    const sent = last ? Promise.resolve() : timed("send", () => this.neighbours.next!.send(tag, out));
+    sent.catch(() => undefined); // what waits for it has the error
+    return { batch, acts, tables, slot, sent };
   }
 
   /**
@@ -354,7 +376,7 @@ export class Stage implements Disposable {
     const ground = this.#ground(inFlight);
     this.#loss(inFlight, null);
     const contrasts = await contrastsOf(ground, tables);
-    const losses = withSimilar(await this.#losses(batch, tables.sequences, hasPolicies), contrasts);
+    const losses = withSimilar(await (await enqueueLosses(this.device, batch, tables.sequences, hasPolicies)).found, contrasts);
     this.device.write(batch.weights, lossWeights(tables, losses));
     this.#loss(inFlight, grad);
     if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
@@ -371,30 +393,4 @@ export class Stage implements Disposable {
     const { device, head, buffers, hidden } = this.#ground(inFlight);
     headLoss(device, head, buffers, hidden, inFlight.batch, grad);
   }
-
-  /** Sums of the targets' losses for each sequence, in double precision; with `logProbs` also those of each target. */
-  async #losses(batch: Batch, sequences: readonly PackedSequence[], logProbs: boolean): Promise<SequenceLoss[]> {
-    const loss = new Float32Array((await this.device.read(batch.loss)).buffer);
-    const isCorrect = new Int32Array((await this.device.read(batch.isCorrect)).buffer);
-    return sequences.map(({ firstTarget, targets }) => {
-      let [sum, correct] = [0, 0];
-      for (let at = firstTarget; at < firstTarget + targets; at++) {
-        sum += loss[at]!;
-        correct += isCorrect[at]!;
-      }
-      const own = logProbs ? { logProbs: loss.slice(firstTarget, firstTarget + targets).map((value) => -value) } : {};
-      return { loss: sum, correct, ...own };
-    });
-  }
 }
-
-/** Milliseconds until something is done. */
-async function timed(done: Promise<void>): Promise<{ readonly ms: number }> {
-  const begin = now();
-  await done;
-  return { ms: now() - begin };
-}
-
-/** The slots that have rows in a packed batch. */
-const adaptersOf = ({ tileAdapter }: Pick<BatchTables, "tileAdapter">): number[] =>
-  [...new Set(tileAdapter)].filter((adapter) => adapter >= 0);

@@ -4,8 +4,9 @@
 // each is filled as the device computes, then packed, one after the other: no more than one of them is ever held twice.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
+import { layersIn } from "../base/layers.ts";
 import type { HeldWeights, PackedFormat, WeightFormat } from "../base/precision.ts";
-import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
+import { maxOf, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { Arena, arenaBytes, rowsFrom } from "../device/arena.ts";
@@ -50,7 +51,7 @@ export type Weights = {
   readonly embeddingNorm: Tensor | null;
   /** Null where layers have no inputs of their own; else on every stage. */
   readonly own: OwnInputWeights | null;
-  readonly layers: readonly LayerWeights[]; // of this stage, in order
+  readonly layers: readonly LayerWeights[]; // of this stage, in order; of a part of a layer what it reads
   readonly finalNorm: Tensor | null;
   readonly head: Tensor | null;
 };
@@ -87,15 +88,15 @@ const table = (name: string, spec: ModelSpec): Slot => ({
 function slotsOf(spec: ModelSpec, layerRange: StageLayers) {
   const { tensors, finalNormOffset = 0 } = familyOf(spec);
   const { embedding, norm, head, own } = tensors;
-  const { from, to, first, last } = layerRange;
+  const { first, last } = layerRange;
   const { perLayer } = spec;
-  const layers = range(to - from).map((i) => {
-    const { norms, factors, groups, experts } = layerTensors(spec, from + i);
+  const layers = layersIn(layerRange).map((layer) => {
+    const { norms, factors, groups, experts } = layerTensors(spec, layer, layerRange);
     return {
-      linears: groups.map((of) => ({ group: of.group, place: `${from + i}.${of.group}`, ...linearSlots(of) })),
+      linears: groups.map((of) => ({ group: of.group, place: `${layer}.${of.group}`, ...linearSlots(of) })),
       norms: new Map(norms.map(({ weight, name, size, offset }) => [normKey(weight, size), normSlot(name, size, offset)])),
       factors: factors.map(({ factor, name, shape }) => [factor, factorSlot(name, shape)] as const),
-      experts: experts && expertSlots(experts, from + i),
+      experts: experts && expertSlots(experts, layer),
     };
   });
   return {

@@ -4,7 +4,7 @@
 import { invariant } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { ExpertProduct, Groups, Op } from "./definition.ts";
+import type { ExpertProduct, Groups, Op, Operation } from "./definition.ts";
 import { FAMILIES, familyOf } from "./registry.ts";
 
 type Last<Path extends string> = Path extends `${string}.${infer Rest}` ? Last<Rest> : Path;
@@ -64,21 +64,20 @@ export const linearsIn = (spec: ModelSpec): readonly Linear[] =>
 /** Linears that read one input; of experts those of each, and which factor all experts share in "shared-outer". */
 type Product = Pick<Op<"linears">, "group" | "in" | "out"> & { readonly experts: number | null; readonly outer: "A" | "B" };
 
-const productsOf = (spec: ModelSpec, layer: number): readonly Product[] =>
-  familyOf(spec)
-    .layer(spec, layer)
-    .flatMap((operation): readonly Product[] => {
-      if (operation.op === "linears") return [{ ...operation, experts: null, outer: "A" }];
-      if (operation.op !== "experts") return [];
-      const { up, down, count: experts } = operation;
-      return [
-        { ...up, experts, outer: "A" },
-        { ...down, experts, outer: "B" },
-      ];
-    });
+const productsOf = (operations: readonly Operation[]): readonly Product[] =>
+  operations.flatMap((operation): readonly Product[] => {
+    if (operation.op === "linears") return [{ ...operation, experts: null, outer: "A" }];
+    if (operation.op !== "experts") return [];
+    const { up, down, count: experts } = operation;
+    return [
+      { ...up, experts, outer: "A" },
+      { ...down, experts, outer: "B" },
+    ];
+  });
 
-export const groupsOfLayer = (spec: ModelSpec, layer: number): readonly Group[] =>
-  productsOf(spec, layer).map(({ group }) => group as Group);
+export const groupsOf = (operations: readonly Operation[]): readonly Group[] =>
+  productsOf(operations).map(({ group }) => group as Group);
+export const groupsOfLayer = (spec: ModelSpec, layer: number): readonly Group[] => groupsOf(familyOf(spec).layer(spec, layer));
 
 /** The linears of experts, in any family. */
 const OF_EXPERTS = /(^|\.)experts\.|^block_sparse_moe\./;
@@ -103,7 +102,7 @@ function productsByLayer(spec: ModelSpec): readonly Products[] {
   const known = PRODUCTS.get(spec);
   if (known) return known;
   const found = range(spec.layers).map(
-    (layer) => new Map(productsOf(spec, layer).map((product) => [product.group, product] as const)),
+    (layer) => new Map(productsOf(familyOf(spec).layer(spec, layer)).map((product) => [product.group, product] as const)),
   );
   PRODUCTS.set(spec, found);
   return found;
@@ -194,15 +193,16 @@ export function expertLinear(spec: ModelSpec, layer: number, linear: Linear) {
 export const expertProducts = (spec: ModelSpec): readonly ExpertProduct[] =>
   expertsOf(spec).flatMap(({ up, down }) => [up, down]);
 
-/** Elements of all weights of the layers that a token passes. */
-export const linearElements = (spec: ModelSpec): number =>
+/** Elements of all weights of these operations that a token passes. */
+export const weightsPassed = (operations: readonly Operation[]): number =>
   sum(
-    linearsOfModel(spec).flatMap((linear) =>
-      linearShapes(spec, linear).map(({ out, in: width, experts }) => (experts === null ? out * width : 0)),
-    ),
-  ) +
-  sum(
-    expertsOf(spec).map(
-      ({ count, perToken, up, down }) => count * up.in + perToken * (sum(up.out) * up.in + sum(down.out) * down.in),
-    ),
+    operations.map((of) => {
+      if (of.op === "linears") return sum(of.out) * of.in;
+      if (of.op !== "experts") return 0;
+      return of.count * of.up.in + of.perToken * (sum(of.up.out) * of.up.in + sum(of.down.out) * of.down.in);
+    }),
   );
+
+/** The same of all layers. */
+export const linearElements = (spec: ModelSpec): number =>
+  sum(range(spec.layers).map((layer) => weightsPassed(familyOf(spec).layer(spec, layer))));

@@ -1,9 +1,11 @@
 // The tensors of a model's files, by the names of its family.
 
+import type { LayerRange } from "../base/layers.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { ExpertProduct, NormOffset, Op, Operation } from "./definition.ts";
 import { GROUPS, type Group, type Linear, modulePath } from "./linears.ts";
+import { operationsIn } from "./parts.ts";
 import { familyOf } from "./registry.ts";
 
 /** What a decoder layer reads: weights of norms [size], and of linears [out, in] with a bias [out] or none. Names are whole. */
@@ -71,10 +73,14 @@ function factorsOf(of: Operation): (readonly [factor: string, ...shape: number[]
   return [];
 }
 
-/** `weight` and `group` are as the layer's operations name them. */
-export function layerTensors(spec: ModelSpec, layer: number): LayerTensors {
-  const { layer: operationsOf, tensors } = familyOf(spec);
-  const operations = operationsOf(spec, layer);
+/** Of a layer, or of the part of it that lies in a range. `weight` and `group` are as its operations name them. */
+export function layerTensors(
+  spec: ModelSpec,
+  layer: number,
+  layers: LayerRange = { from: layer, to: layer + 1 },
+): LayerTensors {
+  const { tensors } = familyOf(spec);
+  const operations = operationsIn(spec, layers, layer);
   const at = `${tensors.layers}.${layer}`;
   const norm = (weight: string | null, size: number, offset: NormOffset = 0) => {
     return { weight, name: weight && `${at}.${weight}.weight`, size, offset };

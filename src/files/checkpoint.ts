@@ -14,19 +14,13 @@ import * as v from "valibot";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "../base/atomic.ts";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
+import type { LayerRange } from "../base/layers.ts";
 import { count } from "../base/schema.ts";
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Linear } from "../families/linears.ts";
 import type { Placed, PoolAdapter } from "../methods/adapter.ts";
-import {
-  type AdapterLayout,
-  type FactorTensor,
-  factorPlace,
-  type LayerRange,
-  placeAmong,
-  tensorsIn,
-} from "../methods/layout.ts";
+import { type AdapterLayout, type FactorTensor, factorPlace, placeAmong, tensorsIn } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, type OptimizerName, stateOf, type Values } from "../methods/optimizers.ts";
 import type { Factor } from "../methods/registry.ts";
 import { takeFactor } from "./factors.ts";

@@ -1,9 +1,10 @@
 // The export of an adapter: written as PEFT would from the blocks of its stages, read back, and compared.
 
 import { RunError } from "../base/errors.ts";
+import type { LayerRange } from "../base/layers.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isOfExperts } from "../families/linears.ts";
-import { type AdapterLayout, type FactorTensor, factorPlace, type LayerRange, tensorsIn } from "../methods/layout.ts";
+import { type AdapterLayout, type FactorTensor, factorPlace, tensorsIn } from "../methods/layout.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
 import { areFinite, sameBits } from "./convert.ts";

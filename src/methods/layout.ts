@@ -7,19 +7,12 @@
 
 import * as v from "valibot";
 import { invariant } from "../base/errors.ts";
-import { count, natural, type Output } from "../base/schema.ts";
+import { type LayerRange, layersIn } from "../base/layers.ts";
+import { natural } from "../base/schema.ts";
 import { alignUp, maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
-import {
-  GROUP_NAMES,
-  GROUPS,
-  type Group,
-  groupShape,
-  groupsOfLayer,
-  LINEARS,
-  type Linear,
-  linearShape,
-} from "../families/linears.ts";
+import { GROUP_NAMES, GROUPS, type Group, groupShape, LINEARS, type Linear, linearShape } from "../families/linears.ts";
+import { groupsIn, hasLinear } from "../families/parts.ts";
 import type { Placed } from "./adapter.ts";
 import { MOST_RANK } from "./definition.ts";
 import type { Values } from "./optimizers.ts";
@@ -28,6 +21,7 @@ import { type Factor, factorShape, frozenIn, isLowRank, PEFT_METHODS, type PeftM
 /** Elements: 256 bytes of bf16, as the GPU's copy engine and vector loads need. Each ALIGN elements are of one tensor. */
 import { copiesOf, type ExpertSharing } from "./sharing.ts";
 import {
+  hasTable,
   isTableKind,
   layerOfTable,
   sharesRows,
@@ -47,10 +41,6 @@ const READ = 8;
 export const RANK_TILE = 16;
 
 export { MOST_RANK };
-
-/** Layers from `from` on and below `to`. */
-export const layerRange = v.strictObject({ from: count, to: natural });
-export type LayerRange = Output<typeof layerRange>;
 
 const groups = v.picklist(GROUP_NAMES);
 /** Where an adapter's rows have an s: at a group of linears, or at a table. */
@@ -125,8 +115,7 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
   const tables: Partial<Record<TableKind, TableLayout>> = {};
   const storeTable = (kind: TableKind) => {
     const table = adapter.tables?.[kind];
-    const layer = layerOfTable(spec, kind);
-    if (!table || layer < layers.from || layer >= layers.to) return;
+    if (!table || !hasTable(spec, layers, kind)) return;
     const places = tableTensors(table).map((tensor) => {
       const [rows, columns] = tableShape(spec, table, tensor);
       const isTurned = kind === "head" && tensor === "B";
@@ -135,8 +124,8 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
     tables[kind] = { table, places: Object.fromEntries(places) };
   };
   storeTable("embedding");
-  for (let layer = layers.from; layer < layers.to; layer++)
-    for (const group of groupsOfLayer(spec, layer)) {
+  for (const layer of layersIn(layers))
+    for (const group of groupsIn(spec, layers, layer)) {
       const ranks = GROUPS[group].map((linear) => rankAt(adapter, layer, linear));
       if (ranks.every((rank) => rank === 0)) continue;
       const { in: width, firstColumn } = groupShape(spec, group, layer);
@@ -205,12 +194,8 @@ export const widthIn = (adapter: Placed, layers: LayerRange, group: LowKey): num
   isTableKind(group)
     ? widthAt(adapter, group)
     : adapter.places === undefined
-      ? paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layers.from, linear)))
-      : maxOf(
-          range(layers.to - layers.from).map((i) =>
-            paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layers.from + i, linear))),
-          ),
-        );
+      ? paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layersIn(layers)[0]!, linear)))
+      : maxOf(layersIn(layers).map((layer) => paddedWidth(GROUPS[group].map((linear) => rankAt(adapter, layer, linear)))));
 
 const widthAt = ({ tables }: Placed, kind: TableKind): number => {
   const table = tables?.[kind];
@@ -308,23 +293,25 @@ export const isOfLinear = <T extends { readonly linear: Linear | TableKind }>(
 export function tensorsIn(spec: ModelSpec, layers: LayerRange, adapter: Shape): FactorAt[] {
   const ofTable = (kind: TableKind): At<TableFactor>[] => {
     const [layer, table] = [layerOfTable(spec, kind), adapter.tables?.[kind]];
-    if (!table || layer < layers.from || layer >= layers.to) return [];
+    if (!table || !hasTable(spec, layers, kind)) return [];
     return tableTensors(table).map((factor) => ({ layer, linear: kind, factor }));
   };
-  const inLayers = factorsIn(layers, adapter.targets, adapter.method, adapter.places);
+  const inLayers = factorsIn(layers, adapter.targets, adapter.method, adapter.places).filter(({ layer, linear }) =>
+    hasLinear(spec, layers, layer, linear),
+  );
   return [...ofTable("embedding"), ...inLayers, ...ofTable("head")];
 }
 
-/** The factors of an adapter's linears in a range of layers, in order, without their values. */
+/** The factors of an adapter's linears in whole layers, in order, without their values. */
 export function factorsIn(
-  { from, to }: LayerRange,
+  layers: LayerRange,
   targets: readonly Linear[],
   method: PeftMethod = "lora",
   places?: Placed["places"],
 ): At<LinearFactor>[] {
   const of = { rank: 1, targets, places };
   const factors: At<LinearFactor>[] = [];
-  for (let layer = from; layer < to; layer++)
+  for (const layer of layersIn(layers))
     for (const linear of LINEARS.filter((linear) => rankAt(of, layer, linear) > 0))
       for (const factor of storedBy(method)) factors.push({ layer, linear, factor });
   return factors;

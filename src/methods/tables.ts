@@ -2,6 +2,7 @@
 // table, or the rows of single tokens, which take the place of the base's (PEFT's trainable_token_indices).
 
 import * as v from "valibot";
+import type { LayerRange } from "../base/layers.ts";
 import { count, natural, type Output, real } from "../base/schema.ts";
 import type { ModelSpec } from "../base/spec.ts";
 
@@ -38,6 +39,10 @@ export const isTableKind = (name: string): name is TableKind => (TABLE_KINDS as 
 /** The layer with which a table's tensors go from stage to stage: the first or the last. */
 export const layerOfTable = ({ layers }: Pick<ModelSpec, "layers">, kind: TableKind): number =>
   kind === "embedding" ? 0 : layers - 1;
+
+/** Whether a table's tensors lie with a range of layers. */
+export const hasTable = ({ layers }: Pick<ModelSpec, "layers">, { from, to }: LayerRange, kind: TableKind): boolean =>
+  kind === "embedding" ? from === 0 : to === layers;
 
 /** Whether the rows of tokens are one parameter in both tables. */
 export const sharesRows = ({ tiedEmbeddings }: Pick<ModelSpec, "tiedEmbeddings">, of: Tables | undefined): boolean =>

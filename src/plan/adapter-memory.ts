@@ -1,5 +1,6 @@
 // What adapters take of a stage: a block each, of its own size, and columns of s = A drop(x) in a pass.
 
+import type { LayerRange } from "../base/layers.ts";
 import { maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
@@ -8,7 +9,7 @@ import { gradientBytes } from "../engine/gradient-buffers.ts";
 import { adapterBytes, tableBytes } from "../engine/pool-memory.ts";
 import { GROUP_NAMES, GROUPS } from "../families/linears.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import { type LayerRange, LOW_KEYS, type LowKey, layoutAdapter, widthIn } from "../methods/layout.ts";
+import { LOW_KEYS, type LowKey, layoutAdapter, widthIn } from "../methods/layout.ts";
 import { DEFINITIONS, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 
 /** Columns of s, whichever of these adapters a row is of; of each group and table that any targets. */

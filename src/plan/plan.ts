@@ -3,6 +3,7 @@
 import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
+import { layersIn } from "../base/layers.ts";
 import { type ExactWeights, heldWeights } from "../base/precision.ts";
 import type { Recomputation } from "../base/recomputation.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
@@ -27,7 +28,7 @@ import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, 
 import { checkFormat } from "./format.ts";
 import { checkHostMemory } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
-import { mostStages, partition } from "./partition.ts";
+import { costsOf, mostStages, partition } from "./partition.ts";
 import { countWithHost, type HostNeed, hostBytesOf, requireHost } from "./waiting-memory.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */
@@ -123,7 +124,9 @@ export function makePlan(
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
-  const parts = partition(spec, typeof recipe.run.stages === "object" ? recipe.run.stages : devices.length, targets);
+  const held = heldWeights(recipe.model.precision, device.compute, exact);
+  const { stages } = recipe.run;
+  const parts = partition(spec, typeof stages === "object" ? stages : devices.length, targets, costsOf(device, held.format));
   const busyRows = PASS_ROWS[device.kind];
   const mostRowsOfPass = spec.experts !== null && device.kind === "cuda" ? EXPERT_PASS_ROWS : busyRows;
   const fullRows = Math.min(recipe.run.tokensPerMicrobatch ?? mostRowsOfPass, mostRowsOfPass);
@@ -138,7 +141,6 @@ export function makePlan(
   const largest = [...trained, ...generated.map((tokens) => alignUp(tokens, rowTile))];
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
-  const held = heldWeights(recipe.model.precision, device.compute, exact);
   checkFormat(held.format, spec);
   checkHostMemory(
     spec,
@@ -165,7 +167,7 @@ export function makePlan(
       const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
       const low = lowSizes(widths[stage]!, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
-      const layers = layerRange.to - layerRange.from;
+      const layers = layersIn(layerRange).length;
       const room = { blockBytes, hostBytes: 0, slots, gradients: gradients[stage]!.slice(0, stepping) };
       const sizes = { ...shared, ...ofPass, ...room, low, layers };
       const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, sizes, blockBytes, device.kind));

@@ -64,6 +64,16 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     rope_theta: 1e7,
     tie_word_embeddings: true,
   }),
+  "qwen3.5-27b": shape("Qwen3_5ForCausalLM", {
+    num_hidden_layers: 64,
+    hidden_size: 5120,
+    intermediate_size: 17408,
+    num_attention_heads: 24,
+    num_key_value_heads: 4,
+    linear_num_value_heads: 48,
+    vocab_size: 248320,
+    rope_theta: 1e7,
+  }),
   "qwen3-30b-a3b": shape("Qwen3MoeForCausalLM", {
     num_hidden_layers: 48,
     hidden_size: 2048,

@@ -2,7 +2,7 @@
 
 import type { StageSizes } from "../engine/buffers.ts";
 import type { Times } from "../schedule/lists.ts";
-import { headWork } from "./partition.ts";
+import { costsOf, headWork, layerWork } from "./partition.ts";
 import type { Plan } from "./plan.ts";
 
 /** As many frozen products, and the adapters' gradients (measured: 1.15 to 1.35 on a CPU). */
@@ -18,10 +18,11 @@ export type StageWork = { readonly forward: number; readonly backward: number };
  * What a row costs on a stage, in layers' forward passes. Both of the head's products are made in the backward pass
  * (engine/stage.ts).
  */
-export function stageWork({ stages, spec, targets }: Plan, stage: number): StageWork {
+export function stageWork({ stages, spec, targets, device }: Plan, stage: number): StageWork {
   const { layerRange, sizes } = stages[stage]!;
-  const layers = layerRange.to - layerRange.from;
-  const head = layerRange.last ? headWork(spec, targets) : 0;
+  const costs = costsOf(device, sizes.format);
+  const layers = layerWork(spec, layerRange, costs);
+  const head = layerRange.last ? headWork(spec, targets, costs) : 0;
   return { forward: layers, backward: backwardCost(sizes) * layers + 2 * head };
 }
 

@@ -185,14 +185,15 @@ function deviceOf({ device }: Overrides): Recipe["run"]["device"] | undefined {
   throw new RequestError("flag.device", `--device ${device}: expected auto, cpu or cuda`);
 }
 
-/** --stages 4, or 10,12,10 for the layers of each. */
+/** --stages 4, or 10,12.5,9.5 for the layers of each. */
 function stagesOf({ stages }: Overrides): Recipe["run"]["stages"] | undefined {
   if (stages === undefined || stages === "auto") return stages;
   const numbers = `${stages}`.split(",").map(Number);
-  if (!numbers.every((n) => Number.isInteger(n) && n >= 1 && n <= 256))
+  const step = numbers.length === 1 ? 1 : 0.5;
+  if (!numbers.every((n) => Number.isInteger(n / step) && n >= step && n <= 256))
     throw new RequestError(
       "flag.stages",
-      `--stages ${stages}: expected auto, a number of stages up to 256, or the layers of each: 10,12,10`,
+      `--stages ${stages}: expected auto, a number of stages up to 256, or the layers of each, whole or halves: 10,12.5,9.5`,
     );
   return numbers.length === 1 ? numbers[0]! : numbers;
 }

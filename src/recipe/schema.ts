@@ -29,7 +29,20 @@ const MANY = 1e9;
 /** What a notification may be about. */
 export const NOTIFIED = ["done", "failed", "stopped", "adapter", "restarted"] as const;
 const MOST_STAGES = 256;
+/** Of a stage. */
+const layers = v.pipe(
+  finite("a number of layers, whole or with .5"),
+  v.minValue(0.5, expected("half a layer or more")),
+  v.maxValue(MANY, expected(`at most ${MANY} layers`)),
+  v.multipleOf(0.5, expected("a number of layers, whole or with .5")),
+);
 const MOST_SLOTS = 4096;
+
+/** Also of a server. */
+export const stages = v.union(
+  [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(layers), v.minLength(1), v.maxLength(MOST_STAGES))],
+  expected(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage, whole or halves`),
+);
 
 const repo = v.pipe(text, v.regex(REPO, expected('a name on the hub, as "org/name"')));
 const share = { weight: v.exactOptional(positive()), rows: v.exactOptional(whole(1, MANY)) };
@@ -367,11 +380,8 @@ export const RecipeTable = v.strictObject({
         ),
       ),
       stages: about(
-        v.union(
-          [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(whole(1, MANY)), v.minLength(1), v.maxLength(MOST_STAGES))],
-          expected(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage`),
-        ),
-        "pipeline stages: a number, or the layers of each",
+        stages,
+        "pipeline stages: a number, or the layers of each; N.5 ends after the attention of a layer",
         "auto",
       ),
     },

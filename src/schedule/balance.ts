@@ -117,10 +117,25 @@ export class Pool {
     return at;
   }
 
-  /** The shares of the next pass, of about `target` rows, from adapters that are ready at `now`; there must be one. */
-  take(now: number, target: number): Omit<PackedBatch, "id"> {
-    const waiting = this.waiting.filter((member) => member.ready <= now);
-    const ready = this.#eligible().filter((member) => member.ready <= now);
+  /** Whether another adapter than these is ready at `now`. */
+  hasOther(now: number, adapters: ReadonlySet<number>): boolean {
+    return this.#eligible().some(({ adapter, ready }) => ready <= now && !adapters.has(adapter));
+  }
+
+  /** Whether a pass of one micro-batch leaves one that needs no step first. */
+  leavesWork(): boolean {
+    const ready = this.#eligible().filter((member) => member.ready < Number.POSITIVE_INFINITY);
+    return ready.length > 1 || ready.some(({ next }) => !next!.last);
+  }
+
+  /**
+   * The shares of the next pass, of about `target` rows, from adapters that are ready at `now` and none of `undecided`; there
+   * must be one.
+   */
+  take(now: number, target: number, undecided: ReadonlySet<number> = new Set()): Omit<PackedBatch, "id"> {
+    const mayBe = ({ adapter, ready }: Member) => ready <= now && !undecided.has(adapter);
+    const waiting = this.waiting.filter(mayBe);
+    const ready = this.#eligible().filter(mayBe);
     const chosen = this.#choose(
       ready.sort((a, b) => this.#before(a, b)),
       target,
@@ -136,9 +151,13 @@ export class Pool {
     return pass;
   }
 
+  /** The adapter steps before all that begins from now on: its gradients make room. */
+  stepped(adapter: number): void {
+    this.#gradients.release(adapter);
+  }
+
   /** The adapter's mini-batch is done on all stages at `at`: it may step, and then begin its next. */
   release(adapter: number, at: number): void {
-    this.#gradients.release(adapter);
     for (const member of this.#members) if (member.adapter === adapter) member.ready = at;
   }
 

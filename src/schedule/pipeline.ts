@@ -1,9 +1,10 @@
 // Lists of actions for the stages of a pipeline.
 //
 // Every stage runs the passes' forwards in one and the same order, and their backwards too; what differs is how a stage
-// interleaves the two. An adapter steps on a stage directly before the first forward that the first stage begins after the
-// adapter's last backward there: by then all stages have done that backward, so no stage waits for another's norms. Where no
-// forward comes any more, all steps left stand at the end.
+// interleaves the two. An adapter steps on a stage directly before a forward that the first stage begins after the adapter's
+// last backward there: by then all stages have done that backward, so no stage waits for another's norms. What follows from the
+// norms is decided elsewhere, so where others have work, the first stage does some of that first, and the step is known when it
+// comes to it. Where no forward comes any more, all steps left stand at the end.
 //
 // The lists come from playing the pipeline with estimated times. They hold for any times: these decide how good, not how right.
 
@@ -70,14 +71,24 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
   const states = inFlight.slice(0, stages).map((): StageState => {
     return { free: 0, inFlight: 0, newest: null, forwards: [], backwards: [] };
   });
+  let fresh: readonly StepRef[] = []; // of the first stage's last backward, where nothing came after it
   let due: StepRef[] = []; // steps that the first stage may make
   let made: StepRef[] = []; // steps that it has made: the others make them before the next pass
+
+  /** They are made before all that begins from here on. */
+  const ripen = (): void => {
+    for (const { adapter } of fresh) pool.stepped(adapter);
+    due.push(...fresh);
+    fresh = [];
+  };
 
   for (let [id, now] = [firstPass, 0]; ; ) {
     pool.sift(left); // first: an adapter that has left may join again
     for (const { adapter, work, from, priority } of joining.splice(0))
       if (!left(adapter)) pool.add(memberOf(adapter, work, from, options, priority));
-    const choice = earliest(states, options, pool.readyAt(), now);
+    // Whoever waits for the room that their gradients have could wait for ever.
+    if (fresh.length > 0 && pool.readyAt() === Number.POSITIVE_INFINITY) ripen();
+    const choice = earliest(states, options, pool, now);
     if (!choice) break;
     const { stage, at } = choice;
     now = at;
@@ -93,11 +104,13 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
         states[stage - 1]!.backwards.push({ pass, steps: [], at: arrives });
         continue;
       }
-      const ends = endsOf(pass);
-      due.push(...ends);
-      for (const { adapter } of ends) pool.release(adapter, state.free);
+      ripen();
+      fresh = endsOf(pass);
+      for (const { adapter } of fresh) pool.release(adapter, state.free);
       continue;
     }
+    const undecided = new Set(fresh.map(({ adapter }) => adapter));
+    if (stage === 0 && fresh.length > 0 && (stages === 1 || !pool.hasOther(at, undecided))) ripen();
     if (stage === 0 && due.length > 0) {
       // Whoever reads the list decides at this step what has ended: only then is the pass after it put together.
       yield place({ kind: "step", steps: due });
@@ -109,11 +122,12 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
     let begin = at;
     if (stage === 0) {
       state.forwards.push({
-        pass: { id: id++, ...pool.take(at, targetRows(pool.waiting, stages, options.passRows, options.spare)) },
+        pass: { id: id++, ...pool.take(at, targetRows(pool.waiting, stages, options.passRows, options.spare), undecided) },
         steps: made,
         at,
       });
       made = [];
+      ripen();
     }
     const { pass, steps } = state.forwards.shift()!;
     if (stage > 0 && steps.length > 0) {
@@ -128,16 +142,17 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
     else states[stage + 1]!.forwards.push({ pass, steps, at: state.free + times.transfer(stage, pass, "forward") });
   }
   for (const stage of states.keys()) {
-    const steps = stage === 0 ? due : [...made, ...due];
+    const last = [...due, ...fresh];
+    const steps = stage === 0 ? last : [...made, ...last];
     if (steps.length > 0) yield { stage, action: { kind: "step", steps } };
   }
 }
 
 /** Which stage does something next, the first of those that begin earliest. */
-function earliest(states: readonly StageState[], options: PipelineOptions, poolReady: number, now: number): Choice | null {
+function earliest(states: readonly StageState[], options: PipelineOptions, pool: Pool, now: number): Choice | null {
   let best: Choice | null = null;
   for (const stage of states.keys()) {
-    const choice = choose(states, stage, options, poolReady, now);
+    const choice = choose(states, stage, options, pool, now);
     if (choice && (!best || choice.at < best.at)) best = choice;
   }
   return best;
@@ -152,16 +167,18 @@ function choose(
   states: readonly StageState[],
   stage: number,
   options: PipelineOptions,
-  poolReady: number,
+  pool: Pool,
   now: number,
 ): Choice | null {
   const { kind, stages, inFlight: limits, sendBuffers } = options;
   const { free, inFlight, newest, forwards, backwards } = states[stage]!;
-  const room = kind === "gpipe" || inFlight < limits[stage]!;
+  // Of passes that only shorten waiting the first stage leaves one, to have work while the step of another is decided.
+  const spares = stage > 0 || inFlight <= stages || pool.leavesWork();
+  const room = kind === "gpipe" || (inFlight < limits[stage]! && spares);
   const mayForward = room && (states[stage + 1]?.forwards.length ?? 0) < sendBuffers;
   const flushing = kind !== "gpipe" || newest?.segments.some(({ last }) => last);
   const mayBackward = flushing && (states[stage - 1]?.backwards.length ?? 0) < sendBuffers;
-  const arrival = stage === 0 ? poolReady : (forwards[0]?.at ?? Number.POSITIVE_INFINITY);
+  const arrival = stage === 0 ? pool.readyAt() : (forwards[0]?.at ?? Number.POSITIVE_INFINITY);
   const from = Math.max(now, free); // never before now: a buffer or memory that is free now was not free before
   const forward = mayForward ? Math.max(from, arrival) : Number.POSITIVE_INFINITY;
   const backward = mayBackward && backwards[0] ? Math.max(from, backwards[0].at) : Number.POSITIVE_INFINITY;

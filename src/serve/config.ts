@@ -9,6 +9,7 @@ import { RequestError, textOf } from "../base/errors.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import type { Output } from "../base/schema.ts";
 import { faultsOf } from "../recipe/faults.ts";
+import { stages } from "../recipe/schema.ts";
 import { PEFT_METHODS } from "../session/capacity.ts";
 
 const MANY = 2 ** 31 - 1;
@@ -25,6 +26,7 @@ export const ServeTable = v.strictObject({
     device: about(oneOf("auto", "cpu", "cuda"), "as in a recipe", "auto"),
     tokens_per_microbatch: v.exactOptional(about(whole(1, 1 << 24), "as in a recipe")),
     recomputation: about(oneOf("auto", "none", "selective", "full"), "as in a recipe", "auto"),
+    stages: about(stages, "as in a recipe", 1),
   }),
   server: table({
     folder: about(text, "where files, jobs and adapters are kept; relative to this file", "mlora-server"),

@@ -109,7 +109,7 @@ export class RecipeMaker {
     const { base, model, run, capacity } = this.config;
     return `${stringify({
       model: { path: base, precision: model.precision },
-      run: { output: join(folder, "run"), ...run, stages: 1 },
+      run: { output: join(folder, "run"), ...run },
       defaults: { max_length: capacity.max_length, ...own },
       adapter: [adapter],
     })}\n`;

@@ -140,7 +140,7 @@ async function openEngine(
   signal: AbortSignal,
 ): Promise<Primitives> {
   const { capacity, base, model, run, folder } = config;
-  const asked = { model: { path: base, precision: model.precision }, run: { output: join(folder, "run"), ...run, stages: 1 } };
+  const asked = { model: { path: base, precision: model.precision }, run: { output: join(folder, "run"), ...run } };
   const sizes = { ...capacity, maxLength: capacity.max_length, batchSize: capacity.batch_size };
   const recipe = capacityRecipe(sizes, { ...asked, path: join(folder, "capacity.toml") });
   const cache = { sequences: capacity.sequences, capacity: capacity.max_length };

@@ -3,7 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range } from "../base/shape.ts";
 import { percent } from "../base/units.ts";
-import { headWork, partition } from "../plan/partition.ts";
+import { costsOf, partition, partWork } from "../plan/partition.ts";
 import type { Plan, StageDevice } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { planOn, type Request } from "./prepare.ts";
@@ -46,12 +46,12 @@ function againstWaiting(request: Request, plan: Plan, simulated: SimulatedRun): 
 
 /** Whole layers and the head bound the busiest stage from below: more stages than it takes to get there only stand idle. */
 function againstUneven(request: Request, plan: Plan, simulated: SimulatedRun): string[] {
-  const { stages, spec, targets } = plan;
+  const { stages, spec, targets, device } = plan;
+  const costs = costsOf(device, stages[0]!.sizes.format);
   if (simulated.uneven <= FEW) return [];
-  const busiest = (parts: ReturnType<typeof partition>) =>
-    maxOf(parts.map(({ from, to, last }) => to - from + (last ? headWork(spec, targets) : 0)));
+  const busiest = (parts: ReturnType<typeof partition>) => maxOf(parts.map((part) => partWork(spec, part, targets, costs)));
   const now = busiest(stages.map(({ layerRange }) => layerRange));
-  const enough = range(stages.length).find((n) => n > 0 && busiest(partition(spec, n, targets)) <= now);
+  const enough = range(stages.length).find((n) => n > 0 && busiest(partition(spec, n, targets, costs)) <= now);
   if (enough === undefined) return [];
   const recipe = { ...request.recipe, run: { ...request.recipe.run, stages: enough } };
   const then = simulatedOf({ ...request, recipe }, devicesOf(plan).slice(0, enough));

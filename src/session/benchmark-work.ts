@@ -28,7 +28,8 @@ export type BenchmarkWork = {
   readonly rows: number;
   readonly length: number;
   readonly method: PeftMethod;
-  readonly rank: number;
+  /** Of all, or of each adapter in turn. */
+  readonly rank: number | readonly number[];
   readonly dropout: number;
   readonly targets: keyof typeof TARGETS;
   /** Which factors experts share. */
@@ -38,7 +39,8 @@ export type BenchmarkWork = {
   readonly recomputation: Recipe["run"]["recomputation"];
   /** Most tokens of an adapter in a pass; null: as a run. */
   readonly tokens: number | null;
-  readonly stages: number;
+  /** A number of them, or the layers of each. */
+  readonly stages: number | readonly number[];
 };
 
 export const BENCHMARK_DEFAULTS: BenchmarkWork = {
@@ -74,13 +76,12 @@ export function recipeOf(
   steps: number,
 ): Recipe {
   const { adapters, rows, length, method, rank, dropout, targets, experts, ...run } = { ...BENCHMARK_DEFAULTS, ...work };
-  const table: Omit<AdapterTable, "name" | "seed"> = {
+  const ranks = typeof rank === "number" ? [rank] : rank;
+  const table: Omit<AdapterTable, "name" | "seed" | "rank" | "alpha"> = {
     format: "text",
     chat_template: false,
     train_on: "all",
     method,
-    rank,
-    alpha: rank,
     dropout,
     targets: TARGETS[targets](spec),
     ...(spec.experts === null ? {} : { experts }),
@@ -94,8 +95,10 @@ export function recipeOf(
     max_length: length,
     shuffle: false,
   };
-  const adapter = (i: number): AdapterRecipe =>
-    resolveAdapter({ ...table, name: `bench-${i}`, seed: i }, {}, resolve("bench"), 0, "bench");
+  const adapter = (i: number): AdapterRecipe => {
+    const own = ranks[i % ranks.length]!;
+    return resolveAdapter({ ...table, rank: own, alpha: own, name: `bench-${i}`, seed: i }, {}, resolve("bench"), 0, "bench");
+  };
   return {
     path: "bench",
     model: { path: shape, precision: run.precision },
@@ -104,7 +107,7 @@ export function recipeOf(
       seed: 0,
       device: run.device,
       tokensPerMicrobatch: run.tokens,
-      stages: run.stages,
+      stages: typeof run.stages === "number" ? run.stages : [...run.stages],
       restarts: 0,
       tracking: [],
       notify: null,

@@ -20,7 +20,7 @@ import { byFamily, writeTrace } from "./chrome-trace.ts";
 import type { EventOf, SessionEvent } from "./events.ts";
 import { localDevices } from "./prepare.ts";
 import { simulateRun } from "./simulated-run.ts";
-import { steadyBubble, Tracer } from "./trace.ts";
+import { type StageTrace, steadyBubble, Tracer } from "./trace.ts";
 import { type AdapterData, run } from "./training.ts";
 
 export type BenchmarkOptions = Partial<BenchmarkWork> & {
@@ -42,8 +42,8 @@ export const SHAPE_NAMES: readonly string[] = Object.keys(SHAPES);
 
 /** Steps that warm up and are not counted. */
 const WARM_UP = 2;
-/** Rounds of steps before the last whose bubbles are measured in a pipeline. */
-const WATCHED = 6;
+/** Steps after those that are measured, at least, in which the passes of a pipeline are timed: that waits for the devices. */
+const WATCHED = 12;
 
 /** Throws a RequestError where this cannot be measured here, and what a stage fails with. */
 export async function benchmark(options: BenchmarkOptions) {
@@ -51,8 +51,10 @@ export async function benchmark(options: BenchmarkOptions) {
   const spec = shapeOf(shape);
   const steps = measuredSteps + WARM_UP;
   const { adapters, rows, length } = { ...BENCHMARK_DEFAULTS, ...work };
-  const recipe = recipeOf(work, { shape, spec }, steps + 1);
-  const devices = localDevices(recipe, spec);
+  const one = recipeOf(work, { shape, spec }, steps + 1);
+  const devices = localDevices(one, spec);
+  const watched = devices.length === 1 ? 0 : Math.max(2, Math.ceil(WATCHED / adapters));
+  const recipe = recipeOf(work, { shape, spec }, steps + watched + 1);
   const device = devices[0]!;
   const data = range(adapters).map((i) => randomRows(spec, rows, length, i));
   const summaries = data.map(({ train }) => ({
@@ -60,7 +62,7 @@ export async function benchmark(options: BenchmarkOptions) {
     eval: [],
   }));
   const plan = makePlan(recipe, spec, summaries, devices, { exact: exactOf(spec) });
-  const measured = await timeSteps(plan, data, steps, link, checkpoint);
+  const measured = await timeSteps(plan, data, steps, watched, link, checkpoint);
   const { times, losses, loads, traces, peak, deviceBytes, links, saves, bubble } = measured;
   if (trace !== undefined) writeTrace(trace, plan, traces);
   const ms = median(times.slice(WARM_UP));
@@ -73,7 +75,7 @@ export async function benchmark(options: BenchmarkOptions) {
     adapters,
     rows,
     length,
-    rank: recipe.adapters[0]!.rank,
+    ranks: recipe.adapters.map(({ rank }) => rank),
     targets: recipe.adapters[0]!.targets,
     dropout: recipe.adapters[0]!.dropout,
     recomputation: plan.stages[0]!.sizes.recomputation,
@@ -81,6 +83,8 @@ export async function benchmark(options: BenchmarkOptions) {
       layers: layerRange.to - layerRange.from,
       device: ordinal,
     })),
+    /** Medians of each stage's passes while they were traced; empty of one stage. */
+    pass_ms: plan.stages.length === 1 ? [] : traces.map(passTimes),
     links: links.flat(),
     bubble: bubble === null ? null : rounded(bubble, 4),
     simulated_bubble: bubble === null ? null : rounded(simulateRun(plan).simulation.steadyBubble ?? Number.NaN, 4),
@@ -123,13 +127,14 @@ function countingStore() {
 }
 
 /**
- * Times of rounds of steps of all adapters, in ms, the last losses and shares of the busiest experts, and a trace of one more
- * round. Every adapter is saved each `saveSeconds`, unless null.
+ * Times of `steps` rounds of steps of all adapters, in ms, the last losses and shares of the busiest experts, and a trace of
+ * `watched` more rounds and of one with kernels. Every adapter is saved each `saveSeconds`, unless null.
  */
 async function timeSteps(
   plan: Plan,
   data: readonly AdapterData[],
   steps: number,
+  watched: number,
   link: StageSetup["link"],
   saveSeconds: number | null,
 ) {
@@ -147,21 +152,20 @@ async function timeSteps(
   const losses = plan.adapters.map(() => Number.NaN);
   const loads = plan.adapters.map(() => Number.NaN);
   let bubble: number | null = null;
-  const stepped = ({ index, loss, busiest = Number.NaN }: EventOf<"step">): void => {
-    losses[index] = loss;
+  const stepped = ({ index, step, loss, busiest = Number.NaN }: EventOf<"step">): void => {
+    if (step <= steps) losses[index] = loss;
     loads[index] = busiest;
     if (++seen % plan.adapters.length !== 0) return;
     times.push(now() - last);
     last = now();
-    const watches = plan.stages.length > 1 && times.length === Math.max(WARM_UP, steps - WATCHED);
-    if (watches) traced = tracer.record({ passes: true, kernels: false });
-    if (times.length === steps)
+    if (watched > 0 && times.length === steps) traced = tracer.record({ passes: true, kernels: false });
+    if (times.length === steps + watched)
       traced = tracer.record({ passes: true, kernels: true }).then(() => {
         bubble = steadyBubble(tracer.traces);
       });
-    if (times.length === steps + 1) traced = tracer.record({ passes: false, kernels: false });
+    if (times.length === steps + watched + 1) traced = tracer.record({ passes: false, kernels: false });
     traced?.catch(() => undefined); // the run fails with it, too
-    if (times.length <= steps) return;
+    if (times.length <= steps + watched) return;
     taken ??= Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" }))); // adapters have left later
     taken.catch(() => undefined); // the run fails with it, too
     stop.abort();
@@ -188,6 +192,21 @@ async function timeSteps(
   } catch (error) {
     throw await stages.causeOf(error);
   }
+}
+
+/** What a stage's passes take, and the time from the end of one to the beginning of the next, in ms: medians. */
+function passTimes({ spans }: StageTrace) {
+  const trained = spans.filter(({ kind }) => kind === "forward" || kind === "backward");
+  const lengths = (of: "forward" | "backward") =>
+    trained.filter(({ kind }) => kind === of).map(({ start, end }) => end - start);
+  const gapsAfter = (of: "forward" | "backward") =>
+    trained.slice(1).flatMap(({ start }, i) => (trained[i]!.kind === of ? [start - trained[i]!.end] : []));
+  return {
+    forward: rounded(median(lengths("forward")), 2),
+    after_forward: rounded(median(gapsAfter("forward")), 2),
+    backward: rounded(median(lengths("backward")), 2),
+    after_backward: rounded(median(gapsAfter("backward")), 2),
+  };
 }
 
 /** The peak of all stages' devices together, in FLOP/s; each device is measured once. */

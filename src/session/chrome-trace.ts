@@ -1,6 +1,7 @@
 // The contents of a trace: milliseconds by kernel family, and a file for chrome://tracing or ui.perfetto.dev.
 
 import { writeFileAtomic } from "../base/atomic.ts";
+import { layersText } from "../base/layers.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Listener } from "./events.ts";
@@ -38,7 +39,7 @@ export function writeTrace(path: string, plan: Plan, traces: readonly StageTrace
   const events = traces.flatMap(({ spans, kernels }, stage) => {
     const pid = stage + 1;
     const { layerRange, device } = plan.stages[stage]!;
-    const name = `stage ${stage}: layers ${layerRange.from} to ${layerRange.to - 1} on ${device.name}${device.host && ` (${device.host})`}`;
+    const name = `stage ${stage}: layers ${layersText(layerRange)} on ${device.name}${device.host && ` (${device.host})`}`;
     return [
       { ph: "M", name: "process_name", pid, args: { name } },
       ...Object.entries(TRACKS).map(([track, tid]) => ({ ph: "M", name: "thread_name", pid, tid, args: { name: track } })),

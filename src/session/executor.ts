@@ -42,6 +42,8 @@ type Judged = { rows: number; correct: number; margin: number; contrast: number 
 export class Executor {
   readonly #batches = new Map<number, MicroBatch>();
   readonly #sums = new Map<string, Sum>();
+  /** Resolves when the losses of all passes that the last stage was sent are counted: replies come in any order. */
+  #counted: Promise<unknown> = Promise.resolve();
   /** For each stage, the requests that it has not answered. */
   readonly #ahead: number[];
   #changed = Promise.withResolvers<void>();
@@ -77,13 +79,18 @@ export class Executor {
     const backward = bus.request(stage, { type: "backward", pass: pass.id });
     const last = stage === bus.stages - 1;
     const counted = last ? backward.then((losses) => this.#count(pass, batch, losses!)) : backward;
+    if (last) {
+      this.#counted = Promise.all([this.#counted, counted]);
+      this.#counted.catch(() => undefined); // `result` rejects, too
+    }
+    const losses = this.#counted;
     await this.#send(stage, forward ? Promise.all([forward, counted]) : counted);
     const ends = endsOf(pass);
     if (ends.length > 0) {
       const loads = this.hasExperts ? this.#load(stage, ends) : null;
       const squares = bus.request(stage, { type: "squares", adapters: ends.map(({ adapter }) => this.slotOf(adapter)) });
       for (const [i, end] of ends.entries()) {
-        const of = Promise.all([squares, loads]).then(([found]) => found[i]!);
+        const of = Promise.all([squares, loads, losses]).then(([found]) => found[i]!);
         of.catch(() => undefined); // `result` rejects, too
         this.#sumOf(end).squares[stage] = of;
       }
@@ -109,7 +116,7 @@ export class Executor {
     let squares: Float32Array[] | null = null;
     void Promise.all(found.squares).then(
       (all) => {
-        squares = all; // the last stage sends them after its losses
+        squares = all; // and the losses are counted
         this.#wake();
       },
       (error) => this.fail(error),

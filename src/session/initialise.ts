@@ -2,6 +2,7 @@
 // that others train in between, and people hear how far it is. It may take minutes.
 
 import { now } from "../base/clock.ts";
+import { layersIn } from "../base/layers.ts";
 import { range, sum } from "../base/shape.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
 import { type AdapterSlot, admit } from "./slot.ts";
@@ -19,12 +20,11 @@ export async function begin(
     await admit(bus, slot, adapter, init);
     return;
   }
-  const all = sum(stages.map(({ layerRange }) => layerRange.to - layerRange.from));
+  const all = sum(stages.map(({ layerRange }) => layersIn(layerRange).length));
   progress(`begins as a part of the base model's weights (${init}), which is computed now`);
   let [done, last] = [0, now()];
   const through = async (stage: number): Promise<void> => {
-    const { from, to } = stages[stage]!.layerRange;
-    for (let layer = from; layer < to; layer++) {
+    for (const layer of layersIn(stages[stage]!.layerRange)) {
       await admit(bus, slot, adapter, init, { stage, layer });
       done++;
       if (now() - last < silence) continue;

@@ -1,6 +1,7 @@
 // Events around the training itself: a session is opened, continues a run, opens its stages, and opens them again.
 
 import * as v from "valibot";
+import { layerRange } from "../base/layers.ts";
 import { count } from "../base/schema.ts";
 
 const text = v.nullable(v.string());
@@ -37,12 +38,13 @@ export const openingEventSchemas = [
     paused: v.array(v.string()),
   }),
   /**
-   * The stages are open, and training begins. A stage has layers from..to-1 on a device (`host` is empty on this machine),
-   * and a link to the next stage, null for the last; `tokens` are those of all an adapter's `steps`.
+   * The stages are open, and training begins. A stage has the layers from `from` on and below `to`, N.5 within layer N, on a
+   * device (`host` is empty on this machine), and a link to the next stage, null for the last; `tokens` are those of all an
+   * adapter's `steps`.
    */
   v.strictObject({
     type: v.literal("opened"),
-    stages: v.array(v.strictObject({ from: count, to: count, host: v.string(), device: v.string(), link: text })),
+    stages: v.array(v.strictObject({ ...layerRange.entries, host: v.string(), device: v.string(), link: text })),
     adapters: v.array(v.strictObject({ name: v.string(), index: count, steps: count, tokens: count, isEnded: v.boolean() })),
   }),
   /**

@@ -1,9 +1,11 @@
 // An adapter's factors as the stages hold them: one block on each stage, for its layers. Files have B as PEFT does; blocks have
 // it transposed.
 
+import { hasLinear } from "../families/parts.ts";
 import { putFactor, takeFactor } from "../files/factors.ts";
 import { type AdapterLayout, type FactorTensor, factorPlace, layoutAdapter, placeAmong, tensorsIn } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, stateOf, type Values } from "../methods/optimizers.ts";
+import { hasTable, isTableKind } from "../methods/tables.ts";
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 
 type StageRanges = Pick<Plan, "spec"> & { readonly stages: readonly Pick<StagePlan, "layerRange">[] };
@@ -43,7 +45,7 @@ const arraysOf = (plan: StageRanges, adapter: Shape, what: BlockName, factors: r
     const { dtype, per, zero } = stateOf(adapter.optimizer)[what]!;
     const block: Values = dtype === "u8" ? new Uint8Array(layout.size).fill(zero) : new Float32Array(layout.size / per);
     for (const { layer, linear, factor, values } of factors)
-      if (layer >= layerRange.from && layer < layerRange.to)
+      if (isTableKind(linear) ? hasTable(plan.spec, layerRange, linear) : hasLinear(plan.spec, layerRange, layer, linear))
         putFactor(block, placeAmong(factorPlace(plan.spec, layout, layer, linear, factor), per), values);
     return block;
   });

@@ -2,7 +2,7 @@
 
 import { maxOf, sum } from "../base/shape.ts";
 import { SEND_BUFFERS } from "../plan/memory.ts";
-import { headWork } from "../plan/partition.ts";
+import { costsOf, headWork } from "../plan/partition.ts";
 import { bytesOnStages, type Plan } from "../plan/plan.ts";
 import { backwardCost, stageWork, timesOf } from "../plan/times.ts";
 import { admissibleBytes } from "../plan/waiting-memory.ts";
@@ -72,7 +72,7 @@ export function simulateRun(plan: Plan, mostPasses = MOST_PASSES): SimulatedRun 
     microBatch: counts.microBatch,
     uneven: 1 - sum(work) / (stages * maxOf(work)),
     overBound: simulation.lowerBound > 0 ? simulation.makespan / simulation.lowerBound : 1,
-    headLayers: headWork(plan.spec, plan.targets),
+    headLayers: headWork(plan.spec, plan.targets, costsOf(plan.device, plan.stages[0]!.sizes.format)),
     backwardCost: backwardCost(plan.stages[0]!.sizes),
     spans,
     until: Math.min(until, simulation.makespan),

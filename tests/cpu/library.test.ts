@@ -102,7 +102,7 @@ describe("as a library", () => {
     const report = await benchmark({ device: "cpu", rows: 1, length: 16, rank: 4, steps: 1, targets: "qkvo" });
     const command = await printed(..."bench --device cpu --rows 1 --length 16 --rank 4 --steps 1 --targets qkvo".split(" "));
     expect(Object.keys(plain(report))).toEqual(Object.keys(command));
-    for (const key of ["shape", "device", "adapters", "rank", "targets", "planned_bytes", "losses"] as const)
+    for (const key of ["shape", "device", "adapters", "ranks", "targets", "planned_bytes", "losses"] as const)
       expect(plain(report[key])).toEqual(command[key]);
   });
 });

@@ -63,8 +63,42 @@ async function expectToSurvive(stages: number, kills: number, environment: Envir
   for (const i of adapters) expect(leftOf(outputOf(disturbed), `a${i}`)).toEqual(leftOf(outputOf(undisturbed), `a${i}`));
 }
 
+/** A run with room for two of its adapters on the devices exports what a run with room for all does. */
+async function expectTurns(environment: Environment = {}): Promise<void> {
+  const adapters = [0, 2, 3, 4, 5, 6];
+  const of = (more: string) => place.project(longer(unlike(adapters, "cuda", more), 3), SUMS);
+  const [tight, roomy] = [of("resident_adapters = 2"), of("")];
+  const turns = await place.start(["run", tight, "--stages", "2"], environment).ended;
+  expect(turns.code, turns.err).toBe(0);
+  const one = await place.mlora("run", roomy, "--stages", "1");
+  expect(one.code, one.err).toBe(0);
+  for (const i of adapters) expect(leftOf(outputOf(tight), `a${i}`)).toEqual(leftOf(outputOf(roomy), `a${i}`));
+}
+
+/** A run without restarts ends where a stage is killed, and the same command continues it to the same bytes. */
+async function expectToContinue(environment: Environment = {}): Promise<void> {
+  const adapters = [0, 3, 6];
+  const text = longer(unlike(adapters, "cuda", "checkpoint = { steps = 4 }\nrestarts = 0"), 20);
+  const [killed, undisturbed] = [place.project(text, SUMS), place.project(text, SUMS)];
+  const run = place.start(["run", killed, "--stages", "2"], environment);
+  const kept = () => adapters.flatMap((i) => checkpointsIn(join(outputOf(killed), "checkpoints", `a${i}`))).length;
+  const alive = () => childrenOf(run.pid).filter((pid) => commandOf(pid).includes("stage --orders"));
+  await until("a checkpoint of each adapter", 30_000, () => alive().length === 2 && kept() >= adapters.length);
+  process.kill(alive()[1]!, "SIGKILL");
+  const ended = await run.ended;
+  expect(ended.code, ended.err).toBe(1);
+  expect(ended.err).toMatch(/^error\[.*stage 1/m);
+  const again = await place.start(["run", killed, "--stages", "2.5,2.5"], environment).ended;
+  expect(again.code, again.err).toBe(0);
+  const one = await place.mlora("run", undisturbed, "--stages", "1");
+  expect(one.code, one.err).toBe(0);
+  for (const i of adapters) expect(leftOf(outputOf(killed), `a${i}`)).toEqual(leftOf(outputOf(undisturbed), `a${i}`));
+}
+
 needs("gpu")("stages that share a GPU", () => {
   test("two of them are killed, and the run comes to the same", () => expectToSurvive(2, 2, ONE_GPU), 120_000);
+  test("one is killed, the run ends, and continues on another cut", () => expectToContinue(ONE_GPU), 120_000);
+  test("adapters take turns", () => expectTurns(ONE_GPU), 120_000);
 
   test.each(cases)(
     "%p stages in %s by the link %s: losses, evaluations and weights as one process",
@@ -77,6 +111,8 @@ needs("gpu")("stages that share a GPU", () => {
 
 needs("gpu", 2)("stages on GPUs of their own", () => {
   test("two of them are killed, and the run comes to the same", () => expectToSurvive(2, 2), 120_000);
+  test("one is killed, the run ends, and continues on another cut", () => expectToContinue(), 120_000);
+  test("adapters take turns", () => expectTurns(), 120_000);
 
   test.each([...cases, [2, "bf16", "nccl"] as const])(
     "%p stages in %s by the link %s: losses, evaluations and weights as one GPU",

@@ -6,7 +6,7 @@ import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
-import type { Bus } from "../../src/bus/bus.ts";
+import { type Bus, Later } from "../../src/bus/bus.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
@@ -133,8 +133,12 @@ export async function train(
   );
   const bus: Pick<Bus, "stages" | "request"> = {
     stages: stages.length,
-    request: async (stage, { type, ...request }) =>
-      (stages[stage]!.handlers() as unknown as Record<string, (of: object) => never>)[type]!(request),
+    request: async (stage, { type, ...request }) => {
+      const found: unknown = await (stages[stage]!.handlers() as unknown as Record<string, (of: object) => unknown>)[type]!(
+        request,
+      );
+      return (found instanceof Later ? await found.reply : found) as never;
+    },
   };
   try {
     for (const [adapter, seed] of who.entries())

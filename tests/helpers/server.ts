@@ -6,7 +6,7 @@ import type { Running, Workplace } from "./program.ts";
 
 export const KEYS = { one: `tml-${"a".repeat(24)}`, two: `tml-${"b".repeat(24)}`, three: `tml-${"c".repeat(24)}` } as const;
 
-const CONFIG = `[model]
+const configOf = (run: string) => `[model]
 name = "local/tiny"
 [capacity]
 slots = 3
@@ -15,6 +15,7 @@ max_length = 128
 sequences = 8
 [run]
 device = "cpu"
+${run}
 [adapter]
 rank = 4
 learning_rate = 3e-3
@@ -26,11 +27,11 @@ export type Asking = (
 ) => Promise<Response>;
 export type Started = { readonly url: string; readonly folder: string; readonly running: Running; readonly ask: Asking };
 
-/** Makes a folder for a server with three keys; `more` is put after its config. */
-export function serverFolder(place: Workplace, name: string, more = ""): string {
+/** Makes a folder for a server with three keys; `more` is put after its config, `run` into its table of that name. */
+export function serverFolder(place: Workplace, name: string, more = "", run = ""): string {
   const folder = join(place.root, name);
   mkdirSync(folder);
-  writeFileSync(join(folder, "serve.toml"), CONFIG + more);
+  writeFileSync(join(folder, "serve.toml"), configOf(run) + more);
   writeFileSync(join(folder, "keys.txt"), `one ${KEYS.one} # the first\n\ntwo ${KEYS.two}\nthree ${KEYS.three}\n`, {
     mode: 0o600,
   });

@@ -16,8 +16,8 @@ const namesIn = (folder: string, ending: string): string[] =>
     .map((name) => basename(name, ending))
     .sort();
 
-/** What several families are made of, parts of large ones, and what reads weights from files. */
-const SHARED_C = ["dropout", "factors", "memory", "parallel", "product", "stored"];
+/** What several families are made of, parts of large ones, and what reads and writes weights of files. */
+const SHARED_C = ["dropout", "encode", "factors", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "adapters",
   "attention_hopper",

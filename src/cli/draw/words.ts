@@ -1,12 +1,11 @@
 // What a simulated run came to, in words: the same in the terminal and in the SVG.
 
+import { layersText } from "../../base/layers.ts";
 import { count, percent } from "../../base/units.ts";
 import type { Plan, StagePlan } from "../../plan/plan.ts";
 import type { SimulatedRun } from "../../session/simulated-run.ts";
 
-/** "0 to 9". */
-export const layersOf = ({ layerRange: { from, to } }: StagePlan): string =>
-  to - from === 1 ? `${from}` : `${from} to ${to - 1}`;
+export const layersOf = ({ layerRange }: StagePlan): string => layersText(layerRange);
 
 /** "cuda 1 on gpu-b"; here without a host. */
 export const placeOf = ({ device: { host, kind, ordinal } }: StagePlan): string =>
@@ -27,7 +26,7 @@ export function numbersOf(plan: Plan, simulated: SimulatedRun): string[] {
     `Bubble ${percent(bubble)} of all stages' time${steady}; no schedule of these passes is shorter than ${shortest} (${of}).`,
     ...(uneven >= UNEVEN
       ? [
-          `Of that ${percent(uneven)} because the stages' work is unequal: layers are whole, and so is the output head (worth ${headLayers.toFixed(1)} layers, since ${percent(plan.targets)} of the tokens have a target).`,
+          `Of that ${percent(uneven)} because the stages' work is unequal: halves of layers are not divided, nor is the output head (worth ${headLayers.toFixed(1)} layers, since ${percent(plan.targets)} of the tokens have a target).`,
         ]
       : []),
   ];

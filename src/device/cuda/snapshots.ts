@@ -13,6 +13,8 @@ import { until } from "./streams.ts";
 
 /** Copied at a time by the host: a few milliseconds, most of which new pages take. */
 const PIECE = 16 << 20;
+/** Pinned at least: releasing it for more waits for all work. */
+const LEAST_PINNED = 256 << 10;
 /** Pinned at most: a GB of it takes a second, in which nothing is launched. */
 const MOST_PINNED = 256 << 20;
 
@@ -88,8 +90,9 @@ export class Snapshots implements Disposable {
   #reserve(bytes: number): void {
     if (bytes <= this.#pinned.bytes) return;
     this.#release();
-    check(this.driver, "cuMemHostAlloc", this.driver.cuMemHostAlloc(this.#out.ptr, bytes, 0));
-    this.#pinned = { ptr: this.#out.number, bytes };
+    const taken = Math.max(bytes, Math.min(LEAST_PINNED, this.mostPinned));
+    check(this.driver, "cuMemHostAlloc", this.driver.cuMemHostAlloc(this.#out.ptr, taken, 0));
+    this.#pinned = { ptr: this.#out.number, bytes: taken };
   }
 
   #release(): void {

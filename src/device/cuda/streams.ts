@@ -7,15 +7,42 @@ import { check, type Driver, OutParam } from "./driver.ts";
 
 /** Milliseconds for which the end of the work is asked for at once, before sleeping between questions. */
 const EAGER_MS = 5;
+/** The same before and after the time that a recent wait took: passes of a run are alike, and a sleep ends late. */
+const BEFORE_MS = 3;
+const AFTER_MS = 4;
+/** Waits that are remembered. */
+const RECENT = 12;
 
-/** Asks until the answer is another than "not ready", and gives that; timers, signals and messages come through meanwhile. */
-export async function until(ask: () => number): Promise<number> {
-  for (const begin = now(); ; ) {
-    const status = ask();
-    if (status !== result.NOT_READY) return status;
-    await (now() - begin < EAGER_MS ? new Promise((resolve) => setImmediate(resolve)) : sleep(1));
-  }
+/** Ways to let time pass. */
+export type Pauses = {
+  readonly now: () => number;
+  readonly sleep: (ms: number) => Promise<void>;
+  readonly yield: () => Promise<void>;
+};
+const PAUSES: Pauses = { now, sleep, yield: () => new Promise((resolve) => setImmediate(resolve)) };
+
+/**
+ * Asks until the answer is another than "not ready", and gives that; timers, signals and messages come through meanwhile. It
+ * sleeps between questions, but for the beginning of a wait and where such waits have ended.
+ */
+export function waiting(pauses = PAUSES): (ask: () => number) => Promise<number> {
+  const recent: number[] = [];
+  return async (ask) => {
+    for (const begin = pauses.now(); ; ) {
+      const status = ask();
+      const waited = pauses.now() - begin;
+      const isEager = waited < EAGER_MS;
+      if (status !== result.NOT_READY) {
+        if (!isEager && recent.push(waited) > RECENT) recent.shift();
+        return status;
+      }
+      const isNear = recent.some((time) => waited > time - BEFORE_MS && waited < time + AFTER_MS);
+      await (isEager || isNear ? pauses.yield() : pauses.sleep(1));
+    }
+  };
 }
+
+export const until = waiting();
 
 export class SideStream implements Disposable {
   readonly stream: number;

@@ -1,0 +1,164 @@
+"""Times the gated delta rule's kernels and those of flash-linear-attention in the same run: python3
+scripts/bench/kernels/delta.py [--tune] [--write]
+
+bf16, layers of Qwen3.5-4B (16 heads of q and k, 32 of v) and of the 27B (16, 48), all heads of 128, with 4 x 2048 and 1 x 16384
+tokens. Ours are what a layer launches, from b and a and q, k of any length; flash-linear-attention's chunk_gated_delta_rule
+makes the same of them in its kernels (the package fla-core, where Python finds it; its autotuner chooses before it is timed).
+Medians of rounds that take turns, each run a CUDA graph. Backward is the gradient alone: both compute again what the forward
+pass has made. --tune times each of our kernels with other warps and stages; --write adds the rows to
+docs/measurements/delta.md.
+"""
+import importlib
+import os
+import statistics
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from triton.testing import do_bench, do_bench_cudagraph
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "../../../tests/gpu/kernels"))
+import deltanet_launch as run  # noqa: E402
+import rows_launch  # noqa: E402
+
+SHAPES = {"Qwen3.5-4B": (16, 32), "Qwen3.5-27B": (16, 48)}
+WORK = ((4, 2048), (1, 16384))
+D, ROUNDS = 128, 5
+KERNELS = ("delta_prepare", "delta_scan", "delta_out", "delta_scan_backward", "delta_chunk_backward", "delta_unit_backward")
+TUNED = {  # kernel -> warps, stages
+    "delta_prepare": [(2, 1), (4, 1), (8, 1)],
+    "delta_scan": [(4, 1), (4, 2), (4, 3), (8, 2), (8, 3)],
+    "delta_out": [(4, 1), (8, 1)],
+    "delta_scan_backward": [(4, 1), (4, 2), (8, 1), (8, 2)],
+    "delta_chunk_backward": [(4, 1), (8, 1), (4, 2), (8, 2)],
+}
+HEAD = "| date (UTC) | GPU | shape | tokens | forward ms | fla | ratio | backward ms | fla | ratio | both: ratio |\n| --- | --- | --- | --- | " + "---: | " * 6 + "---: |\n"
+TITLE = "# The gated delta rule on GPUs\n\nRows of `python3 scripts/bench/kernels/delta.py --write`: a layer's recurrence, ours and flash-linear-attention's (fla-core {fla}). A ratio above 1: ours is faster.\nfla refuses its backward pass on Hopper with Triton 3.4 to 3.7.0, which computes it wrongly; where it has a time here, it was measured with that refusal taken out.\n\n"
+
+
+class Case:
+    """A layer's inputs, and runs of our kernels and of fla's."""
+
+    def __init__(self, heads, count, length):
+        H, N = heads
+        self.of, self.rows = dict(H=H, heads=N, K=D, V=D), count * length
+        first = torch.arange(self.rows, device="cuda") // length * length
+        self.bounds = torch.stack([first, first + length], 1).int()
+        rnd = lambda *shape: torch.randn(*shape, device="cuda")  # noqa: E731
+        self.inputs = rnd(self.rows, (2 * H + N) * D).bfloat16(), 2 * rnd(self.rows, 2 * N).bfloat16(), rnd(N) - 3, rnd(N)
+        self.dout = torch.randn(self.rows, N * D, device="cuda").bfloat16()
+        self.out, self.dmixed = torch.empty_like(self.dout), torch.empty_like(self.inputs[0])
+        self.split = lambda x, heads: x.reshape(count, length, heads, D)
+        mixed, gates, *_ = self.inputs
+        q, k, v = mixed.split([H * D, H * D, N * D], 1)
+        b, a = (gates[:, at : at + N].reshape(count, length, N) for at in (0, N))
+        self.parts = [t.contiguous() for t in (self.split(q, H), self.split(k, H), self.split(v, N), a, b)]
+
+    def forward(self):
+        run.delta_forward("tma", *self.inputs, self.bounds, self.out, **self.of)
+
+    def backward(self):  # gradients take the place of the gates, which a next run reads as others
+        run.delta_backward("tma", *self.inputs, self.bounds, self.dout, self.dmixed, **self.of)
+
+    def peer(self):
+        """fla's forward, and its forward and backward."""
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+        leaves = [t.detach().requires_grad_() for t in self.parts]
+        decay, bias = self.inputs[2:]
+        more = dict(use_qk_l2norm_in_kernel=True, use_beta_sigmoid_in_kernel=True, use_gate_in_kernel=True, A_log=decay, dt_bias=bias)
+        forward = lambda: chunk_gated_delta_rule(*leaves, **more)[0]  # noqa: E731
+        dout = self.split(self.dout, self.of["heads"])
+        return forward, lambda: torch.autograd.grad(forward(), leaves, dout)
+
+
+def turns(runs):
+    """Median milliseconds of each."""
+    found = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, one in runs.items():
+            found[name].append(do_bench_cudagraph(one, rep=20))
+    return {name: statistics.median(ms) for name, ms in found.items()}
+
+
+def launches(case):
+    """kernel -> its function, grid and arguments in a forward and a backward run."""
+    found = {}
+    plain = rows_launch.launch
+
+    def launch(row, grid, *args):
+        found[row["kernel"]] = row, grid, args
+        plain(row, grid, *args)
+
+    run.launch = launch
+    case.forward()
+    case.backward()
+    run.launch = plain
+    return found
+
+
+def tune(part=0, parts=1):
+    """Times each kernel alone; of several parts one is only compiled."""
+    order = 0
+    for work in WORK:
+        found = launches(Case(SHAPES["Qwen3.5-4B"], *work))
+        for kernel in KERNELS:
+            row, grid, args = found[kernel]
+            for warps, stages in TUNED.get(kernel, [(row["warps"], row["stages"])]):
+                if parts > 1 and (order := order + 1) % parts != part:
+                    continue
+                function = getattr(importlib.import_module(row["module"]), kernel)
+                one = lambda: function[grid](*args, **row["constants"], num_warps=warps, num_stages=stages)  # noqa: B023, E731
+                if parts > 1:
+                    one()
+                    continue
+                ms = do_bench(one, warmup=3, rep=15, return_mode="median")
+                own = " (as it is)" if (warps, stages) == (row["warps"], row["stages"]) else ""
+                print(f"{work[0]} x {work[1]} {kernel} {warps} warps {stages} stages: {ms:.3f} ms{own}", flush=True)
+
+
+def main():
+    gpu, now = torch.cuda.get_device_name().replace("NVIDIA ", ""), f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
+    rows, fla = [], None
+    try:
+        import fla as package
+
+        fla = package.__version__
+    except ImportError:
+        print("no flash-linear-attention here: ours alone", flush=True)
+    for shape, heads in SHAPES.items():
+        for work in WORK:
+            case = Case(heads, *work)
+            runs = {"forward": case.forward, "backward": case.backward}
+            if fla:
+                runs["fla forward"], both = case.peer()
+                try:
+                    both()
+                    runs["fla backward"] = both
+                except RuntimeError as error:  # with some versions of Triton
+                    print(f"fla refuses its backward pass: {error}", flush=True)
+            for one in runs.values():
+                one()
+            ms = turns(runs)
+            if "fla backward" in ms:
+                ms["fla backward"] -= ms["fla forward"]
+            has = lambda *of: all(f"fla {name}" in ms for name in of)  # noqa: B023, E731
+            total = lambda of, whose="": sum(ms[f"{whose}{name}"] for name in of)  # noqa: B023, E731
+            ratio = lambda *of: f"{total(of, 'fla ') / total(of):.2f}" if has(*of) else ""  # noqa: B023, E731
+            theirs = lambda of: f"{ms[f'fla {of}']:.2f}" if has(of) else ""  # noqa: B023, E731
+            cells = [now, gpu, shape, f"{work[0]} x {work[1]}", f"{ms['forward']:.2f}", theirs("forward"), ratio("forward")]
+            rows.append("| " + " | ".join([*cells, f"{ms['backward']:.2f}", theirs("backward"), ratio("backward"), ratio("forward", "backward")]) + " |\n")
+            print(rows[-1], end="", flush=True)
+    if "--write" in sys.argv:
+        path = HERE / "../../../docs/measurements/delta.md"
+        text = path.read_text() if path.exists() else TITLE.format(fla=fla) + HEAD
+        path.write_text(text + "".join(rows))
+
+
+if __name__ == "__main__":
+    if "--tune" in sys.argv:
+        tune(*map(int, os.environ.get("TUNE_PART", "0/1").split("/")))
+    else:
+        main()
