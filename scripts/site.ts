@@ -3,7 +3,7 @@
 //
 //   bun scripts/site.ts [FOLDER]     dist/site, unless another is named
 
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, normalize, relative } from "node:path";
 import { VERSION } from "../src/base/version.ts";
 import { type CommandGrammar, GRAMMAR } from "../src/cli/grammar.ts";
@@ -92,12 +92,23 @@ export function sitePages(sources: ReadonlyMap<string, string>): Map<string, str
   );
 }
 
+/** Files of the checkout that pages show, which lie in the site where they lie here. */
+export const picturesOf = (sources: ReadonlyMap<string, string>): string[] =>
+  [...sources].flatMap(([path, text]) =>
+    [...text.matchAll(/!\[[^\]]*\]\(([^):]+)\)/g)].map(([, to]) => normalize(join(dirname(path), to!))),
+  );
+
 if (import.meta.main) {
   const folder = process.argv[2] ?? join(ROOT, "dist", "site");
-  const pages = sitePages(sourcesOf());
+  const sources = sourcesOf();
+  const pages = sitePages(sources);
   for (const [file, page] of pages) {
     mkdirSync(dirname(join(folder, file)), { recursive: true });
     writeFileSync(join(folder, file), page);
+  }
+  for (const picture of picturesOf(sources)) {
+    mkdirSync(dirname(join(folder, picture)), { recursive: true });
+    copyFileSync(join(ROOT, picture), join(folder, picture));
   }
   console.log(`site: ${pages.size} pages in ${folder}`);
 }

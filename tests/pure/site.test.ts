@@ -1,34 +1,45 @@
 // The documentation site: every link leads somewhere, nothing is loaded from elsewhere, and it has all commands and keys.
 
 import { expect, test } from "bun:test";
+import { existsSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
-import { sitePages, sourcesOf } from "../../scripts/site.ts";
+import { picturesOf, sitePages, sourcesOf } from "../../scripts/site.ts";
 import { COMMAND_NAMES } from "../../src/cli/commands.ts";
 import { GRAMMAR } from "../../src/cli/grammar.ts";
 import { ADAPTER_KEYS } from "../../src/recipe/schema.ts";
 
-const pages = sitePages(sourcesOf());
+const sources = sourcesOf();
+const pages = sitePages(sources);
+const copied = picturesOf(sources);
 
 async function partsOf(page: string) {
-  const [ids, links, tags] = [new Set<string>(), [] as string[], new Set<string>()];
+  const [ids, tags] = [new Set<string>(), new Set<string>()];
+  const [links, pictures]: [string[], string[]] = [[], []];
   const rewriter = new HTMLRewriter().on("*", {
     element(element) {
       tags.add(element.tagName);
       const [id, href] = [element.getAttribute("id"), element.getAttribute("href")];
       if (id) ids.add(id);
       if (href !== null) links.push(href);
-      for (const name of ["src", "srcset", "data"]) expect(element.getAttribute(name)).toBeNull();
+      for (const name of ["srcset", "data"]) expect(element.getAttribute(name)).toBeNull();
+      const shown = element.getAttribute("src");
+      if (shown !== null) pictures.push(shown);
     },
   });
   await rewriter.transform(new Response(page)).text();
-  return { ids, links, tags };
+  return { ids, links, pictures, tags };
 }
 
 test("every link leads to a page and a heading that are there; nothing is loaded", async () => {
   const parts = new Map(await Promise.all([...pages].map(async ([file, page]) => [file, await partsOf(page)] as const)));
   let followed = 0;
-  for (const [file, { links, tags }] of parts) {
-    for (const tag of ["script", "link", "img", "iframe"]) expect(tags.has(tag), `${file} has <${tag}>`).toBe(false);
+  for (const [file, { links, pictures, tags }] of parts) {
+    for (const picture of pictures) {
+      const at = normalize(join(dirname(file), picture));
+      expect(copied, `${file}: ${picture}`).toContain(at);
+      expect(existsSync(join(import.meta.dir, "..", "..", at)), at).toBe(true);
+    }
+    for (const tag of ["script", "link", "iframe"]) expect(tags.has(tag), `${file} has <${tag}>`).toBe(false);
     for (const link of links.filter((href) => !/^https?:/.test(href))) {
       const [path, anchor] = link.split("#") as [string, string | undefined];
       const to = path === "" ? file : normalize(join(dirname(file), path));
