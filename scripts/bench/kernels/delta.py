@@ -35,7 +35,7 @@ TUNED = {  # kernel -> warps, stages
     "delta_chunk_backward": [(4, 1), (8, 1), (4, 2), (8, 2)],
 }
 HEAD = "| date (UTC) | GPU | shape | tokens | forward ms | fla | ratio | backward ms | fla | ratio | both: ratio |\n| --- | --- | --- | --- | " + "---: | " * 6 + "---: |\n"
-TITLE = "# The gated delta rule on GPUs\n\nRows of `python3 scripts/bench/kernels/delta.py --write`: a layer's recurrence, ours and flash-linear-attention's (fla-core {fla}). A ratio above 1: ours is faster.\nfla refuses its backward pass on Hopper with Triton 3.4 to 3.7.0, which computes it wrongly; where it has a time here, it was measured with that refusal taken out.\n\n"
+TITLE = "# The gated delta rule on GPUs\n"
 
 
 class Case:
@@ -153,8 +153,8 @@ def main():
             print(rows[-1], end="", flush=True)
     if "--write" in sys.argv:
         path = HERE / "../../../docs/measurements/delta.md"
-        text = path.read_text() if path.exists() else TITLE.format(fla=fla) + HEAD
-        path.write_text(text + "".join(rows))
+        text = path.read_text() if path.exists() else TITLE
+        path.write_text(text + ("" if HEAD in text else "\n" + HEAD) + "".join(rows))
 
 
 if __name__ == "__main__":
