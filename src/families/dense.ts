@@ -51,7 +51,7 @@ export function readSizes(config: ConfigReader, defaults: Defaults) {
   config.only("hidden_act", "silu");
   const heads = config.count("num_attention_heads", defaults.heads ?? 32);
   const hidden = config.count("hidden_size", defaults.hidden ?? 4096);
-  if (config.source["head_dim"] == null && hidden % heads !== 0)
+  if (config.source["head_dim"] == null && defaults.headDim === null && hidden % heads !== 0)
     throw config.wrong("hidden_size", `${hidden} is not a multiple of num_attention_heads, ${heads}`);
   const headDim = config.count("head_dim", defaults.headDim ?? hidden / heads);
   if (headDim % 2 !== 0) throw config.wrong("head_dim", `${headDim} is odd; rotary embedding needs pairs`);
