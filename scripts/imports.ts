@@ -44,7 +44,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   },
   data: { values: ["families", "objectives"], types: ["recipe"] },
   files: { values: ["families", "ffi", "methods"] },
-  sources: { values: ["data/data-file.ts", "files/fingerprint.ts"] },
+  sources: { values: ["data/data-file.ts", "files/fingerprint.ts"], types: ["data"] },
   device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device", "ffi", "methods/layout.ts"] },
   engine: {
@@ -94,7 +94,11 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   { what: "dlopen", effect: /\b(dlopen|linkSymbols)\(/g, doors: ["ffi/open.ts"] },
   { what: "the end of the process", effect: /\bprocess\.(exit|exitCode|abort|reallyExit)\b/g, doors: ["src/main.ts"] },
   { what: "the environment", effect: /\b(process|Bun|import\.meta)\.env\b/g, doors: ["src/base/env.ts"] },
-  { what: "requests over HTTP", effect: /\b(await|return) fetch\(/g, doors: ["src/sources/http.ts", "src/web/page/server.ts"] },
+  {
+    what: "requests over HTTP",
+    effect: /\b(await|return) fetch\(/g,
+    doors: ["src/cli/server-client.ts", "src/sources/http.ts", "src/web/page/server.ts"],
+  },
   { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/cluster/spawn.ts"] },
   {
     what: "threads",

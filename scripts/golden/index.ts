@@ -75,6 +75,7 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: ["huggingface_hub==2.4.0", "datasets==5.2.0"],
     tolerance: null,
   },
+  push: { script: "push/make.py", makes: ["push/sent.json"], packages: ["huggingface_hub==2.4.0"], tolerance: null },
   families: {
     script: "families/make.py",
     makes: ["families/*/golden.json", "families/*/numbers.safetensors"],

@@ -1,11 +1,12 @@
 // `mlora export`: an adapter and its base model become one Hugging Face model, for programs that know of no adapters, or a
 // GGUF, for llama.cpp.
 
+import { basename, join } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { count, formatBytes, shortPath } from "../base/units.ts";
 import { type ExportedGguf, exportGguf, GGUF_CONTENTS } from "../session/export-gguf.ts";
-import { EXPORT_DTYPES, type ExportedModel, exportModel } from "../session/export-model.ts";
+import { adaptersOfRun, EXPORT_DTYPES, type ExportedModel, exportModel, exportModels } from "../session/export-model.ts";
 import { oneOf } from "./flags.ts";
 
 export type ExportFlags = {
@@ -14,19 +15,23 @@ export type ExportFlags = {
   readonly dtype?: unknown;
   readonly shard?: unknown;
   readonly gguf?: unknown;
+  readonly all?: boolean;
   readonly json?: boolean;
 };
 
 const SHARD = "5GB"; // as transformers divides a model
 
-/** Merges the adapter in `folder`, or writes it as a GGUF, and says what came of it. */
-export function exportAdapter(folder: string, { base, output, dtype, shard, gguf, json = false }: ExportFlags): void {
+/** Merges the adapter in `folder`, or all of a run's, or writes them as GGUFs, and says what came of it. */
+export function exportAdapter(folder: string, flags: ExportFlags): void {
+  const { base, output, dtype, shard, gguf, all = false, json = false } = flags;
   if (output === undefined)
     throw new RequestError("cli.flag", "--output is missing", "say where the merged model goes: --output FOLDER");
-  const asked = {
-    base: base === undefined ? null : `${base}`,
-    output: `${output}`,
-    print: (line: string) => writeStderr(`${line}\n`),
+  const print = (line: string) => writeStderr(`${line}\n`);
+  const asked = { base: base === undefined ? null : `${base}`, print };
+  const folders = all ? adaptersOfRun(folder, print) : [folder];
+  const show = (made: readonly (ExportedModel | ExportedGguf)[]) => {
+    const text = made.map((one) => ("gguf" in one ? ggufText(one) : textOf(one))).join("\n");
+    writeStdout(`${json ? jsonText(all ? made : made[0], 2) : text}\n`);
   };
   if (gguf !== undefined) {
     const wrong = dtype === undefined ? (shard === undefined ? null : "shard") : "dtype";
@@ -36,16 +41,18 @@ export function exportAdapter(folder: string, { base, output, dtype, shard, gguf
         `--${wrong} is of a Hugging Face folder, and --gguf asks for a file`,
         `leave out --${wrong}`,
       );
-    const made = exportGguf(folder, { ...asked, contents: oneOf("gguf", `${gguf}`, GGUF_CONTENTS) });
-    writeStdout(`${json ? jsonText(made, 2) : ggufText(made)}\n`);
+    const contents = oneOf("gguf", `${gguf}`, GGUF_CONTENTS);
+    const to = (of: string) => (all ? join(`${output}`, `${basename(of)}.gguf`) : `${output}`);
+    show(folders.map((of) => exportGguf(of, { ...asked, output: to(of), contents })));
     return;
   }
-  const made = exportModel(folder, {
+  const options = {
     ...asked,
+    output: `${output}`,
     dtype: oneOf("dtype", `${dtype ?? "bf16"}`, EXPORT_DTYPES),
     mostBytes: bytesIn(`${shard ?? SHARD}`),
-  });
-  writeStdout(`${json ? jsonText(made, 2) : textOf(made)}\n`);
+  };
+  show(all ? exportModels(folders, options) : [exportModel(folder, options)]);
 }
 
 const textOf = (made: ExportedModel): string =>

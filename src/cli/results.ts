@@ -6,7 +6,9 @@ import type { Plan } from "../plan/plan.ts";
 import type { Estimate } from "../session/estimate.ts";
 import type { AdapterResult, RunResult } from "../session/events.ts";
 import { ranked } from "../session/ranking.ts";
-import { right, table } from "./table.ts";
+import { type Column, right, table } from "./table.ts";
+
+const MOST_OWN = 3;
 
 /** The lines of the table: what each adapter learned, and its folder. */
 export function summary(
@@ -42,6 +44,7 @@ export function summary(
             },
           ]
         : []),
+      ...ownColumns(adapters, planned),
       { title: "tokens", of: (a) => count(a.tokens), ...right },
       { title: "seconds", of: (a) => a.seconds.toFixed(0), ...right },
       { title: "saved in", of: ({ folder }) => (folder ? shortPath(folder) : "-") },
@@ -52,4 +55,19 @@ export function summary(
   const rate = `${count(tokens)} tokens in ${duration(seconds)}${expected}, ${count(tokens / Math.max(1e-3, seconds))} tokens/s`;
   const legend = best.size > 0 ? ["* the lowest of those that are held against the same rows", ""] : [];
   return ["", ...lines, "", ...legend, `${rate}; metrics in ${shortPath(join(output, "metrics.jsonl"))}`];
+}
+
+/** Of metrics of the recipe's programs: those that adapters are kept by, else all, while they are few. */
+function ownColumns(adapters: readonly AdapterResult[], planned: Plan["adapters"]): Column<AdapterResult>[] {
+  const best = planned.flatMap(({ recipe }) => recipe.metrics?.best ?? []);
+  const all = adapters.flatMap(({ after }) => Object.keys(after?.metrics ?? {}));
+  const text = (of: AdapterResult["before"], name: string) => {
+    const value = of?.metrics?.[name];
+    return value === undefined ? "-" : `${Number(value.toPrecision(4))}`;
+  };
+  return [...new Set(best.length > 0 ? best : all)].slice(0, MOST_OWN).map((name) => ({
+    title: name,
+    of: (a) => (a.before?.metrics || a.after?.metrics ? `${text(a.before, name)} -> ${text(a.after, name)}` : "-"),
+    ...right,
+  }));
 }

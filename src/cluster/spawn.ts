@@ -11,8 +11,13 @@ import { sleep } from "../base/clock.ts";
 import { inheritedEnvironment } from "../base/env.ts";
 import { RunError, textOf } from "../base/errors.ts";
 
-/** How a child ended. `stderr` is the end of what it wrote there. */
-export type Ending = { readonly code: number | null; readonly signal: string | null; readonly stderr: string };
+/** How a child ended. `stderr` is the end of what it wrote there, `stdout` the same where it was asked for. */
+export type Ending = {
+  readonly code: number | null;
+  readonly signal: string | null;
+  readonly stderr: string;
+  readonly stdout: string;
+};
 
 export type Child = AsyncDisposable & {
   /** Its name in messages: "stage 2", "nats-server". */
@@ -21,12 +26,16 @@ export type Child = AsyncDisposable & {
   readonly ended: Promise<Ending>;
   /** Asks it to end (SIGTERM), kills it after `graceMs`, and waits until it is gone. Any number of times. */
   readonly stop: (graceMs?: number) => Promise<Ending>;
+  /** Kills it at once with all that it has started and that is in its process group. */
+  readonly kill: () => void;
 };
 
 export type ChildOptions = {
   readonly name: string;
   /** Written to its standard input, which is then closed: where secrets go. */
   readonly input?: string;
+  /** Whether the end of what it writes to standard output is kept. */
+  readonly keepsOutput?: boolean;
   /** Called with each line that it writes to stderr. */
   readonly line?: (line: string) => void;
   /** Its whole environment; left out, that of this process. */
@@ -63,27 +72,35 @@ export function beChild([parent, ...args]: readonly string[]): readonly string[]
 const self = (): string[] =>
   Bun.isStandaloneExecutable ? [process.execPath] : [process.execPath, join(import.meta.dir, "..", "main.ts")];
 
-function start(command: readonly string[], { name, input, line, environment }: ChildOptions): Child {
+function start(command: readonly string[], { name, input, keepsOutput = false, line, environment }: ChildOptions): Child {
   const child = attempt(name, () =>
     Bun.spawn([...command], {
       detached: true,
       stdin: input === undefined ? "ignore" : new TextEncoder().encode(input),
-      stdout: "ignore",
+      stdout: keepsOutput ? "pipe" : "ignore",
       stderr: "pipe",
       env: { ...(environment ?? inheritedEnvironment()), ...DIE_WITH_PARENT },
     }),
   );
   const stderr = keepEnd(child.stderr, line);
+  const stdout = child.stdout instanceof ReadableStream ? keepEnd(child.stdout) : "";
   const ended = child.exited.then(async (code): Promise<Ending> => {
     const signal = child.signalCode as string | null;
-    return { code: signal === null ? code : null, signal, stderr: await stderr };
+    return { code: signal === null ? code : null, signal, stderr: await stderr, stdout: await stdout };
   });
   const stop = async (graceMs = GRACE_MS): Promise<Ending> => {
     child.kill("SIGTERM");
     if ((await Promise.race([child.exited, sleep(graceMs)])) === undefined) child.kill("SIGKILL");
     return ended;
   };
-  return { name, pid: child.pid, ended, stop, [Symbol.asyncDispose]: async () => void (await stop()) };
+  const kill = () => {
+    try {
+      process.kill(-child.pid, "SIGKILL");
+    } catch {
+      // All of them have ended.
+    }
+  };
+  return { name, pid: child.pid, ended, stop, kill, [Symbol.asyncDispose]: async () => void (await stop()) };
 }
 
 /** How a child ended, in words: "was killed by SIGKILL", "ended with 1: <its last line>", with all its output after a crash. */

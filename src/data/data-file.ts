@@ -7,8 +7,8 @@ import { jsonRows } from "./json-list.ts";
 import { jsonlRows, type ReadRow, type Row, RowFault, type Source } from "./jsonl.ts";
 import { parquetRows } from "./parquet.ts";
 
-/** A file of rows on this machine: where its bytes lie, and what messages call it. */
-export type DataFile = { readonly name: string; readonly path: string };
+/** A file of rows on this machine: where its bytes lie, what messages call it, and where it is known the hash of its bytes. */
+export type DataFile = { readonly name: string; readonly path: string; readonly hash?: string };
 
 /** Files by the names that a recipe has for them: a path is itself, others are what they stand for, in order. */
 export type FilesOf = ReadonlyMap<string, readonly DataFile[]>;

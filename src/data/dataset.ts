@@ -6,7 +6,8 @@ import { range, sum } from "../base/shape.ts";
 import { rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { renamed, replacedColumns } from "./columns.ts";
-import { checkDataFile, type DataFile, type FilesOf, filesNamed, rowsOf } from "./data-file.ts";
+import { checkDataFile, type DataFile, type FilesOf, filesNamed } from "./data-file.ts";
+import { cachedRows, type FileRows, type TokenCache } from "./file-rows.ts";
 import {
   type Example,
   exampleReader,
@@ -18,9 +19,9 @@ import {
   unusedFields,
 } from "./format.ts";
 import { stringifyJson } from "./json.ts";
-import { type Fields, placeOf, RowFault, type RowRead, type Source } from "./jsonl.ts";
-import { mergedNotices, type Notice, NoticeBook, type NoticeKind, noticeText } from "./notices.ts";
-import { chosenOf, joined, RowPacker, type Sample, type Sequence } from "./rows.ts";
+import { type Fields, RowFault, type RowRead, type Source } from "./jsonl.ts";
+import { mergedNotices, type Notice, type NoticeBook, type NoticeKind } from "./notices.ts";
+import { chosenOf, joined, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -62,17 +63,6 @@ export type DatasetRecipe = Pick<
 
 /** Files that were read, for adapters that read the same ones in the same way: those of a sweep do. */
 export type ReadFiles = Map<string, FileRows>;
-type FileRows = {
-  readonly samples: readonly Sample[];
-  readonly rows: number;
-  readonly truncated: number;
-  readonly dropped: number;
-  readonly notices: readonly Notice[];
-};
-
-/** Faults of a file that are reported before the rest is left unread. */
-const SHOWN = 5;
-
 /**
  * Reads an adapter's data; `row` is called for each row before it is read. Every RequestError names the file, and the line
  * where there is one.
@@ -84,6 +74,7 @@ export function loadDataset(
   read: ReadFiles = new Map(),
   row: RowRead = () => undefined,
   files: FilesOf = new Map(),
+  cache: TokenCache | null = null,
 ): Dataset {
   const [trainFiles, evalFiles] = [recipe.train, recipe.eval].map((names) => names.map((name) => filesNamed([name], files)));
   for (const file of [...trainFiles!, ...evalFiles!].flat()) checkDataFile(file);
@@ -105,7 +96,8 @@ export function loadDataset(
   const own = tokenizerOf(recipe, tokenizer);
   const rowsIn = (file: DataFile, most: number | null): FileRows => {
     const key = stringifyJson([file.name, most, ...form])!;
-    const rows = read.get(key) ?? readFile(file, recipe, own, vocab, row, most);
+    const from = { file, recipe, tokenizer: own, vocab, read: row, most };
+    const rows = read.get(key) ?? cachedRows(from, [chatTemplate !== false, ...form], cache);
     read.set(key, rows);
     return rows;
   };
@@ -133,62 +125,10 @@ export function loadDataset(
   };
 }
 
-/** The first `most` rows of a file; null: all. */
-function readFile(
-  of: DataFile,
-  recipe: DatasetRecipe,
-  tokenizer: Tokenizer,
-  vocab: number,
-  read: RowRead,
-  most: number | null,
-): FileRows {
-  const { name: file } = of;
-  const toRows = rowReader(recipe, tokenizer);
-  const packer = new RowPacker(file);
-  const book = new NoticeBook();
-  const faults: string[] = [];
-  const counts = { rows: 0, truncated: 0, dropped: 0 };
-  for (const row of rowsOf(of, (place, bytes) => read(place, bytes, packer.bytes))) {
-    counts.rows++;
-    try {
-      if ("fault" in row) throw new RowFault(row.fault);
-      let [isCut, isKept] = [false, false];
-      for (const tokenised of toRows(row.fields, row.source, book)) {
-        for (const { ids } of sequencesOf(tokenised)) checkIds(ids, vocab);
-        const { sample, cut } = fitRow(tokenised, row.source, recipe, book);
-        if (!sample) continue;
-        isCut ||= cut;
-        isKept = true;
-        packer.push(sample);
-      }
-      if (isCut) counts.truncated++;
-      if (!isKept) counts.dropped++;
-    } catch (error) {
-      if (!(error instanceof RowFault)) throw error;
-      faults.push(`${placeOf(row.source)}: ${error.message}`);
-      if (faults.length === SHOWN) break;
-    }
-    if (counts.rows === most) break;
-  }
-  read(null, 0, packer.bytes);
-  if (faults.length > 0)
-    throw new RequestError(
-      "data.row",
-      faults.join("\n"),
-      `adapter '${recipe.name}': fix or remove the rows listed${faults.length === SHOWN ? "; later rows were not checked" : ""}`,
-    );
-  const samples = packer.rows;
-  if (samples.length === 0) throw nothingIn(file, counts.rows, book.notices, recipe);
-  if (rowKindOf(recipe.objective) === "paraphrased" && samples.length < 2)
-    throw oneRow(file, recipe, "CIT tells paraphrases apart");
-  const rows = rowKindOf(recipe.objective) === "labelled" ? mismatched(samples, file, recipe) : samples;
-  return { samples: rows, ...counts, notices: book.notices };
-}
-
 /** A row's sequences: of preferences the better answer and the other, else `other` is null. */
 export type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
 
-const sequencesOf = ({ own, other }: TokenisedRow): readonly TokenRow[] => (other ? [own, other] : [own]);
+export const sequencesOf = ({ own, other }: TokenisedRow): readonly TokenRow[] => (other ? [own, other] : [own]);
 
 /** The tokenizer with the chat template that the recipe names, if it names one. */
 export const tokenizerOf = ({ chatTemplate }: Pick<AdapterRecipe, "chatTemplate">, tokenizer: Tokenizer): Tokenizer =>
@@ -296,38 +236,6 @@ export function fitRow(row: TokenisedRow, source: Source, recipe: DatasetRecipe,
 
 const isSame = (one: Sequence, other: Sequence): boolean =>
   one.ids.length === other.ids.length && one.ids.every((id, i) => id === other.ids[i]);
-
-/** KTO's reference point is measured on answers to other prompts: each row gets the next one's, and the last the first's. */
-function mismatched(samples: readonly Sample[], file: string, recipe: DatasetRecipe): readonly Sample[] {
-  if (samples.length < 2) throw oneRow(file, recipe, "KTO measures answers to other prompts");
-  const { maxLength } = recipe;
-  const answerFrom = ({ mask }: Sample) => mask.indexOf(1);
-  const packer = new RowPacker(file);
-  for (const [i, sample] of samples.entries()) {
-    const next = samples[(i + 1) % samples.length]!;
-    const [prompt, answer] = [answerFrom(sample), answerFrom(next)];
-    const join = <T extends Int32Array | Uint8Array>(a: T, b: T, type: { from(values: Iterable<number>): T }): T =>
-      type.from([...a.subarray(0, prompt), ...b.subarray(answer)].slice(0, maxLength));
-    const other = { ids: join(sample.ids, next.ids, Int32Array), mask: join(sample.mask, next.mask, Uint8Array) };
-    packer.push({ ...sample, other });
-  }
-  return packer.rows;
-}
-
-const oneRow = (file: string, { name }: DatasetRecipe, why: string): RequestError =>
-  new RequestError("data.file", `${file}: has one row`, `adapter '${name}' needs two or more: ${why}`);
-
-function nothingIn(file: string, rows: number, notices: readonly Notice[], { name }: DatasetRecipe): RequestError {
-  const why = notices.filter(({ kind }) => DROPS.includes(kind)).map(noticeText);
-  return new RequestError(
-    "data.file",
-    `${file}: ${rows === 0 ? "has no row" : `has no usable row: ${why.join("; ")}`}`,
-    `adapter '${name}' needs at least one row with something to learn`,
-  );
-}
-
-/** Why rows are dropped. */
-export const DROPS: readonly NoticeKind[] = ["too long", "nothing to learn", "same answers"];
 
 /** Throws a RowFault for a token that the model has not. */
 export function checkIds(ids: readonly number[], vocab: number): void {

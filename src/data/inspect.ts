@@ -2,7 +2,8 @@
 // their data.
 
 import { checkDataFile, type DataFile, rowsOf } from "./data-file.ts";
-import { checkIds, type DatasetRecipe, DROPS, fitRow, rowReader, tokenizerOf } from "./dataset.ts";
+import { checkIds, type DatasetRecipe, fitRow, rowReader, tokenizerOf } from "./dataset.ts";
+import { DROPS } from "./file-rows.ts";
 import { placeOf, RowFault } from "./jsonl.ts";
 import { type Notice, NoticeBook } from "./notices.ts";
 import type { Tokenizer } from "./tokenizer.ts";

@@ -1,12 +1,15 @@
 // The thread that reads, templates and tokenises data, so that a run trains, answers and hears signals meanwhile. Started by
 // reading.ts.
 
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { parentPort } from "node:worker_threads";
 import { MloraError, RequestError, RunError } from "../base/errors.ts";
 import type { FilesOf } from "./data-file.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles } from "./dataset.ts";
+import type { TokenCache } from "./file-rows.ts";
 import type { Source } from "./jsonl.ts";
-import { buffersOf, type PackedRows, pack } from "./rows.ts";
+import { buffersOf, type PackedRows, pack, sendable } from "./rows.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
 export type ToReader = {
@@ -18,6 +21,8 @@ export type ToReader = {
   readonly vocab: number;
   /** Bytes of packed rows at most, of all files together. */
   readonly mostBytes: number;
+  /** Where rows are kept as tokens, with the program's name; null: nowhere. */
+  readonly cache: TokenCache | null;
   /** PLACE numbers, shared. */
   readonly place: Float64Array;
 };
@@ -50,8 +55,9 @@ parentPort?.on("message", (asked: ToReader) => {
   }
 });
 
-function readAll({ adapters, files, names, model, vocab, mostBytes, place }: ToReader): PackedDataset[] {
+function readAll({ adapters, files, names, model, vocab, mostBytes, cache, place }: ToReader): PackedDataset[] {
   const tokenizer = loadTokenizer(model);
+  const kept = cache && { ...cache, maker: `${cache.maker} ${filesHash(model)}` };
   const numbers = new Map(names.map((name, i) => [name, i]));
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
   let [current, begun, before, inFile, heldBefore, heldHere] = ["", -1, 0, 0, 0, 0];
@@ -75,7 +81,19 @@ function readAll({ adapters, files, names, model, vocab, mostBytes, place }: ToR
     );
   };
   return adapters.map((adapter) => {
-    const { train, eval: heldOut, ...rest } = loadDataset(adapter, tokenizer, vocab, read, row, files);
-    return { ...rest, train: pack(train), eval: pack(heldOut) };
+    const { train, eval: heldOut, ...rest } = loadDataset(adapter, tokenizer, vocab, read, row, files, kept);
+    return { ...rest, train: sendable(pack(train)), eval: sendable(pack(heldOut)) };
   });
+}
+
+/** Files that decide what a tokenizer makes of a text, but for chat templates. */
+const TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"];
+
+function filesHash(folder: string): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  for (const name of TOKENIZER) {
+    const path = join(folder, name);
+    hasher.update(existsSync(path) ? readFileSync(path) : "none").update(";");
+  }
+  return hasher.digest("hex");
 }

@@ -7,8 +7,10 @@ import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { memory } from "../base/machine.ts";
 import { checkDataFile, type FilesOf, filesNamed } from "./data-file.ts";
 import type { Dataset, DatasetRecipe } from "./dataset.ts";
+import type { TokenCache } from "./file-rows.ts";
 import { type FromReader, type PackedDataset, PLACE, type ToReader } from "./reader.ts";
-import { unpack } from "./rows.ts";
+import { opened, type PackedRows, unpack } from "./rows.ts";
+import { mapTokens } from "./token-file.ts";
 
 /**
  * How far the reading is; `bytes` of `totalBytes`, which are the sizes of all files, each once. While a file is fetched: its
@@ -27,6 +29,8 @@ export type ReadingOptions = {
   readonly vocab: number;
   /** What the recipes' names of data stand for, where these are no paths. */
   readonly files?: FilesOf;
+  /** Where rows are kept as tokens; left out: nowhere. */
+  readonly cache?: TokenCache;
   /** Aborted: the thread ends at once, and the reading fails with the signal's reason. */
   readonly signal?: AbortSignal;
   /** Called a few times a second. */
@@ -54,7 +58,7 @@ const CODE = Bun.isStandaloneExecutable ? "./src/data/reader.ts" : new URL("./re
  * that take more than `allMs`, and `data.memory` for rows that take too much, at rest or while they are read.
  */
 export async function readData(adapters: readonly DatasetRecipe[], options: ReadingOptions): Promise<Dataset[]> {
-  const { model, vocab, files = new Map(), signal, rowMs = ROW_MS, allMs = Number.POSITIVE_INFINITY } = options;
+  const { model, vocab, files = new Map(), cache = null, signal, rowMs = ROW_MS, allMs = Number.POSITIVE_INFINITY } = options;
   const most = Math.floor(SHARE * memory().availableBytes);
   const { mostBytes = most, mostGrowth = most } = options;
   signal?.throwIfAborted();
@@ -94,10 +98,12 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
       model,
       vocab,
       mostBytes,
+      cache,
       place,
     } satisfies ToReader);
     const data = await promise;
-    return data.map(({ train, eval: heldOut, ...rest }) => ({ ...rest, train: unpack(train), eval: unpack(heldOut) }));
+    const rowsOf = (rows: PackedRows) => unpack(opened(rows, mapTokens));
+    return data.map(({ train, eval: heldOut, ...rest }) => ({ ...rest, train: rowsOf(train), eval: rowsOf(heldOut) }));
   } finally {
     clearInterval(look);
     signal?.removeEventListener("abort", stop);

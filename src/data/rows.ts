@@ -17,15 +17,16 @@ const [FIRST, LARGEST] = [1 << 12, 1 << 20];
 const WIDTH = 3;
 const UNLABELLED = 2;
 
-/** The rows of one file, as a thread hands them over; `index` has two sequences a row where `paired`. */
-export type PackedFile = {
+/** The rows of one file but for their tokens; `index` has two sequences a row where `paired`. */
+export type Packed = {
   readonly file: string;
   readonly paired: boolean;
-  readonly pieces: readonly Sequence[];
   readonly index: Int32Array;
   readonly lines: Int32Array;
   readonly labels: Uint8Array;
 };
+/** The rows of one file; `mapped`: the file of the cache that they lie in. */
+export type PackedFile = Packed & { readonly pieces: readonly Sequence[]; readonly mapped?: string };
 /** Rows of files, one after the other; of these `chosen`, where it is there. */
 export type PackedRows = { readonly files: readonly PackedFile[]; readonly chosen: Int32Array | null };
 
@@ -46,16 +47,22 @@ class Numbers {
   }
 }
 
-/** Packs the rows of one file. All rows have another sequence, or none. */
+const NOTHING: Sequence = { ids: new Int32Array(), mask: new Uint8Array() };
+
+/** Packs the rows of one file. All rows have another sequence, or none. With `spill`, full pieces go there and are not kept. */
 export class RowPacker {
   readonly #pieces: Sequence[] = [];
   readonly #index = new Numbers();
   readonly #lines = new Numbers();
   readonly #labels = new Numbers();
   #used = 0;
+  #largest = FIRST / 2;
   #paired = false;
 
-  constructor(private readonly file: string) {}
+  constructor(
+    private readonly file: string,
+    private readonly spill: ((piece: Sequence) => void) | null = null,
+  ) {}
 
   get length(): number {
     return this.#lines.length;
@@ -76,21 +83,33 @@ export class RowPacker {
   }
 
   get rows(): readonly Sample[] {
-    const packed: PackedFile = {
-      file: this.file,
-      paired: this.#paired,
-      pieces: this.#pieces,
-      index: this.#index.values,
-      lines: this.#lines.values,
-      labels: Uint8Array.from(this.#labels.values),
-    };
-    return unpack({ files: [packed], chosen: null });
+    return unpack({ files: [{ ...this.#packed, pieces: this.#pieces }], chosen: null });
+  }
+
+  /** Spills the last piece, too; what is left to know of the rows. */
+  finish(): Packed {
+    this.#spill();
+    return this.#packed;
+  }
+
+  get #packed(): Packed {
+    const labels = Uint8Array.from(this.#labels.values);
+    return { file: this.file, paired: this.#paired, index: this.#index.values, lines: this.#lines.values, labels };
+  }
+
+  #spill(): void {
+    const piece = this.#pieces.at(-1);
+    if (!this.spill || !piece) return;
+    this.spill({ ids: piece.ids.subarray(0, this.#used), mask: piece.mask.subarray(0, this.#used) });
+    this.#pieces[this.#pieces.length - 1] = NOTHING;
   }
 
   #put(ids: Int32Array, mask: Uint8Array): void {
     let piece = this.#pieces.at(-1);
     if (!piece || this.#used + ids.length > piece.ids.length) {
-      const size = Math.max(ids.length, Math.min(LARGEST, 2 * (piece?.ids.length ?? FIRST / 2)));
+      const size = Math.max(ids.length, Math.min(LARGEST, 2 * this.#largest));
+      this.#largest = size;
+      this.#spill();
       piece = { ids: new Int32Array(size), mask: new Uint8Array(size) };
       this.#pieces.push(piece);
       this.#used = 0;
@@ -125,6 +144,18 @@ export function buffersOf(all: readonly PackedRows[]): ArrayBuffer[] {
   ]);
   return [...new Set(views.map(({ buffer }) => buffer as ArrayBuffer))];
 }
+
+/** Packed rows for another thread, which opens by `opened` what lies in files. */
+export const sendable = ({ files, chosen }: PackedRows): PackedRows => ({
+  files: files.map((of) => (of.mapped === undefined ? of : { ...of, ...empty() })),
+  chosen,
+});
+const empty = () => ({ pieces: [], index: new Int32Array(), lines: new Int32Array(), labels: new Uint8Array() });
+
+export const opened = ({ files, chosen }: PackedRows, map: (path: string, file: string) => PackedFile): PackedRows => ({
+  files: files.map((of) => (of.mapped === undefined ? of : map(of.mapped, of.file))),
+  chosen,
+});
 
 /** Packed rows as an array of samples, which are made when they are read. */
 export function unpack(packed: PackedRows): readonly Sample[] {

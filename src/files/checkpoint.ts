@@ -32,7 +32,12 @@ const FORMAT = 1;
 const STATE = "state.safetensors";
 const PROGRESS = "checkpoint.json";
 /** On held-out rows, of which `exact` are predicted. */
-export const evaluationSchema = v.strictObject({ loss: measured, exact: v.number(), rows: v.number() });
+export const evaluationSchema = v.strictObject({
+  loss: measured,
+  exact: v.number(),
+  rows: v.number(),
+  metrics: v.exactOptional(v.record(v.string(), v.number())),
+});
 
 /**
  * What an adapter is made of: its settings, its data, its base model and the saved adapters that keys of its recipe name, as

@@ -102,13 +102,52 @@ function otherPart(name: string, base: BaseModelFiles): Omit<MergedTensor, "byte
 /** Names of all files of the merged model's weights. */
 export const filesOf = (shards: readonly Shard[]): string[] => [...shards.map(({ file }) => file), INDEX];
 
-/** Writes one file, synced and renamed. Throws a RunError. */
-export function writeShard(folder: string, shard: Shard, merge: Merge): void {
-  const entries = shard.tensors.map(({ stored, shape, dtype }) => ({ name: stored, shape, dtype }));
-  replaceFile(join(folder, shard.file), (write) => {
-    write(headerOf(entries, { format: "pt" }));
-    for (const tensor of shard.tensors) for (const { bytes } of piecesOf(tensor, merge)) write(bytes);
-  });
+/** A file of a merged model, and the folder that it goes to. */
+export type MergedFile = { readonly folder: string; readonly shard: Shard; readonly merge: Merge };
+
+/**
+ * Writes a file of each of several merged models, of the same tensors, synced and renamed, piece by piece together. Throws a
+ * RunError.
+ */
+export function writeShards(files: readonly MergedFile[]): void {
+  const open = (writes: readonly ((bytes: Uint8Array) => void)[]): void => {
+    if (writes.length === files.length) {
+      writeTogether(files, writes);
+      return;
+    }
+    const { folder, shard } = files[writes.length]!;
+    const entries = shard.tensors.map(({ stored, shape, dtype }) => ({ name: stored, shape, dtype }));
+    replaceFile(join(folder, shard.file), (write) => {
+      write(headerOf(entries, { format: "pt" }));
+      open([...writes, write]);
+    });
+  };
+  open([]);
+}
+
+function writeTogether(files: readonly MergedFile[], writes: readonly ((bytes: Uint8Array) => void)[]): void {
+  for (const at of files[0]!.shard.tensors.keys()) {
+    const all = files.map(({ shard, merge }) => piecesOf(shard.tensors[at]!, merge));
+    for (let pieces = all.map((one) => one.next()); pieces.some(({ done }) => !done); pieces = all.map((one) => one.next()))
+      for (const [i, { value }] of pieces.entries()) if (value) writes[i]!(value.bytes);
+  }
+}
+
+/** A base model of which several merges read the same pieces one after another: each is read once. */
+export function sharedBase(base: BaseModelFiles): BaseModelFiles {
+  let place = "";
+  const kept = new Map<string, Uint8Array>();
+  const read: BaseModelFiles["read"] = (name, into, from = 0, as) => {
+    if (place !== `${name} ${from}`) kept.clear();
+    place = `${name} ${from}`;
+    const known = kept.get(`${as} ${into.length}`);
+    if (known) into.set(known);
+    else {
+      base.read(name, into, from, as);
+      kept.set(`${as} ${into.length}`, into.slice());
+    }
+  };
+  return { ...base, read, [Symbol.dispose]: () => base[Symbol.dispose]() };
 }
 
 /** Where each tensor lies; one file needs none. */
@@ -123,10 +162,20 @@ export function writeIndex(folder: string, shards: readonly Shard[]): void {
 }
 
 /**
- * Opens what was written and compares each byte of it with what it is to be. A RunError, `export.verify`, where one
- * differs.
+ * Opens what was written of several merged models, of the same tensors, and compares each byte of it with what it is to be,
+ * piece by piece together. A RunError, `export.verify`, where one differs.
  */
-export function verifyMerged(folder: string, shards: readonly Shard[], merge: Merge): void {
+export function verifyAll(
+  models: readonly { readonly folder: string; readonly shards: readonly Shard[]; readonly merge: Merge }[],
+): void {
+  const all = models.map(({ folder, shards, merge }) => verification(folder, shards, merge));
+  for (let going = true; going; ) going = all.map((one) => one.next().done !== true).some(Boolean);
+}
+
+export const verifyMerged = (folder: string, shards: readonly Shard[], merge: Merge): void =>
+  verifyAll([{ folder, shards, merge }]);
+
+function* verification(folder: string, shards: readonly Shard[], merge: Merge): Generator<void> {
   using written = openBaseModel(folder, merge.spec);
   for (const { file, tensors } of shards)
     for (const tensor of tensors) {
@@ -142,6 +191,7 @@ export function verifyMerged(folder: string, shards: readonly Shard[], merge: Me
         const found = new Uint8Array(bytes.length);
         written.read(tensor.name, found, from);
         if (Buffer.compare(found, bytes) !== 0) throw differs(`reads otherwise, from byte ${from} of it on`);
+        yield;
       }
     }
 }

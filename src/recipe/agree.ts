@@ -45,12 +45,14 @@ export function checkTogether(
   if (all.template && all.format !== "template")
     faults.push({ path: [...at, "template"], message: 'is given, but format is not "template"' });
   // in [defaults], evaluations are for adapters that have rows
-  const asked = { eval_every: adapter.eval_every, patience: all.patience, halving: all.halving };
-  for (const key of ["eval_every", "patience", "halving"] as const)
+  const asked = { eval_every: adapter.eval_every, patience: all.patience, halving: all.halving, metrics: all.metrics };
+  for (const key of ["eval_every", "patience", "halving", "metrics"] as const)
     if (asked[key] !== undefined && !heldOut(all.data))
       faults.push({ path: [...at, key], message: "needs held-out rows: give data.eval or data.split" });
   if (all.patience !== undefined && all.eval_every === undefined)
     faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
+  if (all.metrics?.best !== undefined && all.eval_every === undefined)
+    faults.push({ path: [...at, "metrics"], message: "best is the best of several evaluations: give eval_every" });
   if (all.halving !== undefined && adapter.halving?.group === undefined && sweep === undefined)
     faults.push({ path: [...at, "halving"], message: "compares the adapters of a sweep: give [adapter.sweep]" });
   checkOptimizer(adapter, defaults, at, faults);

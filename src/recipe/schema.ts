@@ -238,6 +238,18 @@ export const adapterEntries = {
   eval_every: about(whole(1, MANY), "steps between two evaluations on held-out rows"),
   patience: about(whole(1, MANY), "evaluations without a lower loss after which the adapter ends"),
   min_delta: about(notNegative, "by how much a loss has to be lower for patience", 0),
+  metrics: about(
+    v.strictObject(
+      {
+        command: v.pipe(v.array(text), v.minLength(1, "is empty, expected a program")),
+        best: v.exactOptional(text),
+        goal: v.exactOptional(oneOf("max", "min")),
+        seconds: v.exactOptional(positive()),
+      },
+      expected("{ command, best, goal, seconds }"),
+    ),
+    "a program that gets the adapter's folder at each evaluation and prints numbers as JSON; the best by one is saved",
+  ),
   halving: about(
     v.strictObject(
       {

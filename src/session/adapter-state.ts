@@ -9,6 +9,7 @@ import { type Row, sequencesOf } from "../schedule/pack.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { AdapterResult } from "./events.ts";
 import type { MiniBatch } from "./executor.ts";
+import { keepsBest } from "./own-metrics.ts";
 import type { References } from "./references.ts";
 import type { Source } from "./sources.ts";
 import { initialLifecycle, type Lifecycle, type LifecycleEvent, transition } from "./transition.ts";
@@ -165,9 +166,9 @@ function fingerprint({ train, eval: heldOut }: AdapterData): string {
   return hasher.digest("hex");
 }
 
-/** Whether the evaluation after this step counts for its patience. */
+/** Whether the evaluation after this step counts for its patience, or for which state is kept as its best. */
 export const isCounted = ({ plan: { recipe } }: Pick<AdapterState, "plan">, step: number): boolean =>
-  recipe.patience !== null && recipe.evalEvery !== null && step > 0 && step % recipe.evalEvery === 0;
+  keepsBest(recipe) && recipe.evalEvery !== null && step > 0 && step % recipe.evalEvery === 0;
 
 /** Whether this step is a rung of its sweep. */
 export const isRung = ({ plan: { recipe, steps } }: Pick<AdapterState, "plan">, step: number): boolean =>
@@ -183,4 +184,6 @@ export const isEvaluated = (adapter: Pick<AdapterState, "plan">, step: number): 
 
 /** Whether the adapter's next step waits for the evaluation after this one. */
 export const waitsForEvaluation = (adapter: Pick<AdapterState, "plan">, step: number): boolean =>
-  isCounted(adapter, step) || isRung(adapter, step);
+  isCounted(adapter, step) ||
+  isRung(adapter, step) ||
+  (step > 0 && adapter.plan.recipe.metrics !== null && isEvaluated(adapter, step)); // its program reads the adapter as it is

@@ -23,6 +23,8 @@ export type Evaluation = {
    */
   readonly exact: number;
   readonly rows: number;
+  /** Of a program of the recipe, by name. */
+  readonly metrics?: Readonly<Record<string, number>>;
 };
 
 export type EvaluationWork = {

@@ -13,7 +13,8 @@ const finite = v.pipe(v.number(), v.finite());
 const measured = v.nullable(finite);
 /** An adapter by its name and by its index among those of the plan. */
 const ofAdapter = { adapter: v.string(), index: count };
-const evaluation = { loss: measured, exact: count, rows: count };
+/** `metrics`: of a program of the recipe. */
+const evaluation = { loss: measured, exact: count, rows: count, metrics: v.exactOptional(v.record(v.string(), finite)) };
 
 /** Of preferences: the share of rows judged correctly, the mean margin of their rewards; of CIT also the mean contrast. */
 const preference = v.strictObject({ accuracy: finite, margin: measured, contrast: measured });

@@ -2,7 +2,7 @@
 // final place, read back and compared, and renamed: under its name there is a whole model or none.
 
 import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { parse } from "smol-toml";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { now } from "../base/clock.ts";
@@ -19,13 +19,14 @@ import { type BaseModelFiles, openBaseModel } from "../files/basemodel.ts";
 import { readModelConfig, readModelSpec } from "../files/config.ts";
 import { GENERATION, writeStopTokens } from "../files/generation.ts";
 import { jsonLike } from "../files/json.ts";
-import { filesOf, type Merge, type Shard, shardsOf, verifyMerged, writeIndex, writeShard } from "../files/merge.ts";
+import { filesOf, type Merge, type Shard, shardsOf, sharedBase, verifyAll, writeIndex, writeShards } from "../files/merge.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { type ModelPlace, modelPlace } from "../files/modelpath.ts";
 import { openPart, type Part } from "../files/part.ts";
 import type { SavedAdapter } from "../files/peft.ts";
 import { areTied } from "../files/pefttables.ts";
 import { unquantised } from "../files/quantised/config.ts";
+import { readRecord } from "../files/record.ts";
 import { useAllCores } from "../files/stored.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
 import { placesOfModel } from "../methods/placement.ts";
@@ -97,34 +98,104 @@ export function noticeHeld({ adapterFolder, baseFolder }: OpenMerge, print: Expo
  * Merges the adapter in `folder`. Throws a RequestError where that cannot be, a RunError where writing fails or
  * reads otherwise.
  */
-export function exportModel(folder: string, { base: named, output: to, dtype, mostBytes, print }: ExportOptions) {
+export function exportModel(folder: string, options: ExportOptions) {
+  const output = freeFolder(options.output, baseOf(resolve(folder), options.base, ASK));
+  using opened = openMerge(folder, options.base, options.print);
+  return mergeAll([{ opened, output }], options)[0]!;
+}
+
+/**
+ * Merges several adapters of one base model, each into a folder of its own name in `output`; the base is read once for all of
+ * them. Throws as `exportModel` does; then none of them is there.
+ */
+export function exportModels(folders: readonly string[], options: ExportOptions) {
+  const bases = folders.map((folder) => baseOf(resolve(folder), options.base, ASK));
+  const other = bases.findIndex((base) => base !== bases[0]);
+  if (other >= 0)
+    throw new RequestError(
+      "export.base",
+      `${folders[0]} is of ${bases[0]}, and ${folders[other]} of ${bases[other]}`,
+      "give --base the one that all of them are of",
+    );
+  const whole = freeFolder(options.output, bases[0]!);
+  const told = new Set<string>(); // what is worth knowing of the base, once
+  const print = (line: string) => {
+    if (!told.has(line)) options.print(line);
+    told.add(line);
+  };
+  const targets: { opened: OpenMerge; output: string }[] = [];
+  try {
+    for (const folder of folders)
+      targets.push({ opened: openMerge(folder, options.base, print), output: join(whole, basename(resolve(folder))) });
+    return mergeAll(targets, { ...options, print });
+  } finally {
+    for (const { opened } of targets) opened[Symbol.dispose]();
+  }
+}
+
+/** The folders of the adapters of a run that have ended and were saved; says which were not. Throws a RequestError. */
+export function adaptersOfRun(folder: string, print: ExportOptions["print"]): readonly string[] {
+  const run = resolve(folder);
+  const ended = [...readRecord(run).values()];
+  const saved = ended.filter(({ status, name }) => status !== "failed" && isFile(join(run, name, "adapter_config.json")));
+  const left = ended.filter((one) => !saved.includes(one)).map(({ name, status }) => `${name} (${status})`);
+  if (saved.length === 0)
+    throw new RequestError(
+      "export.run",
+      `${run} has no adapter that has ended`,
+      "name the output folder of a run, or one adapter",
+    );
+  if (left.length > 0) print(`notice: not exported, as there is nothing of them: ${left.join(", ")}`);
+  return saved.map(({ name }) => join(run, name));
+}
+
+type Target = { readonly opened: OpenMerge; readonly output: string };
+
+function mergeAll(targets: readonly Target[], { dtype, mostBytes, print }: ExportOptions) {
   const begun = now();
-  const output = freeFolder(to, baseOf(resolve(folder), named, ASK));
-  using opened = openMerge(folder, named, print);
-  const { adapterFolder, baseFolder, own, base, adapter, spec } = opened;
-  const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
-  const shards = shardsOf(merge, mostBytes);
-  noticeHeld(opened, print);
+  const { baseFolder, own } = targets[0]!.opened;
+  const base = sharedBase(targets[0]!.opened.base);
+  const models = targets.map(({ opened, output }) => {
+    const { spec, adapter } = opened;
+    const merge: Merge = { spec, base, adapter, dtype: DTYPES[dtype].ours };
+    noticeHeld(opened, print);
+    return { opened, output, merge, shards: shardsOf(merge, mostBytes) };
+  });
   useAllCores();
   const place = placeOfTexts(baseFolder);
   const copied = copiedFrom(place);
-  const part = partOf(output, [...copied, "config.json", GENERATION, ...filesOf(shards)]);
+  const parts: Part[] = [];
+  let at = models[0]!.output;
   try {
-    copyBeside(place.folder, part.path, copied);
-    writeConfig(baseFolder, part.path, spec, own.tiedEmbeddings, DTYPES[dtype].theirs);
-    addStops(baseFolder, part.path, print);
-    writeWeights(part.path, shards, merge, print);
-    const started = now();
-    verifyMerged(part.path, shards, merge);
-    print(`verified: all tensors read as they were computed, ${duration((now() - started) / 1000)}`);
-    part.finish();
+    for (const { output, shards, merge } of models) {
+      at = output;
+      const part = partOf(output, [...copied, "config.json", GENERATION, ...filesOf(shards)]);
+      parts.push(part);
+      copyBeside(place.folder, part.path, copied);
+      writeConfig(baseFolder, part.path, merge.spec, own.tiedEmbeddings, DTYPES[dtype].theirs);
+      addStops(baseFolder, part.path, print);
+    }
+    const written = models.map((model, i) => ({ ...model, folder: parts[i]!.path }));
+    // an adapter may give its model a head of its own, and with it other files
+    for (const same of Map.groupBy(written, ({ shards }) => layoutOf(shards)).values()) {
+      writeWeights(same, print);
+      const started = now();
+      verifyAll(same);
+      print(`verified: all tensors read as they were computed, ${duration((now() - started) / 1000)}`);
+    }
+    for (const part of parts) part.finish();
   } catch (error) {
-    part.discard();
-    throw error instanceof MloraError ? error : writeError(output, error);
+    for (const part of parts) part.discard();
+    throw error instanceof MloraError ? error : writeError(at, error);
   }
-  const facts = factsOf(merge, shards, (now() - begun) / 1000);
-  return { adapter: adapterFolder, base: baseFolder, output, dtype, ...facts };
+  return models.map(({ opened: { adapterFolder }, output, merge, shards }) => {
+    const facts = factsOf(merge, shards, (now() - begun) / 1000);
+    return { adapter: adapterFolder, base: baseFolder, output, dtype, ...facts };
+  });
 }
+
+const layoutOf = (shards: readonly Shard[]): string =>
+  JSON.stringify(shards.map(({ file, tensors }) => [file, tensors.map(({ stored, shape }) => [stored, shape])]));
 
 function factsOf({ spec, adapter }: Merge, shards: readonly Shard[], seconds: number) {
   const tensors = shards.flatMap((shard) => shard.tensors);
@@ -261,12 +332,17 @@ function addStops(base: string, part: string, print: ExportOptions["print"]): vo
   if (added.length > 0) print(`generation_config.json: answers end with ${added.map(names).join(", ")}; added to eos_token_id`);
 }
 
-function writeWeights(part: string, shards: readonly Shard[], merge: Merge, print: ExportOptions["print"]): void {
+type Written = { readonly folder: string; readonly merge: Merge; readonly shards: readonly Shard[] };
+
+/** The files of models of the same tensors. */
+function writeWeights(models: readonly Written[], print: ExportOptions["print"]): void {
+  const [{ shards }] = models as readonly [Written];
   for (const [i, shard] of shards.entries()) {
     const started = now();
-    writeShard(part, shard, merge);
+    writeShards(models.map(({ folder, merge, shards }) => ({ folder, merge, shard: shards[i]! })));
     const size = `${count(shard.tensors.length)} ${shard.tensors.length === 1 ? "tensor" : "tensors"}, ${formatBytes(shard.bytes)}`;
-    print(`wrote file ${i + 1} of ${shards.length}: ${size}, ${duration((now() - started) / 1000)}`);
+    const of = models.length === 1 ? "" : ` of each of ${models.length} models`;
+    print(`wrote file ${i + 1} of ${shards.length}${of}: ${size}, ${duration((now() - started) / 1000)}`);
   }
-  writeIndex(part, shards);
+  for (const { folder, shards } of models) writeIndex(folder, shards);
 }

@@ -13,6 +13,7 @@ import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 import { type AdapterResult, adapterRef, endedEvent, finiteOrNull, type Listener, noticeEvent } from "./events.ts";
 import { exportAdapter, exportBlocks, startExports } from "./export.ts";
+import { keepsBest, runMetrics, scoreOf, temporaryFolder } from "./own-metrics.ts";
 import type { AdapterScheduler } from "./scheduler.ts";
 import { readParams, writeState } from "./slot.ts";
 
@@ -50,7 +51,9 @@ export class Finisher implements AsyncDisposable {
     const { batchSize, objective } = adapter.plan.recipe;
     const references = adapter.references?.eval ?? null;
     const { sent, result } = evaluate(bus, plan, { slot: adapter.slot!, samples: heldOut, batchSize, objective, references });
-    const reported = result.then((found) => {
+    const reported = result.then(async (measured) => {
+      const own = await this.#ownMetrics(adapter, step);
+      const found = own ? { ...measured, metrics: own } : measured;
       adapter.latest = found;
       const loss = finiteOrNull(found.loss);
       const event = { ...found, loss, isPreference: isPreference(objective) };
@@ -59,6 +62,24 @@ export class Finisher implements AsyncDisposable {
     });
     reported.catch(() => undefined); // it may fail before the caller awaits it
     return { sent, result: reported };
+  }
+
+  /** What the recipe's program says of the adapter as it is; null where it has none, or where that says nothing. */
+  async #ownMetrics(adapter: AdapterState, step: number): Promise<Readonly<Record<string, number>> | null> {
+    const { plan, bus, stop } = this.options;
+    const { plan: of, slot } = adapter;
+    const { metrics } = of.recipe;
+    if (metrics === null || slot === null) return null;
+    using folder = temporaryFolder();
+    try {
+      const at = join(folder.path, of.name);
+      await exportBlocks(plan, of, () => readParams({ bus, slot }), at, this.#exports);
+      return await runMetrics(metrics, at, { adapter: of.name, step, model: plan.recipe.model.path }, stop);
+    } catch (error) {
+      if (!(error instanceof MloraError)) throw error;
+      if (!stop.aborted) this.#notice(adapter, `its own metrics at step ${step} are missing: ${textOf(error)}`);
+      return null;
+    }
   }
 
   /** The last evaluation, the export and the result. An adapter that failed is not exported: its numbers are unusable. */
@@ -115,11 +136,12 @@ export class Finisher implements AsyncDisposable {
   /** The held-out loss of what is exported: with patience that is the best state, which is written back into the slot. */
   async #lastEvaluation(adapter: AdapterState): Promise<Evaluation | null> {
     const { plan, bus } = this.options;
-    const { patience, minDelta } = adapter.plan.recipe;
+    const { recipe } = adapter.plan;
     let last = adapter.best?.judged === adapter.steps ? adapter.latest : await this.evaluation(adapter).result;
-    if (patience === null || last === null) return last;
-    adapter.best = updateBest(adapter.best, last.loss, adapter.steps, minDelta);
-    if (adapter.best.step === adapter.steps) return last;
+    if (!keepsBest(recipe) || last === null) return last;
+    const score = scoreOf(recipe, last);
+    if (score !== null) adapter.best = updateBest(adapter.best, score, adapter.steps, recipe.minDelta);
+    if (adapter.best === null || adapter.best.step === adapter.steps) return last;
     const best = this.options.store.load(plan, adapter.plan, (text) => this.#notice(adapter, text), "best");
     if (!best) return last;
     await writeState(bus, adapter.slot!, best.blocks);

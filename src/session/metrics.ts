@@ -22,7 +22,13 @@ function valuesOf(event: SessionEvent): object | null {
     case "step":
       return stepValues(event);
     case "evaluation":
-      return { step: event.step, loss: event.loss, exact: event.exact, rows: event.rows };
+      return {
+        step: event.step,
+        loss: event.loss,
+        exact: event.exact,
+        rows: event.rows,
+        ...(event.metrics ? { metrics: event.metrics } : {}),
+      };
     case "saved":
       return { step: event.step, folder: event.folder };
     case "failed":

@@ -2,7 +2,6 @@
 // notice.
 
 import { basename } from "node:path";
-import { sleep } from "../base/clock.ts";
 import { environment } from "../base/env.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
@@ -112,7 +111,12 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
 
 async function runProgram(path: string, args: readonly string[], input: string): Promise<void> {
   await using child = startProgram(path, args, { name: basename(path), input });
-  const ending = await Promise.race([child.ended, sleep(MOST_MS)]);
-  if (ending === undefined) throw new Error(`${path} was still running after ${MOST_MS / 1000} s`);
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    child.kill();
+  }, MOST_MS);
+  const ending = await child.ended.finally(() => clearTimeout(timer));
+  if (late) throw new Error(`${path} was still running after ${MOST_MS / 1000} s`);
   if (ending.code !== 0) throw new Error(`${path} ${describeEnding(ending)}`);
 }

@@ -32,6 +32,7 @@ import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevi
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
 import { openFiles, openModel } from "../sources/open.ts";
+import { tokenCache } from "../sources/tokens.ts";
 import { frozenOf } from "./adapters.ts";
 import { countTargets } from "./batches.ts";
 import { mixNotices } from "./mix-notices.ts";
@@ -123,12 +124,20 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
   for (const adapter of recipe.adapters) checkInitialAdapter(adapter, spec, recipe.model.path);
   const references = recipe.adapters.map((adapter) => referenceAdapter(adapter, spec, recipe.model.path)); // before the data
   const opened: string[] = [];
+  const cache = tokenCache();
   const files = await openFiles(dataNames(recipe.adapters), {
+    isHashed: cache !== null,
     signal: reading.signal,
     notice: (text) => opened.push(text),
     progress: (fetching, bytes) => reading.progress?.({ rows: 0, bytes, totalBytes: 0, fetching }),
   });
-  const read = await readData(recipe.adapters, { model: folder, vocab: spec.vocab, files, ...reading });
+  const read = await readData(recipe.adapters, {
+    model: folder,
+    vocab: spec.vocab,
+    files,
+    ...(cache ? { cache } : {}),
+    ...reading,
+  });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
   const told = [

@@ -26,7 +26,12 @@ export function scalarsOf(event: SessionEvent, stepsPerEpoch: (index: number) =>
   if (event.type !== "evaluation") return null;
   const { adapter, step, loss, exact, rows, isPreference } = event;
   const right = isPreference ? "eval/rewards/accuracies" : "eval/exact_match";
-  return { adapter, step, scalars: finiteOf({ "eval/loss": loss, [right]: rows > 0 ? exact / rows : null }) };
+  const own = Object.entries(event.metrics ?? {}).map(([name, value]) => [`eval/${name}`, value]);
+  return {
+    adapter,
+    step,
+    scalars: finiteOf({ "eval/loss": loss, [right]: rows > 0 ? exact / rows : null, ...Object.fromEntries(own) }),
+  };
 }
 
 /** Of CIT, which TRL has not, as in metrics.jsonl. */

@@ -22,6 +22,7 @@ import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionE
 import type { ForkRequest } from "./late-requests.ts";
 import { type LiveSpan, LiveSpans } from "./live-spans.ts";
 import { type Notifier, notifierOf } from "./notify.ts";
+import { checkMetrics } from "./own-metrics.ts";
 import { localDevices, planOn, readRequest, specFor, withLocalModel } from "./prepare.ts";
 import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
@@ -61,6 +62,7 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   const { resume = false, isReachable = true, signal, onEvent } = options;
   const remoteStages = remoteStagesOf(options.remoteStages ?? {}, asked);
   const notifier = notifierOf(asked);
+  checkMetrics(asked);
   const stream = new EventStream([onEvent, notifier?.listener].filter((listener) => listener !== undefined));
   const { emit } = stream;
   const stop = new AbortController();

@@ -39,6 +39,7 @@ import { Finisher } from "./finish.ts";
 import { decideRungs } from "./halving.ts";
 import type { LiveSpans } from "./live-spans.ts";
 import { Steps } from "./optimizer-steps.ts";
+import { scoreOf } from "./own-metrics.ts";
 import { AdapterScheduler } from "./scheduler.ts";
 import { needsSum } from "./shared-rows.ts";
 import { readState } from "./slot.ts";
@@ -362,11 +363,11 @@ export class Training {
   /** An evaluation decides whether the adapter trains further: until then it makes no step. */
   async #evaluate(adapter: AdapterState): Promise<void> {
     const { patience, minDelta } = adapter.plan.recipe;
-    const { loss } = (await this.#finisher.evaluation(adapter).result)!;
-    if (isCounted(adapter, adapter.steps)) {
-      adapter.best = updateBest(adapter.best, loss, adapter.steps, minDelta);
+    const score = scoreOf(adapter.plan.recipe, (await this.#finisher.evaluation(adapter).result)!);
+    if (score !== null && isCounted(adapter, adapter.steps)) {
+      adapter.best = updateBest(adapter.best, score, adapter.steps, minDelta);
       if (adapter.best.step === adapter.steps) await this.#saveBest(adapter);
-      if (adapter.best.since >= patience!)
+      if (patience !== null && adapter.best.since >= patience)
         return this.#end(adapter, "early", `no better than at step ${adapter.best.step} since`);
     }
     this.#scheduler.join(adapter, isRung(adapter, adapter.steps) ? "rungReached" : "joined");

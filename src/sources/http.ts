@@ -12,7 +12,11 @@ const HEAD_MS = 30_000;
 const PASSING = [408, 425, 429, 500, 502, 503, 504];
 
 export type Ask = {
-  readonly method?: "GET" | "HEAD";
+  readonly method?: "GET" | "HEAD" | "POST" | "PUT";
+  /** What is sent; a request with one may be sent again. */
+  readonly body?: string | Blob;
+  /** Until the head of an answer is there, in ms. Default: 30 s. */
+  readonly headMs?: number;
   readonly headers?: Readonly<Record<string, string>>;
   /** A header for the host of the first address alone. */
   readonly token?: string | null;
@@ -44,18 +48,15 @@ export async function ask(url: string, options: Ask = {}): Promise<{ readonly re
   );
 }
 
-async function followed(from: string, { method = "GET", headers = {}, token, away = true, signal }: Ask) {
+async function followed(from: string, options: Ask) {
+  const { method = "GET", headers = {}, token, away = true, signal, body, headMs = HEAD_MS } = options;
   let url = new URL(from);
   const { origin } = url;
   for (let redirects = 0; redirects <= MOST_REDIRECTS; redirects++) {
     const own = token && url.origin === origin ? { authorization: `Bearer ${token}` } : {};
-    const late = AbortSignal.timeout(HEAD_MS);
-    const response = await fetchHead(
-      url,
-      { method, headers: { "accept-encoding": "identity", ...headers, ...own } },
-      late,
-      signal,
-    );
+    const late = AbortSignal.timeout(headMs);
+    const sent = { "accept-encoding": "identity", ...headers, ...own };
+    const response = await fetchHead(url, { method, headers: sent, ...(body === undefined ? {} : { body }) }, late, signal);
     const location = response.headers.get("location");
     if (!REDIRECTS.includes(response.status) || location === null) return { response, url: url.href };
     const next = new URL(location, url);
@@ -73,7 +74,7 @@ const REDIRECTS = [301, 302, 303, 307, 308];
 /** The limit of time holds for the head alone: a body may take hours. */
 async function fetchHead(url: URL, init: RequestInit, late: AbortSignal, signal: AbortSignal | undefined): Promise<Response> {
   const stop = new AbortController();
-  const end = () => stop.abort(late.aborted ? new Error(`no answer in ${HEAD_MS / 1000} s`) : signal?.reason);
+  const end = () => stop.abort(late.aborted ? new Error("no answer in time") : signal?.reason);
   late.addEventListener("abort", end, { once: true });
   signal?.addEventListener("abort", end, { once: true });
   const response = await fetch(url, { ...init, redirect: "manual", decompress: false, signal: stop.signal });

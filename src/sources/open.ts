@@ -2,6 +2,7 @@
 
 import { isAddress, isHub } from "../base/source-name.ts";
 import { checkDataFile, type DataFile, type FilesOf } from "../data/data-file.ts";
+import { fileFingerprint } from "../files/fingerprint.ts";
 import { addressed } from "./address.ts";
 import { expanded } from "./expand.ts";
 import { hubFiles, hubModel } from "./hub/open.ts";
@@ -17,7 +18,10 @@ export type Opening = {
   readonly progress?: ((name: string, bytes: number) => void) | undefined;
 };
 
-export type OpeningOptions = Partial<Opening>;
+export type OpeningOptions = Partial<Opening> & {
+  /** Whether the files' bytes are named by their hash. */
+  readonly isHashed?: boolean;
+};
 
 /** The files that each name stands for, expanded. Throws RequestErrors and RunErrors that say which name. */
 export async function openFiles(names: readonly string[], options: OpeningOptions = {}): Promise<FilesOf> {
@@ -28,7 +32,8 @@ export async function openFiles(names: readonly string[], options: OpeningOption
     const ready: DataFile[] = [];
     for (const file of found) {
       checkDataFile(file);
-      ready.push(await expanded(file, opening.signal));
+      const hash = options.isHashed === true ? { hash: fileFingerprint(file.path) } : {};
+      ready.push({ ...(await expanded(file, opening.signal)), ...hash });
     }
     files.set(name, ready);
   }

@@ -11,7 +11,7 @@ import { tensorShapes } from "../../src/families/tensors.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
-import { type Merge, shardsOf, verifyMerged, writeShard } from "../../src/files/merge.ts";
+import { type Merge, shardsOf, sharedBase, verifyMerged, writeShards } from "../../src/files/merge.ts";
 import { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
 import type { LinearFactor } from "../../src/methods/layout.ts";
@@ -220,7 +220,7 @@ targets = ["q_proj", "down_proj"]
     const shards = shardsOf(merge, 1e9);
     const folder = at("damaged");
     mkdirSync(folder);
-    writeShard(folder, shards[0]!, merge);
+    writeShards([{ folder, shard: shards[0]!, merge }]);
     verifyMerged(folder, shards, merge);
     const path = join(folder, "model.safetensors");
     const bytes = readFileSync(path);
@@ -306,4 +306,48 @@ test("killed while it writes, it leaves nothing under the final name; the next o
   expect({ code, err }).toEqual({ code: 0, err: expect.not.stringContaining("error") });
   expect(partsOf(output)).toEqual([]);
   expect(tensorsOf(output, of).size).toBe(tensorShapes(of).size);
+}, 60_000);
+
+test("--all merges every adapter of a run that has ended, to the bytes of each alone, and reads the base once", async () => {
+  const run = at("run");
+  mkdirSync(run);
+  const names = ["one", "two", "dora"];
+  for (const name of names) {
+    writeAdapter(`run-${name}`, name === "dora" ? { method: "dora" } : name === "two" ? { targets: ["q_proj"], rank: 5 } : {});
+    cpSync(at(`run-${name}`), join(run, name), { recursive: true });
+  }
+  const outcome = (name: string, status: string) => ({
+    ...{ name, status, message: null, steps: 1, tokens: 1, seconds: 1, before: null, after: null, firstLoss: 1, lastLoss: 1 },
+    ...{ folder: join(run, name), made: { settings: "", data: "", model: "" } },
+  });
+  const ended = Object.fromEntries([...names.map((name) => [name, outcome(name, "done")]), ["bad", outcome("bad", "failed")]]);
+  writeFileSync(join(run, "run.json"), JSON.stringify({ format: 1, adapters: ended }));
+  const all = await place.mlora("export", run, "--all", "--output", at("all"), "--json");
+  expect([all.code, all.err]).toEqual([0, expect.stringContaining("bad (failed)")]);
+  expect(JSON.parse(all.out).length).toBe(3);
+  expect(readdirSync(at("all")).sort()).toEqual(names.toSorted());
+  for (const name of names) {
+    expect((await place.mlora("export", join(run, name), "--output", at(`alone-${name}`))).code).toBe(0);
+    for (const file of readdirSync(at(`alone-${name}`)))
+      expect(readFileSync(join(at("all"), name, file)).equals(readFileSync(join(at(`alone-${name}`), file))), file).toBe(true);
+  }
+  using base = openBaseModel(place.model, spec);
+  const reads: string[] = [];
+  const counted = sharedBase({
+    ...base,
+    read: (name, into, from, as) => {
+      reads.push(`${name} ${from}`);
+      base.read(name, into, from, as);
+    },
+  });
+  const files = ["one", "two"].map((name) => {
+    const merge: Merge = { spec, base: counted, adapter: readPeftAdapter(join(run, name), spec), dtype: "f32" };
+    return { folder: at(`shared-${name}`), shard: shardsOf(merge, 1e9)[0]!, merge };
+  });
+  writeShards(files);
+  expect(new Set(reads).size).toBe(reads.length);
+  const gguf = await place.mlora("export", run, "--all", "--output", at("ggufs"), "--gguf", "adapter");
+  expect([gguf.code, gguf.err]).toEqual([2, expect.stringContaining("is a dora")]);
+  expect((await place.mlora("export", run, "--all", "--output", at("ggufs2"), "--gguf", "q8_0")).code).toBe(0);
+  expect(readdirSync(at("ggufs2")).sort()).toEqual(names.map((name) => `${name}.gguf`).sort());
 }, 60_000);

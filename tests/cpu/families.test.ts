@@ -9,7 +9,7 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import { weightsOf } from "../../src/engine/weight-source.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
-import { type Merge, shardsOf, verifyMerged, writeShard } from "../../src/files/merge.ts";
+import { type Merge, shardsOf, verifyMerged, writeShards } from "../../src/files/merge.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "../../src/files/safetensors.ts";
@@ -73,7 +73,7 @@ describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_,
     using base = openBaseModel(golden.model, spec);
     const merge: Merge = { spec, base, adapter: savedAll(golden).saved, dtype: "f32" };
     const shards = shardsOf(merge, 1e9);
-    writeShard(merged, shards[0]!, merge);
+    writeShards([{ folder: merged, shard: shards[0]!, merge }]);
     verifyMerged(merged, shards, merge);
     using before = openSafetensors(join(golden.model, "model.safetensors"));
     using after = openSafetensors(join(merged, "model.safetensors"));

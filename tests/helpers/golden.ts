@@ -218,6 +218,7 @@ export function recipeOf(
     name: adapter.name,
     train: [],
     eval: [],
+    metrics: null,
     evalSplit: 0,
     mostRows: null,
     mix: null,
