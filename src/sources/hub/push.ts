@@ -156,7 +156,7 @@ async function checked(push: Push, url: string, what: object, token: string | nu
 }
 
 const request = async ({ hub }: Push, path: string, options: Ask): Promise<Response> =>
-  (await ask(`${hub.endpoint}${path}`, { method: "POST", token: hub.token, ...options })).response;
+  (await ask(`${hub.endpoint}${path}`, { method: "POST", token: hub.token, away: false, ...options })).response;
 
 async function send<T>(
   push: Push,
