@@ -119,7 +119,7 @@ EXPERTS = {name: name for name in ("mlp.experts.gate_up_proj", "mlp.experts.down
 DELTA_HEADS = dict(linear_num_key_heads=4, linear_num_value_heads=8, linear_key_head_dim=8, linear_value_head_dim=12)
 DELTA_VALUES = {"linear_attn.norm.weight": (1.0, 0.5), "A_log": (-3.0, 2.0), "dt_bias": (0.0, 1.0)}
 HYBRID = SMALL | DELTA_HEADS | dict(head_dim=16, num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"], max_position_embeddings=256)
-HYBRID_EXPERTS = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, shared_expert_intermediate_size=20)
+HYBRID_EXPERTS = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, shared_expert_intermediate_size=16)
 PARTIAL_ROPE = dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5)
 SHARED = {path: path for path in ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj")}
 DELTA_LINEARS = {name: f"linear_attn.{name}" for name in ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]}
