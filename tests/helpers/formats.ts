@@ -80,7 +80,7 @@ export async function lossOf(path: string, { ids }: FormatCase, kind: "cpu" | "c
   const device = { ...chooseDevice(kind, "auto"), host: "" };
   const { spec, exact } = readModelFacts(path, readModelSpec(path));
   const recipe = goldenRecipe(loadGolden("qwen2"));
-  const adapter = { ...recipe.adapters[0]!, initialAdapter: null };
+  const adapter = { ...recipe.adapters[0]!, initialAdapter: null, targets: ["o_proj"] as const }; // which all families have
   const model = { path, precision: "auto" as const };
   const all = { ...recipe, model, run: { ...recipe.run, stages }, adapters: [adapter] };
   const row = { length: ids.length, longest: ids.length, targets: ids.length - 1 };
