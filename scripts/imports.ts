@@ -94,7 +94,11 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   { what: "dlopen", effect: /\b(dlopen|linkSymbols)\(/g, doors: ["ffi/open.ts"] },
   { what: "the end of the process", effect: /\bprocess\.(exit|exitCode|abort|reallyExit)\b/g, doors: ["src/main.ts"] },
   { what: "the environment", effect: /\b(process|Bun|import\.meta)\.env\b/g, doors: ["src/base/env.ts"] },
-  { what: "requests over HTTP", effect: /\b(await|return) fetch\(/g, doors: ["src/sources/http.ts", "src/web/page/server.ts"] },
+  {
+    what: "requests over HTTP",
+    effect: /\b(await|return) fetch\(/g,
+    doors: ["src/cli/server-client.ts", "src/sources/http.ts", "src/web/page/server.ts"],
+  },
   { what: "other programs", effect: /\bBun\.(spawn|spawnSync|\$)|\bprocess\.execve\b/g, doors: ["src/cluster/spawn.ts"] },
   {
     what: "threads",

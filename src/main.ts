@@ -13,10 +13,12 @@ import { COMMAND_NAMES, type CommandName, factsOf, REPEATED } from "./cli/comman
 import type { DataFlags } from "./cli/data.ts";
 import type { ExportFlags } from "./cli/export.ts";
 import type { GenerateFlags } from "./cli/generate.ts";
+import type { JobsFlags } from "./cli/jobs.ts";
 import type { PlanFlags } from "./cli/plan.ts";
 import type { PushFlags } from "./cli/push.ts";
 import type { RunFlags } from "./cli/run.ts";
 import type { StageFlags } from "./cli/stage.ts";
+import type { SubmitFlags } from "./cli/submit.ts";
 import type { Overrides } from "./recipe/recipe.ts";
 import { nearest } from "./recipe/suggest.ts";
 import type { ServeFlags } from "./serve/config.ts";
@@ -58,6 +60,9 @@ const ACTIONS: Readonly<Record<CommandName, Action>> = {
     (await import("./cli/push.ts")).push(`${adapter}`, `${repo}`, flags),
   generate: async (_, base: unknown, flags: GenerateFlags) =>
     (await import("./cli/generate.ts")).generate(base === undefined ? undefined : `${base}`, flags),
+  submit: async (_, recipe: unknown, flags: SubmitFlags) => (await import("./cli/submit.ts")).submit(`${recipe}`, flags),
+  jobs: async (_, action: string | undefined, job: unknown, flags: JobsFlags) =>
+    (await import("./cli/jobs.ts")).jobs(action, job === undefined ? undefined : `${job}`, flags),
   serve: async (_, model: unknown, flags: ServeFlags) => (await import("./cli/serve.ts")).serve(`${model}`, flags),
   doctor: async (_, flags: { json?: boolean }) => (await import("./cli/doctor.ts")).doctor(flags),
   bench: async (_, flags: BenchFlags) => (await import("./cli/bench.ts")).bench(flags),
@@ -99,7 +104,7 @@ const TEXT = /<(folder|file|text|id)>/;
 /** Gives flags that are texts back as they were typed, where cac has made numbers of them. */
 function restoreTexts({ options, matchedCommand }: CAC, args: readonly string[]): void {
   for (const { name, rawName } of matchedCommand?.options ?? []) {
-    const [value, flag] = [options[name], `--${name}`];
+    const [value, flag] = [options[name], /--[\w-]+/.exec(rawName)?.[0] ?? `--${name}`]; // cac's name is in camel case
     if (!TEXT.test(rawName) || value === undefined || typeof value === "boolean") continue; // a missing one is reported later
     const typed = args.flatMap((arg, i) =>
       arg === flag ? [args[i + 1] ?? ""] : arg.startsWith(`${flag}=`) ? [arg.slice(flag.length + 1)] : [],

@@ -21,6 +21,7 @@ export const VARIABLES = {
   MLORA_NATS_CERT:
     "the file with our own certificate: of the server that --listen starts, or where that of --nats asks for one",
   MLORA_NATS_KEY: "the file with the key of MLORA_NATS_CERT",
+  MLORA_SERVER_KEY: "the key for --server, without --key-file",
   MLORA_NOTIFY_URL: "where notifications go, in place of notify.url of a recipe, which is copied into the run's folder",
   NO_COLOR: "set: drawings in the terminal have no colours (no-color.org); goes before FORCE_COLOR",
   FORCE_COLOR: "set, and not 0: they have, also where the output is no terminal",

@@ -17,6 +17,11 @@ export type CommandFacts = {
 const JSON_FLAG: Flag = ["--json", "For machines"];
 const LINK: Flag = ["--link <link>", "auto, ipc, nccl, shm or nats: how activations go between stages"];
 const HELD: Flag = ["--precision <precision>", "How the base is held: auto, bf16, fp32, int8, nf4 or fp8"];
+const SERVER: readonly Flag[] = [
+  ["--server <url>", "The address of mlora serve, as it prints it"],
+  ["--key-file <file>", "A file with the key alone, which no other user may read (default: MLORA_SERVER_KEY)"],
+  ["--insecure", "Send the key in clear text to another machine"],
+];
 /** What overrides a recipe. */
 const OVERRIDES: readonly Flag[] = [
   ["--output <folder>", "Where results go, instead of the recipe's run.output"],
@@ -226,6 +231,23 @@ export const COMMANDS = {
       ["--insecure", "Let other machines in without a certificate"],
     ],
     examples: [["mlora serve models/SmolLM2-135M-Instruct", "At http://127.0.0.1:8000/v1; prints a key at its first start"]],
+  },
+  submit: {
+    usage: "submit <recipe>",
+    purpose: "Have a server train the adapters of a recipe, a job each, to the bytes of mlora run",
+    flags: [...SERVER, ["--watch", "Print what happens until all have ended"]],
+    examples: [
+      ["mlora submit recipe.toml --server http://127.0.0.1:8000 --key-file key --watch", "Send rows and recipe, and wait"],
+    ],
+  },
+  jobs: {
+    usage: "jobs [action] [job]",
+    purpose: "List a server's jobs, or watch, pause, resume or cancel one, or fetch its adapter",
+    flags: [...SERVER, ["--output <folder>", "With fetch: where the adapter goes (default: a folder of its name)"], JSON_FLAG],
+    examples: [
+      ["mlora jobs --server http://127.0.0.1:8000 --key-file key", "List them"],
+      ["mlora jobs fetch tickets --server http://127.0.0.1:8000 --key-file key", "The adapter of a job that has succeeded"],
+    ],
   },
   doctor: {
     usage: "doctor",

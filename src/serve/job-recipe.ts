@@ -6,6 +6,7 @@ import { parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import type { ServeConfig } from "./config.ts";
 import { badRequest } from "./errors.ts";
+import type { RecipeAsked } from "./job-store.ts";
 
 type Auto = number | "auto" | undefined;
 export type Hyperparameters = {
@@ -53,6 +54,16 @@ const ALPHA = 32;
 /** Regular expressions of module paths. */
 const [ATTENTION, MLP] = [String.raw`.*attn\.[a-z_]+`, String.raw`.*\.mlp\..*`];
 
+/** Keys of a recipe that a client may set: none of them has the server read a file or start a program. */
+const SERVED: readonly string[] = [
+  ...["data", "format", "columns", "template", "chat_template", "chat_template_kwargs", "thoughts", "system", "train_on"],
+  ...["objective", "method", "rank", "dropout", "alpha", "rslora", "init", "rank_pattern", "alpha_pattern", "experts"],
+  ...["lora_plus_ratio", "trainable_tokens", "projection_seed", "d_initial", "targets", "exclude", "layers"],
+  ...["optimizer", "learning_rate", "betas", "eps", "momentum", "nesterov", "weight_decay", "max_grad_norm"],
+  ...["scheduler", "warmup", "min_lr_ratio", "epochs", "steps", "batch_size", "accumulation", "max_length", "overlong"],
+  ...["shuffle", "seed", "min_delta", "priority"],
+];
+
 export const TRAINING = "training.jsonl";
 export const VALIDATION = "validation.jsonl";
 
@@ -81,6 +92,38 @@ export class RecipeMaker {
     };
     this.#parse(job.folder, table);
     return this.#text(job.folder, table);
+  }
+
+  /**
+   * A recipe's adapter as a job's: nothing of the config's [adapter] is added. Throws a RequestError, `recipe.invalid`, and
+   * ApiErrors for what a job cannot have, or may not read.
+   */
+  ofRecipe(id: string, folder: string, { adapter, train, eval: held }: RecipeAsked): string {
+    for (const key of Object.keys(adapter))
+      if (!SERVED.includes(key)) throw badRequest(`'${key}' is not served: jobs have none.`, `adapter.${key}`);
+    if (typeof adapter["chat_template"] === "string")
+      throw badRequest(
+        "'chat_template' is a file, expected true or false: the server reads no other files.",
+        "adapter.chat_template",
+      );
+    const { split, ...others } = (adapter["data"] ?? {}) as Record<string, unknown>;
+    const [unserved] = Object.keys(others);
+    if (unserved !== undefined) throw badRequest(`'data.${unserved}' is not served.`, "adapter.data");
+    const data = {
+      train: train.map(({ name }) => name),
+      ...(held.length > 0 ? { eval: held.map(({ name }) => name) } : {}),
+      ...(split === undefined ? {} : { split }),
+    };
+    const text = this.#text(folder, { ...adapter, name: id, data }, {});
+    const [of] = parseRecipe(text, join(folder, "recipe.toml")).adapters;
+    if (Object.values(of!.objective).some((value) => typeof value === "object"))
+      throw badRequest("'objective' names a folder or a program, which the server does not read.", "adapter.objective");
+    return text;
+  }
+
+  /** What a text of these is. */
+  parsed(text: string): Recipe {
+    return parseRecipe(text, join(this.config.folder, "recipe.toml"));
   }
 
   /** An adapter that is read from a folder, to be asked. */

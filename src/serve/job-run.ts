@@ -14,7 +14,7 @@ import { savedTable } from "../session/saved-adapter.ts";
 import { apiErrorOf } from "./errors.ts";
 import type { Files } from "./files.ts";
 import { type RecipeMaker, TRAINING, VALIDATION } from "./job-recipe.ts";
-import type { JobRow, JobStore, Metrics } from "./job-store.ts";
+import type { Asked, JobRow, JobStore, Metrics } from "./job-store.ts";
 import type { Models } from "./models.ts";
 import { methodOf } from "./openai/methods.ts";
 import { checkTrainingFile } from "./openai/training-file.ts";
@@ -70,6 +70,8 @@ export class JobRun {
     const { files, models } = this.options;
     const parent = models.find(tenant, asked.model);
     mkdirSync(this.folder, { recursive: true });
+    for (const { id, name } of recipeFiles(asked)) files.link(files.find(tenant, id, "train").id, join(this.folder, name));
+    if (asked.recipe) return;
     if (parent) cpSync(parent.folder, join(this.folder, PARENT), { recursive: true });
     files.link(files.find(tenant, asked.training_file, "training_file").id, join(this.folder, TRAINING));
     if (asked.validation_file !== null)
@@ -79,15 +81,21 @@ export class JobRun {
   /** Reads and checks its files and its recipe. Throws ApiErrors and RequestErrors; `param` of these says which file. */
   async prepare(): Promise<void> {
     const { asked } = this.job;
+    if (asked.recipe) this.#say("Reading the rows of the recipe", "validating");
+    else await this.#checkFiles();
+    const text = this.#recipeText();
+    await this.#read(text);
+    writeFileAtomic(join(this.folder, RECIPE), text);
+  }
+
+  async #checkFiles(): Promise<void> {
+    const { asked } = this.job;
     this.#say(`Validating training file: ${asked.training_file}`, "validating");
     await checkTrainingFile(join(this.folder, TRAINING), asked.method, this.options.rows, "training_file");
     if (asked.validation_file !== null) {
       this.#say(`Validating validation file: ${asked.validation_file}`, "validating too");
       await checkTrainingFile(join(this.folder, VALIDATION), asked.method, 1, "validation_file");
     }
-    const text = this.#recipeText();
-    await this.#read(text);
-    writeFileAtomic(join(this.folder, RECIPE), text);
   }
 
   /** Its files have been checked. */
@@ -98,6 +106,7 @@ export class JobRun {
   #recipeText(): string {
     const { asked, id } = this.job;
     const parent = join(this.folder, PARENT);
+    if (asked.recipe) return this.options.recipes.ofRecipe(id, this.folder, asked.recipe);
     return this.options.recipes.ofJob({
       ...{ id, folder: this.folder, seed: asked.seed, hasValidation: asked.validation_file !== null },
       ...{ n_epochs: asked.n_epochs, batch_size: asked.batch_size },
@@ -253,7 +262,8 @@ export class JobRun {
 
   /** Removes what only its training needed; models stay. */
   forget(): void {
-    for (const name of ["state", "references.json", TRAINING, VALIDATION, PARENT])
+    const files = recipeFiles(this.job.asked).map(({ name }) => name);
+    for (const name of ["state", "references.json", TRAINING, VALIDATION, PARENT, ...files])
       rmSync(join(this.folder, name), { recursive: true, force: true });
   }
 
@@ -276,6 +286,8 @@ export class JobRun {
     return new JobFault(this.#local(error.message), param);
   }
 }
+
+const recipeFiles = ({ recipe }: Asked) => (recipe ? [...recipe.train, ...recipe.eval] : []);
 
 /** What is wrong with a job's files. */
 export class JobFault extends Error {

@@ -3,6 +3,7 @@
 import { now } from "../base/clock.ts";
 import { LiveSpans } from "../session/live-spans.ts";
 import type { Primitives } from "../session/primitives.ts";
+import type { Tracer } from "../session/trace.ts";
 import { Board } from "../web/board.ts";
 import { rowsAnswer, spansAnswer, stageFacts } from "../web/live.ts";
 import type { Source } from "../web/source.ts";
@@ -30,6 +31,7 @@ export type JobPagesOptions = {
   readonly jobs: Jobs;
   readonly answers: AnswersOptions;
   readonly title: string;
+  readonly tracer: Tracer;
 };
 
 /** Steps and tokens a second of a job, smoothed, from what comes between two looks. */
@@ -44,7 +46,7 @@ export class JobPages implements Disposable {
   constructor(private readonly options: JobPagesOptions) {
     const { engine } = options;
     const holders = () => new Map(engine.slots.residents.flatMap((of, slot) => (of ? [[slot, of.plan.name] as const] : [])));
-    this.#attended = this.#spans.attend(engine.bus, null, holders);
+    this.#attended = this.#spans.attend(engine.bus, { whole: null, own: options.tracer }, holders);
   }
 
   /** The page of a key's name. */

@@ -22,6 +22,14 @@ export type Asked = Hyperparameters & {
   readonly method: Method;
   readonly beta: number | null;
   readonly metadata: Readonly<Record<string, string>> | null;
+  /** Of a job that was made from a recipe: its adapter, and its files by the names that they have in the job's folder. */
+  readonly recipe?: RecipeAsked;
+};
+type NamedFile = { readonly id: string; readonly name: string };
+export type RecipeAsked = {
+  readonly adapter: Readonly<Record<string, unknown>>;
+  readonly train: readonly NamedFile[];
+  readonly eval: readonly NamedFile[];
 };
 export type JobError = { readonly code: string; readonly message: string; readonly param: string | null };
 

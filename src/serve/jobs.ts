@@ -1,6 +1,6 @@
 // The jobs of a server: which of them train now, and what clients ask of one that is under way.
 
-import { readdirSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { MloraError } from "../base/errors.ts";
 import type { LatestRows } from "../session/controls.ts";
@@ -120,6 +120,13 @@ export class Jobs {
   /** The rows that a job trains on now; null where it does not train. */
   latestRows(tenant: string, id: string): LatestRows | null {
     return this.#runs.get(this.options.store.find(tenant, id).id)?.run.latestRows ?? null;
+  }
+
+  /** Where the adapter of a job is that has succeeded, and has not been deleted; null of others. */
+  adapterFolder(tenant: string, id: string): string | null {
+    const job = this.options.store.find(tenant, id);
+    const folder = join(this.options.folder, job.id, "model");
+    return job.status === "succeeded" && existsSync(folder) ? folder : null;
   }
 
   get running(): number {

@@ -78,7 +78,7 @@ export class Models {
     const before = this.known(of.name);
     if (before) this.db.run("UPDATE models SET name = ? WHERE seq = ?", `${HIDDEN}${before.seq}`, before.seq);
     this.add(of);
-    if (before) void this.remove(before);
+    if (before) this.remove(before).catch(() => undefined); // fails where the stages are lost
   }
 
   /** Whether any tenant has the name. */

@@ -9,6 +9,7 @@ import { capacityRecipe } from "../session/capacity.ts";
 import { openPrimitives } from "../session/open-primitives.ts";
 import type { Primitives } from "../session/primitives.ts";
 import { openTextModel } from "../session/text-model.ts";
+import { Tracer } from "../session/trace.ts";
 import { adapterRoutes } from "./adapters.ts";
 import type { ServeConfig } from "./config.ts";
 import { isFatal } from "./errors.ts";
@@ -29,6 +30,7 @@ import { modelRoutes } from "./openai/models.ts";
 import { openApi } from "./openapi.ts";
 import { pageRoutes } from "./page.ts";
 import { Rates } from "./rates.ts";
+import { recipeJobRoutes } from "./recipe-jobs.ts";
 import { type Route, Router } from "./router.ts";
 import { Database } from "./store.ts";
 import { hubRoutes } from "./tinker/hub.ts";
@@ -88,10 +90,11 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   const rates = new Rates(limits.tokens_per_minute ?? null);
   const tinker = new Tinker({ db, config, engine, models, recipes, texts, usage, rates, log, lost: failed });
   const answers = { engine, models, texts, usage, rates };
-  const pages = new JobPages({ engine, store, jobs, answers, title: config.name });
+  const pages = new JobPages({ engine, store, jobs, answers, title: config.name, tracer: await Tracer.open(engine.bus) });
   const routes: Route[] = [
     ...fileRoutes(files, limits),
     ...jobRoutes({ jobs, store, files, models, organization }),
+    ...recipeJobRoutes({ jobs, files, recipes, config }),
     ...modelRoutes(models, organization),
     ...chatRoutes(answers),
     ...completionRoutes(answers),

@@ -119,7 +119,8 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     steps: resumed?.steps ?? new Map(),
   });
   using _attended = adapters.attend(training, plan);
-  using _watched = job.spans.attend(bus, tracer, () => adapters.holders);
+  const own = job.isBusy && tracer === null ? await Tracer.open(bus) : null;
+  using _watched = job.spans.attend(bus, { whole: tracer, own }, () => adapters.holders);
   try {
     const result = await training.run();
     if (!result.suspended) record.end(result);

@@ -1,6 +1,6 @@
 // The distribution that a token is sampled from: its log-probabilities for programs that answer requests.
 
-import { candidates, logProb, type Sampling, topOf } from "../data/sample.ts";
+import { candidates, likeliest, logProb, type Sampling, topOf } from "../data/sample.ts";
 
 export { logProb, type Sampling, topOf } from "../data/sample.ts";
 
@@ -18,6 +18,7 @@ export function distributionOf(logits: Float32Array, sampling: Sampling): Distri
     const all = candidates(logits, sampling).map(([id, probability]) => [id, Math.log(probability)] as const);
     return { logProb: (token) => all.find(([id]) => id === token)![1], top: (count) => all.slice(0, count) };
   }
-  const scaled = temperature === 0 || temperature === 1 ? logits : logits.map((value) => value / temperature);
+  const best = logits[likeliest(logits)]!;
+  const scaled = temperature === 0 || temperature === 1 ? logits : logits.map((value) => (value - best) / temperature);
   return { logProb: (token) => logProb(scaled, token), top: (count) => topOf(scaled, count) };
 }

@@ -4,11 +4,15 @@ import { RunError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import { isPreference, type Objective, referenceOf } from "../objectives/registry.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
+import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { inputLength, type Row } from "../schedule/pack.ts";
 import { rateFactor } from "../schedule/rate.ts";
 import { stepsOf } from "../schedule/steps.ts";
 import type { Losses } from "./primitive-batches.ts";
 import type { Primitives } from "./primitives.ts";
+
+/** Whether an adapter's rows have two sequences, so that its accuracy is of rows. */
+export const isPaired = ({ objective }: Pick<AdapterRecipe, "objective">): boolean => isPreference(objective);
 
 /** Of each row, the log-probabilities of its two sequences. */
 export type JobReferences = readonly (readonly [own: number, other: number])[];

@@ -8,7 +8,9 @@ import type { StageSpan } from "../bus/messages.ts";
 import { type StageTrace, Tracer } from "./trace.ts";
 
 /** How much is kept, in ms. */
-const WINDOW_MS = 10_000;
+const WINDOW_MS = 60_000;
+/** Spans that are kept of a stage. */
+const MOST_SPANS = 6000;
 /** Recording ends when it has not been asked for in this time. */
 const UNWATCHED_MS = 5_000;
 /** What is asked for again within this time is what was there. */
@@ -24,6 +26,7 @@ type Attended = {
   readonly holders: () => ReadonlyMap<number, string>;
   /** Of a trace of the whole run, which keeps its spans. */
   readonly whole: Tracer | null;
+  /** Best opened before stages are busy: their clocks are asked. */
   own: Tracer | null;
   spans: LiveSpan[][];
   /** Spans of the whole trace that have been read. */
@@ -44,9 +47,9 @@ export class LiveSpans {
   }
 
   /** Until it is disposed, what is asked for is of these stages; `holders`: what is in each slot now. */
-  attend(bus: Bus, whole: Tracer | null, holders: Attended["holders"]): Disposable {
+  attend(bus: Bus, tracers: Pick<Attended, "whole" | "own">, holders: Attended["holders"]): Disposable {
     const empty = <T>(make: () => T): T[] => Array.from({ length: bus.stages }, make);
-    this.#attended = { bus, holders, whole, own: null, spans: empty(() => []), read: empty(() => 0) };
+    this.#attended = { bus, holders, ...tracers, spans: empty(() => []), read: empty(() => 0) };
     return {
       [Symbol.dispose]: () => {
         if (this.#end) clearTimeout(this.#end);
@@ -84,7 +87,7 @@ export class LiveSpans {
     const { traces } = (whole ?? of.own)!;
     of.spans = of.spans.map((kept, stage) => [...kept, ...this.#unread(of, traces[stage]!, stage).map(named)]);
     const last = maxOf(of.spans.map((spans) => spans.at(-1)?.end ?? 0));
-    of.spans = of.spans.map((spans) => spans.filter(({ end }) => end > last - WINDOW_MS));
+    of.spans = of.spans.map((spans) => spans.filter(({ end }) => end > last - WINDOW_MS).slice(-MOST_SPANS));
   }
 
   /** New spans of a stage; those of an own tracer are taken out of it. */
@@ -98,10 +101,8 @@ export class LiveSpans {
   #endLater(of: Attended): void {
     if (this.#end) clearTimeout(this.#end);
     this.#end = setTimeout(() => {
-      const { own } = of;
-      of.own = null;
       of.spans = of.spans.map(() => []);
-      void own?.record({ passes: false, kernels: false }).catch(() => undefined); // the stages may be gone
+      void of.own?.record({ passes: false, kernels: false }).catch(() => undefined); // the stages may be gone
     }, UNWATCHED_MS);
     this.#end.unref();
   }

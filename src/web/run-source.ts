@@ -2,6 +2,7 @@
 
 import { parse } from "smol-toml";
 import { RequestError, textOf } from "../base/errors.ts";
+import { shortPath } from "../base/units.ts";
 import type { SessionEvent } from "../session/events.ts";
 import { earlierMetrics } from "../session/metrics.ts";
 import type { Session } from "../session/session.ts";
@@ -49,7 +50,7 @@ export function runSource(title: string, output: string): RunSource {
     board,
     abilities: ["pause", "stop", "stopAll", "fork", "rows", "spans", "link"],
     take: (event) => {
-      if (event.type === "accepted") facts = { model: event.model, device: event.device };
+      if (event.type === "accepted") facts = { model: event.model.split("/").slice(-2).join("/"), device: event.device };
       takeEvent(board, event);
     },
     attach(of) {
@@ -103,7 +104,7 @@ function takeEvent(board: Board, event: SessionEvent): void {
       return;
     case "ended": {
       const { status, message, folder } = event.result;
-      board.set(event.adapter, { state: status, note: message ?? (folder === null ? null : `saved in ${folder}`) });
+      board.set(event.adapter, { state: status, note: message ?? (folder === null ? null : `saved in ${shortPath(folder)}`) });
       return;
     }
     case "notice":

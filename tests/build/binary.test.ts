@@ -15,6 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { version } from "../../package.json";
+import { bundlePage } from "../../src/web/bundle.ts";
 import { writeTinyModel } from "../helpers/model.ts";
 import { sums } from "../helpers/program.ts";
 
@@ -136,6 +137,38 @@ test("reads data in a thread that it brings with it", async () => {
   const { out, err, code } = await run(["plan", join(folder, "recipe.toml"), "--json"], { TMPDIR: place });
   expect([code, err]).toEqual([0, ""]);
   expect(JSON.parse(out).adapters[0].rows).toBe(20);
+});
+
+test("shows a run on the live page that it brings with it", async () => {
+  writeTinyModel(join(place, "paged-model"), 1);
+  writeFileSync(join(place, "paged.jsonl"), sums(4));
+  const recipe = `[model]\npath = "paged-model"\n[run]\noutput = "paged"\ndevice = "cpu"\n[[adapter]]\nname = "a"\ndata = "paged.jsonl"\nsteps = 2\n`;
+  writeFileSync(join(place, "paged.toml"), recipe);
+  const child = Bun.spawn([binary, "run", "paged.toml", "--web", "127.0.0.1:0", "--keep-open"], {
+    ...{ env: {}, cwd: place, stdin: "ignore", stdout: "ignore", stderr: "pipe" },
+  });
+  const reader = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  let told = "";
+  while (!told.includes("to look only")) told += (await reader.read()).value;
+  const { origin, hash } = new URL(/live page: (\S+)/.exec(told)![1]!);
+  const bundled = await bundlePage();
+  for (const [path, name] of [
+    ["/", "index.html"],
+    ["/page/app.js", "app.js"],
+    ["/page/app.css", "app.css"],
+  ] as const)
+    expect(Buffer.from(await (await fetch(`${origin}${path}`)).bytes()).equals(bundled[name])).toBe(true);
+  const headers = { authorization: `Bearer ${hash.replace("#key=", "")}` };
+  const events = (await fetch(`${origin}/page/events`, { headers })).body!.pipeThrough(new TextDecoderStream()).getReader();
+  let seen = "";
+  while (!seen.includes('"state":"done"')) {
+    const { value, done } = await events.read();
+    if (done) throw new Error(seen);
+    seen += value;
+  }
+  child.kill("SIGTERM");
+  for (let next = await reader.read(); !next.done; next = await reader.read()) told += next.value;
+  expect([await child.exited, told]).toEqual([0, expect.not.stringContaining("error")]);
 });
 
 test("a reader that goes away is no fault", async () => {

@@ -143,7 +143,7 @@ needs("nats")("a run over several processes", () => {
       expect(err.match(/error\[/g)?.length).toBe(1);
       for (const pid of children) expect(await isAlive(pid)).toBe(false);
       expect(temporary()).toEqual(before);
-      expect(readdirSync(outputOf(path)).sort()).toEqual([".mlora-run.json", "metrics.jsonl", "recipe.toml"]);
+      expect(readdirSync(outputOf(path)).sort()).toEqual([".mlora-run.json", "metrics.jsonl", "recipe.toml", "tb"]);
     },
   );
 

@@ -9,6 +9,7 @@ import type { Bus } from "../../src/bus/bus.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
 import { layoutAdapter } from "../../src/methods/layout.ts";
+import { type PolicyLoss, targetLoss } from "../../src/objectives/policy.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { countTargets } from "../../src/session/batches.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
@@ -127,6 +128,66 @@ describe("training", () => {
       }
     },
   );
+});
+
+describe("losses of policies", () => {
+  const LOSSES: readonly PolicyLoss[] = [
+    { name: "importance_sampling" },
+    { name: "ppo", low: 0.8, high: 1.2 },
+    { name: "cispo", low: 0, high: 4 },
+    { name: "dro", beta: 0.05 },
+  ];
+
+  test.each(LOSSES.map((loss) => [loss.name, loss] as const))(
+    "%s is its definition, and learns as its slopes do as weights, whatever else is in the pass",
+    async (_, policy) => {
+      const random = new Rng(7);
+      const rows = ROWS.slice(0, 4).map((row) => ({ ...row, mask: new Uint8Array(row.ids.length).fill(1) }));
+      const states: string[] = [];
+      await using on = await place.open(["lora", "dora"]);
+      const { rows: found } = await on.forward("lora", rows);
+      const sampled = found.map(({ logProbs }) => ({
+        logProbs: logProbs.map((value) => (Number.isNaN(value) ? 0 : value + 0.3 * random.normal())),
+        advantages: logProbs.map(() => random.normal()),
+      }));
+      const each = found.map(({ logProbs }, i) =>
+        Array.from(logProbs, (p, at) =>
+          at === 0 ? { loss: 0, weight: 0 } : targetLoss(policy, p, sampled[i]!.logProbs[at]!, sampled[i]!.advantages[at]!),
+        ),
+      );
+      const want = sum(each.flat().map(({ loss }) => loss));
+      const weights = each.map((of) => Float32Array.from(of, ({ weight }) => weight));
+      for (const isPolicy of [true, false]) {
+        await using trained = await place.open(["lora", "dora"]);
+        const own = rows.map((row, i) => ({ ...row, ...(isPolicy ? { sampled: sampled[i]! } : { weights: weights[i]! }) }));
+        const [made] = await Promise.all([
+          trained.forwardBackward("lora", own, isPolicy ? { policy } : {}),
+          ...(isPolicy ? [trained.forwardBackward("dora", ROWS)] : []),
+        ]);
+        if (isPolicy) expect(Math.abs(made.loss - want) / Math.abs(want)).toBeLessThan(1e-5);
+        for (const [i, { logProbs }] of made.rows.entries()) expect(bytes(logProbs)).toBe(bytes(found[i]!.logProbs));
+        expect((await trained.step("lora", { learningRate: 0.01 })).gradNorm).toBeGreaterThan(0);
+        states.push(await weightsOf(place, trained, "lora"));
+      }
+      expect(states[0]).toBe(states[1]!);
+    },
+  );
+
+  test("likeliest tokens are those of the log-probabilities", async () => {
+    await using on = await place.open(["lora"]);
+    const rows = ROWS.slice(0, 2).map((row) => ({ ...row, mask: new Uint8Array(row.ids.length).fill(1) }));
+    const { rows: found } = await on.forward("lora", rows, { top: 3 });
+    for (const [i, { top, logProbs }] of found.entries()) {
+      expect(top!.length).toBe(rows[i]!.ids.length - 1);
+      for (const [at, { ids, logProbs: of }] of top!.entries()) {
+        expect([...of].sort((a, b) => b - a)).toEqual([...of]);
+        const targets = Int32Array.from(rows[i]!.ids, (_, j) => (j === at + 1 ? ids[0]! : 0));
+        const [again] = (await on.forward("lora", [{ ...rows[i]!, targets }])).rows;
+        expect(again!.logProbs[at + 1]!).toBeCloseTo(of[0]!, 5);
+        expect(of[0]!).toBeGreaterThanOrEqual(logProbs[at + 1]! - 1e-6);
+      }
+    }
+  });
 });
 
 describe("log-probabilities", () => {

@@ -134,6 +134,47 @@ describe("one server", () => {
     expect((await jsonOf(one.result(await one.step(model, number + 1, 1e-3)))).metrics["grad_norm:mean"]).toBeNumber();
   });
 
+  test("weights that are saved for a sampler are a model of OpenAI's clients; those that replace them, too", async () => {
+    const one = await caller();
+    const session = await one.session();
+    const model = await one.model(session, 12);
+    let number = 0;
+    const save = async (overwrite: boolean, path?: string) => {
+      const which = path === undefined ? { sampling_session_seq_id: number } : { path, overwrite };
+      const body = { model_id: model, seq_id: ++number, ...which };
+      return await jsonOf(one.result((await jsonOf(one.post("save_weights_for_sampler", body))).request_id));
+    };
+    const greedy = async (of: string) => {
+      const json = { model: of, prompt: "abc", max_tokens: 12, temperature: 0, logprobs: 0 };
+      return (await jsonOf((await started).ask("/v1/completions", { json }))).choices[0].logprobs.token_logprobs as number[];
+    };
+    const sampled = async (sampler: string) => {
+      const prompt = { chunks: [{ type: "encoded_text", tokens: [97, 98, 99] }] };
+      const sampling_params = { max_tokens: 12, temperature: 0, stop: [] };
+      const body = { sampling_session_id: sampler, seq_id: 0, num_samples: 1, prompt, sampling_params };
+      return one.bytes((await jsonOf(one.post("asample", body))).request_id);
+    };
+    const { path } = await save(false, "x");
+    const before = await greedy(path);
+    const first = (await save(false)).sampling_session_id;
+    expect((await save(false, "x")).error).toContain("overwrite");
+    for (const _ of range(3)) {
+      await one.forwardBackward(model, ++number, dataOf(0));
+      await one.bytes(await one.step(model, ++number, 3e-2));
+    }
+    expect((await save(true, "x")).path).toBe(path);
+    const second = (await save(false)).sampling_session_id;
+    const after = await greedy(path);
+    expect(after).not.toEqual(before);
+    expect(await sampled(second)).not.toBe(await sampled(first));
+    const as = { session_id: session, sampling_session_seq_id: 90, model_path: path };
+    const { sampling_session_id } = await jsonOf(one.post("create_sampling_session", as));
+    expect(await sampled(sampling_session_id)).toBe(await sampled(second));
+    const { data } = await jsonOf((await started).ask("/v1/models"));
+    const names = data.map(({ id }: { readonly id: string }) => id).filter((id: string) => id.includes("tinker"));
+    expect(names).toEqual([path]);
+  });
+
   test("what is another key's is not found", async () => {
     const [one, two] = [await caller(), await caller("two")];
     const session = await one.session();

@@ -1,14 +1,17 @@
 // Tinker's messages and losses: what is broken has one error; losses have the derivatives that they say.
 
 import { describe, expect, test } from "bun:test";
+import { logProb, topOf } from "../../src/base/logits.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
+import { candidates } from "../../src/data/sample.ts";
 import { type PolicyLoss, targetLoss } from "../../src/objectives/policy.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { ApiError } from "../../src/serve/errors.ts";
 import { addressOf, forwardBackwardResult, readForwardBackward } from "../../src/serve/tinker/messages.ts";
 import { fieldsOf, float32s, int64s, WireFault } from "../../src/serve/tinker/protobuf.ts";
 import { datumLogProbs, lossOf, rowsOf } from "../../src/serve/tinker/rows.ts";
+import { distributionOf } from "../../src/session/distribution.ts";
 import { mutateBytes } from "../helpers/mutate.ts";
 import { floats, forwardBackwardBytes, ints, weightedDatum } from "../helpers/tinker.ts";
 
@@ -131,6 +134,24 @@ describe("losses of policies", () => {
     for (const loss of LOSSES.slice(0, 3))
       expect(Math.abs(targetLoss(loss, -1, -1000, 0).weight) + Math.abs(targetLoss(loss, -1, -1000, 0).loss)).toBe(0);
   });
+});
+
+test("log-probabilities of sampled tokens are those of the distribution that they come from", () => {
+  const rng = new Rng(2);
+  const logits = Float32Array.from({ length: 40 }, () => 4 * rng.normal());
+  for (const sampling of [
+    { temperature: 0.7, topK: 0, topP: 1 },
+    { temperature: 1.5, topK: 5, topP: 1 },
+    { temperature: 1, topK: 0, topP: 0.8 },
+  ]) {
+    const { logProb: of, top } = distributionOf(logits, sampling);
+    const all = candidates(logits, sampling);
+    for (const [id, probability] of all) expect(of(id)).toBeCloseTo(Math.log(probability), 5);
+    expect(top(3).map(([id]) => id)).toEqual(all.slice(0, 3).map(([id]) => id));
+  }
+  const [[best]] = topOf(logits, 1) as [[number, number]];
+  expect(distributionOf(logits, { temperature: 1e-30, topK: 0, topP: 1 }).logProb(best)).toBe(0);
+  expect(distributionOf(logits, { temperature: 0, topK: 0, topP: 1 }).logProb(best)).toBe(logProb(logits, best));
 });
 
 test("what is only scored leaves all other targets where they are", () => {

@@ -125,7 +125,7 @@ export class Checkpoints {
 
   #removeSnapshot(model: string): void {
     const row = this.models.known(model);
-    if (row) void this.models.remove(row); // after the samples that use it
+    if (row) this.models.remove(row).catch(() => undefined); // after the samples that use it; fails where the stages are lost
   }
 
   async removeExpired(): Promise<void> {

@@ -65,8 +65,10 @@ export class Sessions {
   }
 
   #sweep(): void {
-    for (const [id, heard] of this.#heard) if (now() - heard > 1000 * this.seconds) void this.finish(id);
-    void this.checkpoints.removeExpired();
+    // What fails here has lost the stages, and the server ends by that.
+    const ignored = () => undefined;
+    for (const [id, heard] of this.#heard) if (now() - heard > 1000 * this.seconds) this.finish(id).catch(ignored);
+    this.checkpoints.removeExpired().catch(ignored);
     this.store.prune(KEEP_SECONDS);
   }
 

@@ -14,7 +14,7 @@ import type { Models } from "../models.ts";
 import type { Usage } from "../usage.ts";
 import { LoadInto, OptimStep, read, SaveForSampler, SaveWeights } from "./asked.ts";
 import type { Checkpoints } from "./checkpoints.ts";
-import { type Futures, failed, jsonResult, protobufResult, type Result, textFor } from "./futures.ts";
+import { type Futures, failed, JSON_TYPE, jsonResult, protobufResult, type Result, textFor } from "./futures.ts";
 import { forwardBackwardResult, readForwardBackward } from "./messages.ts";
 import { WireFault } from "./protobuf.ts";
 import { datumLogProbs, lossOf, rowsOf } from "./rows.ts";
@@ -63,6 +63,10 @@ type Outcome = { readonly result: Result; readonly more?: () => void };
 const [AHEAD, UNLOAD] = [4096, -1];
 /** Requests that are made again after a kill, to come to what the model was. */
 const CHANGES = new Set(["create_model", "load_weights", "forward_backward", "optim_step"]);
+
+/** Whether a request has failed in a way that making it again need not: then it changed nothing, and is passed over. */
+const isServersFault = ({ type, result }: RequestRow): boolean =>
+  type === JSON_TYPE && result !== null && JSON.parse(new TextDecoder().decode(result)).category === "server";
 
 export class Training {
   readonly #live = new Map<string, Live>();
@@ -199,7 +203,7 @@ export class Training {
     for (;;) {
       const request = store.request(row.id, live.next);
       if (!request || request.done_at === null) break;
-      if (CHANGES.has(request.kind) && request.body) await this.#outcome(live, request);
+      if (CHANGES.has(request.kind) && request.body && !isServersFault(request)) await this.#outcome(live, request);
       live.next++;
     }
     live.isOpen = true;
@@ -338,15 +342,23 @@ export class Training {
 
   /** After a step, when it is time: what came before need not be made again. */
   async #save(live: Live, number: number, isDue = now() - live.savedAt >= 1000 * this.options.saveSeconds): Promise<void> {
-    const { engine, store } = this.options;
+    const { engine, store, log } = this.options;
     if (!isDue || !engine.has(live.adapter)) return;
     const folder = this.#stateOf(live.row, number);
-    mkdirSync(join(folder, ".."), { recursive: true });
-    await engine.saveState(live.adapter, folder);
+    live.savedAt = now();
+    try {
+      mkdirSync(join(folder, ".."), { recursive: true });
+      await engine.saveState(live.adapter, folder);
+    } catch (error) {
+      if (isFatal(error)) throw error;
+      // As on a full disk: the requests are kept, and it is tried again.
+      log("error", { model: live.row.id, error: textFor(error) });
+      rmSync(folder, { recursive: true, force: true });
+      return;
+    }
     const before = live.saved;
     store.saved(live.row.id, number);
     live.saved = number;
-    live.savedAt = now();
     if (before >= 0) rmSync(this.#stateOf(live.row, before), { recursive: true, force: true });
   }
 

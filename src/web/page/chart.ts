@@ -9,6 +9,8 @@ import { type Adapter, type ChartMeasure, type Model, pointsOf } from "./model.t
 
 /** Points of grey curves in all. */
 const MOST_GREY = 40_000;
+/** Between marks of steps, or of shares in percent: 1, 2 and 5 times powers of ten. */
+const STEPS = Array.from({ length: 27 }, (_, i) => [1, 2, 5][i % 3]! * 10 ** Math.floor(i / 3));
 const LEAST_HEIGHT = 220;
 
 type XY = { readonly xs: number[]; readonly ys: number[] };
@@ -144,7 +146,12 @@ export class Chart {
         y: { distr: this.#isLog ? 3 : 1, range: () => this.#bounds.y },
       },
       axes: [
-        { ...axis, size: 32, values: (_, ticks) => ticks.map((tick) => (this.#isShare ? `${tick} %` : count(tick))) },
+        {
+          ...axis,
+          size: 32,
+          incrs: STEPS,
+          values: (_, ticks) => ticks.map((tick) => (this.#isShare ? `${tick} %` : count(tick))),
+        },
         { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : this.#valueText(tick))) },
       ],
       series: [

@@ -26,6 +26,7 @@ export class Details {
   readonly #fork = h("button", { type: "button" }, "Fork");
   readonly #rows = h("div", { class: "rows", tabindex: 0, role: "group", "aria-label": "Rows trained on now" });
   readonly #rowsTitle = h("h3", {}, "Rows trained on now");
+  readonly #trained = h("div", { class: "trained" });
   #rowsOf: string | null = null;
 
   constructor(
@@ -49,8 +50,9 @@ export class Details {
       h("div", { class: "actions" }, this.#pause, this.#stop, this.#fork),
       this.#facts,
       this.#note,
-      h("div", { class: "trained" }, this.#rowsTitle, legend, this.#rows),
+      this.#trained,
     );
+    this.#trained.append(this.#rowsTitle, legend, this.#rows);
     setInterval(() => void this.#refresh(), ROWS_MS);
   }
 
@@ -100,6 +102,7 @@ export class Details {
     this.#pause.hidden = !this.model.can("pause");
     this.#stop.hidden = !this.model.can("stop");
     this.#fork.hidden = !this.model.can("fork");
+    this.#trained.hidden = isOver || !this.model.can("rows");
     for (const button of [this.#pause, this.#stop, this.#fork]) button.disabled = isOver;
     if (this.#rowsOf !== name) {
       this.#rowsOf = name;

@@ -38,6 +38,7 @@ export class Gantt {
           ["0.5", "½ s"],
           ["2", "2 s"],
           ["10", "10 s"],
+          ["60", "1 min"],
         ],
         "2",
         (of) => {
@@ -143,10 +144,12 @@ export class Gantt {
   }
 
   #describe(from: number, to: number): void {
+    const first = Math.min(...this.#answer.stages.map((spans) => spans[0]?.start ?? to));
+    const seen = Math.max(1, to - Math.max(from, first));
     const busy = this.#answer.stages.map((spans) => {
       const work = spans.filter(({ kind, end }) => kind !== "send" && kind !== "receive" && end > from);
       const total = work.reduce((sum, { start, end }) => sum + end - Math.max(start, from), 0);
-      return `${Math.min(100, Math.round((100 * total) / (to - from)))} %`;
+      return `${Math.min(100, Math.round((100 * total) / seen))} %`;
     });
     if (busy.length === 0) return;
     const words = busy.map((share, stage) => `stage ${stage} is busy for ${share} of the time`).join(", ");

@@ -29,7 +29,7 @@ const COLUMNS: readonly Column[] = [
   { key: "loss", title: "Loss", kind: "number", of: ({ loss }) => number(loss) },
   { key: "bestHeldOut", title: "Best held-out", kind: "number", of: ({ bestHeldOut }) => number(bestHeldOut) },
   { key: "gradNorm", title: "Grad norm", kind: "number wide", of: ({ gradNorm }) => number(gradNorm) },
-  { key: "learningRate", title: "Rate", kind: "number wide", of: ({ learningRate }) => number(learningRate) },
+  { key: "learningRate", title: "Learning rate", kind: "number wide extra", of: ({ learningRate }) => number(learningRate) },
   { key: "tokensPerSecond", title: "Tokens/s", kind: "number wide", of: ({ tokensPerSecond }) => rate(tokensPerSecond) },
   { key: "secondsLeft", title: "Left", kind: "number wide", of: ({ secondsLeft }) => duration(secondsLeft) },
 ];

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A run over the nodes of a SLURM job, one stage a task; a job that is requeued continues from its checkpoints.
 #
-#   sbatch --nodes=4 --gpus-per-task=1 deploy/slurm.sh recipe.toml
+#   sbatch --nodes=4 --gpus-per-task=1 scripts/deploy/slurm.sh recipe.toml
 #
 # mlora, the recipe, its data, its base model and its output have the same path on all nodes. The first node coordinates.
 #SBATCH --job-name=mlora

@@ -1,0 +1,56 @@
+// `mlora submit RECIPE`: the adapters of a recipe as jobs of a server, with the same bytes as `mlora run` comes to.
+
+import { statSync } from "node:fs";
+import { RequestError } from "../base/errors.ts";
+import { writeStdout } from "../base/terminal.ts";
+import { shortPath } from "../base/units.ts";
+import { loadRecipe } from "../recipe/load.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { adapterTable } from "../recipe/resolve.ts";
+import { watchJobs } from "./jobs.ts";
+import { ServerClient, type ServerFlags } from "./server-client.ts";
+
+export type SubmitFlags = ServerFlags & { readonly watch?: boolean };
+
+/** Sends the rows of all adapters, and makes a job of each. Throws RequestErrors before anything is sent. */
+export async function submit(path: string, flags: SubmitFlags): Promise<void> {
+  const server = new ServerClient(flags);
+  const recipe = loadRecipe(path);
+  const bodies = recipe.adapters.map((adapter) => ({ adapter, table: tableOf(adapter) }));
+  const sent = new Map<string, string>();
+  const idsOf = async (files: readonly string[]): Promise<string[]> => {
+    const ids: string[] = [];
+    for (const file of files) {
+      if (!sent.has(file)) sent.set(file, await server.upload(file));
+      ids.push(sent.get(file)!);
+    }
+    return ids;
+  };
+  const jobs: string[] = [];
+  for (const { adapter, table } of bodies) {
+    const files = { train: await idsOf(adapter.train), eval: await idsOf(adapter.eval) };
+    const { id } = await server.json<{ readonly id: string }>("/v1/fine_tuning/recipe_jobs", {
+      ...{ name: adapter.name, adapter: table, ...files, ...numbersOf(recipe) },
+    });
+    writeStdout(`${adapter.name}: ${id}\n`);
+    jobs.push(id);
+  }
+  if (flags.watch) await watchJobs(server, jobs);
+}
+
+/** What decides numbers and is not the adapter's. */
+const numbersOf = ({ model, run }: Recipe) => ({
+  ...{ precision: model.precision, tokens_per_microbatch: run.tokensPerMicrobatch },
+});
+
+/** The adapter's keys, without its files. Throws a RequestError, `submit.data`, where these cannot be sent. */
+function tableOf(adapter: AdapterRecipe): object {
+  const { data: _, name: __, ...table } = adapterTable(adapter);
+  const wrong = (what: string, hint: string) => new RequestError("submit.data", `adapter '${adapter.name}': ${what}`, hint);
+  if (adapter.mix !== null || adapter.mostRows !== null)
+    throw wrong("mixtures and parts of files are not submitted", "leave weight, rows, stop and shares out, or use mlora run");
+  for (const file of [...adapter.train, ...adapter.eval])
+    if (!statSync(file, { throwIfNoEntry: false })?.isFile())
+      throw wrong(`${shortPath(file)} is no file of this machine`, "name each file; addresses and patterns are not submitted");
+  return { ...table, ...(adapter.evalSplit > 0 ? { data: { split: adapter.evalSplit } } : {}) };
+}
