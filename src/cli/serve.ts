@@ -16,6 +16,7 @@ export async function serve(model: string, flags: ServeFlags): Promise<void> {
   });
   await using server = await openServer(config, stop.signal);
   writeStdout(`${server.model} on ${server.device}: ${server.url}/v1\n`);
+  writeStdout(`live page: ${server.url}/${server.key === null ? "" : `#key=${server.key}`}\n`);
   if (server.key !== null) writeStdout(`key (shown once): ${server.key}\n`);
   await Promise.race([stopped, server.lost]);
 }

@@ -80,6 +80,17 @@ needs("chromium")("the live page in Chromium", () => {
     expect([faults, foreign]).toEqual([[], []]);
   });
 
+  test("a page without an adapter says so, and shows the first that comes", async () => {
+    const { page: site, board } = crowd(0, 0);
+    await using _site = site;
+    const { page, faults } = await look(browser, site.url);
+    await becomes(() => page.locator("#details h2").textContent(), "No adapter yet");
+    board.step("late", [1, 2, 1, 1]);
+    await becomes(() => page.locator("#details h2").textContent(), "late");
+    await becomes(() => page.locator("#details").getByRole("button", { name: "Pause" }).isVisible(), true);
+    expect(faults).toEqual([]);
+  });
+
   test("adapters are tried side by side", async () => {
     const { page: site } = crowd(3, 5);
     await using _site = site;

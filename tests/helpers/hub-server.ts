@@ -211,5 +211,11 @@ export const HUB_REPOS: readonly HubRepo[] = [
     commits: { [FIRST]: { "train.jsonl": text(row(1)) } },
     token: "hf_secret",
   },
+  {
+    kind: "datasets",
+    repo: "org/evil",
+    refs: { main: FIRST },
+    commits: { [FIRST]: { "../../../outside.jsonl": text(row(1)), "a/../../b.jsonl": text(row(1)) } },
+  },
   { kind: "datasets", repo: "org/gated", refs: { main: FIRST }, commits: { [FIRST]: {} }, gated: true },
 ];

@@ -170,6 +170,13 @@ test("what the hub lacks or does not give is told apart", async () => {
   expect((await failure(openModel("hf://org/small.model/none.gguf", { hub: hub() }))).code).toBe("hub.file");
 });
 
+test("a file whose name leads out of the repository is refused", async () => {
+  for (const path of ["../../../outside.jsonl", "a/../../b.jsonl"])
+    expect((await failure(texts(`hf://datasets/org/evil/${path}`))).message).toBe(
+      `dataset org/evil has a file '${path}', which leads elsewhere`,
+    );
+});
+
 test("files of splits are those that datasets takes", () => {
   type Case = { name: string; files: string[]; card: string | null; config: string | null; splits: Record<string, string[]> };
   const cases = JSON.parse(readFileSync(join(GOLDEN, "splits.json"), "utf8")) as Case[];

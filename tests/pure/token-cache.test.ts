@@ -24,7 +24,8 @@ beforeEach(() => {
 const tokenizer = goldenTokenizer("smollm");
 const cache: TokenCache = { folder: shelf, maker: "a program", leastBytes: 1 };
 const path = join(folder, "rows.jsonl");
-const PAIRS = range(400).map((i) => ({
+const ROWS = 150;
+const PAIRS = range(ROWS).map((i) => ({
   prompt: `question ${i}`,
   chosen: `yes ${i * 7}`,
   rejected: `no ${i}`,
@@ -70,9 +71,9 @@ const FORMS: readonly (readonly [string, Partial<DatasetRecipe>])[] = [
 ];
 test.each(FORMS)("%s: rows from the cache are the rows of the file", (_, changes) => {
   const want = plain(load(changes, null).data);
-  expect(want.rows.length).toBeGreaterThan(300);
+  expect(want.rows.length).toBeGreaterThan(100);
   const first = load(changes);
-  expect([plain(first.data), first.read]).toEqual([want, 400]);
+  expect([plain(first.data), first.read]).toEqual([want, ROWS]);
   const again = load(changes);
   expect([plain(again.data), again.read]).toEqual([want, 0]);
   expect(filesNow()).toHaveLength(1);
@@ -102,10 +103,10 @@ test("whatever decides the tokens makes others", () => {
     { objective: { name: "dpo", beta: 0.1 } as DatasetRecipe["objective"] },
   ];
   for (const one of changed) expect(load(one).read).toBeGreaterThan(0);
-  expect(load({}, { ...cache, maker: "another program" }).read).toBe(400);
+  expect(load({}, { ...cache, maker: "another program" }).read).toBe(ROWS);
   const longer = join(folder, "longer.jsonl");
   writeFileSync(longer, `${readFileSync(path, "utf8")}${JSON.stringify(PAIRS[0])}\n`);
-  expect(load({}, cache, longer).read).toBe(401);
+  expect(load({}, cache, longer).read).toBe(ROWS + 1);
   expect(filesNow()).toHaveLength(changed.length + 3);
 });
 
@@ -119,7 +120,7 @@ test("a damaged file is made again, and the part of a killed process is left alo
     bytes[at]! ^= 0x20;
     writeFileSync(kept, bytes);
     const { data, read } = load();
-    expect([at, read]).toEqual([at, 400]);
+    expect([at, read]).toEqual([at, ROWS]);
     expect(plain(data)).toEqual(want);
   }
   for (const length of [0, 7, whole.length - 8]) {
@@ -131,7 +132,7 @@ test("a damaged file is made again, and the part of a killed process is left alo
 test("a bad row is no less refused, and nothing is kept of its file", () => {
   const bad = join(folder, "bad.jsonl");
   writeFileSync(bad, `${readFileSync(path, "utf8")}{"prompt": "p"}\n`);
-  for (const _ of [1, 2]) expect(() => load({}, cache, bad)).toThrow("bad.jsonl:401: lacks the field 'completion'");
+  for (const _ of [1, 2]) expect(() => load({}, cache, bad)).toThrow(`bad.jsonl:${ROWS + 1}: lacks the field 'completion'`);
   expect(filesNow()).toEqual([]);
 });
 

@@ -15,8 +15,9 @@ import {
 } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { writeFileAtomic } from "../../base/atomic.ts";
+import { RequestError } from "../../base/errors.ts";
 import { randomText } from "../../base/secret.ts";
-import type { Repo } from "./api.ts";
+import { nameOf, type Repo } from "./api.ts";
 import type { HubSettings } from "./settings.ts";
 
 export const COMMIT = /^[0-9a-f]{40}$/;
@@ -34,7 +35,14 @@ export class RepoCache {
   snapshot(commit: string): string {
     return join(this.folder, "snapshots", commit);
   }
+  /** Throws a RequestError, `hub.file`, for a path that leads out of the snapshot. */
   pointer(commit: string, path: string): string {
+    if (/(^|\/)\.{1,2}(\/|$)|^\/|[\\\0]/.test(path))
+      throw new RequestError(
+        "hub.file",
+        `${nameOf(this.of)} has a file '${path}', which leads elsewhere`,
+        "use another revision",
+      );
     return join(this.snapshot(commit), path);
   }
   blob(etag: string): string {

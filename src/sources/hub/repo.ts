@@ -78,8 +78,6 @@ async function fetchFile(
   path: string,
   { hub, signal, progress }: Opening,
 ): Promise<void> {
-  if (/(^|\/)\.\.?(\/|$)|^\/|\\/.test(path))
-    throw new RequestError("hub.file", `the ${nameOf(of)} has a file '${path}', which leads elsewhere`, "use another revision");
   const { etag, hash, size, url, isOwn } = await fileFacts(hub, of, commit, path, signal);
   const blob = cache.blob(etag);
   if (!existsSync(blob)) {

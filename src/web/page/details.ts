@@ -26,6 +26,7 @@ export class Details {
   readonly #fork = h("button", { type: "button" }, "Fork");
   readonly #rows = h("div", { class: "rows", tabindex: 0, role: "group", "aria-label": "Rows trained on now" });
   readonly #rowsTitle = h("h3", {}, "Rows trained on now");
+  readonly #actions = h("div", { class: "actions" }, this.#pause, this.#stop, this.#fork);
   readonly #trained = h("div", { class: "trained" });
   #rowsOf: string | null = null;
 
@@ -47,7 +48,7 @@ export class Details {
       "section",
       { class: "card", id: "details", "aria-labelledby": "details-title", tabindex: "-1" },
       h("header", {}, this.#title, this.#pill),
-      h("div", { class: "actions" }, this.#pause, this.#stop, this.#fork),
+      this.#actions,
       this.#facts,
       this.#note,
       this.#trained,
@@ -63,7 +64,8 @@ export class Details {
 
   draw(): void {
     const adapter = this.#adapter;
-    this.element.hidden = adapter === null;
+    for (const part of [this.#pill, this.#actions, this.#facts, this.#trained]) part.hidden = adapter === null;
+    if (!adapter) setText(this.#title, "No adapter yet");
     if (!adapter) return;
     const {
       name,
