@@ -108,7 +108,8 @@ the tokens of transformers; \`q8_0\` and \`q4_k_m\` to the bytes of \`llama-quan
 
 What llama.cpp computes otherwise is refused (layers without a rope other than every fourth of SmolLM3, biases that it does not read, a scale of attention that is not Gemma's own) or is a notice: it has no sliding
 windows in Mistral, Qwen and Phi-3, and chooses LongRoPE's factors by its context, not by the text. A tokenizer is known by how it cuts words (Llama 3, Qwen 2 and 3.5, SmolLM, GPT-2 and GPT-4o, Tekken, and
-SentencePiece's of Llama 2, Mistral, Phi-3 and Gemma); another is refused. Of a base that is a GGUF the tokenizer is copied. A token that ends answers in a chat, and is not the end-of-text token, is written as the end of a turn.
+SentencePiece's of Llama 2, Mistral, Phi-3 and Gemma); another is refused. Of a base that is a GGUF the tokenizer is copied.
+llama.cpp does not bring texts into NFC, as Qwen's tokenizers do: type accents as one character there. A token that ends answers in a chat, and is not the end-of-text token, is written as the end of a turn.
 
 The adapter alone is in f32, LoRA of any scale, ranks and layers, VeRA as the LoRA that it is; DoRA and adapters of embedding or head are merged only.
 

@@ -11,16 +11,20 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { sizeOf } from "../../src/base/shape.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { linearShape } from "../../src/families/linears.ts";
 import { familyOf } from "../../src/families/registry.ts";
 import { readModelConfig, readModelSpec } from "../../src/files/config.ts";
 import { GGUF_TYPES } from "../../src/files/gguf/types.ts";
+import { writePeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
 import { loadFamilyGolden } from "../../tests/helpers/family-golden.ts";
 import { lossOf } from "../../tests/helpers/formats.ts";
 import { type GoldenModel, loadGolden, readTensors } from "../../tests/helpers/golden.ts";
-import { writeSmallTokenizer } from "../../tests/helpers/model.ts";
+import { goldenFolder, goldenKinds } from "../../tests/helpers/golden-tokenizers.ts";
+import { writeSmallTokenizer, writeTinyModel } from "../../tests/helpers/model.ts";
 import { Workplace } from "../../tests/helpers/program.ts";
 import { greedy, SMOLLM, writeGoldenAdapter } from "../../tests/helpers/smollm.ts";
+import { stringsOf } from "../../tests/helpers/tokenizer-strings.ts";
 
 /** Of f32 weights and caches: sums in another order alone. */
 const CLOSE = 2e-3;
@@ -205,6 +209,33 @@ for (const [name, more] of [
   await attempt(name, async () => {
     using golden = loadFamilyGolden(name);
     await compareLoss(name, golden.model, golden.adapters[0]!.final, golden.probe, more);
+  });
+
+for (const kind of goldenKinds)
+  await attempt(`tokenizer ${kind}`, async () => {
+    const model = join(place.root, `${kind}-tokenizer`);
+    const { model: parts, added_tokens: added } = JSON.parse(readFileSync(join(goldenFolder(kind), "tokenizer.json"), "utf8"));
+    const ids = [...Object.values<number>(parts.vocab), ...(added as { id: number }[]).map(({ id }) => id)];
+    writeTinyModel(model, 1, { vocab_size: Math.max(...ids) + 1 });
+    for (const name of ["tokenizer.json", "tokenizer_config.json"])
+      writeFileSync(join(model, name), readFileSync(join(goldenFolder(kind), name)));
+    const adapter = join(place.root, `${kind}-adapter`);
+    const spec = readModelSpec(model);
+    const { out, in: width } = linearShape(spec, "o_proj");
+    const factors = [
+      { layer: 0, linear: "o_proj", factor: "A", values: new Float32Array(width) },
+      { layer: 0, linear: "o_proj", factor: "B", values: new Float32Array(out) },
+    ] as const;
+    const settings = { rank: 1, alpha: 1, dropout: 0, targets: ["o_proj"], rslora: false, baseModel: model } as const;
+    writePeftAdapter(adapter, spec, settings, factors);
+    const path = await exported(adapter, model, `${kind}-tokenizer`, "f16");
+    const tokenizer = loadTokenizer(model);
+    // llama.cpp normalises nothing, and ends texts at a zero
+    const texts = stringsOf(5, 900, []).filter((text) => !text.includes("\0") && text.normalize("NFC") === text);
+    const found = await ask<number[][]>("tokens", { path, texts });
+    const other = texts.filter((text, i) => `${found[i]}` !== `${tokenizer.encode(text)}`);
+    const share = `${texts.length - other.length} of ${texts.length} texts`;
+    report(`tokenizer ${kind}`, other.length === 0, other.length === 0 ? share : `${share}, not ${JSON.stringify(other[0])}`);
   });
 
 await attempt("SmolLM2-135M-Instruct", async () => {

@@ -19,12 +19,15 @@ type Buffer = {
   isInStep: boolean;
 };
 
-/** Bytes of buffers of these numbers of elements, for the plan. */
+/** Bytes of buffers of these numbers of elements, for the plan; some, where no adapter has an element on the stage. */
 export const gradientBytes = (elements: readonly number[], kind: Device["kind"]): number =>
   elements.length === 0
     ? 0
     : alignUp(
-        countBytes((take) => elements.map((count) => take("f32", count))),
+        Math.max(
+          1,
+          countBytes((take) => elements.map((count) => take("f32", count))),
+        ),
         GRANULARITY[kind],
       );
 

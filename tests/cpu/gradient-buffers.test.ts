@@ -4,7 +4,7 @@
 import { expect, test } from "bun:test";
 import { hostView } from "../../ffi/memory.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { range } from "../../src/base/shape.ts";
+import { range, sizeOf } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Tensor } from "../../src/device/device.ts";
 import { GradientBuffers, gradientBytes } from "../../src/engine/gradient-buffers.ts";
@@ -101,4 +101,11 @@ test("a pass is of adapters that have buffers, one that was begun continues, and
     pool.sift(() => false);
   }
   expect(steps).toEqual([4, 4, 4, 4, 4, 4]);
+});
+
+test("a stage on which no adapter has an element has buffers, which are empty", () => {
+  using device = new CpuDevice(1);
+  using buffers = new GradientBuffers(device, [0, 0], () => undefined);
+  expect(sizeOf(buffers.take(0, 0).shape)).toBe(0);
+  expect(device.allocated).toBe(gradientBytes([0, 0], "cpu"));
 });

@@ -11,6 +11,7 @@ import type { Device } from "../../src/device/device.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { type PackedWeight, partsOf } from "../../src/device/packed.ts";
 import { weightsOf } from "../../src/engine/weight-source.ts";
+import { linearsIn } from "../../src/families/linears.ts";
 import { tensorShapes } from "../../src/families/tensors.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelConfig, readModelSpec } from "../../src/files/config.ts";
@@ -80,7 +81,7 @@ export async function lossOf(path: string, { ids }: FormatCase, kind: "cpu" | "c
   const device = { ...chooseDevice(kind, "auto"), host: "" };
   const { spec, exact } = readModelFacts(path, readModelSpec(path));
   const recipe = goldenRecipe(loadGolden("qwen2"));
-  const adapter = { ...recipe.adapters[0]!, initialAdapter: null };
+  const adapter = { ...recipe.adapters[0]!, initialAdapter: null, targets: linearsIn(spec) };
   const model = { path, precision: "auto" as const };
   const all = { ...recipe, model, run: { ...recipe.run, stages }, adapters: [adapter] };
   const row = { length: ids.length, longest: ids.length, targets: ids.length - 1 };
