@@ -94,6 +94,7 @@ test("a pass is of adapters that have buffers, one that was begun continues, and
     const sorted = [...held].map((adapter) => sizes[adapter]!).sort((a, b) => b - a);
     expect(fitBuffers(sorted, needs.buffers[0]!)).toBe(true);
     for (const { adapter } of segments.filter(({ last }) => last)) {
+      pool.stepped(adapter);
       pool.release(adapter, now);
       held.delete(adapter);
       steps[adapter]!++;
