@@ -45,6 +45,7 @@ import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
+import { SpanNames } from "./span-names.ts";
 import { Turns } from "./turns.ts";
 
 export * from "./primitive-calls.ts";
@@ -72,6 +73,7 @@ export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs">
 export class Primitives implements AsyncDisposable {
   readonly #adapters = new Map<string, Trained>();
   readonly slots: Slots<Trained>;
+  readonly names = new SpanNames();
   readonly #engine: GenerationEngine | null;
   readonly #sampler: Sampler | null;
   readonly #base = new Turns();
@@ -182,6 +184,7 @@ export class Primitives implements AsyncDisposable {
   /** Puts an adapter into a slot: as it was set aside, or as it is before its first step. */
   async #fill(of: Trained, slot: number): Promise<void> {
     const { bus, plan } = this;
+    this.names.hold(slot, of.plan.name);
     const at = { bus, plan, adapter: of.plan, slot };
     const { initialAdapter } = of.plan.recipe;
     if (of.aside) {
