@@ -183,16 +183,14 @@ export class Primitives implements AsyncDisposable {
 
   /** Puts an adapter into a slot: as it was set aside, or as it is before its first step. */
   async #fill(of: Trained, slot: number): Promise<void> {
-    const { bus, plan } = this;
     this.names.hold(slot, of.plan.name);
-    const at = { bus, plan, adapter: of.plan, slot };
-    const { initialAdapter } = of.plan.recipe;
+    const at = { bus: this.bus, plan: this.plan, adapter: of.plan, slot };
     if (of.aside) {
-      await admit(bus, slot, of.plan, null);
-      await writeState(bus, slot, of.aside);
+      await admit(this.bus, slot, of.plan, null);
+      await writeState(this.bus, slot, of.aside);
       of.aside = null;
-    } else if (initialAdapter === null) await begin(at, () => undefined);
-    else of.steps = await loadFrom(at, initialAdapter);
+    } else if (of.plan.recipe.initialAdapter === null) await begin(at, () => undefined);
+    else of.steps = await loadFrom(at, of.plan.recipe.initialAdapter);
   }
 
   /**
