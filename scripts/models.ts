@@ -103,7 +103,7 @@ again with the long ones when it passes that length.
 ## GGUF
 
 \`mlora export --gguf\` writes ${ggufFamilies()}; mixtures of experts and all others are refused by name, and can be merged into a folder.
-Tested with llama.cpp itself (llama-cpp-python 0.3.36, \`scripts/nightly/gguf.ts\`): tiny models of each come to PEFT's logits, merged, and as base with the adapter's own GGUF; SmolLM2-135M-Instruct to
+Tested with llama.cpp itself (llama-cpp-python 0.3.36, \`scripts/nightly/gguf.ts\`): tiny Llama, Mistral, Qwen 2, Qwen 3, Granite 3 and OLMo 2 come to PEFT's logits, merged, and as base with the adapter's own GGUF; bases of SmolLM3, OLMo 3, Phi-3 and Gemma 3 to the loss here (Gemma 2 and Phi-3's long factors have not been read there); SmolLM2-135M-Instruct to
 the tokens of transformers; \`q8_0\` and \`q4_k_m\` to the bytes of \`llama-quantize\`.
 
 What llama.cpp computes otherwise is refused (layers without a rope other than every fourth of SmolLM3, biases that it does not read, a scale of attention that is not Gemma's own) or is a notice: it has no sliding

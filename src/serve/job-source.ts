@@ -39,14 +39,14 @@ type Pace = { at: number; steps: number; tokens: number; stepsPerSecond: number 
 
 export class JobPages implements Disposable {
   readonly #sources = new Map<string, Source>();
-  readonly #spans = new LiveSpans();
+  readonly #spans: LiveSpans;
   readonly #attended: Disposable;
   readonly #started = now();
 
   constructor(private readonly options: JobPagesOptions) {
     const { engine } = options;
-    const holders = () => new Map(engine.slots.residents.flatMap((of, slot) => (of ? [[slot, of.plan.name] as const] : [])));
-    this.#attended = this.#spans.attend(engine.bus, { whole: null, own: options.tracer }, holders);
+    this.#spans = new LiveSpans(engine.names);
+    this.#attended = this.#spans.attend(engine.bus, { whole: null, own: options.tracer });
   }
 
   /** The page of a key's name. */

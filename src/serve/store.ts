@@ -5,13 +5,13 @@ import { chmodSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
-import { TINKER_TABLES } from "./tinker/tables.ts";
+import { NUMBERED_CHECKPOINTS, TINKER_TABLES } from "./tinker/tables.ts";
 
 /** Counts up when a table changes; a folder of another number is refused. */
-const FORMAT = 2;
+const FORMAT = 3;
 
 /** Those that came with a format, in order: a folder of an earlier one gets what it lacks. */
-const TABLES = [
+export const TABLES: readonly string[] = [
   `
 CREATE TABLE keys (name TEXT PRIMARY KEY, hash BLOB NOT NULL);
 CREATE TABLE files (
@@ -42,6 +42,16 @@ CREATE TABLE usage (
 );
 `,
   TINKER_TABLES,
+  // A number that was a deleted row's is not given again: what is still being removed would be taken for the new one.
+  `
+ALTER TABLE models RENAME TO models_before;
+CREATE TABLE models (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE NOT NULL, tenant TEXT NOT NULL, created_at INTEGER NOT NULL,
+  folder TEXT NOT NULL, parent TEXT NOT NULL, is_loaded INTEGER NOT NULL
+);
+INSERT INTO models SELECT * FROM models_before;
+DROP TABLE models_before;
+${NUMBERED_CHECKPOINTS}`,
 ];
 
 export type Value = string | number | null | Uint8Array;

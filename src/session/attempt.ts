@@ -102,7 +102,7 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     plan,
     data: adapters.request.data.map(({ train, eval: heldOut, sources }) => ({ train, eval: heldOut, sources })),
     bus,
-    spans: job.spans,
+    spans: job.spans.names,
     output,
     emit: (event) => {
       for (const listener of listeners) listener(event);
@@ -120,13 +120,13 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   });
   using _attended = adapters.attend(training, plan);
   const own = job.isBusy && tracer === null ? await Tracer.open(bus) : null;
-  using _watched = job.spans.attend(bus, { whole: tracer, own }, () => adapters.holders);
+  using _watched = job.spans.attend(bus, { whole: tracer, own });
   try {
     const result = await training.run();
     if (!result.suspended) record.end(result);
     if (tracer) {
       await tracer.record({ passes: false, kernels: false });
-      writeTrace(trace!, plan, tracer.traces);
+      writeTrace(trace!, plan, tracer, job.spans.names);
     }
     return result;
   } catch (error) {

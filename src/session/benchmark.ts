@@ -20,6 +20,7 @@ import { byFamily, writeTrace } from "./chrome-trace.ts";
 import type { EventOf, SessionEvent } from "./events.ts";
 import { localDevices } from "./prepare.ts";
 import { simulateRun } from "./simulated-run.ts";
+import { SpanNames } from "./span-names.ts";
 import { type StageTrace, steadyBubble, Tracer } from "./trace.ts";
 import { type AdapterData, run } from "./training.ts";
 
@@ -64,7 +65,7 @@ export async function benchmark(options: BenchmarkOptions) {
   const plan = makePlan(recipe, spec, summaries, devices, { exact: exactOf(spec) });
   const measured = await timeSteps(plan, data, steps, watched, link, checkpoint);
   const { times, losses, loads, traces, peak, deviceBytes, links, saves, bubble } = measured;
-  if (trace !== undefined) writeTrace(trace, plan, traces);
+  if (trace !== undefined) writeTrace(trace, plan, measured.tracer, measured.spans);
   const ms = median(times.slice(WARM_UP));
   const tokens = adapters * rows * length;
   const flops = (flopsPerToken(spec) * tokens) / (ms / 1000);
@@ -146,6 +147,7 @@ async function timeSteps(
   const peak = await peakOf(plan, bus);
   const times: number[] = [];
   const tracer = await Tracer.open(bus);
+  const spans = new SpanNames();
   let traced: Promise<void> | null = null;
   let taken: Promise<readonly { readonly takenBytes: number }[]> | null = null;
   let [seen, last] = [0, now()];
@@ -175,7 +177,7 @@ async function timeSteps(
     if (event.type === "failed") throw new Error(event.message);
   };
   try {
-    await run({ plan, data, bus, output: null, emit, lost, stop: stop.signal, ...kept });
+    await run({ plan, data, bus, spans, output: null, emit, lost, stop: stop.signal, ...kept });
     await traced;
     const deviceBytes = sum(((await taken) ?? []).map(({ takenBytes }) => takenBytes));
     return {
@@ -183,6 +185,8 @@ async function timeSteps(
       losses,
       loads,
       traces: tracer.traces,
+      tracer,
+      spans,
       peak,
       deviceBytes,
       links,

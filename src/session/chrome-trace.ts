@@ -5,7 +5,8 @@ import { layersText } from "../base/layers.ts";
 import type { KernelSpan, StageSpan } from "../bus/messages.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Listener } from "./events.ts";
-import { measuredBubble, type StageTrace, type Tracer } from "./trace.ts";
+import type { SpanNames } from "./span-names.ts";
+import { measuredBubble, type Tracer } from "./trace.ts";
 
 /** Kernel families, as kernels/triton has them, and how the names of their kernels begin. */
 const FAMILIES: readonly (readonly [family: string, prefix: RegExp])[] = [
@@ -34,8 +35,9 @@ export function byFamily(launches: readonly KernelSpan[]): Readonly<Record<strin
 /** The rows of a stage in the trace. */
 const TRACKS = { passes: 1, links: 2, kernels: 3 };
 
-/** Writes traces as complete events of Chrome's trace format (times in microseconds): a stage is a process there. */
-export function writeTrace(path: string, plan: Plan, traces: readonly StageTrace[]): void {
+/** Writes a trace as complete events of Chrome's trace format (times in microseconds): a stage is a process there. */
+export function writeTrace(path: string, plan: Plan, { traces, began }: Tracer, names: SpanNames): void {
+  const namesOf = (span: StageSpan) => names.of(span, began);
   const events = traces.flatMap(({ spans, kernels }, stage) => {
     const pid = stage + 1;
     const { layerRange, device } = plan.stages[stage]!;
@@ -43,7 +45,7 @@ export function writeTrace(path: string, plan: Plan, traces: readonly StageTrace
     return [
       { ph: "M", name: "process_name", pid, args: { name } },
       ...Object.entries(TRACKS).map(([track, tid]) => ({ ph: "M", name: "thread_name", pid, tid, args: { name: track } })),
-      ...spans.map((span) => passEvent(plan, pid, span)),
+      ...spans.map((span) => passEvent(namesOf(span), pid, span)),
       ...kernels.map(({ kernel, start, end }) => complete(pid, TRACKS.kernels, kernel, familyOf(kernel), start, end)),
     ];
   });
@@ -62,8 +64,7 @@ const complete = (pid: number, tid: number, name: string, cat: string, start: nu
   tid,
 });
 
-function passEvent(plan: Plan, pid: number, { kind, pass, adapters, start, end }: StageSpan) {
-  const names = adapters.map((adapter) => plan.adapters[adapter]!.name);
+function passEvent(names: readonly string[], pid: number, { kind, pass, start, end }: StageSpan) {
   const tid = kind === "send" || kind === "receive" ? TRACKS.links : TRACKS.passes;
   const event = complete(pid, tid, `${kind}${pass === null ? "" : ` ${pass}`}: ${names.join(", ")}`, kind, start, end);
   return { ...event, args: { pass, adapters: names } };

@@ -57,11 +57,6 @@ export class Controls {
     return latestRows.length === 0 ? null : { step: begun, rows: latestRows.map((row) => data.train[row]!) };
   }
 
-  /** What is in each slot, by name. */
-  get holders(): ReadonlyMap<number, string> {
-    return new Map(this.options.all.flatMap(({ slot, plan }) => (slot === null ? [] : [[slot, plan.name] as const])));
-  }
-
   /** All names that are taken, also by copies that are still to be made. */
   get names(): string[] {
     return this.options.all.flatMap(({ plan, forks }) => [plan.name, ...forks.map((fork) => fork.plan.name)]);

@@ -5,6 +5,7 @@ import { now } from "../base/clock.ts";
 import { maxOf } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { StageSpan } from "../bus/messages.ts";
+import { SpanNames } from "./span-names.ts";
 import { type StageTrace, Tracer } from "./trace.ts";
 
 /** How much is kept, in ms. */
@@ -15,15 +16,12 @@ const MOST_SPANS = 6000;
 const UNWATCHED_MS = 5_000;
 /** What is asked for again within this time is what was there. */
 const FRESH_MS = 200;
-/** Passes whose adapters are remembered: far more than a window has. */
-const MOST_PASSES = 20_000;
 
 /** Part of what a stage did, in ms of one clock; its adapters by name. */
 export type LiveSpan = Pick<StageSpan, "kind" | "start" | "end"> & { readonly adapters: readonly string[] };
 
 type Attended = {
   readonly bus: Bus;
-  readonly holders: () => ReadonlyMap<number, string>;
   /** Of a trace of the whole run, which keeps its spans. */
   readonly whole: Tracer | null;
   /** Best opened before stages are busy: their clocks are asked. */
@@ -34,22 +32,17 @@ type Attended = {
 };
 
 export class LiveSpans {
-  readonly #passes = new Map<number, readonly string[]>();
   #attended: Attended | null = null;
   #collecting: Promise<void> = Promise.resolve();
   #collectedAt = Number.NEGATIVE_INFINITY;
   #end: Timer | null = null;
 
-  /** A packed batch has begun: slots change hands, so its adapters are kept by its number. */
-  begin(pass: number, adapters: readonly string[]): void {
-    this.#passes.set(pass, adapters);
-    if (this.#passes.size > MOST_PASSES) this.#passes.delete(this.#passes.keys().next().value!);
-  }
+  constructor(readonly names = new SpanNames()) {}
 
-  /** Until it is disposed, what is asked for is of these stages; `holders`: what is in each slot now. */
-  attend(bus: Bus, tracers: Pick<Attended, "whole" | "own">, holders: Attended["holders"]): Disposable {
+  /** Until it is disposed, what is asked for is of these stages. */
+  attend(bus: Bus, tracers: Pick<Attended, "whole" | "own">): Disposable {
     const empty = <T>(make: () => T): T[] => Array.from({ length: bus.stages }, make);
-    this.#attended = { bus, holders, ...tracers, spans: empty(() => []), read: empty(() => 0) };
+    this.#attended = { bus, ...tracers, spans: empty(() => []), read: empty(() => 0) };
     return {
       [Symbol.dispose]: () => {
         if (this.#end) clearTimeout(this.#end);
@@ -72,19 +65,16 @@ export class LiveSpans {
   }
 
   async #collect(of: Attended): Promise<void> {
-    const { bus, whole, holders } = of;
+    const { bus, whole } = of;
     if (whole) await whole.collect();
     else {
       of.own ??= await Tracer.open(bus);
       await of.own.record({ passes: true, kernels: false });
     }
-    const slots = holders();
-    const namesOf = ({ pass, adapters }: StageSpan): readonly string[] =>
-      (pass === null ? null : this.#passes.get(pass)) ?? adapters.flatMap((slot) => slots.get(slot) ?? []);
+    const { traces, began } = (whole ?? of.own)!;
     const named = (span: StageSpan): LiveSpan => {
-      return { kind: span.kind, start: span.start, end: span.end, adapters: namesOf(span) };
+      return { kind: span.kind, start: span.start, end: span.end, adapters: this.names.of(span, began) };
     };
-    const { traces } = (whole ?? of.own)!;
     of.spans = of.spans.map((kept, stage) => [...kept, ...this.#unread(of, traces[stage]!, stage).map(named)]);
     const last = maxOf(of.spans.map((spans) => spans.at(-1)?.end ?? 0));
     of.spans = of.spans.map((spans) => spans.filter(({ end }) => end > last - WINDOW_MS).slice(-MOST_SPANS));

@@ -45,6 +45,7 @@ import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
+import { SpanNames } from "./span-names.ts";
 import { Turns } from "./turns.ts";
 
 export * from "./primitive-calls.ts";
@@ -72,6 +73,7 @@ export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs">
 export class Primitives implements AsyncDisposable {
   readonly #adapters = new Map<string, Trained>();
   readonly slots: Slots<Trained>;
+  readonly names = new SpanNames();
   readonly #engine: GenerationEngine | null;
   readonly #sampler: Sampler | null;
   readonly #base = new Turns();
@@ -181,15 +183,14 @@ export class Primitives implements AsyncDisposable {
 
   /** Puts an adapter into a slot: as it was set aside, or as it is before its first step. */
   async #fill(of: Trained, slot: number): Promise<void> {
-    const { bus, plan } = this;
-    const at = { bus, plan, adapter: of.plan, slot };
-    const { initialAdapter } = of.plan.recipe;
+    this.names.hold(slot, of.plan.name);
+    const at = { bus: this.bus, plan: this.plan, adapter: of.plan, slot };
     if (of.aside) {
-      await admit(bus, slot, of.plan, null);
-      await writeState(bus, slot, of.aside);
+      await admit(this.bus, slot, of.plan, null);
+      await writeState(this.bus, slot, of.aside);
       of.aside = null;
-    } else if (initialAdapter === null) await begin(at, () => undefined);
-    else of.steps = await loadFrom(at, initialAdapter);
+    } else if (of.plan.recipe.initialAdapter === null) await begin(at, () => undefined);
+    else of.steps = await loadFrom(at, of.plan.recipe.initialAdapter);
   }
 
   /**

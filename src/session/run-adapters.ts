@@ -87,11 +87,6 @@ export class RunAdapters {
     return this.#attended?.training.controls.latestRows(name) ?? null;
   }
 
-  /** What is in each slot, by name. */
-  get holders(): ReadonlyMap<number, string> {
-    return this.#attended?.training.controls.holders ?? new Map();
-  }
-
   /** Tokens that are still to be trained. */
   get tokensLeft(): number {
     return this.#attended?.training.controls.tokensLeft ?? 0;

@@ -30,6 +30,8 @@ export type SchedulerOptions = {
   /** Either is aborted: no slot is given any more. */
   readonly stop: AbortSignal;
   readonly suspend: AbortSignal;
+  /** Called with an adapter that gets a slot. */
+  readonly placed: (adapter: AdapterState, slot: number) => void;
   /** Called with an adapter that has its slot and state, before its next mini-batch; `first`: at its first admission. */
   readonly arrived: (adapter: AdapterState, first: boolean) => Promise<void>;
   /** Called with an adapter that is to leave now, between two of its steps; or that has left, to end. */
@@ -148,6 +150,7 @@ export class AdapterScheduler {
     const slot = this.#slots.indexOf(null);
     this.#slots[slot] = adapter;
     adapter.slot = slot;
+    this.options.placed(adapter, slot);
     apply(adapter, "admitted");
     const fill = async (): Promise<void> => {
       if (!(await this.#residency.enter(adapter, { isFetched: false }))) return this.#withdraw(adapter);

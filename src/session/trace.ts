@@ -23,6 +23,8 @@ export class Tracer {
 
   private constructor(
     private readonly bus: Bus,
+    /** The trace's beginning, by our clock in ms. */
+    readonly began: number,
     /** For each stage, what its clock is ahead of the trace's. */
     private readonly ahead: readonly number[],
   ) {
@@ -34,7 +36,7 @@ export class Tracer {
     const began = now();
     const ahead: number[] = [];
     for (const stage of range(bus.stages)) ahead.push((await clockAhead(bus, stage)) + began);
-    return new Tracer(bus, ahead);
+    return new Tracer(bus, began, ahead);
   }
 
   /**

@@ -37,12 +37,12 @@ import { type AdapterResult, adapterRef, type Listener, noticeEvent, type RunRes
 import { Executor } from "./executor.ts";
 import { Finisher } from "./finish.ts";
 import { decideRungs } from "./halving.ts";
-import type { LiveSpans } from "./live-spans.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { scoreOf } from "./own-metrics.ts";
 import { AdapterScheduler } from "./scheduler.ts";
 import { needsSum } from "./shared-rows.ts";
 import { readState } from "./slot.ts";
+import type { SpanNames } from "./span-names.ts";
 
 export type { AdapterData } from "./adapter-state.ts";
 
@@ -71,8 +71,8 @@ export type RunOptions = {
   readonly stop: AbortSignal;
   /** Aborted: the same, but adapters do not end: they are saved, to continue on other stages. */
   readonly suspend?: AbortSignal;
-  /** What stages do, for those who watch. */
-  readonly spans?: LiveSpans;
+  /** Learns which adapters the spans of stages are of. */
+  readonly spans?: SpanNames;
   /** The run waits for more adapters when all have ended, until it is stopped. */
   readonly keepOpen?: boolean;
 };
@@ -128,6 +128,7 @@ export class Training {
       stop,
       suspend: this.#suspend,
       msPerStep: () => this.#steps.msPerStep,
+      placed: (adapter, slot) => options.spans?.hold(slot, adapter.plan.name),
       arrived: (adapter, first) => this.#arrived(adapter, first),
       leaves: (adapter) => this.#leaves(adapter),
       failed: (adapter, message) => this.#end(adapter, "failed", message),

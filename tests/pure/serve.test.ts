@@ -1,7 +1,8 @@
 // The parts of the server that need no model: bodies, texts as they come, training files, configs and keys.
 
+import { Database as Sqlite } from "bun:sqlite";
 import { afterAll, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
@@ -17,7 +18,7 @@ import { boundaryOf, readMultipart } from "../../src/serve/multipart.ts";
 import { TextStream } from "../../src/serve/openai/text-stream.ts";
 import { checkTrainingFile } from "../../src/serve/openai/training-file.ts";
 import { Rates } from "../../src/serve/rates.ts";
-import { Database } from "../../src/serve/store.ts";
+import { Database, TABLES } from "../../src/serve/store.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-serve-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -296,5 +297,32 @@ describe("configs and keys", () => {
     expect(accessOf(new Headers({ "x-api-key": made! }))).toEqual({ tenant: "default", isViewer: false });
     expect(JSON.stringify(db.all("SELECT * FROM keys"))).not.toContain(made!);
     expect(() => new Database(folder)).toThrow("another server has");
+  });
+
+  test("the number of a row that is gone is not given again, also in the folder of an earlier server", () => {
+    const folder = join(root, "numbered");
+    mkdirSync(folder);
+    const model = (name: string) => [name, "a", 1, `/${name}`, "base", 0] as const;
+    const insert = "INSERT INTO models (name, tenant, created_at, folder, parent, is_loaded) VALUES (?, ?, ?, ?, ?, ?)";
+    const seqs = (db: Database) => db.all<{ seq: number }>("SELECT seq FROM models ORDER BY seq").map(({ seq }) => seq);
+    const old = new Sqlite(join(folder, "state.sqlite"), { create: true });
+    for (const tables of TABLES.slice(0, 2)) old.run(tables);
+    for (const name of ["one", "two"]) old.query(insert).run(...model(name));
+    old.run("PRAGMA user_version = 2");
+    old.close();
+    using db = new Database(folder);
+    expect(seqs(db)).toEqual([1, 2]);
+    db.run("DELETE FROM models WHERE name = 'two'");
+    db.run(insert, ...model("three"));
+    expect(seqs(db)).toEqual([1, 3]);
+    const checkpoint = (name: string) =>
+      db.run(
+        "INSERT INTO tinker_checkpoints (model, kind, name, tenant, created_at, folder, bytes, is_public, asked) VALUES ('m', 'k', ?, 'a', 1, '/f', 1, 0, '{}')",
+        name,
+      );
+    for (const name of ["one", "two"]) checkpoint(name);
+    db.run("DELETE FROM tinker_checkpoints WHERE name = 'two'");
+    checkpoint("three");
+    expect(db.all("SELECT seq FROM tinker_checkpoints ORDER BY seq")).toEqual([{ seq: 1 }, { seq: 3 }]);
   });
 });

@@ -24,3 +24,15 @@ CREATE TABLE tinker_checkpoints (
   asked TEXT NOT NULL, metadata TEXT, UNIQUE (model, kind, name)
 );
 `;
+
+/** The same checkpoints, whose numbers are never given again. */
+export const NUMBERED_CHECKPOINTS = `
+ALTER TABLE tinker_checkpoints RENAME TO tinker_checkpoints_before;
+CREATE TABLE tinker_checkpoints (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, tenant TEXT NOT NULL,
+  created_at INTEGER NOT NULL, expires_at INTEGER, folder TEXT NOT NULL, bytes INTEGER NOT NULL, is_public INTEGER NOT NULL,
+  asked TEXT NOT NULL, metadata TEXT, UNIQUE (model, kind, name)
+);
+INSERT INTO tinker_checkpoints SELECT * FROM tinker_checkpoints_before;
+DROP TABLE tinker_checkpoints_before;
+`;
