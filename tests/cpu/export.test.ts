@@ -279,7 +279,7 @@ describe("refused, with nothing written,", () => {
     await refused([short, ...to], "error[safetensors.header]", path);
     await refused([place.model, ...to], "error[export.adapter]", `${place.model} has no adapter_config.json`);
     await refused([at("nothing"), ...to], "error[export.adapter]", "is no folder");
-    const run = at("run");
+    const run = at("output-of-two");
     mkdirSync(join(run, "sums"), { recursive: true });
     writeFileSync(join(run, "sums", "adapter_config.json"), "{}");
     await refused([run, ...to], "error[export.adapter]", "hint: name one adapter: ", `${join("run", "sums")}; or give --all`);
@@ -313,7 +313,7 @@ test("killed while it writes, it leaves nothing under the final name; the next o
 }, 60_000);
 
 test("--all merges every adapter of a run that has ended, to the bytes of each alone, and reads the base once", async () => {
-  const run = at("run");
+  const run = at("output-of-two");
   mkdirSync(run);
   const names = ["one", "two", "dora"];
   for (const name of names) {
