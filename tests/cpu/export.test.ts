@@ -282,7 +282,7 @@ describe("refused, with nothing written,", () => {
     const run = at("output-of-two");
     mkdirSync(join(run, "sums"), { recursive: true });
     writeFileSync(join(run, "sums", "adapter_config.json"), "{}");
-    await refused([run, ...to], "error[export.adapter]", "hint: name one adapter: ", `${join("run", "sums")}; or give --all`);
+    await refused([run, ...to], "error[export.adapter]", "hint: name one adapter: ", `${join("output-of-two", "sums")}; or give --all`);
   }, 20_000);
 
   test("are flags that say nothing", async () => {
@@ -313,7 +313,7 @@ test("killed while it writes, it leaves nothing under the final name; the next o
 }, 60_000);
 
 test("--all merges every adapter of a run that has ended, to the bytes of each alone, and reads the base once", async () => {
-  const run = at("output-of-two");
+  const run = at("run");
   mkdirSync(run);
   const names = ["one", "two", "dora"];
   for (const name of names) {
