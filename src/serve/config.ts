@@ -6,6 +6,7 @@ import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { about, expected, notNegative, oneOf, positive, text, truth, whole } from "../base/check.ts";
 import { RequestError, textOf } from "../base/errors.ts";
+import { isLoopback } from "../base/loopback.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import type { Output } from "../base/schema.ts";
 import { faultsOf } from "../recipe/faults.ts";
@@ -184,8 +185,6 @@ export function tlsOf(
   };
   return { cert: pem(certificate), key: pem(key) };
 }
-
-export const isLoopback = (host: string): boolean => /^(127(\.\d+){3}|::1|localhost)$/.test(host);
 
 /** Throws a RequestError, `serve.config`, where keys would travel in clear text. */
 export function checkListen({
