@@ -282,7 +282,12 @@ describe("refused, with nothing written,", () => {
     const run = at("output-of-two");
     mkdirSync(join(run, "sums"), { recursive: true });
     writeFileSync(join(run, "sums", "adapter_config.json"), "{}");
-    await refused([run, ...to], "error[export.adapter]", "hint: name one adapter: ", `${join("output-of-two", "sums")}; or give --all`);
+    await refused(
+      [run, ...to],
+      "error[export.adapter]",
+      "hint: name one adapter: ",
+      `${join("output-of-two", "sums")}; or give --all`,
+    );
   }, 20_000);
 
   test("are flags that say nothing", async () => {
