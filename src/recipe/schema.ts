@@ -40,7 +40,15 @@ const MOST_SLOTS = 4096;
 
 /** Also of a server. */
 export const stages = v.union(
-  [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(layers), v.minLength(1), v.maxLength(MOST_STAGES))],
+  [
+    v.literal("auto"),
+    whole(1, MOST_STAGES),
+    v.pipe(
+      v.array(layers),
+      v.minLength(1, "is empty, expected the layers of at least one stage"),
+      v.maxLength(MOST_STAGES, `has more than ${MOST_STAGES} stages`),
+    ),
+  ],
   expected(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage, whole or halves`),
 );
 
