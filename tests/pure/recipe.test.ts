@@ -129,7 +129,7 @@ describe("a fault is reported with its place", () => {
       `${HEAD}stages = [nan]\n${adapter()}`,
       "5:11: run.stages[0] is NaN, expected a number of layers",
     ],
-    ["no stages", `${HEAD}stages = []\n${adapter()}`, "5:1: run.stages is empty, expected the layers of at least one stage"],
+    ["no stages", `${HEAD}stages = []\n${adapter()}`, "5:1: run.stages is empty, expected at least one value"],
     ["missing section", `[run]\noutput = "o"\n${adapter()}`, "1:1: model is missing"],
     ["missing key", `[model]\n[run]\noutput = "o"\n${adapter()}`, "1:1: model.path is missing"],
     [
