@@ -28,9 +28,6 @@ const FORMS = 'give --nats as "nats://host:port", or "tls://host:port"; several 
 export const describeAddress = ({ servers }: Address): string =>
   servers.map((server) => server.replace(/^\w+:\/\//, "")).join(", ");
 
-/** Whether a host, as a URL has it, is this machine to itself. */
-export const isLoopback = (host: string): boolean => /^(127(\.\d{1,3}){3}|localhost|\[?::1\]?)$/.test(host);
-
 /**
  * What `--nats` names, as "nats://host:4222", "tls://user:password@host", "nats://token@a,nats://b": credentials from the URL,
  * or else from the environment (MLORA_NATS_*, base/env.ts). Throws a RequestError, `nats.address`, without any of them.

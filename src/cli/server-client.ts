@@ -5,6 +5,7 @@ import { basename } from "node:path";
 import * as v from "valibot";
 import { environment } from "../base/env.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
+import { isLoopback } from "../base/loopback.ts";
 
 export type ServerFlags = {
   readonly server?: unknown;
@@ -12,7 +13,6 @@ export type ServerFlags = {
   readonly insecure?: boolean;
 };
 
-const LOOPBACK = /^(127(\.\d+){3}|\[::1\]|localhost)$/;
 /** Until the answer begins; uploads have as long as they take. */
 const ANSWER_MS = 60_000;
 
@@ -30,7 +30,7 @@ export class ServerClient {
     const url = URL.parse(`${server}`);
     if (!url || !/^https?:$/.test(url.protocol))
       throw new RequestError("cli.flag", `--server ${server}: expected an address`, "as in --server http://127.0.0.1:8000");
-    if (url.protocol === "http:" && !LOOPBACK.test(url.hostname) && !insecure)
+    if (url.protocol === "http:" && !isLoopback(url.hostname) && !insecure)
       throw new RequestError(
         "cli.flag",
         `--server ${server}: the key would travel in clear text`,

@@ -4,8 +4,9 @@
 import { sleep } from "../base/clock.ts";
 import { RunError } from "../base/errors.ts";
 import { log } from "../base/log.ts";
+import { isLoopback } from "../base/loopback.ts";
 import { range } from "../base/shape.ts";
-import { type Address, describeAddress, isLoopback } from "../bus/address.ts";
+import { type Address, describeAddress } from "../bus/address.ts";
 import { type NatsBus, natsBus } from "../bus/coordinator.ts";
 import { connectSealed, newRunKey, type RunKey } from "../bus/seal.ts";
 import { type ServerOptions, startServer } from "./server.ts";

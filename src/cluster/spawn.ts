@@ -103,6 +103,25 @@ function start(command: readonly string[], { name, input, keepsOutput = false, l
   return { name, pid: child.pid, ended, stop, kill, [Symbol.asyncDispose]: async () => void (await stop()) };
 }
 
+/**
+ * Waits for the end of a child, which is killed after `mostMs`. `fault`: what went wrong, in words that follow its name; null
+ * where it ended with 0.
+ */
+export async function endWithin(
+  child: Child,
+  mostMs: number,
+): Promise<{ readonly fault: string | null; readonly stdout: string }> {
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    child.kill();
+  }, mostMs);
+  const ending = await child.ended.finally(() => clearTimeout(timer));
+  const { code, stdout } = ending;
+  if (isLate) return { fault: `was still running after ${mostMs / 1000} s`, stdout };
+  return { fault: code === 0 ? null : describeEnding(ending), stdout };
+}
+
 /** How a child ended, in words: "was killed by SIGKILL", "ended with 1: <its last line>", with all its output after a crash. */
 export function describeEnding({ code, signal, stderr }: Ending): string {
   if (signal === "SIGKILL" || signal === "SIGTERM") return `was killed by ${signal}`; // its output says nothing about that

@@ -182,9 +182,11 @@ export class Stage implements Disposable {
     return new Later(inFlight.sent.then(() => null));
   }
 
-  /** A CPU computes the next pass in the thread that sends the results of this one. */
+  /** A CPU computes the next pass in the thread that sends the results of this one, and in which signals and requests arrive. */
   async #unlessConcurrent(sent: Promise<void>): Promise<void> {
-    if (this.device.kind === "cpu") await sent;
+    if (this.device.kind !== "cpu") return;
+    await sent;
+    await this.device.idle();
   }
 
   /** The last stage begins with the loss and returns it. */

@@ -7,6 +7,7 @@ import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { about, expected, notNegative, oneOf, positive, text, truth, whole } from "../base/check.ts";
 import { RequestError, textOf } from "../base/errors.ts";
+import { isLoopback } from "../base/loopback.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import type { Output } from "../base/schema.ts";
 import { faultsOf } from "../recipe/faults.ts";
@@ -198,8 +199,6 @@ function parsed<T>(parse: () => T, fault: string): T {
     throw wrong(fault);
   }
 }
-
-export const isLoopback = (host: string): boolean => /^(127(\.\d+){3}|::1|localhost)$/.test(host);
 
 /** Throws a RequestError, `serve.config`, where keys would travel in clear text. */
 export function checkListen({

@@ -65,21 +65,29 @@ export type EarlierMetric = {
 
 const LONGEST_LINE = 1 << 20;
 
-/** Steps and evaluations of the run in this folder, as metrics.jsonl has them; none where there is no such file. */
-export function* earlierMetrics(output: string): Generator<EarlierMetric> {
+/** The objects of the metrics.jsonl of the run in this folder, in order; none where there is no such file. */
+export function* metricLines(output: string): Generator<Readonly<Record<string, unknown>>> {
   const path = join(output, "metrics.jsonl");
   if (!existsSync(path)) return;
   const fd = openSync(path, "r");
   const decoder = new TextDecoder();
   try {
     for (const { bytes } of linesOf(fd, LONGEST_LINE)) {
-      const found = v.safeParse(earlier, bytes === null ? null : parsed(decoder.decode(bytes)));
-      if (!found.success) continue;
-      const { adapter, step, loss, grad_norm = null, tokens_per_second = null } = found.output;
-      yield { adapter, step, loss, gradNorm: grad_norm, tokensPerSecond: tokens_per_second };
+      const found = bytes === null ? null : parsed(decoder.decode(bytes));
+      if (typeof found === "object" && found !== null) yield found as Readonly<Record<string, unknown>>;
     }
   } finally {
     closeSync(fd);
+  }
+}
+
+/** Steps and evaluations of the run in this folder, as metrics.jsonl has them; none where there is no such file. */
+export function* earlierMetrics(output: string): Generator<EarlierMetric> {
+  for (const line of metricLines(output)) {
+    const found = v.safeParse(earlier, line);
+    if (!found.success) continue;
+    const { adapter, step, loss, grad_norm = null, tokens_per_second = null } = found.output;
+    yield { adapter, step, loss, gradNorm: grad_norm, tokensPerSecond: tokens_per_second };
   }
 }
 
@@ -88,6 +96,7 @@ const earlier = v.object({
   ...{ grad_norm: v.exactOptional(v.number()), tokens_per_second: v.exactOptional(v.number()) },
 });
 
+/** A line that a kill cut off says nothing. */
 function parsed(line: string): unknown {
   try {
     return JSON.parse(line);

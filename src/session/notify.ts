@@ -6,7 +6,7 @@ import { environment } from "../base/env.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { count, duration } from "../base/units.ts";
-import { describeEnding, startProgram } from "../cluster/spawn.ts";
+import { endWithin, startProgram } from "../cluster/spawn.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import type { NOTIFIED } from "../recipe/schema.ts";
 import { postJson } from "../sources/http.ts";
@@ -111,12 +111,6 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
 
 async function runProgram(path: string, args: readonly string[], input: string): Promise<void> {
   await using child = startProgram(path, args, { name: basename(path), input });
-  let late = false;
-  const timer = setTimeout(() => {
-    late = true;
-    child.kill();
-  }, MOST_MS);
-  const ending = await child.ended.finally(() => clearTimeout(timer));
-  if (late) throw new Error(`${path} was still running after ${MOST_MS / 1000} s`);
-  if (ending.code !== 0) throw new Error(`${path} ${describeEnding(ending)}`);
+  const { fault } = await endWithin(child, MOST_MS);
+  if (fault !== null) throw new Error(`${path} ${fault}`);
 }

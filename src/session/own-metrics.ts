@@ -6,7 +6,7 @@ import { basename, join } from "node:path";
 import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
 import { RequestError, RunError } from "../base/errors.ts";
-import { describeEnding, startProgram } from "../cluster/spawn.ts";
+import { endWithin, startProgram } from "../cluster/spawn.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import type { Evaluation } from "./evaluate.ts";
 
@@ -69,17 +69,11 @@ export async function runMetrics(
     input: JSON.stringify(input),
     keepsOutput: true,
   });
-  let late = false;
-  const timer = setTimeout(() => {
-    late = true;
-    child.kill();
-  }, 1000 * seconds);
   using _stopped = onAbort(stop, () => child.kill());
-  const ending = await child.ended.finally(() => clearTimeout(timer));
-  if (late) throw wrong(`was still running after ${seconds} s`);
-  if (ending.code !== 0) throw wrong(describeEnding(ending));
-  const parsed = v.safeParse(printed, ending.stdout);
-  if (!parsed.success) throw wrong(`printed ${JSON.stringify(ending.stdout.slice(0, 100))}, expected a JSON object of numbers`);
+  const { fault, stdout } = await endWithin(child, 1000 * seconds);
+  if (fault !== null) throw wrong(fault);
+  const parsed = v.safeParse(printed, stdout);
+  if (!parsed.success) throw wrong(`printed ${JSON.stringify(stdout.slice(0, 100))}, expected a JSON object of numbers`);
   if (best !== undefined && parsed.output[best] === undefined)
     throw wrong(`printed no ${best}: ${Object.keys(parsed.output).join(", ")}`);
   return parsed.output;

@@ -2,16 +2,19 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { parse } from "smol-toml";
 import { RequestError } from "../base/errors.ts";
+import { isAddress, parseHub } from "../base/source-name.ts";
 import { type JsonObject, jsonLike, readJsonObject } from "../files/json.ts";
 import { readRecord } from "../files/record.ts";
 import { methodIn } from "../methods/registry.ts";
+import { loadRecipe } from "../recipe/load.ts";
+import { adapterTable } from "../recipe/resolve.ts";
+import { shown } from "../sources/http.ts";
 import { type PushedFile, pushFiles } from "../sources/hub/push.ts";
 import { hubSettings } from "../sources/hub/settings.ts";
 import { isFile, isFolder } from "./adapters.ts";
 import { type Card, cardText } from "./model-card.ts";
-import { RUN_RECIPE } from "./run-folder.ts";
+import { RUN_RECIPE, withAdded } from "./run-folder.ts";
 
 export type PushOptions = {
   /** "owner/name" */
@@ -87,29 +90,44 @@ function hubName(path: string): string | null {
   return typeof own === "string" && NAME.test(own) && !existsSync(own) ? own : null;
 }
 
-/** Keys that say nothing to others. */
-const LEFT_OUT = ["name", "data", "from", "seed", "priority", "objective_rows"];
+/** Keys that say nothing to others, or name what is here: programs and folders. */
+const LEFT_OUT = ["name", "data", "from", "seed", "priority", "metrics"];
+
+/** An adapter's keys as others may read them: of a path its last part. */
+function settingsOf(table: JsonObject): JsonObject {
+  const kept = Object.fromEntries(Object.entries(table).filter(([key]) => !LEFT_OUT.includes(key)));
+  const { chat_template: template, objective } = kept;
+  const { reference } = (typeof objective === "object" ? objective : {}) as JsonObject;
+  return {
+    ...kept,
+    ...(typeof template === "string" ? { chat_template: basename(template) } : {}),
+    ...(typeof reference === "string" ? { objective: { ...(objective as JsonObject), reference: basename(reference) } } : {}),
+  };
+}
+
+/** A source of rows as others may read it, and the data set on the hub that it is. */
+function sourceOf(name: string): { readonly text: string; readonly dataset: string | null } {
+  const hub = parseHub(name);
+  if (hub !== null) return { text: hub.repo, dataset: hub.kind === "datasets" ? hub.repo : null };
+  return { text: isAddress(name) ? shown(name) : basename(name), dataset: null };
+}
 
 function cardOf(folder: string, config: JsonObject, base: string): Omit<Card, "base" | "repo"> {
   const run = dirname(folder);
   const name = basename(folder);
-  const recipe = isFile(join(run, RUN_RECIPE)) ? parse(readFileSync(join(run, RUN_RECIPE), "utf8")) : {};
-  const tables = (recipe["adapter"] ?? []) as readonly Readonly<Record<string, unknown>>[];
-  const own = tables.find((table) => table["name"] === name) ?? null;
-  const train = [((own?.["data"] ?? {}) as JsonObject)["train"] ?? []].flat();
-  const paths = train.flatMap((of) => (typeof of === "string" ? of : `${(of as JsonObject)["path"] ?? ""}`) || []);
-  const isPath = (path: string) => path.startsWith("/"); // others are names of what lies elsewhere
-  const isHub = (path: string) => NAME.test(path.split("@")[0]!) && !isPath(path);
-  const kept = own && Object.entries(own).filter(([key]) => !LEFT_OUT.includes(key));
+  const recipe = join(run, RUN_RECIPE);
+  const adapters = isFile(recipe) ? withAdded(loadRecipe(recipe, { output: run })).adapters : [];
+  const own = adapters.find((of) => of.name === name);
+  const sources = (own?.train ?? []).map(sourceOf);
   const more = join(folder, CARD);
   return {
     name,
     license: licenseOf(base),
     method: methodIn(config) ?? "lora",
     outcome: readRecord(run).get(name) ?? null,
-    settings: kept && Object.fromEntries(kept),
-    data: paths.map((path) => (isPath(path) ? basename(path) : path)),
-    datasets: paths.filter(isHub).map((path) => path.split("@")[0]!),
+    settings: own ? settingsOf(adapterTable(own)) : null,
+    data: sources.map(({ text }) => text),
+    datasets: sources.flatMap(({ dataset }) => dataset ?? []),
     more: isFile(more) ? readFileSync(more, "utf8") : null,
   };
 }

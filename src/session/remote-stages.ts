@@ -2,7 +2,8 @@
 
 import { environment } from "../base/env.ts";
 import { RequestError } from "../base/errors.ts";
-import { fileOf, isLoopback, parseAddress } from "../bus/address.ts";
+import { isLoopback } from "../base/loopback.ts";
+import { fileOf, parseAddress } from "../bus/address.ts";
 import { newRunKey } from "../bus/seal.ts";
 import { newRunId, runId } from "../bus/subjects.ts";
 import { givenKey } from "../cluster/keyfile.ts";

@@ -1,19 +1,19 @@
 // What a run's folder says of the run, for people to read: how its adapters came out, their curves, settings and plan.
 
-import { closeSync, existsSync, openSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RequestError, textOf } from "../base/errors.ts";
 import { shortPath } from "../base/units.ts";
-import { linesOf } from "../files/lines.ts";
 import { type Outcome, type RunTime, readRun } from "../files/record.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { adapterTable } from "../recipe/resolve.ts";
+import { metricLines } from "./metrics.ts";
 import { type PlannedRun, planOf } from "./planned-run.ts";
 import { ranked } from "./ranking.ts";
 import { RUN_RECIPE, withAdded } from "./run-folder.ts";
 
-export type Curve = readonly (readonly [step: number, value: number])[];
+export type CurvePoints = readonly (readonly [step: number, value: number])[];
 export type CurveName = "loss" | "evaluation" | "gradNorm" | "learningRate";
 
 export type ReportedAdapter = {
@@ -21,7 +21,7 @@ export type ReportedAdapter = {
   /** Null while it has not ended. */
   readonly outcome: Outcome | null;
   readonly isBest: boolean;
-  readonly curves: Readonly<Record<CurveName, Curve>>;
+  readonly curves: Readonly<Record<CurveName, CurvePoints>>;
   /** Its keys of the recipe, none left to defaults. */
   readonly settings: Readonly<Record<string, unknown>>;
 };
@@ -38,7 +38,6 @@ export type RunReport = {
 
 /** Points of all curves of one kind together, and of one curve. */
 const [MOST_POINTS, FEWEST, MOST] = [40_000, 48, 400];
-const LONGEST_LINE = 1 << 20;
 
 /** A curve of at most 2 n points, each the mean of equally many values. */
 class Thinned {
@@ -64,7 +63,7 @@ class Thinned {
   }
 
   /** With what has come since the last whole mean. */
-  get points(): Curve {
+  get points(): CurvePoints {
     const [step, total, count] = this.#sum;
     return count === 0 ? this.#points : [...this.#points, [step, total / count]];
   }
@@ -85,7 +84,7 @@ export async function reportOf(folder: string, { isPlanned = true } = {}): Promi
   const recipe = withAdded(loadRecipe(path, { output: folder }));
   const { adapters: ended, time = null } = readRun(folder);
   const curves = readCurves(
-    join(folder, "metrics.jsonl"),
+    folder,
     recipe.adapters.map(({ name }) => name),
   );
   const known = recipe.adapters.filter(({ name }) => ended[name]);
@@ -117,7 +116,7 @@ async function plannedOr(recipe: Recipe): Promise<PlannedRun | string> {
   }
 }
 
-function readCurves(path: string, names: readonly string[]): Map<string, Record<CurveName, Curve>> {
+function readCurves(output: string, names: readonly string[]): Map<string, Record<CurveName, CurvePoints>> {
   const n = Math.min(MOST, Math.max(FEWEST, Math.floor(MOST_POINTS / names.length / 2)));
   const thinned = new Map(
     names.map((name) => [
@@ -125,22 +124,13 @@ function readCurves(path: string, names: readonly string[]): Map<string, Record<
       { loss: new Thinned(n), evaluation: new Thinned(n), gradNorm: new Thinned(n), learningRate: new Thinned(n) },
     ]),
   );
-  if (existsSync(path)) {
-    const fd = openSync(path, "r");
-    try {
-      const decoder = new TextDecoder();
-      for (const { bytes } of linesOf(fd, LONGEST_LINE)) if (bytes) addLine(decoder.decode(bytes), thinned);
-    } finally {
-      closeSync(fd);
-    }
-  }
+  for (const line of metricLines(output)) addLine(line, thinned);
   const pointsOf = (of: Record<CurveName, Thinned>) =>
-    Object.fromEntries(Object.entries(of).map(([name, curve]) => [name, curve.points])) as Record<CurveName, Curve>;
+    Object.fromEntries(Object.entries(of).map(([name, curve]) => [name, curve.points])) as Record<CurveName, CurvePoints>;
   return new Map([...thinned].map(([name, of]) => [name, pointsOf(of)]));
 }
 
-function addLine(line: string, curves: ReadonlyMap<string, Record<CurveName, Thinned>>): void {
-  const values = parsed(line);
+function addLine(values: Readonly<Record<string, unknown>>, curves: ReadonlyMap<string, Record<CurveName, Thinned>>): void {
   const curve = curves.get(`${values["adapter"]}`);
   const step = values["step"];
   if (!curve || typeof step !== "number") return;
@@ -152,13 +142,4 @@ function addLine(line: string, curves: ReadonlyMap<string, Record<CurveName, Thi
   add("loss", values["loss"]);
   add("gradNorm", values["grad_norm"]);
   add("learningRate", values["learning_rate"]);
-}
-
-/** A line that a kill cut off says nothing. */
-function parsed(line: string): Readonly<Record<string, unknown>> {
-  try {
-    return JSON.parse(line) ?? {};
-  } catch {
-    return {};
-  }
 }

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError, RunError } from "../base/errors.ts";
+import { isLoopback } from "../base/loopback.ts";
 import type { DataFile } from "../data/data-file.ts";
 import { shelf, touch, trim } from "./cache.ts";
 import { ask, shown } from "./http.ts";
@@ -18,13 +19,11 @@ const meta = v.pipe(
 );
 type Meta = v.InferOutput<typeof meta>;
 
-const isLoopback = ({ hostname }: URL): boolean => ["localhost", "127.0.0.1", "[::1]"].includes(hostname);
-
 /** The file at an address. Throws RequestErrors and RunErrors that name it. */
 export async function addressed(url: string, { signal, notice, progress, hub }: Opening): Promise<DataFile> {
   const parsed = URL.parse(url);
   if (parsed === null) throw new RequestError("data.url", `${url} is no address`, "an address begins with https://");
-  if (parsed.protocol === "http:" && !isLoopback(parsed))
+  if (parsed.protocol === "http:" && !isLoopback(parsed.hostname))
     throw new RequestError("data.url", `${shown(url)} is not encrypted: others could change the rows`, "use https://");
   const folder = join(shelf("downloads"), hashText(url));
   mkdirSync(folder, { recursive: true, mode: 0o700 });

@@ -1,6 +1,6 @@
 // Compressed files, known by their first bytes: expanded once into the cache, in pieces, and only if they are whole.
 
-import { closeSync, createReadStream, createWriteStream, existsSync, openSync, readSync, renameSync, statSync } from "node:fs";
+import { closeSync, createReadStream, createWriteStream, existsSync, openSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -11,6 +11,7 @@ import { randomText } from "../base/secret.ts";
 import type { DataFile } from "../data/data-file.ts";
 import { fileFingerprint } from "../files/fingerprint.ts";
 import { shelf, touch, trim } from "./cache.ts";
+import { settle } from "./partial.ts";
 
 type Compression = {
   readonly title: string;
@@ -41,7 +42,7 @@ export async function expanded(file: DataFile, signal?: AbortSignal): Promise<Da
         createWriteStream(made, { mode: 0o600 }),
         signal ? { signal } : {},
       );
-      renameSync(made, path);
+      settle(made, path);
     } catch (error) {
       removeQuietly(made);
       signal?.throwIfAborted();

@@ -1,5 +1,5 @@
-// Requests over HTTP, the only door to them: redirects followed by hand, so that a secret stays with the host it is for, and
-// what may pass tried again.
+// Requests for what recipes name, what is pushed, and notifications: redirects followed by hand, so that a secret stays with
+// the host it is for, and what may pass tried again.
 
 import { sleep } from "../base/clock.ts";
 import { RunError, textOf } from "../base/errors.ts";
@@ -25,30 +25,36 @@ export type Ask = {
   readonly signal?: AbortSignal | undefined;
 };
 
+type Answer = { readonly response: Response; readonly url: string };
+
 /** The answer, whatever its status, and the address it came from. Throws a RunError, `http.failed`, where there is none. */
-export async function ask(url: string, options: Ask = {}): Promise<{ readonly response: Response; readonly url: string }> {
-  let last: unknown = null;
-  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+export async function ask(url: string, options: Ask = {}): Promise<Answer> {
+  try {
+    return await tried(() => followed(url, options), options.signal);
+  } catch (error) {
     options.signal?.throwIfAborted();
-    if (attempt > 0) await sleep(WAIT_MS * 2 ** (attempt - 1));
-    try {
-      const answer = await followed(url, options);
-      if (!PASSING.includes(answer.response.status) || attempt === ATTEMPTS - 1) return answer;
-      await answer.response.body?.cancel();
-    } catch (error) {
-      options.signal?.throwIfAborted();
-      if (error instanceof RunError) throw error;
-      last = error;
-    }
+    if (error instanceof RunError) throw error;
+    const why = `${shown(url)} cannot be reached: ${textOf(error)}`;
+    throw new RunError("http.failed", why, "check the network, or a proxy (HTTPS_PROXY)");
   }
-  throw new RunError(
-    "http.failed",
-    `${shown(url)} cannot be reached: ${textOf(last)}`,
-    "check the network, or a proxy (HTTPS_PROXY)",
-  );
 }
 
-async function followed(from: string, options: Ask) {
+/** Sends again what may pass. The last answer counts, whatever its status, or what the last attempt fails with. */
+async function tried(send: () => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
+  for (let attempt = 1; ; attempt++) {
+    signal?.throwIfAborted();
+    try {
+      const answer = await send();
+      if (attempt === ATTEMPTS || !PASSING.includes(answer.response.status)) return answer;
+      await answer.response.body?.cancel();
+    } catch (error) {
+      if (attempt === ATTEMPTS || signal?.aborted || error instanceof RunError) throw error;
+    }
+    await sleep(WAIT_MS * 2 ** (attempt - 1));
+  }
+}
+
+async function followed(from: string, options: Ask): Promise<Answer> {
   const { method = "GET", headers = {}, token, away = true, signal, body, headMs = HEAD_MS } = options;
   let url = new URL(from);
   const { origin } = url;
@@ -87,22 +93,13 @@ async function fetchHead(url: URL, init: RequestInit, late: AbortSignal, signal:
  * alone: the rest of such an address may be a secret.
  */
 export async function postJson(url: string, body: string): Promise<void> {
-  const { host } = new URL(url);
-  let fault = "";
-  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-    if (attempt > 0) await sleep(WAIT_MS * 2 ** (attempt - 1));
-    try {
-      const init = { method: "POST", headers: { "content-type": "application/json" }, body };
-      const response = await fetchHead(new URL(url), init, AbortSignal.timeout(HEAD_MS), undefined);
-      await response.body?.cancel();
-      if (response.ok) return;
-      fault = `it answered ${response.status}`;
-      if (!PASSING.includes(response.status)) break;
-    } catch (error) {
-      fault = textOf(error);
-    }
-  }
-  throw new RunError("http.failed", `${host}: ${fault}`);
+  const to = new URL(url);
+  const failed = (why: string) => new RunError("http.failed", `${to.host}: ${why}`);
+  const init = { method: "POST", headers: { "content-type": "application/json" }, body };
+  const send = async () => ({ response: await fetchHead(to, init, AbortSignal.timeout(HEAD_MS), undefined), url });
+  const { response } = await tried(send).catch((error: unknown) => Promise.reject(failed(textOf(error))));
+  await response.body?.cancel();
+  if (!response.ok) throw failed(`it answered ${response.status}`);
 }
 
 /** An address without what may be secret in it. */

@@ -76,8 +76,14 @@ export async function download(wanted: Wanted): Promise<string> {
   return partial;
 }
 
-/** Gives a file that was fetched its name, for good. */
+/** Gives a file its name, for good: its bytes lie on the disk before, or a power cut could leave a shorter one under it. */
 export function settle(partial: string, path: string): void {
+  const fd = openSync(partial, "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
   renameSync(partial, path);
   syncFolder(dirname(path));
 }

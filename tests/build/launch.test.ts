@@ -113,7 +113,7 @@ needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
       const { code, err } = await run.ended;
       expect([code, err.match(/^(error|warning|notice).*/gm)]).toEqual([0, null]);
       for (const [stage, host] of ["host-a", "host-a", "host-b"].entries())
-        expect(err).toMatch(new RegExp(`^  stage ${stage}: layers \\d to \\d on ${host}, cpu 0`, "m"));
+        expect(err).toMatch(new RegExp(`^  stage ${stage}: layers \\d to \\d( \\(\\d in part\\))? on ${host}, cpu 0`, "m"));
       expect(err).toMatch(/to stage 2 by nats/);
     });
     for (const i of adapters) expect(leftOf(outputOf(path), `a${i}`)).toEqual(leftOf(outputOf(alone), `a${i}`));

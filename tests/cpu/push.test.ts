@@ -78,7 +78,20 @@ function runFolder(): string {
   writeFileSync(join(adapter, "secret.txt"), "a password");
   writeFileSync(
     join(run, "recipe.toml"),
-    `[[adapter]]\nname = "dates"\nrank = 2\nseed = 5\n[adapter.data]\ntrain = ["/home/me/rows.jsonl"]\n`,
+    `[model]
+path = "${place.model}"
+[run]
+output = "."
+[[adapter]]
+name = "dates"
+rank = 2
+seed = 5
+steps = 1
+chat_template = "/home/me/chat.jinja"
+objective = { name = "dpo", reference = "/home/me/before" }
+metrics = { command = ["python3", "/home/me/score.py"] }
+data = { split = 0.5, train = ["/home/me/rows.jsonl", { dataset = "org/rows", split = "test" }, "https://host.example/more.jsonl?key=private"] }
+`,
   );
   return adapter;
 }
@@ -108,8 +121,10 @@ test("the listed files alone are pushed, without paths of this machine", async (
     r: 2,
   });
   const all = [...stored.values()].map((bytes) => bytes.toString("latin1")).join();
-  for (const path of [place.root, root, "/home/me"]) expect(all).not.toContain(path);
-  expect(all).toContain("rows.jsonl");
+  for (const path of [place.root, root, "/home/me", "score.py", "key=private"]) expect(all).not.toContain(path);
+  for (const said of ["`rows.jsonl`, `org/rows`, `https://host.example/more.jsonl?...`", 'datasets:\n- "org/rows"\n'])
+    expect(all).toContain(said);
+  for (const said of ["| chat_template | chat.jinja |", '"reference":"before"', "| rank | 2 |"]) expect(all).toContain(said);
   expect([out, err, dry.out].join()).not.toContain(server.token);
 }, 60_000);
 

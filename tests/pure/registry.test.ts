@@ -4,7 +4,8 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { isLoopback, parseAddress } from "../../src/bus/address.ts";
+import { isLoopback } from "../../src/base/loopback.ts";
+import { parseAddress } from "../../src/bus/address.ts";
 import { newRunKey } from "../../src/bus/seal.ts";
 import { announce, knownRuns } from "../../src/cluster/registry.ts";
 

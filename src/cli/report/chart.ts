@@ -1,10 +1,10 @@
 // A chart of many curves as SVG in a page: a path for each adapter, which its row of the table brings to the front.
 
 import { maxOf } from "../../base/shape.ts";
-import type { Curve } from "../../session/run-report.ts";
+import type { CurvePoints } from "../../session/run-report.ts";
 import { px, xml } from "../draw/xml.ts";
 
-export type Line = { readonly name: string; readonly id: number; readonly curve: Curve };
+export type Line = { readonly name: string; readonly id: number; readonly curve: CurvePoints };
 
 /** In pixels at the chart's own size. */
 const [WIDTH, HEIGHT] = [640, 280];
