@@ -25,7 +25,7 @@ const Job = v.looseObject({
 type Job = v.InferOutput<typeof Job>;
 const Event = v.object({ ...Named.entries, message: v.string() });
 type Event = v.InferOutput<typeof Event>;
-/** One that says that more follow has something to go on from. */
+/** One that says that more follow names the last so far. */
 const pageOf = <T>(item: v.GenericSchema<unknown, T>) =>
   v.pipe(
     v.object({ data: v.array(item), has_more: v.boolean() }),

@@ -164,7 +164,7 @@ test("a key that would be seen, and a recipe that cannot be sent, are refused be
   ]);
 });
 
-test("answers that no server of ours gives are one error, and no job is reported", async () => {
+test("answers that mlora serve never gives are one error, and no job is reported", async () => {
   const path = place.project(RECIPE, FILES);
   const keyFile = join(place.root, "other-key");
   writeFileSync(keyFile, `${KEYS.one}\n`, { mode: 0o600 });

@@ -172,7 +172,7 @@ describe("damage is refused", () => {
     expect(caught).toBeGreaterThan(data / 10);
   });
 
-  test("a Parquet footer that holds something else, in words of ours", async () => {
+  test("a Parquet footer that holds something else, in our words", async () => {
     const whole = bytesOf("rows-none.parquet");
     const length = whole.readUInt32LE(whole.length - 8);
     for (const value of [0, 0x11, 0xff]) {
