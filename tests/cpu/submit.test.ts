@@ -163,3 +163,30 @@ test("a key that would be seen, and a recipe that cannot be sent, are refused be
     expect.stringContaining("is no file of this machine"),
   ]);
 });
+
+test("answers that mlora serve never gives are one error, and no job is reported", async () => {
+  const path = place.project(RECIPE, FILES);
+  const keyFile = join(place.root, "other-key");
+  writeFileSync(keyFile, `${KEYS.one}\n`, { mode: 0o600 });
+  const answers = ["<html>no</html>", "null", "[1, 2]", '{"data": [], "has_more": true}', '{"id": 5, "data": [{"id": "x"}]}'];
+  let answer = "";
+  const cut = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{";
+  using server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(answer) });
+  using cutting = Bun.listen({
+    port: 0,
+    hostname: "127.0.0.1",
+    socket: { data: (socket) => void socket.end(cut) },
+  });
+  const refused = async (port: number, code: string) => {
+    const flags = ["--server", `http://127.0.0.1:${port}`, "--key-file", keyFile];
+    const ended = await Promise.all([place.mlora("submit", path, ...flags), place.mlora("jobs", ...flags)]);
+    for (const { code: exit, out, err } of ended)
+      expect([exit, out, err.split("\n")[0]]).toEqual([
+        1,
+        "",
+        expect.stringContaining(`error[${code}]: http://127.0.0.1:${port}`),
+      ]);
+  };
+  for (answer of answers) await refused(server.port!, "server.answer");
+  await refused(cutting.port, "server.unreachable");
+});
