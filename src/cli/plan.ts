@@ -77,12 +77,12 @@ function stageTable({ plan: { stages }, simulated }: PlannedRun, facts: PlanFact
   );
 }
 
-/** What the paper's model, fitted to this plan, says of larger and smaller passes. */
+/** The paper's model (b0 + b1 B L + b2 B L^2), fitted to this plan: the memory of larger and smaller passes. */
 function memoryText({ stages }: Plan, { memory_model: { b0, b1, b2 } }: PlanFacts): string {
   const length = stages[0]!.sizes.positions;
-  const square = Math.abs(b2) * length < 0.01 * b1 ? "nothing" : `${b2.toPrecision(2)} bytes`;
-  const token = `${formatBytes(1000 * b1)} for each 1,000 tokens B L of a pass`;
-  return `  memory model: ${formatBytes(b0)}, ${token}, ${square} for B L^2`;
+  const square =
+    Math.abs(b2) * length < 0.01 * b1 ? "" : `, ${b2.toPrecision(2)} bytes for each of them times its row's length`;
+  return `  by size: ${formatBytes(b0)}, and ${formatBytes(1000 * b1)} for each 1,000 tokens of a pass${square}`;
 }
 
 /** Whether an adapter has several ranks. */
@@ -146,7 +146,7 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
     `${shortPath(recipe.path)}: ${adapters.length} ${adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}`,
     `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}, held as ${heldText(sizes, device.compute)}`,
     `  device       ${device.kind} (${device.name}), ${device.compute}, recomputation ${sizes.recomputation}`,
-    `  passes       at most ${count(sizes.rows)} rows, shared by adapters; a micro-batch at most ${count(plan.tokensPerMicrobatch)} tokens`,
+    `  passes       at most ${count(sizes.rows)} tokens, shared by adapters; a micro-batch at most ${count(plan.tokensPerMicrobatch)} tokens`,
     ...(facts.host_bytes > 0
       ? [
           `  turns        ${plan.resident} of ${plan.slots} adapters are on the device at once; the others wait for their turn in ${formatBytes(facts.host_bytes)} of host memory`,

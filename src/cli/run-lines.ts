@@ -48,7 +48,7 @@ function linesOf(event: SessionEvent): string[] | null {
     case "reopening":
       return [reopening(event)];
     case "replanned":
-      return [`  ${event.slots} of ${event.adapters} adapters at once, passes of at most ${event.rows} rows`];
+      return [`  ${event.slots} of ${event.adapters} adapters at once, passes of at most ${event.rows} tokens`];
     default:
       return null;
   }

@@ -11,6 +11,8 @@ import { CudaDevice } from "./cuda.ts";
 import type { Device } from "./device.ts";
 import { CPU_ROW_TILE, CUDA_ROW_TILE } from "./tile.ts";
 
+const NO_DRIVER = "no NVIDIA driver (libcuda.so.1)";
+
 /** What the driver takes while kernels are loaded and run, in addition to what is allocated. */
 const DRIVER_BYTES = 256 * 2 ** 20;
 
@@ -25,8 +27,10 @@ export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision, 
     return cudaReport(precision, ordinal);
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
-    if (wanted === "auto") return cpuReport(precision, error.message);
-    throw new RequestError("device.cuda", error.message, error.hint ?? 'set device to "cpu" or "auto"', { cause: error });
+    const isAbsent = error.code === "ffi.library" && /No such file/.test(error.message);
+    const reason = isAbsent ? NO_DRIVER : error.message;
+    if (wanted === "auto") return cpuReport(precision, reason);
+    throw new RequestError("device.cuda", reason, error.hint ?? 'set device to "cpu" or "auto"', { cause: error });
   }
 }
 

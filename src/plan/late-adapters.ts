@@ -41,5 +41,5 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
   const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
   if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;
   const rows = maxOf(late.map((adapter, i) => largestRows(adapter, data[i]!, tokensPerMicrobatch, device.rowTile)));
-  return rows > sizes.rows ? `room for a micro-batch of ${rows} rows: they have it for ${sizes.rows}` : null;
+  return rows > sizes.rows ? `room for a micro-batch of ${rows} tokens: they have it for ${sizes.rows}` : null;
 }

@@ -59,6 +59,6 @@ export const openingEventSchemas = [
       v.strictObject({ why: v.literal("lost"), message: v.string(), restart: count, restarts: count }),
     ]),
   }),
-  /** By a new plan: `slots` of `adapters` train at once, in passes of at most `rows` rows. */
+  /** By a new plan: `slots` of `adapters` train at once, in passes of at most `rows` tokens. */
   v.strictObject({ type: v.literal("replanned"), slots: count, adapters: count, rows: count }),
 ] as const;

@@ -8,6 +8,7 @@ import { promptIds } from "../data/tokenise.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { turnsOf } from "../data/turns.ts";
 import { variablesOf } from "../data/variables.ts";
+import { readModelConfig } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
 
@@ -29,6 +30,7 @@ export type TextModel = {
 
 /** Reads the tokenizer and the ends of the model in `folder`. Throws RequestErrors. */
 export function openTextModel(folder: string): TextModel {
+  readModelConfig(folder); // an adapter's folder has no tokenizer either: the error is about what it is
   const tokenizer = loadTokenizer(tokenizerFolder(folder));
   const { hasChatTemplate, chatTemplate } = tokenizer;
   const reading = <T>(code: string, what: string, read: () => T): T => {

@@ -1,6 +1,7 @@
 // How a driver's answers are read, with a driver made for the purpose: most machines have none, and no real one fails on
 // demand.
 
+import { dlopen } from "bun:ffi";
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -89,6 +90,20 @@ test("no GPU: asked for, an error that says why; left to mlora, the cpu and the 
   expect(await choose("cuda", none)).toMatchObject({ code: "device.cuda", exit: 2, message: "the NVIDIA driver sees no GPU" });
   expect(await choose("auto", none)).toMatchObject({ kind: "cpu", note: "the NVIDIA driver sees no GPU" });
   expect(await choose("cpu", none)).toMatchObject({ kind: "cpu", note: null });
+});
+
+const hasDriver = (): boolean => {
+  try {
+    dlopen("libcuda.so.1", {}).close();
+    return true;
+  } catch {
+    return false;
+  }
+};
+test.skipIf(hasDriver())("without a driver the reason is that, and no message of the loader", async () => {
+  const without = { LD_LIBRARY_PATH: "" };
+  expect(await choose("auto", without)).toMatchObject({ kind: "cpu", note: "no NVIDIA driver (libcuda.so.1)" });
+  expect(await choose("cuda", without)).toMatchObject({ code: "device.cuda", message: "no NVIDIA driver (libcuda.so.1)" });
 });
 
 needs("kernels")("a GPU that will do", () => {

@@ -81,6 +81,14 @@ test("a server that is killed again and again loses nothing, does nothing twice,
   expect((await server.running.ended).code).toBe(0);
 }, 120_000);
 
+test("an adapter in place of the base model is named as one", async () => {
+  const adapter = join(place.root, "no-model");
+  mkdirSync(adapter);
+  writeFileSync(join(adapter, "adapter_config.json"), "{}");
+  const { code, err } = await place.mlora("serve", adapter, "--listen", "127.0.0.1:1");
+  expect([code, err]).toEqual([2, expect.stringContaining("no-model is an adapter, expected a base model")]);
+});
+
 describe("one server", () => {
   const adapters = join(place.root, "adapters");
   const started = (async () => {
