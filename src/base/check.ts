@@ -29,6 +29,13 @@ export const between = (from: number, below: number, what = `a number from ${fro
 export const share = (what = "a number from 0 to below 0.5") => between(0, 0.5, what);
 export const oneOf = <const T extends readonly string[]>(...names: T) =>
   v.picklist(names, expected(names.map((name) => `"${name}"`).join(" or ")));
+/** At least one. */
+export const listOf = <T extends v.GenericSchema>(item: T, most: number) =>
+  v.pipe(
+    v.array(item),
+    v.minLength(1, "is empty, expected at least one value"),
+    v.maxLength(most, `is a list of more than ${most} values`),
+  );
 export const truth = v.boolean(expected("true or false"));
 /** Of a generator of random numbers. */
 export const seed = whole(0, 2 ** 32 - 1);

@@ -2,26 +2,36 @@
 
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { join, resolve } from "node:path";
+import * as v from "valibot";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { jsonText, visible, writeStderr, writeStdout } from "../base/terminal.ts";
 import { shortPath } from "../base/units.ts";
-import { ServerClient, type ServerFlags } from "./server-client.ts";
+import { Named, ServerClient, type ServerFlags } from "./server-client.ts";
 import { table } from "./table.ts";
 
 export type JobsFlags = ServerFlags & { readonly output?: unknown; readonly json?: boolean };
 
-type Job = {
-  readonly id: string;
-  readonly status: string;
-  readonly model: string;
-  readonly fine_tuned_model: string | null;
-  readonly user_provided_suffix: string | null;
-  readonly error: { readonly message: string } | null;
-};
-type Event = { readonly id: string; readonly message: string };
-type Page<T> = { readonly data: readonly T[]; readonly has_more: boolean };
+const text = v.nullable(v.string());
+/** With what else a server says of it, for --json. */
+const Job = v.looseObject({
+  ...Named.entries,
+  status: v.string(),
+  fine_tuned_model: text,
+  user_provided_suffix: text,
+  error: v.nullable(v.object({ message: v.string() })),
+});
+type Job = v.InferOutput<typeof Job>;
+const Event = v.object({ ...Named.entries, message: v.string() });
+type Event = v.InferOutput<typeof Event>;
+/** One that says that more follow names the last so far. */
+const pageOf = <T>(item: v.GenericSchema<unknown, T>) =>
+  v.pipe(
+    v.object({ data: v.array(item), has_more: v.boolean() }),
+    v.check(({ data, has_more }) => data.length > 0 || !has_more),
+  );
+const Files = v.object({ data: v.array(v.object({ name: v.string(), bytes: v.number() })) });
 
 const JOBS = "/v1/fine_tuning/jobs";
 const ACTIONS = ["list", "watch", "pause", "resume", "cancel", "fetch"] as const;
@@ -40,7 +50,7 @@ export async function jobs(action: string | undefined, named: string | undefined
   const job = found(await allJobs(server), `${named}`);
   if (chosen === "watch") return await watchJobs(server, [job.id]);
   if (chosen === "fetch") return await fetchAdapter(server, job, flags.output);
-  const { status } = await server.json<Job>(`${JOBS}/${job.id}/${chosen}`, {});
+  const { status } = await server.json(`${JOBS}/${job.id}/${chosen}`, Job, {});
   writeStdout(`${nameOf(job)}: ${status}\n`);
 }
 
@@ -48,7 +58,7 @@ async function allJobs(server: ServerClient): Promise<Job[]> {
   const all: Job[] = [];
   for (;;) {
     const after = all.length > 0 ? `&after=${all.at(-1)!.id}` : "";
-    const { data, has_more } = await server.json<Page<Job>>(`${JOBS}?limit=100${after}`);
+    const { data, has_more } = await server.json(`${JOBS}?limit=100${after}`, pageOf(Job));
     all.push(...data);
     if (!has_more) return all;
   }
@@ -83,7 +93,7 @@ export async function watchJobs(server: ServerClient, ids: readonly string[]): P
   const failed: string[] = [];
   for (; open.size > 0; await sleep(WATCH_MS))
     for (const id of [...open]) {
-      const job = await server.json<Job>(`${JOBS}/${id}`); // before its events: none comes after its end
+      const job = await server.json(`${JOBS}/${id}`, Job); // before its events: none comes after its end
       const label = job.user_provided_suffix ?? id;
       for (const event of await newEvents(server, id, seen.get(id)!)) writeStderr(`${label}: ${visible(event.message)}\n`);
       if (!OVER.test(job.status)) continue;
@@ -98,7 +108,7 @@ export async function watchJobs(server: ServerClient, ids: readonly string[]): P
 async function newEvents(server: ServerClient, job: string, seen: Set<string>): Promise<Event[]> {
   const found: Event[] = [];
   for (let after = ""; ; ) {
-    const { data, has_more } = await server.json<Page<Event>>(`${JOBS}/${job}/events?limit=100${after}`);
+    const { data, has_more } = await server.json(`${JOBS}/${job}/events?limit=100${after}`, pageOf(Event));
     const fresh = data.filter(({ id }) => !seen.has(id));
     found.push(...fresh);
     if (!has_more || fresh.length < data.length) break;
@@ -114,7 +124,7 @@ async function fetchAdapter(server: ServerClient, job: Job, output: unknown): Pr
   if (existsSync(folder) && readdirSync(folder).length > 0)
     throw new RequestError("jobs.output", `${shortPath(folder)} is not empty`, "give --output a folder that is new or empty");
   const path = `${JOBS}/${job.id}/adapter`;
-  const { data } = await server.json<Page<{ readonly name: string; readonly bytes: number }>>(path);
+  const { data } = await server.json(path, Files);
   const files = new Map<string, Uint8Array>();
   for (const { name, bytes } of data) {
     const content = await server.bytes(`${path}/${encodeURIComponent(name)}`);

@@ -2,6 +2,7 @@
 
 import { readFileSync, statSync } from "node:fs";
 import { basename } from "node:path";
+import * as v from "valibot";
 import { environment } from "../base/env.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { isLoopback } from "../base/loopback.ts";
@@ -14,6 +15,9 @@ export type ServerFlags = {
 
 /** Until the answer begins; uploads have as long as they take. */
 const ANSWER_MS = 60_000;
+
+/** What was made. */
+export const Named = v.object({ id: v.pipe(v.string(), v.nonEmpty()) });
 
 export class ServerClient {
   readonly #url: string;
@@ -36,14 +40,18 @@ export class ServerClient {
     this.#key = keyFile === undefined ? keyOfEnvironment() : keyIn(`${keyFile}`);
   }
 
-  /** The JSON of an answer. Throws RunErrors: `server.refused` with what the server says, `server.unreachable`. */
-  async json<T>(path: string, body?: object): Promise<T> {
+  /**
+   * The JSON of an answer. Throws RunErrors: `server.refused` with what the server says, `server.unreachable`, and
+   * `server.answer` for one that is not of the schema.
+   */
+  async json<T>(path: string, schema: v.GenericSchema<unknown, T>, body?: object): Promise<T> {
     const sent = body ? { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } } : {};
-    return (await (await this.#ask(path, { ...sent, signal: AbortSignal.timeout(ANSWER_MS) })).json()) as T;
+    return this.#read(path, schema, { ...sent, signal: AbortSignal.timeout(ANSWER_MS) });
   }
 
   async bytes(path: string): Promise<Uint8Array> {
-    return new Uint8Array(await (await this.#ask(path, {})).arrayBuffer());
+    const response = await this.#ask(path, {});
+    return new Uint8Array(await response.arrayBuffer().catch((error) => this.#unreachable(error)));
   }
 
   /** Sends a file as rows to train on; returns its id there. */
@@ -51,8 +59,27 @@ export class ServerClient {
     const form = new FormData();
     form.set("purpose", "fine-tune");
     form.set("file", Bun.file(path), basename(path));
-    const response = await this.#ask("/v1/files", { method: "POST", body: form });
-    return ((await response.json()) as { readonly id: string }).id;
+    return (await this.#read("/v1/files", Named, { method: "POST", body: form })).id;
+  }
+
+  async #read<T>(path: string, schema: v.GenericSchema<unknown, T>, init: RequestInit): Promise<T> {
+    const response = await this.#ask(path, init);
+    const text = await response.text().catch((error) => this.#unreachable(error));
+    const parsed = v.safeParse(v.pipe(v.string(), v.parseJson(), schema), text);
+    if (parsed.success) return parsed.output;
+    throw new RunError(
+      "server.answer",
+      `${this.#url}${path} answers what cannot be read`,
+      "is --server the address of an mlora serve of this version?",
+    );
+  }
+
+  #unreachable(error: unknown): never {
+    throw new RunError(
+      "server.unreachable",
+      `${this.#url}: ${textOf(error)}`,
+      "is the server running, and --server its address?",
+    );
   }
 
   async #ask(path: string, init: RequestInit): Promise<Response> {
@@ -61,11 +88,7 @@ export class ServerClient {
     try {
       response = await fetch(`${this.#url}${path}`, { ...init, headers, redirect: "error" });
     } catch (error) {
-      throw new RunError(
-        "server.unreachable",
-        `${this.#url}: ${textOf(error)}`,
-        "is the server running, and --server its address?",
-      );
+      return this.#unreachable(error);
     }
     if (response.ok) return response;
     const said = (await response.json().catch(() => null)) as { readonly error?: { readonly message?: string } } | null;

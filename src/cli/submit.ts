@@ -8,7 +8,7 @@ import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { adapterTable } from "../recipe/resolve.ts";
 import { watchJobs } from "./jobs.ts";
-import { ServerClient, type ServerFlags } from "./server-client.ts";
+import { Named, ServerClient, type ServerFlags } from "./server-client.ts";
 
 export type SubmitFlags = ServerFlags & { readonly watch?: boolean };
 
@@ -29,7 +29,7 @@ export async function submit(path: string, flags: SubmitFlags): Promise<void> {
   const jobs: string[] = [];
   for (const { adapter, table } of bodies) {
     const files = { train: await idsOf(adapter.train), eval: await idsOf(adapter.eval) };
-    const { id } = await server.json<{ readonly id: string }>("/v1/fine_tuning/recipe_jobs", {
+    const { id } = await server.json("/v1/fine_tuning/recipe_jobs", Named, {
       ...{ name: adapter.name, adapter: table, ...files, ...numbersOf(recipe) },
     });
     writeStdout(`${adapter.name}: ${id}\n`);

@@ -66,8 +66,8 @@ function readMetadata(path: string, fd: number): FileMetaData {
   if (length > Math.min(size - FOOT - MAGIC.length, MOST_METADATA)) throw unreadable(path, "has no readable footer", AGAIN);
   try {
     return parquetMetadata(readAt(path, fd, size - FOOT - length, length + FOOT), { geoparquet: false });
-  } catch (error) {
-    throw unreadable(path, `has no readable footer: ${textOf(error)}`, AGAIN);
+  } catch {
+    throw unreadable(path, "has no readable footer", AGAIN); // the decoder's errors are of its own code
   }
 }
 
@@ -95,12 +95,16 @@ function readGroup(place: Place, chunks: readonly ColumnChunk[], rows: number, t
       const last = place.firstRow + rows - 1;
       throw new RequestError(
         "data.row",
-        `${place.path}: column '${name}', rows ${place.firstRow} to ${last}: ${textOf(error)}`,
+        `${place.path}: column '${name}', rows ${place.firstRow} to ${last}: ${faultOf(error)}`,
         AGAIN,
       );
     }
   });
 }
+
+/** A decoder that meets what it does not expect fails somewhere in its own code. */
+const faultOf = (error: unknown): string =>
+  error instanceof TypeError || error instanceof RangeError ? "is damaged" : textOf(error);
 
 /** What is null within a value says nothing: Arrow writes each key of one object into all objects. */
 function withoutNulls(value: unknown): unknown {

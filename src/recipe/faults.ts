@@ -14,9 +14,11 @@ export type Fault = { readonly path: Path; readonly message: string };
 export function faultsOf(issue: v.BaseIssue<unknown>, schema: v.GenericSchema | undefined, before: Path = []): Fault[] {
   const steps = issue.path ?? [];
   const path = [...before, ...steps.map(({ key }) => key as string | number)];
-  const isTable = typeof issue.input === "object" && issue.input !== null && !Array.isArray(issue.input);
-  const form = issue.type === "union" && isTable ? schemaAt(schema, steps, issue.input) : undefined;
-  if (form?.entries) return (v.safeParse(form, issue.input).issues ?? []).flatMap((one) => faultsOf(one, form, path));
+  const isList = Array.isArray(issue.input);
+  const isTable = typeof issue.input === "object" && issue.input !== null && !isList;
+  const form = issue.type === "union" && (isTable || isList) ? schemaAt(schema, steps, issue.input) : undefined;
+  if (form?.entries || form?.item)
+    return (v.safeParse(form, issue.input).issues ?? []).flatMap((one) => faultsOf(one, form, path));
   const inner = (issue.issues ?? []).filter(({ path: deeper }) => deeper);
   if (issue.type === "union" && isTable && inner.length > 0)
     return inner.flatMap((one) => faultsOf(one, schemaAt(schema, steps, issue.input), path));

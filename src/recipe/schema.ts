@@ -7,6 +7,7 @@ import {
   expected,
   finite,
   listed,
+  listOf,
   notNegative,
   oneOf,
   pattern,
@@ -40,7 +41,7 @@ const MOST_SLOTS = 4096;
 
 /** Also of a server. */
 export const stages = v.union(
-  [v.literal("auto"), whole(1, MOST_STAGES), v.pipe(v.array(layers), v.minLength(1), v.maxLength(MOST_STAGES))],
+  [v.literal("auto"), whole(1, MOST_STAGES), listOf(layers, MOST_STAGES)],
   expected(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage, whole or halves`),
 );
 

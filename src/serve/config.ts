@@ -1,5 +1,6 @@
 // What a server is: the keys of serve.toml, all of which have defaults.
 
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import { parse, TomlError } from "smol-toml";
@@ -116,13 +117,13 @@ export type ServeFlags = {
 export function readConfig(model: string, flags: ServeFlags = {}): ServeConfig {
   const path = flags.config === undefined ? null : resolve(flags.config);
   const given = { ...EMPTY, ...(path === null ? {} : read(path)) };
-  const parsed = v.safeParse(ServeTable, given);
-  if (!parsed.success) {
-    const faults = parsed.issues.flatMap((issue) => faultsOf(issue, ServeTable));
+  const checked = v.safeParse(ServeTable, given);
+  if (!checked.success) {
+    const faults = checked.issues.flatMap((issue) => faultsOf(issue, ServeTable));
     throw wrong(faults.map(({ path: at, message }) => `${path}: ${at.join(".")} ${message}`).join("\n"));
   }
   const place = (file: string) => resolve(path === null ? "." : dirname(path), file);
-  const { output: of } = parsed;
+  const { output: of } = checked;
   const server = { ...of.server, ...(flags.insecure ? { insecure: true } : {}) };
   const keys = flags.keys !== undefined ? resolve(flags.keys) : server.keys === undefined ? undefined : place(server.keys);
   const { folder: adapters } = of.adapters;
@@ -134,7 +135,7 @@ export function readConfig(model: string, flags: ServeFlags = {}): ServeConfig {
     base,
     name: flags.name ?? of.model.name ?? nameOf(base),
     folder: flags.folder === undefined ? place(server.folder) : resolve(flags.folder),
-    listen: placeOf(flags.listen ?? server.listen),
+    listen: flags.listen === undefined ? placeOf(server.listen) : placeOf(flags.listen, "--listen"),
     tls: tlsOf(server, place),
   };
   const parts = config.name.split("/");
@@ -161,21 +162,22 @@ function read(path: string): object {
 
 const wrong = (message: string, hint?: string): RequestError => new RequestError("serve.config", message, hint);
 
-export function placeOf(listen: string): ServeConfig["listen"] {
+/** `key`: what named the address. Throws a RequestError, `serve.config`. */
+export function placeOf(listen: string, key = "listen"): ServeConfig["listen"] {
   const found = /^(?:\[([0-9a-fA-F:]+)\]|([^:\s]+)):(\d{1,5})$/.exec(listen);
   const port = Number(found?.[3]);
-  if (!found || port > 65_535) throw wrong(`listen is "${listen}", expected host:port, as 127.0.0.1:8000`);
+  if (!found || port > 65_535) throw wrong(`${key} is "${listen}", expected host:port, as 127.0.0.1:8000`);
   return { host: (found[1] ?? found[2])!, port };
 }
 
-/** `place`: where a file that is named is. Throws a RequestError, `serve.config`. */
+/** `place`: where a file that is named is; `keys`: what names the two. Throws a RequestError, `serve.config`. */
 export function tlsOf(
   { certificate, certificate_key: key }: Pick<ServeTable["server"], "certificate" | "certificate_key">,
   place: (file: string) => string,
+  keys = "server.certificate and server.certificate_key",
 ): ServeConfig["tls"] {
   if (certificate === undefined && key === undefined) return null;
-  if (certificate === undefined || key === undefined)
-    throw wrong("server.certificate and server.certificate_key need each other", "give both, or none");
+  if (certificate === undefined || key === undefined) throw wrong(`${keys} need each other`, "give both, or none");
   const pem = (file: string) => {
     try {
       return readFileSync(place(file), "utf8");
@@ -183,7 +185,19 @@ export function tlsOf(
       throw wrong(`${place(file)}: ${textOf(error)}`);
     }
   };
-  return { cert: pem(certificate), key: pem(key) };
+  const tls = { cert: pem(certificate), key: pem(key) };
+  const of = parsed(() => new X509Certificate(tls.cert), `${place(certificate)}: holds no certificate in PEM`);
+  const own = parsed(() => createPrivateKey(tls.key), `${place(key)}: holds no private key in PEM without a passphrase`);
+  if (!of.checkPrivateKey(own)) throw wrong(`${place(key)}: is not the key of ${place(certificate)}`);
+  return tls;
+}
+
+function parsed<T>(parse: () => T, fault: string): T {
+  try {
+    return parse();
+  } catch {
+    throw wrong(fault);
+  }
 }
 
 /** Throws a RequestError, `serve.config`, where keys would travel in clear text. */

@@ -20,7 +20,7 @@ const Control = v.variant("action", [
 ]);
 const Answer = v.strictObject({
   prompt: v.pipe(v.string(), v.minLength(1, "is empty"), v.maxLength(1 << 20)),
-  models: v.pipe(v.array(name), v.minLength(1), v.maxLength(8, expected("at most 8 models"))),
+  models: v.pipe(v.array(name), v.minLength(1, "is empty"), v.maxLength(8, expected("at most 8 models"))),
   max_tokens: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(4096)),
 });
 

@@ -15,7 +15,8 @@ import { jobObject } from "./openai/jobs.ts";
 import type { Call, Route } from "./router.ts";
 
 const MOST_FILES = 64;
-const fileIds = (least: number) => v.pipe(v.array(v.string()), v.minLength(least), v.maxLength(MOST_FILES));
+const fileIds = (least: number) =>
+  v.pipe(v.array(v.string()), v.minLength(least, "is empty"), v.maxLength(MOST_FILES, `has more than ${MOST_FILES} files`));
 
 export const CreateRecipeJob = v.strictObject({
   /** What the recipe calls its adapter. */

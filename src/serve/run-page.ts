@@ -38,9 +38,9 @@ export function pagePlace({
   webCertificateKey: key,
   insecure = false,
 }: RunPageFlags): PagePlace {
-  const listen = placeOf(web === true ? USUAL : /^\d+$/.test(`${web}`) ? `127.0.0.1:${web}` : `${web}`);
+  const listen = placeOf(web === true ? USUAL : /^\d+$/.test(`${web}`) ? `127.0.0.1:${web}` : `${web}`, "--web");
   const files = { ...(certificate ? { certificate } : {}), ...(key ? { certificate_key: key } : {}) };
-  const place = { listen, tls: tlsOf(files, resolve), isUsual: web === true };
+  const place = { listen, tls: tlsOf(files, resolve, "--web-certificate and --web-certificate-key"), isUsual: web === true };
   checkListen({ ...place, server: { insecure } });
   return place;
 }

@@ -114,7 +114,7 @@ test("jobs of a recipe come to the bytes of its run, and are watched, paused, re
     [{ chat_template: "/etc/passwd" }, {}, "'chat_template' is a file"],
     [{ data: { train: "/etc/passwd" } }, {}, "'data.train' is not served"],
     [{ objective: { name: "dpo", reference: "/etc" } }, {}, "'objective' names a folder"],
-    [{ patience: 3 }, {}, "'patience' is not served"],
+    [{ patience: 3 }, {}, "'patience' is not served: leave it out of the recipe"],
     [{ metrics: { command: ["touch", "/tmp/x"] } }, {}, "'metrics' is not served"],
     [{ colour: 1 }, {}, "'colour' is not served"],
     [{ rank: "x" }, {}, "rank"],
@@ -162,4 +162,31 @@ test("a key that would be seen, and a recipe that cannot be sent, are refused be
     2,
     expect.stringContaining("is no file of this machine"),
   ]);
+});
+
+test("answers that mlora serve never gives are one error, and no job is reported", async () => {
+  const path = place.project(RECIPE, FILES);
+  const keyFile = join(place.root, "other-key");
+  writeFileSync(keyFile, `${KEYS.one}\n`, { mode: 0o600 });
+  const answers = ["<html>no</html>", "null", "[1, 2]", '{"data": [], "has_more": true}', '{"id": 5, "data": [{"id": "x"}]}'];
+  let answer = "";
+  const cut = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{";
+  using server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(answer) });
+  using cutting = Bun.listen({
+    port: 0,
+    hostname: "127.0.0.1",
+    socket: { data: (socket) => void socket.end(cut) },
+  });
+  const refused = async (port: number, code: string) => {
+    const flags = ["--server", `http://127.0.0.1:${port}`, "--key-file", keyFile];
+    const ended = await Promise.all([place.mlora("submit", path, ...flags), place.mlora("jobs", ...flags)]);
+    for (const { code: exit, out, err } of ended)
+      expect([exit, out, err.split("\n")[0]]).toEqual([
+        1,
+        "",
+        expect.stringContaining(`error[${code}]: http://127.0.0.1:${port}`),
+      ]);
+  };
+  for (answer of answers) await refused(server.port!, "server.answer");
+  await refused(cutting.port, "server.unreachable");
 });

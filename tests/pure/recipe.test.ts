@@ -119,6 +119,17 @@ describe("a fault is reported with its place", () => {
       HEAD + adapter('sweep.objective = ["sft", { name = "kto", zeta = 1 }]'),
       "8:43: adapter[0].sweep.objective[1].zeta is an unknown key; did you mean 'beta'?",
     ],
+    [
+      "an item of a list that may be another form",
+      HEAD + adapter("").replace('data = "a.jsonl"', 'data = [{ path = "a", weight = nan }]'),
+      "7:23: adapter[0].data[0].weight is NaN, expected a number above 0",
+    ],
+    [
+      "a stage that is no number",
+      `${HEAD}stages = [nan]\n${adapter()}`,
+      "5:11: run.stages[0] is NaN, expected a number of layers",
+    ],
+    ["no stages", `${HEAD}stages = []\n${adapter()}`, "5:1: run.stages is empty, expected at least one value"],
     ["missing section", `[run]\noutput = "o"\n${adapter()}`, "1:1: model is missing"],
     ["missing key", `[model]\n[run]\noutput = "o"\n${adapter()}`, "1:1: model.path is missing"],
     [

@@ -18,6 +18,7 @@ import { boundaryOf, readMultipart } from "../../src/serve/multipart.ts";
 import { TextStream } from "../../src/serve/openai/text-stream.ts";
 import { checkTrainingFile } from "../../src/serve/openai/training-file.ts";
 import { Rates } from "../../src/serve/rates.ts";
+import { pagePlace } from "../../src/serve/run-page.ts";
 import { Database, TABLES } from "../../src/serve/store.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-serve-"));
@@ -255,6 +256,14 @@ describe("configs and keys", () => {
     expect(config("", { listen: "[::1]:80" }).listen.host).toBe("::1");
     expect(() => config("", { listen: "nowhere" })).toThrow("expected host:port");
     expect(() => config('[server]\ncertificate = "x"')).toThrow("need each other");
+    expect(() => config("", { listen: "h:99999" })).toThrow('--listen is "h:99999", expected host:port');
+    const pem = {
+      webCertificate: join(import.meta.dir, "serve.test.ts"),
+      webCertificateKey: join(import.meta.dir, "serve.test.ts"),
+    };
+    expect(() => pagePlace({ web: true, ...pem })).toThrow("serve.test.ts: holds no certificate in PEM");
+    expect(() => pagePlace({ web: true, webCertificate: "x" })).toThrow("--web-certificate and --web-certificate-key need");
+    expect(() => pagePlace({ web: "h:99999" })).toThrow('--web is "h:99999", expected host:port');
   });
 
   test("keys are read from a file that no other user reads, and never shown in errors", () => {

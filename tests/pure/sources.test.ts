@@ -172,6 +172,15 @@ describe("damage is refused", () => {
     expect(caught).toBeGreaterThan(data / 10);
   });
 
+  test("a Parquet footer that holds something else, in our words", async () => {
+    const whole = bytesOf("rows-none.parquet");
+    const length = whole.readUInt32LE(whole.length - 8);
+    for (const value of [0, 0x11, 0xff]) {
+      const damaged = Buffer.from(whole).fill(value, whole.length - 8 - length, whole.length - 8);
+      expect(await refused(() => load([file("parquet", damaged)]))).toMatch(/^\/\d+\.parquet: has no readable footer$/);
+    }
+  });
+
   test("a Parquet text that is not UTF-8", async () => {
     const whole = bytesOf("rows-none.parquet");
     const at = whole.indexOf(Buffer.from("東"));

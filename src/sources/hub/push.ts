@@ -77,7 +77,7 @@ async function createRepo(push: Push): Promise<void> {
   const body = JSON.stringify({ name, organization, visibility });
   const response = await request(push, "/api/repos/create", { body, headers: json });
   if (!response.ok && response.status !== 409) throw await refusal(push, response);
-  await response.body?.cancel();
+  await letGo(response);
 }
 
 async function fileQuestion({ path, bytes }: PushedFile) {
@@ -127,7 +127,7 @@ async function uploadTo(
   const put = async (url: string, body: Blob): Promise<Response> => {
     const { response } = await ask(url, { method: "PUT", body, headMs: UPLOAD_MS });
     if (!response.ok) throw new RunError("hub.failed", `${file.path} was not taken: ${response.status}`, "try again later");
-    await response.body?.cancel();
+    await letGo(response);
     return response;
   };
   const size = Number(header["chunk_size"]);
@@ -145,6 +145,9 @@ async function uploadTo(
   await checked(push, href, { oid, parts }, null); // the address itself is the secret
 }
 
+/** Of an answer whose head says all: a connection that is lost with its body changes nothing. */
+const letGo = (response: Response): Promise<void> => response.body?.cancel().catch(() => undefined) ?? Promise.resolve();
+
 /** Another host than the hub, which the hub names, gets no token. */
 const tokenFor = ({ hub }: Push, url: string): string | null =>
   new URL(url).origin === new URL(hub.endpoint).origin ? hub.token : null;
@@ -152,7 +155,7 @@ const tokenFor = ({ hub }: Push, url: string): string | null =>
 async function checked(push: Push, url: string, what: object, token: string | null): Promise<void> {
   const { response } = await ask(url, { method: "POST", headers: LFS, token, body: JSON.stringify(what), headMs: UPLOAD_MS });
   if (!response.ok) throw await refusal(push, response);
-  await response.body?.cancel();
+  await letGo(response);
 }
 
 const request = async ({ hub }: Push, path: string, options: Ask): Promise<Response> =>
