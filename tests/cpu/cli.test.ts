@@ -135,7 +135,7 @@ describe("a run", () => {
       expect((await mlora("plan", recipe, ...wrong)).code).toBe(2);
   });
 
-  test("takes a name that looks like a number", async () => {
+  test("is not all that takes texts that look like numbers: a server has a name", async () => {
     const { code, err } = await mlora("serve", "nothing", "--name", "0612");
     expect([code, err]).toEqual([2, expect.stringContaining("no such folder")]);
   });
