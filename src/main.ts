@@ -99,7 +99,7 @@ function commandLine(): CAC {
 }
 
 /** What is no number, however it looks: a folder may be called 0612, and a prompt be 1e3. */
-const TEXT = /<(folder|file|text|id)>/;
+const TEXT = /<(folder|file|text|id|name|url|host:port|keys)>/;
 
 /** Gives flags that are texts back as they were typed, where cac has made numbers of them. */
 function restoreTexts({ options, matchedCommand }: CAC, args: readonly string[]): void {

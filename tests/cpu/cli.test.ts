@@ -135,6 +135,11 @@ describe("a run", () => {
       expect((await mlora("plan", recipe, ...wrong)).code).toBe(2);
   });
 
+  test("is not all that takes texts that look like numbers: a server has a name", async () => {
+    const { code, err } = await mlora("serve", "nothing", "--name", "0612");
+    expect([code, err]).toEqual([2, expect.stringContaining("no such folder")]);
+  });
+
   test("takes of a CPU what was planned, and a plan says how it holds the base", async () => {
     const { code, out } = await mlora("bench", "--device", "cpu", "--steps", "1", "--rows", "1", "--length", "16", "--json");
     const { planned_bytes: planned, device_bytes: taken } = JSON.parse(out);

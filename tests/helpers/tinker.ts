@@ -1,6 +1,6 @@
 // What speaks Tinker's protocol to a server request by request, in any order and any number of times.
 
-import { Message } from "../../src/serve/tinker/protobuf.ts";
+import { Message } from "../../src/base/protobuf.ts";
 import type { Asking, KEYS } from "./server.ts";
 import { eventually, jsonOf } from "./server.ts";
 

@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { logProb, topOf } from "../../src/base/logits.ts";
+import { fieldsOf, float32s, int64s, WireFault } from "../../src/base/protobuf.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { candidates } from "../../src/data/sample.ts";
@@ -9,7 +10,6 @@ import { type PolicyLoss, targetLoss } from "../../src/objectives/policy.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { ApiError } from "../../src/serve/errors.ts";
 import { addressOf, forwardBackwardResult, readForwardBackward } from "../../src/serve/tinker/messages.ts";
-import { fieldsOf, float32s, int64s, WireFault } from "../../src/serve/tinker/protobuf.ts";
 import { datumLogProbs, lossOf, rowsOf } from "../../src/serve/tinker/rows.ts";
 import { distributionOf } from "../../src/session/distribution.ts";
 import { mutateBytes } from "../helpers/mutate.ts";

@@ -15,7 +15,7 @@ import {
   Message,
   textIn,
   WireFault,
-} from "./protobuf.ts";
+} from "../../base/protobuf.ts";
 
 export const PROTOBUF = "application/x-protobuf";
 

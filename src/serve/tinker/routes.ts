@@ -1,5 +1,6 @@
 // Tinker's protocol: sessions, models that are trained request by request, and samples.
 
+import { WireFault } from "../../base/protobuf.ts";
 import { randomSeed } from "../../base/secret.ts";
 import { badRequest } from "../errors.ts";
 import type { Call, Handler, Route } from "../router.ts";
@@ -18,7 +19,6 @@ import {
 import { samplerId } from "./checkpoints.ts";
 import { hubName } from "./hub.ts";
 import { addressOf, PROTOBUF } from "./messages.ts";
-import { WireFault } from "./protobuf.ts";
 import type { Tinker } from "./tinker.ts";
 
 /** Answers to `client/config`: they put older clients on the protocol of the newer ones. */

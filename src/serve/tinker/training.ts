@@ -6,6 +6,7 @@ import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { now } from "../../base/clock.ts";
 import { MloraError, RequestError } from "../../base/errors.ts";
+import { WireFault } from "../../base/protobuf.ts";
 import { sum } from "../../base/shape.ts";
 import { inputLength, type Primitives } from "../../session/primitives.ts";
 import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
@@ -16,7 +17,6 @@ import { LoadInto, OptimStep, read, SaveForSampler, SaveWeights } from "./asked.
 import type { Checkpoints } from "./checkpoints.ts";
 import { type Futures, failed, JSON_TYPE, jsonResult, protobufResult, type Result, textFor } from "./futures.ts";
 import { forwardBackwardResult, readForwardBackward } from "./messages.ts";
-import { WireFault } from "./protobuf.ts";
 import { datumLogProbs, lossOf, rowsOf } from "./rows.ts";
 import { type ModelAsked, type ModelRow, pathOf, type RequestRow, type TinkerStore } from "./store.ts";
 

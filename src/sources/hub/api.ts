@@ -27,10 +27,9 @@ export async function listing(hub: HubSettings, of: Repo, signal?: AbortSignal):
   ): Promise<{ readonly value: T; readonly next: string | null }> => {
     const { response, url: last } = await ask(url, { token: hub.token, signal });
     if (!response.ok) throw refusal(hub, of, response);
-    const parsed = v.safeParse(schema, await response.json().catch(() => null));
-    if (!parsed.success) throw unclear(hub, `says nothing of the ${nameOf(of)} that can be read`);
+    const value = await jsonIn(hub, response, schema, `says nothing of the ${nameOf(of)} that can be read`);
     const [, next] = /<([^>]+)>;\s*rel="next"/.exec(response.headers.get("link") ?? "") ?? [];
-    return { value: parsed.output, next: next === undefined ? null : new URL(next, last).href };
+    return { value, next: next === undefined ? null : new URL(next, last).href };
   };
   const { sha } = (await read(`${api}/revision/${encodeURIComponent(of.revision)}`, info)).value;
   const files: string[] = [];
@@ -47,6 +46,18 @@ export async function listing(hub: HubSettings, of: Repo, signal?: AbortSignal):
 
 const unclear = ({ endpoint }: HubSettings, why: string): RunError =>
   new RunError("hub.answer", `${endpoint} ${why}`, "see whether HF_ENDPOINT is a hub");
+
+/** The JSON of an answer. Throws a RunError, `hub.answer`, with `why` where it has another form. */
+export async function jsonIn<T>(
+  hub: HubSettings,
+  response: Response,
+  schema: v.GenericSchema<unknown, T>,
+  why: string,
+): Promise<T> {
+  const parsed = v.safeParse(schema, await response.json().catch(() => null));
+  if (parsed.success) return parsed.output;
+  throw unclear(hub, why);
+}
 
 export type FileFacts = {
   /** Names the bytes: the sha256 of a large file, git's name of a small one. */

@@ -3,6 +3,7 @@
 import * as v from "valibot";
 import { RequestError, RunError } from "../../base/errors.ts";
 import { type Ask, ask } from "../http.ts";
+import { jsonIn } from "./api.ts";
 import type { HubSettings } from "./settings.ts";
 
 /** A file of the commit: its path there and its bytes. */
@@ -173,9 +174,7 @@ async function send<T>(
 
 async function answer<T>(push: Push, response: Response, schema: v.GenericSchema<unknown, T>): Promise<T> {
   if (!response.ok) throw await refusal(push, response);
-  const parsed = v.safeParse(schema, await response.json().catch(() => null));
-  if (parsed.success) return parsed.output;
-  throw new RunError("hub.answer", `${push.hub.endpoint} answers what cannot be read`, "see whether HF_ENDPOINT is a hub");
+  return jsonIn(push.hub, response, schema, "answers what cannot be read");
 }
 
 async function refusal({ hub, repo }: Push, response: Response): Promise<RequestError | RunError> {
@@ -184,7 +183,7 @@ async function refusal({ hub, repo }: Push, response: Response): Promise<Request
   if (status === 401 || status === 403)
     return new RequestError(
       "hub.token",
-      `${hub.endpoint} does not let ${hub.token === null ? "anybody without a token" : "this token"} write to ${repo}: ${said}`,
+      `${hub.endpoint} does not let ${hub.token === null ? "a request without a token" : "this token"} write to ${repo}: ${said}`,
       "set HF_TOKEN to a token that may write there",
     );
   if (status === 404 || status === 400 || status === 422)

@@ -1,5 +1,5 @@
 // Protocol buffers as bytes: fields of a message in the order in which they stand, and messages written field by field. What
-// the fields mean is messages.ts.
+// the fields mean is said where they are read and written.
 
 /** The bytes are no message, or not the one that is expected. */
 export class WireFault extends Error {}
@@ -128,6 +128,12 @@ export class Message {
     const bytes = new Uint8Array(8);
     view(bytes).setFloat64(0, value, true);
     return this.#put(varintOf(number * 8 + FIXED64), bytes);
+  }
+
+  float(number: number, value: number): this {
+    const bytes = new Uint8Array(4);
+    view(bytes).setFloat32(0, value, true);
+    return this.#put(varintOf(number * 8 + FIXED32), bytes);
   }
 
   bytes(number: number, value: Uint8Array): this {
