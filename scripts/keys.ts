@@ -25,7 +25,7 @@ export function keysPage(schema: JsonSchema): string {
   return `# Keys of a recipe
 
 Written by \`bun scripts/keys.ts\` from the schema that recipes are checked with; \`mlora schema\` prints that schema for editors.
-A default that depends on something else is left out here, and told in the README.
+A default that depends on something else is left out here, and told in docs/adapters.md and docs/runs.md.
 
 ## [model]
 

@@ -13,8 +13,12 @@ const ROOT = join(import.meta.dir, "..");
 const FIRST = [
   "README.md",
   "commands.md",
-  "docs/keys.md",
   "docs/data.md",
+  "docs/adapters.md",
+  "docs/keys.md",
+  "docs/runs.md",
+  "docs/using.md",
+  "docs/devices.md",
   "docs/models.md",
   "docs/serve.md",
   "docs/serve-keys.md",

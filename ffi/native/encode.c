@@ -1,32 +1,14 @@
 // Values as GGUF holds them: half floats, bf16, and the blocks of ggml's types, bit for bit as its quantize_row_*_ref makes
 // them (ggml/src/ggml-quants.c, MIT). All is computed in f32, each operation rounded by itself, in ggml's order.
-#include "native.h"
+#include "blocks.h"
 #include <float.h>
-#include <immintrin.h>
 #include <math.h>
-#include <string.h>
 
-// a b + c is two operations here, whatever the flags of the others say
-#ifdef __clang__
-#pragma clang fp contract(off)
-#else
-#pragma GCC optimize("fp-contract=off")
-#endif
-
-// As src/files/stored.ts numbers them.
-enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
-#define CHUNK 256       // a whole number of blocks of every type
 #define NOTHING 1e-15f // values below count as zeros
 
 static inline void put_half(uint8_t *at, float value) {
   uint16_t bits = (uint16_t)_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
   memcpy(at, &bits, 2);
-}
-
-static inline float half(const uint8_t *at) {
-  uint16_t bits;
-  memcpy(&bits, at, 2);
-  return _cvtsh_ss(bits);
 }
 
 static inline int nearest(float value) { return (int)__builtin_rintf(value); }

@@ -1,27 +1,8 @@
 // What the files of base models hold, as f32 or bf16: half floats, the blocks of GGUF, FP8 with scales, 4-bit codes of
 // bitsandbytes. All that a format says is computed in f32, each operation rounded by itself as its own library rounds it, and
 // bf16 is the nearest to that.
-#include "native.h"
-#include <immintrin.h>
+#include "blocks.h"
 #include <math.h>
-#include <string.h>
-
-// a b + c is two operations here, whatever the flags of the others say
-#ifdef __clang__
-#pragma clang fp contract(off)
-#else
-#pragma GCC optimize("fp-contract=off")
-#endif
-
-// As src/files/stored.ts numbers them.
-enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
-#define CHUNK 256 // values that are expanded at a time: a whole number of blocks of every type
-
-static inline float half(const uint8_t *at) {
-  uint16_t bits;
-  memcpy(&bits, at, 2);
-  return _cvtsh_ss(bits);
-}
 
 static inline uint32_t word(const uint8_t *at) {
   uint32_t bits;

@@ -1,6 +1,7 @@
 // Numbers, sizes, times and paths as messages and tables print them.
 
 import { relative } from "node:path";
+import { isRemote } from "./source-name.ts";
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
@@ -40,8 +41,9 @@ export function readText(
 /** 0.0312 as "3.1 %". */
 export const percent = (share: number): string => `${(100 * Math.max(0, share)).toFixed(1)} %`;
 
-/** A path for people: relative to the working folder where that is shorter. */
+/** A path for people: relative to the working folder where that is shorter. An address, or a hub's name, stays as it is. */
 export function shortPath(path: string): string {
+  if (isRemote(path)) return path;
   const here = relative(process.cwd(), path) || ".";
   return here.length < path.length ? here : path;
 }

@@ -151,7 +151,8 @@ function lines(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): View {
     const { adapter, index, step, steps } = event;
     if (step < steps && now() - shownAt[index]! < LINE_EVERY) return;
     shownAt[index] = now();
-    const rate = `${count(event.tokensPerSecond)} tokens/s, ${pace.leftOf(index)} left`;
+    const left = step < steps ? `, ${pace.leftOf(index)} left` : "";
+    const rate = `${count(event.tokensPerSecond)} tokens/s${left}`;
     print(`${adapter}: step ${step}/${steps}, loss ${event.loss.toFixed(4)}, ${rate}`);
   };
   return {

@@ -30,8 +30,6 @@ export const FORMS = ["jsonl", "ndjson", ...Object.keys(READERS)];
 const COMPRESSED = /\.(gz|zst)$/i;
 /** "csv" of "rows.csv.gz". */
 export const formOf = (name: string): string => /\.([a-z]+)$/i.exec(name.replace(COMPRESSED, ""))?.[1]?.toLowerCase() ?? "";
-/** The name of what is in a compressed file. */
-export const expandedName = (name: string): string => name.replace(COMPRESSED, "");
 
 /** Checks that a data file can be read at all. Throws a RequestError, `data.file`. */
 export const checkDataFile = ({ name, path }: DataFile): void => void checkFile(path, name);

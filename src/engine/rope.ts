@@ -45,7 +45,7 @@ export function ropeFrequencies({ headDim, rotated, theta, scaling }: Rope, isLo
 }
 
 /** Of a rope whose frequencies depend on the length of a sequence: the positions from which a long one's tables begin. */
-export const longPositions = ({ scaling }: Rope, positions: number): number | null =>
+const longPositions = ({ scaling }: Rope, positions: number): number | null =>
   scaling?.kind === "longrope" ? positions : null;
 
 /** Rows of a rope's tables: those of long sequences follow on those of short ones. */

@@ -182,7 +182,7 @@ export class Stage implements Disposable {
     return new Later(inFlight.sent.then(() => null));
   }
 
-  /** A CPU computes the next pass in the thread that sends the results of this one, and in which signals and requests arrive. */
+  /** A CPU computes the next pass in the thread that sends the results of this one, where signals and requests arrive too. */
   async #unlessConcurrent(sent: Promise<void>): Promise<void> {
     if (this.device.kind !== "cpu") return;
     await sent;

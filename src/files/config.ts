@@ -23,10 +23,16 @@ export function readModelConfig(path: string): { readonly file: string; readonly
   if (gguf !== null) return { file: gguf, config: configOfGguf(gguf) };
   const file = join(folder, "config.json");
   if (!statSync(file, { throwIfNoEntry: false }))
-    throw new RequestError(
-      "model.config",
-      `${folder} has no config.json`,
-      "model.path is a Hugging Face model's folder, or a GGUF file",
-    );
+    throw statSync(join(folder, "adapter_config.json"), { throwIfNoEntry: false })
+      ? new RequestError(
+          "model.config",
+          `${folder} is an adapter, expected a base model`,
+          `name its base model; give the adapter by --adapter to mlora generate, or by \`from\` in a recipe`,
+        )
+      : new RequestError(
+          "model.config",
+          `${folder} has no config.json`,
+          "model.path is a Hugging Face model's folder, or a GGUF file",
+        );
   return { file, config: readJsonObject(file, "model.config") };
 }

@@ -50,7 +50,7 @@ export function storedValues(type: StoredType, from: Uint8Array, count: number, 
 }
 
 /** Types that values can be written as. */
-export const ENCODED_TYPES = ["F32", "F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"] as const;
+const ENCODED_TYPES = ["F32", "F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"] as const;
 export type EncodedType = (typeof ENCODED_TYPES)[number];
 
 /** Values, of whole blocks, as a type has them: to the bit as ggml's own encoders. */

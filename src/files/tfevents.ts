@@ -24,7 +24,7 @@ const masked = (bytes: Uint8Array): number => {
 };
 
 /** A TFRecord: its length in 8 bytes, that length's checksum, the bytes, their checksum. */
-export function tfRecord(payload: Uint8Array): Uint8Array {
+function tfRecord(payload: Uint8Array): Uint8Array {
   const record = new Uint8Array(payload.length + 16);
   const view = new DataView(record.buffer);
   view.setBigUint64(0, BigInt(payload.length), true);

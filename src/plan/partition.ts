@@ -27,7 +27,7 @@ export type Costs = {
 };
 
 /** Products alone: all else is little on a CPU. */
-export const CPU_COSTS: Costs = { linear: 1, experts: 1, head: 1, feature: 0, attention: 0 };
+const CPU_COSTS: Costs = { linear: 1, experts: 1, head: 1, feature: 0, attention: 0 };
 /**
  * Measured on one H200, 8 x 512 and 4 x 2048 tokens a pass: a layer of Llama-2-7B takes 5.8 ms with the backward pass, 3.8 in
  * fp8 and 6.9 in nf4; its head 5.2; a layer of Qwen3-30B-A3B 6.0, of which its experts 3.0.

@@ -9,7 +9,7 @@ import { policyLoss } from "../objectives/policy.ts";
 import { preferenceSchema } from "../objectives/registry.ts";
 
 /** The row of a target that only fills a tile. */
-export const NO_ROW = -1;
+const NO_ROW = -1;
 
 type Table = {
   readonly dtype: "i32" | "f32";

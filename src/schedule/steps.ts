@@ -25,8 +25,7 @@ export type StepRows = {
 };
 
 /** Rows of an epoch. */
-export const epochRows = ({ lengths, sources }: Work): number =>
-  sources ? sum(mixedCounts(sources, lengths)) : lengths.length;
+const epochRows = ({ lengths, sources }: Work): number => (sources ? sum(mixedCounts(sources, lengths)) : lengths.length);
 
 export const stepsPerEpoch = (work: Work): number => Math.ceil(epochRows(work) / (work.batchSize * work.accumulation));
 

@@ -100,7 +100,7 @@ export class RecipeMaker {
    */
   ofRecipe(id: string, folder: string, { adapter, train, eval: held }: RecipeAsked): string {
     for (const key of Object.keys(adapter))
-      if (!SERVED.includes(key)) throw badRequest(`'${key}' is not served: jobs have none.`, `adapter.${key}`);
+      if (!SERVED.includes(key)) throw badRequest(`'${key}' is not served: leave it out of the recipe.`, `adapter.${key}`);
     if (typeof adapter["chat_template"] === "string")
       throw badRequest(
         "'chat_template' is a file, expected true or false: the server reads no other files.",

@@ -1,9 +1,10 @@
 // Folders of saved adapters and their base models, for commands on trained adapters.
 
-import { realpathSync, statSync } from "node:fs";
+import { readdirSync, realpathSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { shortPath } from "../base/units.ts";
 import { partOfWeights } from "../engine/initialise.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readJsonObject } from "../files/json.ts";
@@ -18,6 +19,16 @@ export type Asking = { readonly command: string; readonly flag: string };
 export const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 export const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
 
+/** Names the adapters of a run whose output stands in place of one of them. */
+function adapterHint(folder: string, command: string): string {
+  const inside = isFolder(folder) ? readdirSync(folder).sort() : [];
+  const found = inside.filter((name) => isFolder(join(folder, name)) && isFile(join(folder, name, "adapter_config.json")));
+  const shown = found.slice(0, 3).map((name) => shortPath(join(folder, name)));
+  if (shown.length === 0) return "name the folder of one adapter: the run's output and the adapter's name, as runs/first/sums";
+  const further = found.length > shown.length ? ` or another of its ${found.length} adapters` : "";
+  return `name one adapter: ${shown.join(", ")}${further}${command === "export" ? "; or give --all" : ""}`;
+}
+
 /** The base model's folder: the one that is named, or the one that the adapter names. */
 export function baseOf(adapter: string, named: string | null, { command, flag }: Asking): string {
   const config = join(adapter, "adapter_config.json");
@@ -25,7 +36,7 @@ export function baseOf(adapter: string, named: string | null, { command, flag }:
     throw new RequestError(
       `${command}.adapter`,
       `${adapter} ${isFolder(adapter) ? "has no adapter_config.json" : "is no folder"}`,
-      "name the folder of one adapter: the run's output and the adapter's name, as runs/first/sums",
+      adapterHint(adapter, command),
     );
   const written = readJsonObject(config, "peft.config")["base_model_name_or_path"];
   const from = named ?? (typeof written === "string" ? written : "");

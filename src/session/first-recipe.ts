@@ -3,6 +3,7 @@
 import { basename, dirname, relative, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { maxOf } from "../base/shape.ts";
+import { isHub, isRemote, REPO } from "../base/source-name.ts";
 import { count, shortPath } from "../base/units.ts";
 import { checkDataFile, type DataFile, rowsOf } from "../data/data-file.ts";
 import { formatOf } from "../data/format.ts";
@@ -15,7 +16,7 @@ import { commentedRecipe, type FirstTables } from "../recipe/commented.ts";
 import { parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { NAME } from "../recipe/schema.ts";
-import { openFiles } from "../sources/open.ts";
+import { openFiles, openModel } from "../sources/open.ts";
 import { specFor } from "./prepare.ts";
 
 /** Rows that are looked at. */
@@ -31,19 +32,34 @@ const ANSWERS = ["completion", "response", "answer", "output"];
 
 type Adapter = FirstTables["adapter"];
 
-/** As `firstRecipe`, also of a compressed file; of a pattern by its first file. */
+/** As `firstRecipe`, also of a compressed file, an address, and names of a hub (hf://...); of a pattern by its first file. */
 export async function openFirstRecipe(model: string, file: string, path: string): Promise<string> {
-  const [first] = (await openFiles([resolve(file)])).get(resolve(file))!;
-  return firstRecipe(model, file, path, { name: file, path: first!.path });
+  if (!isModelPath(model) && REPO.test(model))
+    throw new RequestError("init.model", `${model}: no such folder`, `a model of the Hugging Face hub is named hf://${model}`);
+  const name = isRemote(file) ? file : resolve(file);
+  const [first] = (await openFiles([name])).get(name)!;
+  return firstRecipe(
+    model,
+    file,
+    path,
+    { name: isRemote(file) ? first!.name : file, path: first!.path },
+    await openModel(model),
+  );
 }
 
 /**
  * The text of a recipe at `path`, which runs as it is. Throws RequestErrors: for a model or a file that cannot be read, for a
  * row that cannot be trained on, and where the rows' fields do not say what is to be learned.
  */
-export function firstRecipe(model: string, file: string, path: string, read: DataFile = { name: file, path: file }): string {
+export function firstRecipe(
+  model: string,
+  file: string,
+  path: string,
+  read: DataFile = { name: file, path: file },
+  opened = model,
+): string {
   const folder = dirname(resolve(path));
-  const here = (to: string) => relative(folder, resolve(to)) || ".";
+  const here = (to: string) => (isRemote(to) ? to : relative(folder, resolve(to)) || ".");
   checkDataFile(read);
   const name = nameOf(file);
   const base = { path: isModelPath(model) ? here(model) : model };
@@ -54,8 +70,10 @@ export function firstRecipe(model: string, file: string, path: string, read: Dat
     return { text, recipe: parseRecipe(text, resolve(path)) };
   };
   const look = recipeOf({ data: here(file), ...form, max_length: 1 << 24 }).recipe;
-  const { maxPositions, vocab } = specFor(look);
-  const { rows, isAll, longest } = rowsIn({ name: resolve(file), path: read.path }, look.adapters[0]!, look.model.path, vocab);
+  const place = isHub(model) ? opened : look.model.path;
+  const { maxPositions, vocab } = specFor({ ...look, model: { ...look.model, path: place } });
+  const source = { name: isRemote(file) ? read.name : resolve(file), path: read.path };
+  const { rows, isAll, longest } = rowsIn(source, look.adapters[0]!, place, vocab);
   const length = Math.min(maxPositions, MOST_LENGTH, LENGTH_STEP * Math.ceil(Math.max(longest, 2) / LENGTH_STEP));
   const isSplit = rows >= HELD_OUT_FROM;
   const data = isSplit ? { train: here(file), split: 0.1 } : here(file);

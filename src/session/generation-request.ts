@@ -59,6 +59,8 @@ export type GenerateRequest = Awaited<ReturnType<typeof readGenerateRequest>>;
  * base are for people; `ends` are the tokens that end the answers that the adapters are trained on. Throws RequestErrors.
  */
 export async function readGenerateRequest(options: PromptOptions) {
+  if (options.prompt !== undefined && options.prompts !== undefined)
+    throw new RequestError("cli.flag", "--prompt and --prompts were both given", "give one of them");
   const written = options.base?.endsWith(".toml") ? loadRecipe(options.base) : null;
   const notice = (text: string) => log(0, () => `notice: ${text}`);
   const recipe = written && (await withLocalModel(written, {}, notice));
@@ -173,8 +175,6 @@ function questionsOf(
   const ask = (of: Named, asked: Prompt, place: string): Question => {
     return { ...asked, name: of.name, adapter: adapters.findIndex(({ name }) => name === of.name), place };
   };
-  if (prompt !== undefined && prompts !== undefined)
-    throw new RequestError("cli.flag", "--prompt and --prompts were both given", "give one of them");
   if (prompt !== undefined) return named.map((of) => ask(of, fromFlag(prompt, readingOf(of), spec), "--prompt"));
   if (prompts !== undefined) {
     const find = (name: string) => named.find((of) => of.name === name) ?? unknownAdapter(name, named);

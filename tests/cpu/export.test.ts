@@ -279,6 +279,15 @@ describe("refused, with nothing written,", () => {
     await refused([short, ...to], "error[safetensors.header]", path);
     await refused([place.model, ...to], "error[export.adapter]", `${place.model} has no adapter_config.json`);
     await refused([at("nothing"), ...to], "error[export.adapter]", "is no folder");
+    const run = at("output-of-two");
+    mkdirSync(join(run, "sums"), { recursive: true });
+    writeFileSync(join(run, "sums", "adapter_config.json"), "{}");
+    await refused(
+      [run, ...to],
+      "error[export.adapter]",
+      "hint: name one adapter: ",
+      `${join("output-of-two", "sums")}; or give --all`,
+    );
   }, 20_000);
 
   test("are flags that say nothing", async () => {

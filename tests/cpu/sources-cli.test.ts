@@ -62,6 +62,23 @@ test("a run from a hub makes the adapter of the same files here, and again witho
   expect(server.asked).toHaveLength(asked);
 });
 
+test("init takes a model and rows from a hub, and rows from an address", async () => {
+  const env = hub(false);
+  const init = (model: string, data: string, to: string) =>
+    work.start(["init", model, data, "--output", join(work.root, to)], env).ended;
+  const named = await init("hf://org/tiny", "hf://datasets/org/sums", "a.toml");
+  expect([named.code, named.err]).toEqual([0, expect.any(String)]);
+  const planned = await work.start(["plan", join(work.root, "a.toml")], env).ended;
+  expect([planned.code, planned.out]).toEqual([0, expect.stringMatching(/^sums +16 /m)]);
+  using web = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(csv) });
+  const address = `${web.url}numbers.csv`;
+  const fetched = await init(work.model, address, "b.toml");
+  expect([fetched.code, fetched.err]).toEqual([0, expect.any(String)]);
+  expect(readFileSync(join(work.root, "b.toml"), "utf8")).toContain(`data = ${JSON.stringify(address)}`);
+  const absent = await init("org/tiny", address, "c.toml");
+  expect([absent.code, absent.err]).toEqual([2, expect.stringContaining("hf://org/tiny")]);
+});
+
 test("a mixed run that is killed and begun again ends as one that was not; other weights are refused", async () => {
   const text = (weight: number) =>
     recipe(

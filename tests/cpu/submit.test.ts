@@ -114,7 +114,7 @@ test("jobs of a recipe come to the bytes of its run, and are watched, paused, re
     [{ chat_template: "/etc/passwd" }, {}, "'chat_template' is a file"],
     [{ data: { train: "/etc/passwd" } }, {}, "'data.train' is not served"],
     [{ objective: { name: "dpo", reference: "/etc" } }, {}, "'objective' names a folder"],
-    [{ patience: 3 }, {}, "'patience' is not served"],
+    [{ patience: 3 }, {}, "'patience' is not served: leave it out of the recipe"],
     [{ metrics: { command: ["touch", "/tmp/x"] } }, {}, "'metrics' is not served"],
     [{ colour: 1 }, {}, "'colour' is not served"],
     [{ rank: "x" }, {}, "rank"],

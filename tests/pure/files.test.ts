@@ -115,6 +115,12 @@ describe("config.json", () => {
   test("a folder that is not one, or holds no config.json", () => {
     expect(refused(() => readModelSpec(join(root, "absent"))).message).toContain("no such folder");
     expect(refused(() => readModelSpec(fresh())).message).toContain("has no config.json");
+    const adapter = fresh();
+    writeFileSync(join(adapter, "adapter_config.json"), "{}");
+    expect(refused(() => readModelSpec(adapter))).toMatchObject({
+      message: `${adapter} is an adapter, expected a base model`,
+      hint: expect.stringContaining("--adapter"),
+    });
   });
 });
 

@@ -15,6 +15,7 @@ import {
   usedRows,
   type Work,
 } from "../../src/schedule/steps.ts";
+import { mixNotices } from "../../src/session/mix-notices.ts";
 
 const mixOf = (changes: Partial<SourceMix> = {}): SourceMix => ({
   weights: [3, 1],
@@ -131,4 +132,14 @@ test("a recipe's weights come back from its resolved form", () => {
     '{ train = "a.jsonl", eval = [{ path = "b.jsonl", weight = 1 }] }',
   ])
     expect(() => parseRecipe(`${head}data = ${wrong}`, "/here/r.toml")).toThrow(/weight/);
+});
+
+test("what an epoch has of each source is said without what may be secret in an address", () => {
+  const row = { ids: Int32Array.of(1, 2), mask: Uint8Array.of(0, 1) };
+  const train = ["https://host.example/a.jsonl?key=private", "hf://datasets/org/rows"];
+  const mix = { weights: [1, 1], stop: "first_exhausted", by: "rows" } as const;
+  const said = mixNotices([{ name: "a", train, mix } as never], [{ train: [row, row, row], sizes: [1, 2] }]);
+  expect(said).toEqual([
+    "a: an epoch has 1 of the 1 rows of https://host.example/a.jsonl?..., 1 of the 2 rows of hf://datasets/org/rows",
+  ]);
 });

@@ -41,7 +41,7 @@ export const samplingEntries = {
 export type SamplingBody = v.InferOutput<v.ObjectSchema<typeof samplingEntries, undefined>>;
 
 /** Throws an ApiError for what would change the answer and is not served. */
-export function refuseUnserved(body: SamplingBody): void {
+function refuseUnserved(body: SamplingBody): void {
   for (const param of ["presence_penalty", "frequency_penalty"] as const)
     if (body[param]) throw badRequest(`'${param}' is not served: leave it out, or give 0.`, param);
   if (body.logit_bias && Object.keys(body.logit_bias).length > 0)

@@ -53,8 +53,8 @@ export class Checkpoints {
     name: string,
     { ttl_seconds, overwrite, user_metadata }: Asked,
   ): Promise<Saved<{ readonly row: Omit<CheckpointRow, "seq" | "created_at" | "is_public"> }>> {
-    const before = this.store.knownCheckpoint(id, kind, name);
-    if (before && !overwrite) throw badRequest(`There are weights '${pathOf(before)}' already: give 'overwrite'.`, "path");
+    const known = this.store.knownCheckpoint(id, kind, name);
+    if (known && !overwrite) throw badRequest(`There are weights '${pathOf(known)}' already: give 'overwrite'.`, "path");
     if (this.store.checkpointBytes(tenant) >= this.most)
       throw badRequest(`This key's weights have ${formatBytes(this.most)}, the most that they may have: delete some.`, "path");
     const folder = this.#folder();
@@ -68,12 +68,19 @@ export class Checkpoints {
       ...{ expires_at: ttl_seconds == null ? null : seconds() + ttl_seconds, metadata: user_metadata ?? null },
     };
     const add = () => {
+      const before = this.store.checkpointRow(id, kind, name);
       if (before) this.store.removeCheckpoint(before);
-      if (before && kind !== "sampler_weights") queueMicrotask(() => rmSync(before.folder, { recursive: true, force: true }));
+      if (before && kind !== "sampler_weights") queueMicrotask(() => this.#removeReplaced(before));
       this.store.addCheckpoint(row);
       if (kind === "sampler_weights") this.models.replace({ name: pathOf(row), tenant, folder, parent: this.models.base.name });
     };
     return { row, add };
+  }
+
+  /** Removes what others took the place of, once that is in the tables: on a full disk it may not be. */
+  #removeReplaced({ model, kind, name, folder }: CheckpointRow): void {
+    if (this.store.checkpointRow(model, kind, name)?.folder === folder) return;
+    rmSync(folder, { recursive: true, force: true });
   }
 
   /** Weights to sample from until the session ends, as its n-th sampler. */
@@ -94,7 +101,7 @@ export class Checkpoints {
     return { id, add };
   }
 
-  /** The folder that `load` takes. Throws an ApiError where the moments are asked for and are not there. */
+  /** The folder of a checkpoint's `folder` that `load` takes: with `optimizer` with its moments. */
   stateIn(folder: string, optimizer: boolean): string {
     return join(folder, optimizer ? STATE : MODEL);
   }

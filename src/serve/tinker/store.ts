@@ -274,10 +274,14 @@ export class TinkerStore {
   }
 
   knownCheckpoint(model: string, kind: string, name: string): CheckpointRow | null {
-    const row = this.db.get<Stored<CheckpointRow>>(
-      "SELECT * FROM tinker_checkpoints WHERE model = ? AND kind = ? AND name = ? AND (expires_at IS NULL OR expires_at > ?)",
-      ...[model, kind, name, seconds()],
-    );
+    const row = this.checkpointRow(model, kind, name);
+    return row && (row.expires_at === null || row.expires_at > seconds()) ? row : null;
+  }
+
+  /** Also one that has expired and is not removed yet. */
+  checkpointRow(model: string, kind: string, name: string): CheckpointRow | null {
+    const sql = "SELECT * FROM tinker_checkpoints WHERE model = ? AND kind = ? AND name = ?";
+    const row = this.db.get<Stored<CheckpointRow>>(sql, model, kind, name);
     return row && rowOf<CheckpointRow>(row);
   }
 

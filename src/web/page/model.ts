@@ -136,7 +136,7 @@ export class Model {
 const compare = <T extends string | number>(a: T, b: T): number =>
   typeof a === "string" ? a.localeCompare(`${b}`, "en", { numeric: true }) : a < b ? -1 : Number(a > b);
 
-export function sortedBy(adapter: Adapter, key: SortKey): string | number | null {
+function sortedBy(adapter: Adapter, key: SortKey): string | number | null {
   return key === "progress" ? (adapter.steps > 0 ? adapter.step / adapter.steps : null) : adapter[key];
 }
 

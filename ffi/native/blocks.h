@@ -1,0 +1,22 @@
+// What reading (stored.c) and writing (encode.c) the blocks of GGUF have in common.
+#pragma once
+#include "native.h"
+#include <immintrin.h>
+#include <string.h>
+
+// a b + c is two operations here, whatever the flags of the others say
+#ifdef __clang__
+#pragma clang fp contract(off)
+#else
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+// As src/files/stored.ts numbers them.
+enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
+#define CHUNK 256 // values that are taken at a time: a whole number of blocks of every type
+
+static inline float half(const uint8_t *at) {
+  uint16_t bits;
+  memcpy(&bits, at, 2);
+  return _cvtsh_ss(bits);
+}
