@@ -119,7 +119,7 @@ test("a cache that cannot be written costs no run its rows; what is expanded the
   expect([code, err]).toEqual([0, expect.any(String)]);
   expect(lossesOf(path)).toHaveLength(3);
   const packed = work.project(text("rows.jsonl.gz"));
-  writeFileSync(join(packed, "..", "rows.jsonl.gz"), Bun.gzipSync(much));
+  writeFileSync(join(packed, "..", "rows.jsonl.gz"), Bun.gzipSync(sums(7000)));
   const full = await work.start(["run", packed], {}, small).ended;
   expect([full.code, full.err]).toEqual([1, expect.stringMatching(/^error\[files\.write\]: cannot write .*EFBIG/)]);
   expect((await work.mlora("run", packed)).code).toBe(0);
