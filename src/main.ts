@@ -143,10 +143,6 @@ function usageError(cli: CAC, message: string): RequestError {
 
 /** Returns the exit code. */
 async function main(args: readonly string[]): Promise<number> {
-  if (args[0] === "child") {
-    const rest = (await import("./cluster/spawn.ts")).beChild(args.slice(1));
-    return rest === null ? FAILED : main(rest); // without its parent no process reads why
-  }
   if (args[0] === "--version" || args[0] === "-v") {
     writeStdout(`mlora ${VERSION}\n`);
     return 0;
@@ -194,6 +190,20 @@ const end = (code: number): void => {
   process.stdout.end(() => process.exit());
 };
 
+/** The arguments of the command; null of a child without its parent: no process reads why. */
+async function commandArguments(args: readonly string[]): Promise<readonly string[] | null> {
+  if (args[0] !== "child") return args;
+  try {
+    return (await import("./cluster/spawn.ts")).beChild(args.slice(1));
+  } catch (error) {
+    report(error);
+    return null;
+  }
+}
+
+// Before standard output and error are touched, which Bun then leaves non-blocking: a program that takes this process over
+// could not write much at once.
+const given = await commandArguments(process.argv.slice(2));
 // The reader of stderr is gone: a run is worth more than its progress, and continues.
 process.stderr.on("error", () => undefined);
 process.stdout.on("error", (error: Error & { readonly code?: string }) => {
@@ -201,4 +211,4 @@ process.stdout.on("error", (error: Error & { readonly code?: string }) => {
 });
 process.on("uncaughtException", (error) => end(report(error)));
 process.on("unhandledRejection", (error) => end(report(error)));
-end(await main(process.argv.slice(2)).catch(report));
+end(given === null ? FAILED : await main(given).catch(report));

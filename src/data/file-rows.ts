@@ -4,7 +4,8 @@ import { statfsSync, statSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { wallTime } from "../base/clock.ts";
-import { RequestError } from "../base/errors.ts";
+import { RequestError, RunError, textOf } from "../base/errors.ts";
+import { log } from "../base/log.ts";
 import { rowKindOf } from "../objectives/registry.ts";
 import { type DataFile, formOf, rowsOf } from "./data-file.ts";
 import { checkIds, type DatasetRecipe, fitRow, rowReader, sequencesOf } from "./dataset.ts";
@@ -74,8 +75,14 @@ export function cachedRows(from: FileReading, form: readonly unknown[], cache: T
     const notices = more.output.notices.map((notice) => renamed(notice as Notice, found.file, file.name));
     return { ...more.output, samples: unpack({ files: [mapTokens(path, file.name)], chosen: null }), notices };
   }
-  using writer = new TokenFileWriter(path);
-  return readFile(from, { key, path, writer });
+  try {
+    using writer = new TokenFileWriter(path);
+    return readFile(from, { key, path, writer });
+  } catch (error) {
+    if (!(error instanceof RunError)) throw error;
+    log(1, () => `rows are not kept as tokens: ${textOf(error)}`);
+    return readFile(from, null); // a full disk keeps no run from its rows
+  }
 }
 
 function isWorth({ path }: DataFile, { folder, leastBytes }: TokenCache): boolean {

@@ -37,7 +37,7 @@ export function touch(path: string): void {
   }
 }
 
-/** Removes what was not used for the longest, until the shelf is within its bound. */
+/** Removes what was not used for the longest, until the shelf is within its bound, and what killed processes have left. */
 export function trim(folder: string, mostBytes = MOST_BYTES, inUseMs = IN_USE_MS): void {
   const found = readdirSync(folder).flatMap((name) => {
     const path = join(folder, name);
@@ -46,7 +46,8 @@ export function trim(folder: string, mostBytes = MOST_BYTES, inUseMs = IN_USE_MS
   });
   let bytes = found.reduce((all, of) => all + of.bytes, 0);
   for (const of of found.sort((a, b) => a.used - b.used)) {
-    if (bytes <= mostBytes || wallTime() - of.used < inUseMs) return;
+    if (wallTime() - of.used < inUseMs) return;
+    if (bytes <= mostBytes && !of.path.endsWith(".tmp")) continue;
     rmSync(of.path, { recursive: true, force: true });
     bytes -= of.bytes;
   }

@@ -7,6 +7,7 @@ import { pipeline } from "node:stream/promises";
 import { createGunzip, createZstdDecompress } from "node:zlib";
 import { removeQuietly } from "../base/atomic.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
+import { systemError, writeError } from "../base/faults.ts";
 import { randomText } from "../base/secret.ts";
 import type { DataFile } from "../data/data-file.ts";
 import { fileFingerprint } from "../files/fingerprint.ts";
@@ -26,14 +27,17 @@ const COMPRESSIONS: readonly Compression[] = [
   { title: "zstd", magic: [0x28, 0xb5, 0x2f, 0xfd], open: createZstdDecompress, check: checkZstd },
 ];
 
-/** The file, or where it is compressed what is in it. Throws a RequestError, `data.file`, where that is damaged or cut off. */
+/**
+ * The file, or where it is compressed what is in it. Throws a RequestError, `data.file`, where that is damaged or cut off, and
+ * a RunError, `files.write`, where the cache cannot be written.
+ */
 export async function expanded(file: DataFile, signal?: AbortSignal): Promise<DataFile> {
   const compression = compressionOf(file.path);
   if (compression === undefined) return file;
   const folder = shelf("expanded");
   const path = join(folder, fileFingerprint(file.path));
   if (!existsSync(path)) {
-    const made = `${path}.${process.pid}-${randomText(6)}`;
+    const made = `${path}.${process.pid}-${randomText(6)}.tmp`;
     try {
       compression.check?.(file.path);
       await pipeline(
@@ -47,7 +51,7 @@ export async function expanded(file: DataFile, signal?: AbortSignal): Promise<Da
       removeQuietly(made);
       signal?.throwIfAborted();
       if (error instanceof MloraError) throw error;
-      throw damaged(file, compression, textOf(error));
+      throw systemError(error) ? writeError(path, error) : damaged(file, compression, textOf(error));
     }
     trim(folder);
   }

@@ -36,6 +36,13 @@ const weights = (path: string) => readFileSync(path).toString("base64");
 const saved = (output: string, name: string) => weights(join(output, name, "adapter_model.safetensors"));
 
 describe("a program that prints numbers", () => {
+  test("may write much at once, to either output", async () => {
+    const much = ["sh", "-c", "head -c 3000000 /dev/zero >&2; yes '' | head -c 3000000; echo '{\"f1\": 3}'"];
+    const { code, output } = await run(adapter("much", `metrics = { command = ${JSON.stringify(much)} }`));
+    expect(code).toBe(0);
+    expect(metrics(output, "evaluation").map((of) => of["metrics"])).toEqual(Array(5).fill({ f1: 3 }));
+  });
+
   test("is given the adapter at each evaluation; the best by its number is what is saved", async () => {
     const { code, out, err, output } = await run(
       adapter("kept", `metrics = { command = ${program("kept")}, best = "f1" }`) +

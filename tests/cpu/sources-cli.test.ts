@@ -109,3 +109,18 @@ test("a mixed run that is killed and begun again ends as one that was not; other
   const [a, b] = [whole, killed].map((path) => leftOf(join(path, "..", "out"), "sums"));
   expect(b).toEqual(a!);
 });
+
+test("a cache that cannot be written costs no run its rows; what is expanded there is not called damaged", async () => {
+  const much = sums(17_000); // more than is tokenised each time
+  const text = (data: string) => recipe('model = "../model"', `"${data}"`);
+  const small = ["bash", "-c", 'ulimit -f 300; exec "$@"', "bash"];
+  const path = work.project(text("rows.jsonl"), { "rows.jsonl": much });
+  const { code, err } = await work.start(["run", path], {}, small).ended;
+  expect([code, err]).toEqual([0, expect.any(String)]);
+  expect(lossesOf(path)).toHaveLength(3);
+  const packed = work.project(text("rows.jsonl.gz"));
+  writeFileSync(join(packed, "..", "rows.jsonl.gz"), Bun.gzipSync(sums(7000)));
+  const full = await work.start(["run", packed], {}, small).ended;
+  expect([full.code, full.err]).toEqual([1, expect.stringMatching(/^error\[files\.write\]: cannot write .*EFBIG/)]);
+  expect((await work.mlora("run", packed)).code).toBe(0);
+});

@@ -186,4 +186,8 @@ test("what was used longest ago goes first, and nothing that is in use", () => {
   for (const [i, name] of names.entries()) utimesSync(join(shelf, name), 1000 + i, 1000 + i);
   trim(shelf, 2500, 60_000);
   expect(filesNow()).toEqual(["a", "c"]);
+  for (const name of ["old.tmp", "new.tmp"]) writeFileSync(join(shelf, name), "");
+  utimesSync(join(shelf, "old.tmp"), 1000, 1000);
+  trim(shelf, 2500, 60_000);
+  expect(filesNow()).toEqual(["a", "c", "new.tmp"]);
 });
