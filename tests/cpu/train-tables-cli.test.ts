@@ -181,7 +181,7 @@ describe("before any work", () => {
     ],
     ["a token beyond the tables", { trainable_tokens: [260] }, "plan.targets", "the base model's tables end with token 259"],
     ["a token twice, once by its text", { trainable_tokens: ["A", 65] }, "plan.targets", "has token 65 twice"],
-    ["an empty list", { trainable_tokens: [] }, "recipe.invalid", "expected a list of one or more tokens"],
+    ["an empty list", { trainable_tokens: [] }, "recipe.invalid", "is empty, expected at least one token"],
     [
       "tokens of a table that is a target",
       { trainable_tokens: ["A"], targets: ["lm_head"] },
