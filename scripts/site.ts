@@ -37,14 +37,14 @@ h1, h2 { border-bottom: 1px solid var(--line); padding-bottom: 4px }`;
 export function commandsPage(commands: readonly CommandGrammar[]): string {
   const cell = (text: string) => text.replaceAll("|", "\\|").replaceAll("<", "&lt;");
   const one = ({ name, purpose, args, flags, examples }: CommandGrammar) => {
-    const takes = args.map(({ placeholder, isOptional }) => (isOptional ? `[${placeholder}]` : `<${placeholder}>`)).join(" ");
+    const takes = args.map(({ metavar, isOptional }) => (isOptional ? `[${metavar}]` : `<${metavar}>`)).join(" ");
     return `## mlora ${name}
 
 \`mlora ${`${name} ${takes}`.trim()}\`: ${cell(purpose)}.
 
 | flag | meaning |
 | --- | --- |
-${flags.map(({ flag, placeholder, meaning }) => `| \`${flag}${placeholder ? ` <${placeholder}>` : ""}\` | ${cell(meaning)} |`).join("\n")}
+${flags.map(({ flag, metavar, meaning }) => `| \`${flag}${metavar ? ` <${metavar}>` : ""}\` | ${cell(meaning)} |`).join("\n")}
 
 ${examples.map(([command, does]) => `${cell(does)}:\n\n\`\`\`sh\n${command}\n\`\`\``).join("\n\n")}
 `;

@@ -19,7 +19,7 @@ export type FlagGrammar = {
   /** "--device" */
   readonly flag: string;
   /** "device"; null where it takes no value, or none is needed. */
-  readonly placeholder: string | null;
+  readonly metavar: string | null;
   readonly value: Value | null;
   readonly meaning: string;
   readonly isRepeated: boolean;
@@ -29,7 +29,7 @@ export type CommandGrammar = {
   readonly purpose: string;
   readonly examples: readonly Example[];
   readonly flags: readonly FlagGrammar[];
-  readonly args: readonly { readonly placeholder: string; readonly isOptional: boolean; readonly value: Value }[];
+  readonly args: readonly { readonly metavar: string; readonly isOptional: boolean; readonly value: Value }[];
 };
 
 export const SHELLS = ["bash", "zsh", "fish"] as const;
@@ -39,7 +39,7 @@ export const RECIPE_PAGE = "recipe";
 const words = (of: readonly string[]): Value => ({ kind: "words", words: of });
 const file = (suffix: string): Value => ({ kind: "file", suffix });
 
-/** By placeholder; all others are texts and numbers of any kind. */
+/** By metavar; all others are texts and numbers of any kind. */
 const VALUES: Readonly<Record<string, Value>> = {
   recipe: file(".toml"),
   file: file(""),
@@ -61,16 +61,16 @@ const VALUES: Readonly<Record<string, Value>> = {
   shell: words(SHELLS),
 };
 
-function argumentValue(command: CommandName, placeholder: string): Value {
-  if (placeholder === "command") return words(command === "man" ? [...COMMAND_NAMES, RECIPE_PAGE] : COMMAND_NAMES);
-  if (placeholder === "adapter" && command === "export") return { kind: "folder" };
-  return VALUES[placeholder] ?? { kind: "other" };
+function argumentValue(command: CommandName, metavar: string): Value {
+  if (metavar === "command") return words(command === "man" ? [...COMMAND_NAMES, RECIPE_PAGE] : COMMAND_NAMES);
+  if (metavar === "adapter" && command === "export") return { kind: "folder" };
+  return VALUES[metavar] ?? { kind: "other" };
 }
 
 /** Every command takes it. */
 const HELP: FlagGrammar = {
   flag: "--help",
-  placeholder: null,
+  metavar: null,
   value: null,
   meaning: "Say what the command does and takes",
   isRepeated: false,
@@ -84,16 +84,16 @@ export function grammarOf(name: CommandName): CommandGrammar {
     examples,
     flags: [
       ...flags.map(([written, meaning]): FlagGrammar => {
-        const [, flag, placeholder = null] = /^(--[a-z-]+)(?: <([^>]+)>| \[[^\]]+\])?$/.exec(written)!;
-        const value = placeholder === null ? null : (VALUES[placeholder] ?? { kind: "other" });
-        return { flag: flag!, placeholder, value, meaning, isRepeated: REPEATED[name] === flag!.slice(2) };
+        const [, flag, metavar = null] = /^(--[a-z-]+)(?: <([^>]+)>| \[[^\]]+\])?$/.exec(written)!;
+        const value = metavar === null ? null : (VALUES[metavar] ?? { kind: "other" });
+        return { flag: flag!, metavar, value, meaning, isRepeated: REPEATED[name] === flag!.slice(2) };
       }),
       HELP,
     ],
-    args: [...usage.matchAll(/([<[])([^>\]]+)[>\]]/g)].map(([, bracket, placeholder]) => ({
-      placeholder: placeholder!,
+    args: [...usage.matchAll(/([<[])([^>\]]+)[>\]]/g)].map(([, bracket, metavar]) => ({
+      metavar: metavar!,
       isOptional: bracket === "[",
-      value: argumentValue(name, placeholder!),
+      value: argumentValue(name, metavar!),
     })),
   };
 }

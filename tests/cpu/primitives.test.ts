@@ -9,13 +9,14 @@ import type { Bus } from "../../src/bus/bus.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
 import { layoutAdapter } from "../../src/methods/layout.ts";
-import { type PolicyLoss, targetLoss } from "../../src/objectives/policy.ts";
+import { targetLoss } from "../../src/objectives/policy.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { countTargets } from "../../src/session/batches.ts";
 import { evaluate } from "../../src/session/evaluate.ts";
 import { openPrimitives, planPrimitives } from "../../src/session/open-primitives.ts";
 import { Primitives, rowOf } from "../../src/session/primitives.ts";
 import { readState, writeState } from "../../src/session/slot.ts";
+import { POLICY_LOSSES } from "../helpers/policies.ts";
 import { PrimitivesPlace, ROWS, tokens, weighted } from "../helpers/primitives.ts";
 import { primitivesAgree, total, trainStep, weightsOf } from "../helpers/primitives-suite.ts";
 
@@ -131,14 +132,7 @@ describe("training", () => {
 });
 
 describe("losses of policies", () => {
-  const LOSSES: readonly PolicyLoss[] = [
-    { name: "importance_sampling" },
-    { name: "ppo", low: 0.8, high: 1.2 },
-    { name: "cispo", low: 0, high: 4 },
-    { name: "dro", beta: 0.05 },
-  ];
-
-  test.each(LOSSES.map((loss) => [loss.name, loss] as const))(
+  test.each(POLICY_LOSSES.map((loss) => [loss.name, loss] as const))(
     "%s is its definition, and learns as its slopes do as weights, whatever else is in the pass",
     async (_, policy) => {
       const random = new Rng(7);

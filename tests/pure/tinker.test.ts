@@ -6,13 +6,14 @@ import { fieldsOf, float32s, int64s, WireFault } from "../../src/base/protobuf.t
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { candidates } from "../../src/data/sample.ts";
-import { type PolicyLoss, targetLoss } from "../../src/objectives/policy.ts";
+import { targetLoss } from "../../src/objectives/policy.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { ApiError } from "../../src/serve/errors.ts";
 import { addressOf, forwardBackwardResult, readForwardBackward } from "../../src/serve/tinker/messages.ts";
 import { datumLogProbs, lossOf, rowsOf } from "../../src/serve/tinker/rows.ts";
 import { distributionOf } from "../../src/session/distribution.ts";
 import { mutateBytes } from "../helpers/mutate.ts";
+import { POLICY_LOSSES } from "../helpers/policies.ts";
 import { floats, forwardBackwardBytes, ints, weightedDatum } from "../helpers/tinker.ts";
 
 const IDS = [5, 7, 300, 70_000];
@@ -106,14 +107,7 @@ describe("messages", () => {
 });
 
 describe("losses of policies", () => {
-  const LOSSES: readonly PolicyLoss[] = [
-    { name: "importance_sampling" },
-    { name: "ppo", low: 0.8, high: 1.2 },
-    { name: "cispo", low: 0, high: 4 },
-    { name: "dro", beta: 0.05 },
-  ];
-
-  test.each(LOSSES.map((loss) => [loss.name, loss] as const))("%s has the weight of its derivative", (name, loss) => {
+  test.each(POLICY_LOSSES.map((loss) => [loss.name, loss] as const))("%s has the weight of its derivative", (name, loss) => {
     const rng = new Rng(3);
     for (let i = 0; i < 300; i++) {
       const [p, q, advantage] = [-3 * rng.uniform(), -3 * rng.uniform(), rng.normal()];
@@ -131,7 +125,7 @@ describe("losses of policies", () => {
   });
 
   test("an advantage of 0 counts nothing, however unlikely the token was", () => {
-    for (const loss of LOSSES.slice(0, 3))
+    for (const loss of POLICY_LOSSES.slice(0, 3))
       expect(Math.abs(targetLoss(loss, -1, -1000, 0).weight) + Math.abs(targetLoss(loss, -1, -1000, 0).loss)).toBe(0);
   });
 });

@@ -22,13 +22,13 @@ function action(value: Value): string {
   }
 }
 
-const flagSpec = ({ flag, placeholder, value, meaning, isRepeated }: FlagGrammar): string =>
+const flagSpec = ({ flag, metavar, value, meaning, isRepeated }: FlagGrammar): string =>
   quoted(
-    `${isRepeated ? "*" : ""}${flag}${value ? "=" : ""}[${plain(meaning)}]${value ? `:${plain(placeholder!)}:${action(value)}` : ""}`,
+    `${isRepeated ? "*" : ""}${flag}${value ? "=" : ""}[${plain(meaning)}]${value ? `:${plain(metavar!)}:${action(value)}` : ""}`,
   );
 
-const argumentSpec = ({ placeholder, isOptional, value }: CommandGrammar["args"][number]): string =>
-  quoted(`${isOptional ? ":" : ""}:${plain(placeholder)}:${action(value)}`);
+const argumentSpec = ({ metavar, isOptional, value }: CommandGrammar["args"][number]): string =>
+  quoted(`${isOptional ? ":" : ""}:${plain(metavar)}:${action(value)}`);
 
 export function zshCompletion(commands: readonly CommandGrammar[]): string {
   const cases = commands.map(({ name, flags, args }) => {

@@ -29,8 +29,8 @@ const examples = (of: readonly Example[]): string[] =>
     ...[".PP", ".in +4n", ".nf", roff(command), ".fi", ".in"],
   ]);
 
-const argument = ({ placeholder, isOptional }: CommandGrammar["args"][number]): string =>
-  isOptional ? `[${italic(placeholder)}]` : italic(placeholder);
+const argument = ({ metavar, isOptional }: CommandGrammar["args"][number]): string =>
+  isOptional ? `[${italic(metavar)}]` : italic(metavar);
 
 const synopsis = ({ name, flags, args }: CommandGrammar): string =>
   [bold(`mlora ${name}`), ...args.map(argument), ...(flags.length > 1 ? [`[${italic("options")}]`] : [])].join(" ");
@@ -79,15 +79,15 @@ export function mainPage(): string {
 export function commandPage(name: CommandName): string {
   const command = grammarOf(name);
   const { flags, purpose } = command;
-  const takesRecipe = command.args.some(({ placeholder }) => placeholder === "recipe");
+  const takesRecipe = command.args.some(({ metavar }) => metavar === "recipe");
   return page([
     ...head(`mlora-${name}`, 1, `mlora-${name}`, lowered(purpose)),
     ...section("SYNOPSIS", [synopsis(command)]),
     ...section("DESCRIPTION", [roff(sentence(purpose))]),
     ...section(
       "OPTIONS",
-      flags.flatMap(({ flag, placeholder, meaning }) =>
-        tagged(placeholder === null ? bold(flag) : `${bold(flag)} ${italic(placeholder)}`, sentence(meaning)),
+      flags.flatMap(({ flag, metavar, meaning }) =>
+        tagged(metavar === null ? bold(flag) : `${bold(flag)} ${italic(metavar)}`, sentence(meaning)),
       ),
     ),
     ...exits,

@@ -3,7 +3,7 @@
 import type { ControlAsked, RowsAnswer, SpansAnswer } from "../wire.ts";
 import { Answers } from "./answers.ts";
 import { Chart } from "./chart.ts";
-import { Colours } from "./colours.ts";
+import { Colours, setTheme } from "./colours.ts";
 import { Details } from "./details.ts";
 import { confirm } from "./dialogs.ts";
 import { card, choice, h, setAttribute, setText } from "./dom.ts";
@@ -20,12 +20,12 @@ const MODELS_MS = 5000;
 const MESSAGE_MS = 8000;
 
 type Theme = "auto" | "light" | "dark";
-const setTheme = (theme: Theme): void => {
-  setAttribute(document.documentElement, "data-theme", theme === "auto" ? null : theme);
+const show = (theme: Theme): void => {
+  setTheme(theme === "auto" ? null : theme);
   localStorage.setItem("mlora-theme", theme);
 };
 const storedTheme = (localStorage.getItem("mlora-theme") ?? "auto") as Theme;
-setTheme(storedTheme);
+show(storedTheme);
 
 /** The form for a key, where the link has none or a wrong one. */
 function signIn(fault: string | null): void {
@@ -123,7 +123,7 @@ function open(server: Server): void {
     ],
     storedTheme,
     (theme) => {
-      setTheme(theme);
+      show(theme);
       drawAll();
     },
   );

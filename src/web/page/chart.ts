@@ -2,7 +2,7 @@
 // them. What is drawn is bounded whatever the number of adapters.
 
 import uPlot from "uplot";
-import { type Colours, colourOf } from "./colours.ts";
+import { type Colours, colourOf, themeColour } from "./colours.ts";
 import { choice, h, setText } from "./dom.ts";
 import { count, number, rate } from "./format.ts";
 import { type Adapter, type ChartMeasure, type Model, pointsOf } from "./model.ts";
@@ -120,7 +120,7 @@ export class Chart {
     const slots = this.#lines.map(({ adapter }) => this.colours.slotOf(adapter.name)!);
     const tables = this.#lines.map(({ xs, ys }) => [xs, ys] as [number[], number[]]);
     const data = tables.length > 0 ? uPlot.join(tables) : ([[], []] as uPlot.AlignedData);
-    const theme = getComputedStyle(document.documentElement).getPropertyValue("--ink");
+    const theme = themeColour("--ink");
     const look = [this.#isLog, this.#isShare, this.#measure, theme, ...slots].join();
     if (look !== this.#look || !this.#uplot) {
       this.#uplot?.destroy();
@@ -133,8 +133,7 @@ export class Chart {
   }
 
   #options(slots: readonly number[]): uPlot.Options {
-    const style = getComputedStyle(document.documentElement);
-    const [ink, grid] = [style.getPropertyValue("--quiet").trim(), style.getPropertyValue("--line").trim()];
+    const [ink, grid] = [themeColour("--quiet"), themeColour("--line")];
     const axis = { stroke: ink, font: "11px system-ui, sans-serif", grid: { stroke: grid, width: 1 }, ticks: { show: false } };
     const show = this.#measure === "heldOut" ? { show: true, size: 5 } : { show: false };
     const { width, height } = this.#size();
@@ -186,7 +185,7 @@ export class Chart {
     ctx.beginPath();
     ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
     ctx.clip();
-    ctx.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--grey-curve");
+    ctx.strokeStyle = themeColour("--grey-curve");
     ctx.globalAlpha = Math.max(0.07, Math.min(0.55, 16 / Math.max(1, this.#grey.length)));
     ctx.lineWidth = devicePixelRatio;
     for (const { xs, ys } of this.#grey) {

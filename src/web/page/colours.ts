@@ -1,11 +1,34 @@
 // A colour for each adapter that charts show: those that are shown keep theirs while they are, so that a curve does not change
 // its colour when the ranking does.
 
+import { setAttribute } from "./dom.ts";
 import { MOST_SHOWN } from "./model.ts";
 
-/** Colours of the style sheet, told apart by lightness, too: --c0, --c1, ... */
-export const colourOf = (slot: number): string =>
-  getComputedStyle(document.documentElement).getPropertyValue(`--c${slot}`).trim();
+const probe = document.createElement("span");
+probe.hidden = true;
+document.body.append(probe);
+const known = new Map<string, string>();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => known.clear());
+
+/** What a canvas draws with: a colour of the style sheet, as the theme has it. */
+export function themeColour(name: `--${string}`): string {
+  let colour = known.get(name);
+  if (colour === undefined) {
+    probe.style.color = `var(${name})`;
+    colour = getComputedStyle(probe).color;
+    known.set(name, colour);
+  }
+  return colour;
+}
+
+/** Shows the page in one theme, or, by null, in the system's. */
+export function setTheme(theme: "light" | "dark" | null): void {
+  setAttribute(document.documentElement, "data-theme", theme);
+  known.clear();
+}
+
+/** Colours told apart by lightness, too. */
+export const colourOf = (slot: number): string => themeColour(`--c${slot}`);
 
 export class Colours {
   readonly #slots = new Map<string, number>();

@@ -2,7 +2,7 @@
 // Asked for only while it is in sight, since a stage that is timed is a little slower.
 
 import type { SpansAnswer } from "../wire.ts";
-import { type Colours, colourOf } from "./colours.ts";
+import { type Colours, colourOf, themeColour } from "./colours.ts";
 import { choice, h, setText } from "./dom.ts";
 import type { Model } from "./model.ts";
 
@@ -76,8 +76,7 @@ export class Gantt {
     canvas.height = height * devicePixelRatio;
     canvas.style.height = `${height}px`;
     ctx.scale(devicePixelRatio, devicePixelRatio);
-    const style = getComputedStyle(document.documentElement);
-    const [quiet, well, line, ink] = ["--quiet", "--well", "--line", "--ink"].map((name) => style.getPropertyValue(name));
+    const [quiet, well, line, ink] = (["--quiet", "--well", "--line", "--ink"] as const).map(themeColour);
     const to = Math.max(0, ...stages.map((spans) => spans.at(-1)?.end ?? 0));
     const from = to - 1000 * this.#seconds;
     const x = (time: number) => LABELS + ((Math.max(time, from) - from) / (to - from)) * (width - LABELS);
@@ -140,7 +139,7 @@ export class Gantt {
     const adapter = this.model.shown.find((of) => of.label === label || of.name === label);
     const slot = adapter ? this.colours.slotOf(adapter.name) : null;
     if (slot !== null) return colourOf(slot);
-    return getComputedStyle(document.documentElement).getPropertyValue("--grey-curve");
+    return themeColour("--grey-curve");
   }
 
   #describe(from: number, to: number): void {

@@ -1,6 +1,7 @@
 // Small parts: numbers of the whole run, memory, notices.
 
 import type { StageFacts } from "../wire.ts";
+import { themeColour } from "./colours.ts";
 import { h, setAttribute, setText } from "./dom.ts";
 import { bytes, clock, count, duration, rate } from "./format.ts";
 import type { Model } from "./model.ts";
@@ -60,7 +61,7 @@ export class Tiles {
     const [width, height] = [canvas.clientWidth * devicePixelRatio, canvas.clientHeight * devicePixelRatio];
     [canvas.width, canvas.height] = [width, height];
     const most = Math.max(...rates, 1e-9);
-    ctx.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--accent");
+    ctx.strokeStyle = themeColour("--accent");
     ctx.lineWidth = 1.5 * devicePixelRatio;
     ctx.beginPath();
     for (const [i, value] of rates.entries()) {
