@@ -91,9 +91,9 @@ export class Killer {
     for (const name of [...this.#names, ...come]) if (name !== TWIN) differs(name, leftOf(output, name), this.#calm.get(name));
     if (isAdded(TWIN)) {
       const [of, twin] = [this.#calm.get("a0")!, leftOf(output, TWIN)];
-      const { lines } = linesOf(TWIN, twin);
+      const [{ lines }, all] = [linesOf(TWIN, twin), linesOf("a0", of).lines];
       differs(`${TWIN}'s weights`, twin.weights, of.weights);
-      differs(`${TWIN}'s steps`, lines, linesOf("a0", of).lines.slice(-lines.length));
+      differs(`${TWIN}'s steps`, lines, all.slice(all.length - lines.length)); // none, where a0 had made its last
     }
     const files = readdirSync(output, { recursive: true }).map(String);
     const half = files.filter((name) => /\.(tmp|part|damaged)($|\/)|\.mlora\.lock/.test(name));
