@@ -31,10 +31,11 @@ def packed(lengths):
 
 
 def between(bounds, *tensors):
-    """The same next to tiles of two other adapters, whose sequences fill them and whose values are NaN: none may come through."""
+    """The same next to tiles of two other adapters, whose sequences fill them and whose values are NaN: none may come
+    through."""
     other = ints([[0, TILE]] * TILE)
-    around = lambda t: torch.cat([torch.full_like(t[:1].expand(TILE, -1), float("nan")), t, torch.full_like(t[:1].expand(TILE, -1), float("nan"))])  # noqa: E731
-    return torch.cat([other, bounds + TILE, other + TILE + len(bounds)]), *map(around, tensors)
+    nan = lambda t: torch.full((TILE, t.shape[1]), float("nan"), device=t.device, dtype=t.dtype)  # noqa: E731
+    return torch.cat([other, bounds + TILE, other + TILE + len(bounds)]), *(torch.cat([nan(t), t, nan(t)]) for t in tensors)
 
 
 def recurrence(mixed, gates, decay, bias, starts, lengths, H, heads, K, V):
