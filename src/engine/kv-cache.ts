@@ -1,5 +1,5 @@
-// The keys and values that generation keeps of the tokens it has read, or the states that linear attention and convolutions have
-// after them, so that a generated token costs one row of a pass.
+// The keys and values that generation keeps of the tokens it has read, or what linear attention and convolutions have after
+// them, so that a generated token costs one row of a pass.
 
 import type { DType } from "../base/dtype.ts";
 import { sum } from "../base/shape.ts";

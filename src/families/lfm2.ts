@@ -1,5 +1,5 @@
-// LFM2 (Liquid AI 2025): most layers have a short gated convolution in the place of attention; the others grouped attention with
-// norms of heads. The linears of the MLP are called w1 (gate), w3 (up) and w2 (down).
+// LFM2 (Liquid AI 2025): most layers have a short gated convolution in the place of attention, the others grouped attention
+// with norms of heads. The linears of the MLP are called w1 (gate), w3 (up) and w2 (down).
 
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -34,13 +34,12 @@ function readConvolutions(config: ConfigReader, layers: number): boolean[] {
   });
 }
 
-/** The MLP's features: two thirds of the key's, times a factor, up to a multiple, unless the config says that it is the size. */
+/** The MLP's features: two thirds of the key's, times a factor, up to a multiple, unless they are not to be adjusted. */
 function readIntermediate(config: ConfigReader): number {
   const key = config.source["block_ff_dim"] == null ? "intermediate_size" : "block_ff_dim";
   const given = config.count(key, DEFAULTS.intermediate);
   if (!config.flag("block_auto_adjust_ff_dim", true)) return given;
   const adjusted = Math.floor((2 * given) / 3);
-  if (config.source["block_ffn_dim_multiplier"] === null) return adjusted;
   const multiple = config.count("block_multiple_of", 256);
   return multiple * Math.ceil(Math.floor(config.number("block_ffn_dim_multiplier", 1) * adjusted) / multiple);
 }

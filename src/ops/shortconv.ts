@@ -1,4 +1,4 @@
-// Short gated convolution (LFM2): a causal depthwise convolution within packed sequences, of features times a gate, times another.
+// Short gated convolution (LFM2): a causal depthwise convolution within packed sequences, with a gate before and after it.
 //
 // Of a row's three parts b, c and x, C features each, u = b x and p[m] = the sum over t of weight[:, t] u[m - T + 1 + t], rows
 // before the sequence's first being 0; y = c p. bcx c[M, 3C]; weight f32[C, T], T at most 8; bounds as attention_forward has

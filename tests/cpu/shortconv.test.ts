@@ -1,5 +1,5 @@
-// The short convolution on the cpu device, against plain loops in float64 and finite differences of them: sequences shorter than
-// the convolution, as long, and longer, packed with padding.
+// The short convolution on the cpu device, against plain loops in float64 and finite differences of them: sequences shorter
+// than the convolution, as long, and longer, packed with padding.
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";

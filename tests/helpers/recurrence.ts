@@ -7,7 +7,7 @@ import type { Tensor } from "../../src/device/device.ts";
 
 export type Values = Float32Array | Float64Array;
 
-/** A cpu device of two threads, and its tensors. Of each test file its own: a device has the kernels that are imported by then. */
+/** A cpu device of two threads, and its tensors; each test file's own: it has the kernels that are imported by then. */
 export function onCpu() {
   const device = new CpuDevice(2);
   const put = (values: Values | readonly number[], ...shape: number[]): Tensor => {
