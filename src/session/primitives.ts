@@ -33,6 +33,7 @@ import { type Losses, Packer } from "./primitive-batches.ts";
 import {
   gatherSamples,
   type LossOptions,
+  type PrimitivesOptions,
   type Sample,
   type SampledToken,
   type SampleOptions,
@@ -44,7 +45,7 @@ import { Sampler } from "./sampler.ts";
 import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
-import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
+import { type Resident, resident, Slots } from "./slots.ts";
 import { SpanNames } from "./span-names.ts";
 import { Turns } from "./turns.ts";
 
@@ -61,13 +62,6 @@ type Trained = Resident & {
   tokens: number;
   /** What it is while it has no slot; null before its first. */
   aside: readonly AsideBlocks[] | null;
-};
-
-export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs"> & {
-  /** Aborted, with its reason, when a stage is gone. */
-  readonly lost?: AbortSignal | null;
-  /** Of owners of adapters: the weights of their shares in what is computed. Left out, they are equal. */
-  readonly weightOf?: (owner: string) => number;
 };
 
 export class Primitives implements AsyncDisposable {
@@ -139,6 +133,11 @@ export class Primitives implements AsyncDisposable {
   /** Optimizer steps that an adapter has made. */
   stepsOf(name: string): number {
     return this.#of(name).steps;
+  }
+
+  /** Whether an adapter has gradients that no step has used. */
+  hasGradient(name: string): boolean {
+    return this.#of(name).tokens > 0;
   }
 
   /**
