@@ -55,7 +55,6 @@ export * from "./primitive-calls.ts";
 type Trained = Resident & {
   readonly plan: AdapterPlan;
   readonly turns: Turns;
-  readonly owner: string;
   /** Optimizer steps made. */
   steps: number;
   /** Tokens whose gradients were added since the last of them. */
@@ -97,6 +96,7 @@ export class Primitives implements AsyncDisposable {
     this.slots = new Slots<Trained>({
       ...options,
       slots,
+      shares: new Shares(options.weightOf),
       bytes: stages.map((stage) => stage.sizes.blockBytes),
       fill: (of, slot) => this.#fill(of, slot),
       setAside: async (of, slot) => {
@@ -158,7 +158,7 @@ export class Primitives implements AsyncDisposable {
 
   async #add(plan: AdapterPlan, owner = ""): Promise<void> {
     const bytes = bytesOnStages(this.plan, plan);
-    const added: Trained = { ...resident(bytes), plan, owner, turns: new Turns(), steps: 0, tokens: 0, aside: null };
+    const added: Trained = { ...resident(bytes, owner), plan, turns: new Turns(), steps: 0, tokens: 0, aside: null };
     this.#adapters.set(plan.name, added);
     try {
       await this.#change(added, () => Promise.resolve());
