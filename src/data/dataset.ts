@@ -254,7 +254,7 @@ export function fit(
   const dropped: NoticeKind | null =
     long && overlong === "drop" ? "too long" : mask.slice(1, kept).includes(1) ? null : "nothing to learn";
   if (dropped) return { sequence: null, truncated: false, dropped };
-  const sequence: Sequence = { ids: Int32Array.from(ids.slice(0, kept)), mask: Uint8Array.from(mask.slice(0, kept)) };
+  const sequence: Sequence = { ids: new Int32Array(ids.slice(0, kept)), mask: new Uint8Array(mask.slice(0, kept)) };
   return { sequence, truncated: long, dropped };
 }
 
