@@ -35,7 +35,7 @@ export type Tokenizer = {
   readonly withChatTemplate: (file: string) => Tokenizer;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
   readonly renderChat: (chat: Chat, prompt: boolean) => string;
-  /** Whether a conversation's template has asked for today's date, and got the fixed one. */
+  /** Whether a conversation's template has asked for today's date, and got the fixed one, since this was last asked. */
   readonly usedDate: () => boolean;
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
@@ -131,7 +131,11 @@ function withTemplate(read: Read, template: { readonly text: string; readonly co
         throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
       }
     },
-    usedDate: () => dated,
+    usedDate: () => {
+      const used = dated;
+      dated = false;
+      return used;
+    },
   };
 }
 
