@@ -1,4 +1,4 @@
-// Where each thread is that reads rows, in numbers that they share with who started them.
+// Where each thread is that reads rows, in numbers shared with the thread that started it.
 
 /** The number of the file, the line (0 between rows), rows begun, and of the reader alone the bytes read of all files. */
 export const PLACE = { file: 0, line: 1, rows: 2, bytes: 3, numbers: 4 } as const;

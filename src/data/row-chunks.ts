@@ -31,7 +31,7 @@ export type RowReading = {
   readonly settled: SettledForm;
 };
 
-/** As many of the rows that are left as a chunk has, `most` of them at most; `note` is told of each. */
+/** As many of the rows that are left as a chunk has, `most` of them at most; `note` is called with each. */
 export function* taken(rows: Iterator<ReadRow>, most: number, note: (row: ReadRow) => void): Generator<ReadRow> {
   for (let i = 0; i < Math.min(most, CHUNK_ROWS); i++) {
     const { done, value } = rows.next();

@@ -122,7 +122,7 @@ test.each<[string, Partial<DatasetRecipe>]>([
   120_000,
 );
 
-test("a value is the same behind JSON of our own", () => {
+test("a value is the same after JSON of our own", () => {
   const values = [
     [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, "NaN", { Infinity: -0.5 }],
     parseJson('{"2": 1.0, "1": 123456789012345678901234567890, "a": -0.0}'),
