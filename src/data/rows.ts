@@ -9,8 +9,8 @@ import type { Source } from "./jsonl.ts";
 export type Sequence = { readonly ids: Int32Array; readonly mask: Uint8Array };
 
 /**
- * A row; of preferences it has another answer, of KTO a label (schedule/pack.ts says what they mean), and of prompts its columns
- * as JSON, for rewards.
+ * A row; of preferences it has another answer, of KTO a label (schedule/pack.ts says what they mean), of prompts its columns as
+ * JSON, for rewards.
  */
 export type Sample = Sequence & {
   readonly source: Source;

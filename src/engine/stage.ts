@@ -365,8 +365,8 @@ export class Stage implements Disposable {
   }
 
   /**
-   * The weights of targets of preferences, policies and groups depend on the losses of the whole batch: these are computed first,
-   * without gradients.
+   * The weights of targets of preferences, policies and groups depend on the losses of the whole batch: these are computed
+   * first, without gradients.
    */
   async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
     const { batch, tables } = inFlight;

@@ -77,7 +77,7 @@ export function writeRecord(folder: string, adapters: Iterable<Outcome>, time?: 
 }
 
 /**
- * Leaves of an adapter's lines in both files what came before the step that it resumes from: `stepsOf` says which, null for all.
+ * Leaves of an adapter's lines in both files what came before the step that it resumes from; `stepsOf`: which, null for all.
  * Evaluations at that step are made again. A line that a kill cut off goes, too. Read line by line, whatever the file's size.
  * Throws a RunError; then the file is as it was.
  */

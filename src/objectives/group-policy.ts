@@ -1,6 +1,6 @@
 // The loss of a group's completions, as TRL's GRPOTrainer defines it: GRPO (Shao et al. 2024), Dr. GRPO (Liu et al. 2025), DAPO
-// (Yu et al. 2025), CISPO (MiniMax 2025), GSPO's ratio of sequences (Zheng et al. 2025) and LUSPO (2026). Pure numbers: the last
-// stage needs the derivatives, the coordinator the values.
+// (Yu et al. 2025), CISPO (MiniMax 2025), GSPO's ratio of sequences (Zheng et al. 2025) and LUSPO (2026). Pure numbers: the
+// last stage needs the derivatives, the coordinator the values.
 //
 //     r = exp(p - q)     clipped: -min(r A, clamp(r, low, high) A)     weighted: -min(r, high) A p, the weight without gradient
 //     with a reference f: + beta (exp(f - p) - (f - p) - 1), times r where it is corrected
@@ -106,8 +106,8 @@ function policyTerm({ form, low, high, delta }: GroupPolicy, ratio: number, p: n
 }
 
 /**
- * What the targets of each completion count, by how many of each are learned: "dapo" and "cispo" alike in the batch, "grpo" alike
- * in a completion, "dr_grpo" by the most tokens that a completion may have, "luspo" whole.
+ * What the targets of each completion count, by how many of each are learned: with "dapo" and "cispo" alike in the batch, with
+ * "grpo" alike in a completion, with "dr_grpo" by the most tokens that a completion may have, with "luspo" whole.
  */
 export function completionScales(
   loss: "dapo" | "grpo" | "dr_grpo" | "cispo" | "luspo",

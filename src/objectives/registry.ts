@@ -89,13 +89,14 @@ export const rowKindOf = (objective: { readonly name: ObjectiveName }): RowKind 
  */
 export const isPreference = (objective: Objective): objective is Preference => definitionOf(objective).loss !== null;
 
-/** What is wrong with a table that its schema accepts, or with a name alone; null for nothing. */
+/** What is wrong with a name alone, or with a table that its schema accepts; null for nothing. */
 export function objectiveFault(given: ObjectiveName | ObjectiveTable, of: TableContext): string | null {
   const table = typeof given === "string" ? { name: given } : given;
   const read = v.safeParse(objectiveTables[OBJECTIVE_NAMES.indexOf(table.name)]!, table);
-  if (!read.success)
-    return `"${table.name}" needs keys: ${read.issues.map((issue) => v.getDotPath(issue)).join(", ")}; give a table`;
-  return definitionOf(table).fault?.(objectiveOf(table, (path) => path) as unknown as Settings, of) ?? null;
+  if (read.success) return definitionOf(table).fault?.(objectiveOf(table, (path) => path) as unknown as Settings, of) ?? null;
+  if (table === given) return null; // its schema has reported it
+  const missing = read.issues.map((issue) => v.getDotPath(issue)).join(", ");
+  return `is "${table.name}", expected a table with that name and ${missing}`;
 }
 
 /** The settings of an objective whose completions the adapter samples itself; null for those that learn what rows say. */

@@ -108,7 +108,7 @@ function answersOf(rows: Work, { generations, iterations }: NonNullable<ReturnTy
   };
 }
 
-/** Throws a RequestError, `plan.rope`, where answers might be sampled with other factors of a LongRoPE than they are learned. */
+/** Throws a RequestError, `plan.rope`, where answers may be sampled with other factors of a LongRoPE than are learned. */
 function checkRopes({ name, maxLength, objective }: AdapterRecipe, spec: ModelSpec): void {
   const short = shortPositions(spec);
   if (short === null || maxLength <= short) return;

@@ -14,8 +14,8 @@ import type { StageDevice } from "./plan.ts";
 const SHARE = 0.2;
 
 /**
- * Room for as many sequences as the adapters that answer extend at once, each as long as the longest may become; undefined where
- * none answers. Throws a RequestError, `device.rollouts`, on a device where that has not been shown right.
+ * Room for as many sequences as the adapters that answer extend at once, each as long as the longest may become; undefined
+ * where none answers. Throws a RequestError, `device.rollouts`, on a device where that has not been shown right.
  */
 export function rolloutCache(
   adapters: readonly AdapterPlan[],

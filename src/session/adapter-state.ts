@@ -99,7 +99,7 @@ export const apply = (adapter: AdapterState, event: LifecycleEvent): void => {
   Object.assign(adapter, transition(adapter, event));
 };
 
-/** Whether steps are due that learn from the same answers as the one before: what these were sampled with is not there any more. */
+/** Whether steps are due that learn the same answers as the one before: what these were sampled with is gone. */
 export const isAmidRollouts = ({ rollouts, begun }: AdapterState): boolean =>
   rollouts !== null && begun > rollouts.from && begun < rollouts.until;
 

@@ -51,8 +51,9 @@ export type Evaluated = {
 export type Evaluating<T> = { readonly sent: Promise<void>; readonly result: Promise<T> };
 
 /**
- * Runs rows through the adapter in a slot, or, for -1, through the base model alone, in its state after all requests so far. Each batch is sent to all stages at once, so
- * that all have it at the same place in their order of work and no stage waits for a request that another has not been sent.
+ * Runs rows through the adapter in a slot, or, for -1, through the base model alone, in its state after all requests so far.
+ * Each batch is sent to all stages at once, so that all have it at the same place in their order of work and no stage waits for
+ * a request that another has not been sent.
  */
 export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluated[]> {
   const { slot, samples, rows = [...samples.keys()], batchSize, objective, references, logProbs } = work;

@@ -1,5 +1,5 @@
-// Rewards of answers: a program of the recipe reads them, a JSON object a line, and prints a number for each; an address gets the
-// same as a JSON list, and answers with a list of numbers. One that fails is asked again.
+// Rewards of answers: a program of the recipe reads them, a JSON object a line, and prints a number for each; an address gets
+// the same as a JSON list, and answers with a list of numbers. One that fails is asked again.
 
 import { basename } from "node:path";
 import * as v from "valibot";
@@ -68,7 +68,7 @@ export async function rewardsFrom(
       if (!(error instanceof MloraError)) throw error;
       const why = `the reward '${reward.name}' of ${asked.length} answers is missing: ${textOf(error)}`;
       if (attempt === ATTEMPTS)
-        throw new RunError("reward.failed", why, "mend it, and give the same command again: the run continues from here");
+        throw new RunError("reward.failed", why, "fix it, and give the same command again: the run continues from here");
       notice(`${why}; it is asked again`);
       await sleep(WAIT_MS * 4 ** (attempt - 1));
     }

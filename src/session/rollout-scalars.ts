@@ -1,4 +1,4 @@
-// What is told of a step's answers: rewards, lengths and ratios, under the names that TRL gives them, and the answers themselves.
+// What a run reports of a step's answers: rewards, lengths and ratios, under TRL's names, and the answers themselves.
 
 import { maxOf, sum } from "../base/shape.ts";
 import { deviationOf, meanOf } from "../objectives/advantages.ts";

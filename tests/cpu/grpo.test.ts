@@ -89,7 +89,7 @@ describe("alone, with others, in stages, and killed", () => {
     for (const [i, name] of NAMES.entries()) expect(left(recipe, name)).toEqual(left(alone[i]!, name));
   };
 
-  test("its steps are told by the rewards of its answers, which are those of its rows", () => {
+  test("it reports the rewards of its answers, which are those of its rows", () => {
     for (const [i, name] of NAMES.entries()) {
       const { answers, steps } = left(alone[i]!, name);
       const first = answers.filter(({ step }) => step === 1);

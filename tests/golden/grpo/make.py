@@ -44,7 +44,7 @@ def padded(rows: list[torch.Tensor]) -> torch.Tensor:
 
 def trainer_of(o: dict, ref: torch.Tensor | None, old: torch.Tensor, rewards: torch.Tensor) -> SimpleNamespace:
     ids = completions()
-    # The context that TRL enters wants a model that can say whether it checkpoints its activations.
+    # The context that TRL enters asks a model whether it checkpoints its activations.
     model = SimpleNamespace(training=True, is_gradient_checkpointing=False)
     ref_model = SimpleNamespace()
     names = [f"r{i}" for i in range(rewards.size(1))]
