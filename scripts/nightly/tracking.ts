@@ -143,7 +143,7 @@ async function sync(folder: string): Promise<void> {
       stderr: "pipe",
     });
     const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-    if (code !== 0) throw new Error(``wandb sync` ended with ${code}: ${out}${err}`);
+    if (code !== 0) throw new Error(`W&B's sync ended with ${code}: ${out}${err}`);
     const sent = [...server.runs.values()];
     for (const name of ["one", "two"]) {
       const { variables, lines, exitCode } = sent.find((run) => run.variables["displayName"] === name)!;
