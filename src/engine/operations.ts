@@ -23,6 +23,7 @@ import { expertsPassBackward, expertsPassForward } from "./experts.ts";
 import { convolution, deltaRule, gatedNorm, gatedWidth, regrouped, tokenGate, ungated } from "./gated-operations.ts";
 import type { LayerPass } from "./layer-pass.ts";
 import { shortConvolution } from "./short-convolution.ts";
+import { groupNorm, stateSpace } from "./state-space.ts";
 
 type Kind = Operation["op"];
 
@@ -348,7 +349,7 @@ const experts: Behaviour<"experts"> = {
 const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = {
   ...{ norm, spans, linears, rope, attention, gate, swiglu, geglu, experts },
   ...{ valueNorm, keepKv, sharedKv, perLayer, scale },
-  ...{ ungated, convolution, deltaRule, gatedNorm, tokenGate, shortConvolution, regroup: regrouped },
+  ...{ ungated, convolution, deltaRule, gatedNorm, tokenGate, shortConvolution, stateSpace, groupNorm, regroup: regrouped },
 };
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */

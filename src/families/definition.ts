@@ -13,6 +13,10 @@ export type ExpertFiles = NonNullable<ModelSpec["experts"]>["files"];
 /** Heads of linear attention. */
 export type DeltaHeads = NonNullable<ModelSpec["delta"]>["heads"];
 
+/** Heads of Mamba 2, and what limits their steps. */
+export type MambaHeads = NonNullable<ModelSpec["mamba"]>["heads"];
+export type MambaLimits = NonNullable<ModelSpec["mamba"]>["limits"];
+
 /** What is added to the weights of a norm; they are held with it, in f32. */
 export type NormOffset = 0 | 1;
 /** Weights of norms, by their path within the layer; null for none. */
@@ -103,8 +107,11 @@ export type Operation =
   | Step<"regroup", { groups: number; parts: readonly [number, number, number, number] }>
   /** q, k and v, of a value in which a gate follows each head of q. */
   | Step<"ungated", { heads: Heads }>
-  /** silu of the causal convolution of each of the first `channels` features by its own `taps` weights. */
-  | Step<"convolution", { weight: string; channels: number; taps: number }>
+  /**
+   * silu of the causal convolution of each of `channels` features, from the column `first` on, by its own `taps` weights, with
+   * a bias of each where there is one.
+   */
+  | Step<"convolution", { weight: string; bias: string | null; first: number; channels: number; taps: number }>
   /**
    * Of a value of three parts of `channels` features: the first times the third, convolved causally, each feature by its own
    * `taps` weights, times the second.
@@ -112,6 +119,16 @@ export type Operation =
   | Step<"shortConvolution", { weight: string; channels: number; taps: number }>
   /** The gated delta rule of q, k and v; `gates` is a value with b and a of each head, `decay` and `bias` are vectors. */
   | Step<"deltaRule", { heads: DeltaHeads; gates: string; decay: string; bias: string }>
+  /**
+   * The recurrence of Mamba 2 of a value of x, B and C; the last features of `steps`, a value, are dt of each head, `decay`,
+   * `bias` and `skip` are vectors, and steps are within `limits` (ops/statespace.ts).
+   */
+  | Step<"stateSpace", { heads: MambaHeads; steps: string; decay: string; bias: string; skip: string; limits: MambaLimits }>
+  /**
+   * RMSNorm of each of `groups` equal parts of a value times the silu of the first features of another, times a weight of each
+   * of its `size` features.
+   */
+  | Step<"groupNorm", { gate: string; weight: string; size: number; groups: number; eps: number }>
   /** RMSNorm of each head of `size` features, times the silu of the last features of another value. */
   | Step<"gatedNorm", { gate: string; weight: string; size: number; eps: number }>
   /** silu(gate) * up of a value that holds gate and up next to each other. */

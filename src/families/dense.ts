@@ -38,6 +38,7 @@ export const PLAIN = {
   doubleWide: false,
   perLayer: null,
   delta: null,
+  mamba: null,
   convolutions: [] as boolean[],
   experts: null,
   embeddingScale: 1,

@@ -48,6 +48,8 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
           "device.widths",
           `the base model's ${linear} has ${out} rows of ${width}, expected multiples of ${WIDTH} on a GPU`,
         );
+  if (spec.mamba !== null)
+    refuse("device.mamba", `the base model (${spec.family}) has Mamba layers, which GPUs do not compute yet`);
   if (spec.convolutions.includes(true))
     refuse(
       "device.convolution",
