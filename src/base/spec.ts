@@ -132,6 +132,8 @@ export const modelSpec = v.strictObject({
       /** Biases of the convolution; of the linears before and after it. */
       convolutionBias: v.boolean(),
       bias: v.boolean(),
+      /** Of the norm of its output. */
+      normEps: real,
       layers: v.array(v.boolean()),
     }),
   ),

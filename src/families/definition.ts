@@ -157,6 +157,8 @@ export type Groups = Readonly<Record<string, readonly string[]>>;
 export type Definition = {
   /** The names in config.json's `architectures` that it stands for. */
   readonly architectures: readonly string[];
+  /** Where several families have an architecture: whether a config is this one's, unless it is an earlier one's. */
+  readonly isFor?: (config: ConfigReader) => boolean;
   /**
    * For docs/models.md: released models, the folder of tests/golden that compares the family with transformers and PEFT, null
    * where there is none, and when that was done.

@@ -43,11 +43,25 @@ writeTinyModel(convolved, 3, {
   ...{ architectures: ["Lfm2ForCausalLM"], model_type: "lfm2", full_attn_idxs: [1], block_multiple_of: 16, norm_eps: 1e-4 },
 });
 
+const mamba = join(place.root, "mamba");
+writeTinyModel(mamba, 3, {
+  ...{ architectures: ["GraniteMoeHybridForCausalLM"], model_type: "granitemoehybrid", position_embedding_type: "nope" },
+  ...{ layers_block_type: ["mamba", "attention", "mamba"], mamba_n_heads: 8, mamba_n_groups: 2, mamba_d_state: 12 },
+  ...{ num_local_experts: 0, shared_intermediate_size: 40, residual_multiplier: 0.5, attention_multiplier: 0.3 },
+});
+{
+  // As Python writes a config.
+  const config = join(mamba, "config.json");
+  const text = readFileSync(config, "utf8");
+  await Bun.write(config, text.replace(/\}$/, ', "time_step_limit": [0.001, Infinity]}'));
+}
+
 /** What the second adapter acts on. */
 const SOME = new Map([
   [model, ["o_proj", "in_proj_a", "in_proj_qkv"]],
   [next, ["o_proj", "in_proj_ba", "in_proj_qkvz"]],
   [convolved, ["in_proj", "out_proj", "w3"]],
+  [mamba, ["in_proj", "q_proj", "output_linear"]],
 ]);
 const recipe = (run = "", steps = 40, of = model) =>
   place.project(
@@ -94,6 +108,7 @@ test.each([
   ["dense", model, 40],
   ["with experts", next, 20],
   ["LFM2", convolved, 20],
+  ["Granite 4 with Mamba", mamba, 20],
 ] as const)(
   "killed and continued, and over two stages, it learns the same, %s",
   async (_, of, steps) => {

@@ -26,6 +26,7 @@ export const FAMILY_GOLDENS = [
     "qwen3_next",
     "lfm2",
     "lfm2_moe",
+    "granite_h",
   ],
 ];
 

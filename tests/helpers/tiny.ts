@@ -36,6 +36,8 @@ const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
   out_proj: ["o_proj"],
   in_proj: ["q_proj", "v_proj"],
   "conv.out_proj": ["o_proj"],
+  "mamba.in_proj": ["q_proj", "v_proj"],
+  "mamba.out_proj": ["o_proj"],
   "self_attn.out_proj": ["o_proj"],
   "feed_forward.w1": ["gate_proj"],
   "feed_forward.w3": ["up_proj"],
@@ -173,6 +175,11 @@ const HYBRID = {
   ...{ ropes: [{ headDim: 12, rotated: 6, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
 };
 
+const MAMBA = {
+  heads: { heads: 6, headDim: 5, groups: 2, stateDim: 7 },
+  ...{ limits: { least: 0.2, most: 2.5 }, convolutionBias: true, bias: false, normEps: 1 },
+};
+
 /**
  * Families whose layers have unequal linears, for adapters placed on them: Gemma 4 with keys as values, shared keys and values,
  * and inputs of each layer's own; mixtures of experts.
@@ -216,6 +223,15 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
   lfm2: tinySpec({
     ...{ family: "lfm2", headDim: 12, normEps: 1e-3, tiedEmbeddings: true },
     ...{ convolutions: [true, false], layerRopes: [null, 0] },
+  }),
+  granite_h: tinySpec({
+    ...{ family: "granite_h", embeddingScale: 2, logitScale: 1, kvHeads: 1, layerRopes: [null, null] },
+    mamba: { ...MAMBA, bias: true, layers: [true, false] },
+  }),
+  graniteHmoe: tinySpec({
+    ...{ family: "granite_h", layerRopes: [null, 0], embeddingScale: 1.4 },
+    mamba: { ...MAMBA, convolutionBias: false, limits: { least: 0, most: null }, layers: [false, true] },
+    experts: tinyExperts(2, { files: "rows" }),
   }),
   lfm2moe: tinySpec({
     ...{ family: "lfm2_moe", convolutions: [false, true], layerRopes: [0, null] },
