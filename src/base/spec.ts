@@ -137,6 +137,8 @@ export const modelSpec = v.strictObject({
       layers: v.array(v.boolean()),
     }),
   ),
+  /** Where layers have either attention or an MLP, for each whether it has attention; nothing at all where all have both. */
+  attentionLayers: v.array(v.boolean()),
   /** For each layer: whether a short convolution is in the place of its attention; nothing at all for none. */
   convolutions: v.array(v.boolean()),
   /** Of a mixture of experts; `null` for none. */

@@ -40,9 +40,10 @@ export type ExpertProduct = {
 
 /**
  * silu(gate) up; with a clamp, of g = min(gate, limit) and u = up within -limit and limit, (u + 1) g sigmoid(alpha g). Gate is
- * the first half of the features, or, `interleaved`, every other.
+ * the first half of the features, or, `interleaved`, every other. `squares`: the square of what is above 0, without a gate.
  */
 export type ExpertActivation = {
+  readonly squares?: true;
   readonly interleaved: boolean;
   readonly clamp: { readonly limit: number; readonly alpha: number } | null;
 };
@@ -131,6 +132,8 @@ export type Operation =
   | Step<"groupNorm", { gate: string; weight: string; size: number; groups: number; eps: number }>
   /** RMSNorm of each head of `size` features, times the silu of the last features of another value. */
   | Step<"gatedNorm", { gate: string; weight: string; size: number; eps: number }>
+  /** The square of what is above 0. */
+  | Step<"squaredRelu">
   /** silu(gate) * up of a value that holds gate and up next to each other. */
   | Step<"swiglu">
   /** The same with gelu, by its tanh approximation. */
@@ -180,6 +183,8 @@ export type Definition = {
   };
   /** How llama.cpp has it; left out: no GGUF is written of it. */
   readonly gguf?: GgufForm;
+  /** Linears, by their paths within a layer, that PEFT refuses adapters on in models of this type. */
+  readonly unadapted?: readonly string[];
   /** Of the norm after the last layer. */
   readonly finalNormOffset?: NormOffset;
   /** How files of some versions have the weights of experts: their shapes tell (files/modelfacts.ts). */

@@ -40,6 +40,7 @@ export const PLAIN = {
   delta: null,
   mamba: null,
   convolutions: [] as boolean[],
+  attentionLayers: [] as boolean[],
   experts: null,
   embeddingScale: 1,
   embeddingNorm: null,

@@ -21,6 +21,7 @@ import { ministral3 } from "./ministral3.ts";
 import { mistral, mistral3 } from "./mistral.ts";
 import { mixtral } from "./mixtral.ts";
 import { museGlimmer } from "./muse-glimmer.ts";
+import { nemotronH } from "./nemotron-h.ts";
 import { olmo2, olmo3 } from "./olmo.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen3vl, qwen3vlMoe, qwen25vl } from "./qwen-vl.ts";
@@ -72,6 +73,7 @@ export const FAMILIES = {
   lfm2,
   lfm2_moe: lfm2Moe,
   granite_h: graniteH,
+  nemotron_h: nemotronH,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

@@ -6,8 +6,8 @@
 //   H = e^(-e^decay[h] s) H + s x B^T,  out = H C + skip[h] x.
 // H is 0 before a sequence.
 //
-// mixed c[M, N P + 2 G S]: x of N heads, then B and C of G groups, and head h reads those of group floor(h G / N). steps c[M, N],
-// strided: dt. decay, bias, skip f32[N]. bounds as attention_forward has them; padding rows have out 0 and no gradient.
+// mixed c[M, N P + 2 G S]: x of N heads, then B and C of G groups, and head h reads those of group floor(h G / N). steps
+// c[M, N], strided: dt. decay, bias, skip f32[N]. bounds as attention_forward has them; padding rows have out 0, no gradient.
 
 import { base, F, I, L, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";

@@ -59,7 +59,7 @@ const uneven: readonly PoolAdapter[] = [
   },
 ];
 
-/** A loss has no gradient where another expert would be chosen, so all are, nor where a clamp or a limit begins, so it is far. */
+/** A loss has no gradient where another expert would be chosen, so all are, nor where a clamp or limit begins, so it is far. */
 function smooth({ mamba, ...rest }: ModelSpec): ModelSpec {
   const spec = { ...rest, mamba: mamba && { ...mamba, limits: { least: 0, most: null } } };
   if (spec.experts === null) return spec;

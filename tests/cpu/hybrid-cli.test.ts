@@ -1,6 +1,6 @@
 // Qwen 3.5 as a person trains it: a wrapper with an encoder and a head that predicts several tokens, an adapter on all linears;
-// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, and LFM2 are continued, over two
-// stages, too.
+// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, LFM2, Granite 4 with
+// Mamba and Nemotron-H are continued, over two stages, too.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
@@ -56,12 +56,20 @@ writeTinyModel(mamba, 3, {
   await Bun.write(config, text.replace(/\}$/, ', "time_step_limit": [0.001, Infinity]}'));
 }
 
+const nemotron = join(place.root, "nemotron");
+writeTinyModel(nemotron, 9, {
+  ...{ architectures: ["NemotronHForCausalLM"], model_type: "nemotron_h", hybrid_override_pattern: "M*-E", head_dim: 16 },
+  ...{ mamba_num_heads: 6, mamba_head_dim: 8, n_groups: 2, ssm_state_size: 12, n_routed_experts: 8, num_experts_per_tok: 3 },
+  ...{ moe_intermediate_size: 24, moe_shared_expert_intermediate_size: 40 },
+});
+
 /** What the second adapter acts on. */
 const SOME = new Map([
   [model, ["o_proj", "in_proj_a", "in_proj_qkv"]],
   [next, ["o_proj", "in_proj_ba", "in_proj_qkvz"]],
   [convolved, ["in_proj", "out_proj", "w3"]],
   [mamba, ["in_proj", "q_proj", "output_linear"]],
+  [nemotron, ["in_proj", "o_proj", "mixer.up_proj", "shared_experts.down_proj"]],
 ]);
 const recipe = (run = "", steps = 40, of = model) =>
   place.project(
@@ -109,6 +117,7 @@ test.each([
   ["with experts", next, 20],
   ["LFM2", convolved, 20],
   ["Granite 4 with Mamba", mamba, 20],
+  ["Nemotron-H", nemotron, 20],
 ] as const)(
   "killed and continued, and over two stages, it learns the same, %s",
   async (_, of, steps) => {

@@ -1,5 +1,5 @@
-// The kernels of Mamba 2's layers on the cpu device, against plain loops in float64 and finite differences of them: sequences of
-// a token, of a chunk, a token more, and of several chunks, packed with padding.
+// The kernels of Mamba 2's layers on the cpu device, against plain loops in float64 and finite differences of them: sequences
+// of a token, of a chunk, a token more, and of several chunks, packed with padding.
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";

@@ -27,6 +27,7 @@ export const FAMILY_GOLDENS = [
     "lfm2",
     "lfm2_moe",
     "granite_h",
+    "nemotron_h",
   ],
 ];
 

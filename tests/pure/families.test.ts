@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { parsePython } from "../../src/base/python-json.ts";
+import { range } from "../../src/base/shape.ts";
 import type { Json } from "../../src/data/pre-tokenise.ts";
 import { resolveTokenizer } from "../../src/data/tokenizer-json.ts";
 import { ropeFrequencies, ropeTables } from "../../src/engine/rope.ts";
@@ -246,6 +247,54 @@ describe("Granite 4", () => {
     expect(has(0)).toEqual(paths(["mamba.in_proj", "mamba.out_proj", ...mlp], 0));
     expect(has(1)).toEqual(paths([..."qkvo"].map((name) => `self_attn.${name}_proj`).concat(mlp), 1));
     expect(() => requireKernels(spec, { kind: "cuda", name: "a GPU" })).toThrow("(granite_h) has Mamba layers");
+  });
+});
+
+describe("Nemotron-H", () => {
+  const NEMOTRON = "NemotronHForCausalLM";
+  const kindsOf = (more: object) => {
+    const { layers, mamba, attentionLayers, experts } = of(NEMOTRON, more);
+    return range(layers)
+      .map((i) => (mamba!.layers[i] ? "M" : attentionLayers[i] ? "*" : experts?.layers[i] ? "E" : "-"))
+      .join("");
+  };
+
+  test("layers are those of the list, else of the pattern, however many the config says", () => {
+    expect(kindsOf({})).toBe("ME*-");
+    expect(kindsOf({ hybrid_override_pattern: "MM*-" })).toBe("MM*-");
+    expect(kindsOf({ layers_block_type: ["mamba", "attention", "moe"], hybrid_override_pattern: "M" })).toBe("M*E");
+    expect(kindsOf({ layer_types: ["linear_attention", "full_attention", "mlp"] })).toBe("M*-");
+  });
+
+  test("steps have the lower limit of time_step_min, as transformers 5.24 has it, whatever time_step_limit says", () => {
+    const least = (more: object) => of(NEMOTRON, more).mamba!.limits;
+    expect(least({})).toEqual({ least: 0.001, most: null });
+    expect(least({ time_step_min: 0.25, time_step_limit: [0.5, 1] })).toEqual({ least: 0.25, most: null });
+    expect(least({ mamba_dt_min: 0.125 })).toEqual({ least: 0.125, most: null });
+  });
+
+  test.each([
+    [{ hybrid_override_pattern: "M?" }, 'hybrid_override_pattern has "?" for layer 1'],
+    [{ mlp_hidden_act: "silu" }, 'mlp_hidden_act is "silu"'],
+    [{ moe_latent_size: 8 }, "moe_latent_size is 8"],
+    [{ n_groups: 3 }, "n_groups is 3, which does not divide the 128 heads"],
+    [{ conv_kernel: 3 }, "conv_kernel is 3"],
+  ])("refused: %p", (more, message) => {
+    expect(refused(() => of(NEMOTRON, more)).message).toContain(message);
+  });
+
+  test("no adapter acts on out_proj, as in PEFT: all-linear leaves it out, and its name is refused", () => {
+    const spec = of(NEMOTRON, { hybrid_override_pattern: "M-" });
+    const recipe = {
+      ...{ name: "a", exclude: null, layers: null, rank: 2, rankPattern: {}, alpha: 2, alphaPattern: {}, rslora: false },
+      ...({ method: "lora", init: "default", experts: "shared-outer" } as const),
+    };
+    const placedOn = (targets: string | readonly string[]): readonly string[] =>
+      placeAdapter({ ...recipe, targets }, spec).targets;
+    expect(placedOn("all-linear")).toEqual(["mixer.in_proj", "mixer.up_proj", "mixer.down_proj"]);
+    expect(placedOn(["in_proj"])).toEqual(["mixer.in_proj"]);
+    for (const targets of [["out_proj"], ".*_proj"])
+      expect(refused(() => placedOn(targets)).message).toContain("model.layers.0.mixer.out_proj, where PEFT refuses adapters");
   });
 });
 

@@ -368,4 +368,24 @@ FAMILIES = [
         prompt=20,
         cached=False,
     ),  # fmt: skip
+    Family(
+        "nemotron_h",
+        lambda: hf.NemotronHConfig(
+            **{key: value for key, value in SMALL.items() if key not in ("num_hidden_layers", "rms_norm_eps")}, layer_norm_epsilon=1e-3, head_dim=12,
+            layers_block_type=["linear_attention", "mlp", "full_attention", "moe", "linear_attention"], mamba_num_heads=6, mamba_head_dim=8, n_groups=3, ssm_state_size=12, chunk_size=16,
+            time_step_min=0.4, time_step_limit=(0.0, 0.5), use_bias=True, mlp_bias=True, n_routed_experts=8, num_experts_per_tok=3, moe_intermediate_size=24,
+            moe_shared_expert_intermediate_size=20, n_group=4, topk_group=2, routed_scaling_factor=1.7,
+        ),
+        # PEFT refuses out_proj in models of this type.
+        linears={
+            path: path
+            for path in (f"mixer.{name}" for name in ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj", "up_proj", "down_proj", "shared_experts.up_proj", "shared_experts.down_proj"])
+        },
+        plain=(dict(time_step_min=0.001), dict(num_experts_per_tok=2), dict(topk_group=4), dict(routed_scaling_factor=1.0), dict(norm_topk_prob=False)),
+        values=MAMBA_VALUES,
+        lengths=(65, 3, 30, 2, 66),
+        probe=40,
+        prompt=20,
+        cached=False,
+    ),  # fmt: skip
 ]
