@@ -85,6 +85,16 @@ void statespace_forward(const float *mixed, const float *steps, int64_t steps_st
   parallel((int64_t)count * heads, 1, forward_range, &a);
 }
 
+// Of one row of a state: what reading it at the query adds to its gradient g, and what both add to those of key and query.
+static inline void read_gradient(int size, float dout, float value, const float *restrict query, const float *restrict after,
+                                 float *restrict g, float *restrict dkey, float *restrict dquery) {
+  for (int j = 0; j < size; j++) {
+    g[j] += dout * query[j];
+    dquery[j] += dout * after[j];
+    dkey[j] += value * g[j];
+  }
+}
+
 // Of one token: the gradient of the state after it becomes that of the state before it.
 static void token_backward(const space_args *a, int64_t m, int head, const float *before, const float *after, float *gradient) {
   int64_t width = mixed_width(a), keys = key_column(a, head), queries = keys + (int64_t)a->groups * a->size;
@@ -94,12 +104,8 @@ static void token_backward(const space_args *a, int64_t m, int head, const float
   token_step of = step_of(a, m, head);
   float dstep = 0, dkeeps = 0;
   for (int i = 0; i < a->dim; i++) {
-    float *g = gradient + i * a->size, value = of.step * x[i];
-    for (int j = 0; j < a->size; j++) {
-      g[j] += dout[i] * query[j];
-      dquery[j] += dout[i] * after[i * a->size + j];
-      dkey[j] += value * g[j];
-    }
+    float *g = gradient + i * a->size;
+    read_gradient(a->size, dout[i], of.step * x[i], query, after + i * a->size, g, dkey, dquery);
     float along = dot(g, key, a->size);
     dx[i] = a->skip[head] * dout[i] + of.step * along;
     dstep += along * x[i];
