@@ -5,6 +5,7 @@ import { Rng } from "../base/rng.ts";
 import { range, sum } from "../base/shape.ts";
 import { rolloutsOf, rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { closingOf } from "./answers.ts";
 import { renamed, replacedColumns } from "./columns.ts";
 import { checkDataFile, type DataFile, type FilesOf, filesNamed } from "./data-file.ts";
 import { cachedRows, type FileRows, type TokenCache } from "./file-rows.ts";
@@ -15,13 +16,16 @@ import {
   labelledReader,
   pairedReader,
   paraphrasedReader,
+  type SettledForm,
   unaskedArguments,
   unusedFields,
 } from "./format.ts";
 import { stringifyJson } from "./json.ts";
-import { type Fields, RowFault, type RowRead, type Source } from "./jsonl.ts";
+import { type Fields, RowFault, type Source } from "./jsonl.ts";
 import { mergedNotices, type Notice, type NoticeBook, type NoticeKind } from "./notices.ts";
+import type { ReadingWatch } from "./pack-rows.ts";
 import { promptReader } from "./prompts.ts";
+import type { RowPool } from "./row-pool.ts";
 import { chosenOf, joined, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -65,17 +69,18 @@ export type DatasetRecipe = Pick<
 /** Files that were read, for adapters that read the same ones in the same way: those of a sweep do. */
 export type ReadFiles = Map<string, FileRows>;
 /**
- * Reads an adapter's data; `row` is called for each row before it is read. Every RequestError names the file, and the line
- * where there is one.
+ * Reads an adapter's data, with the threads of a pool where there is one. Every RequestError names the file, and the line where
+ * there is one.
  */
 export function loadDataset(
   recipe: DatasetRecipe,
   tokenizer: Tokenizer,
   vocab: number,
   read: ReadFiles = new Map(),
-  row: RowRead = () => undefined,
+  watch: ReadingWatch = {},
   files: FilesOf = new Map(),
   cache: TokenCache | null = null,
+  pool: RowPool | null = null,
 ): Dataset {
   const [trainFiles, evalFiles] = [recipe.train, recipe.eval].map((names) => names.map((name) => filesNamed([name], files)));
   for (const file of [...trainFiles!, ...evalFiles!].flat()) checkDataFile(file);
@@ -98,7 +103,7 @@ export function loadDataset(
   const own = tokenizerOf(recipe, tokenizer);
   const rowsIn = (file: DataFile, most: number | null): FileRows => {
     const key = stringifyJson([file.name, most, ...form])!;
-    const from = { file, recipe, tokenizer: own, vocab, read: row, most };
+    const from = { file, recipe, tokenizer: own, vocab, watch, most, pool };
     const rows = read.get(key) ?? cachedRows(from, [chatTemplate !== false, ...form], cache);
     read.set(key, rows);
     return rows;
@@ -174,12 +179,14 @@ export function formatOptionsOf(
 export function rowReader(
   recipe: DatasetRecipe,
   tokenizer: Tokenizer,
+  settled: SettledForm = { format: recipe.format },
 ): (fields: Fields, source: Source, book: NoticeBook) => readonly TokenisedRow[] {
   const { objective, trainOn, thoughts } = recipe;
   const options = formatOptionsOf(recipe, tokenizer);
   const kind = rowKindOf(objective);
   if (kind === "prompt") return askedReader(options, tokenizer);
-  const single = exampleReader(options);
+  const single = exampleReader(options, settled);
+  closingOf(tokenizer); // before any row: what it renders may ask for the date, too
   const double = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
   const read =
     kind === "single" ? (fields: Fields) => ({ own: single(fields), other: null, label: true }) : double[kind](options);
@@ -187,6 +194,7 @@ export function rowReader(
     const fields = renamed(row, options.columns);
     const { own, other, label } = read(fields);
     const tokens = (example: Example): TokenRow => {
+      tokenizer.usedDate(); // by a row before
       const row = tokenise(example, tokenizer, trainOn);
       tell(row, source, book);
       if (example.kind === "chat" && tokenizer.usedDate()) book.add("today", source, "");
@@ -289,7 +297,7 @@ export function fit(
   const dropped: NoticeKind | null =
     long && overlong === "drop" ? "too long" : mask.slice(1, kept).includes(1) ? null : "nothing to learn";
   if (dropped) return { sequence: null, truncated: false, dropped };
-  const sequence: Sequence = { ids: Int32Array.from(ids.slice(0, kept)), mask: Uint8Array.from(mask.slice(0, kept)) };
+  const sequence: Sequence = { ids: new Int32Array(ids.slice(0, kept)), mask: new Uint8Array(mask.slice(0, kept)) };
   return { sequence, truncated: long, dropped };
 }
 

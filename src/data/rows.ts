@@ -67,6 +67,8 @@ export class RowPacker {
   readonly #labels = new Numbers();
   readonly #columns: Uint8Array[] = [];
   #columnBytes = 0;
+  /** Tokens that pieces in memory have room for. */
+  #tokens = 0;
   #used = 0;
   #largest = FIRST / 2;
   #paired = false;
@@ -82,12 +84,7 @@ export class RowPacker {
 
   /** Bytes that the rows take. */
   get bytes(): number {
-    return (
-      5 * this.#pieces.reduce((all, { ids }) => all + ids.length, 0) +
-      4 * this.#index.length +
-      5 * this.length +
-      this.#columnBytes
-    );
+    return 5 * this.#tokens + 4 * this.#index.length + 5 * this.length + this.#columnBytes;
   }
 
   push({ ids, mask, other, label, columns, source }: Sample): void {
@@ -126,6 +123,7 @@ export class RowPacker {
     if (!this.spill || !piece) return;
     this.spill({ ids: piece.ids.subarray(0, this.#used), mask: piece.mask.subarray(0, this.#used) });
     this.#pieces[this.#pieces.length - 1] = NOTHING;
+    this.#tokens -= piece.ids.length;
   }
 
   #put(ids: Int32Array, mask: Uint8Array): void {
@@ -136,6 +134,7 @@ export class RowPacker {
       this.#spill();
       piece = { ids: new Int32Array(size), mask: new Uint8Array(size) };
       this.#pieces.push(piece);
+      this.#tokens += size;
       this.#used = 0;
     }
     piece.ids.set(ids, this.#used);
@@ -199,7 +198,7 @@ export function unpack(packed: PackedRows): readonly Sample[] {
 
 function sampleOf({ file, paired, pieces, index, lines, labels, columns }: PackedFile, row: number): Sample {
   const sequence = (number: number): Sequence => {
-    const [piece, from, length] = index.subarray(WIDTH * number, WIDTH * number + WIDTH) as unknown as [number, number, number];
+    const [piece, from, length] = [index[WIDTH * number]!, index[WIDTH * number + 1]!, index[WIDTH * number + 2]!];
     const { ids, mask } = pieces[piece]!;
     return { ids: ids.subarray(from, from + length), mask: mask.subarray(from, from + length) };
   };

@@ -161,7 +161,7 @@ export class RunAdapters {
     const { signal, progress } = options;
     signal.throwIfAborted();
     const most = Math.floor(ADD_SHARE * memory().availableBytes);
-    const limits = { allMs: ADD_MS, mostBytes: most, mostGrowth: most };
+    const limits = { threads: 1, allMs: ADD_MS, mostBytes: most, mostGrowth: most }; // the cores are the training's
     const reading = { signal, ...(progress ? { progress } : {}), ...limits };
     const { adapters } = recipe;
     const late = await readRequest({ ...this.#request.recipe, adapters }, this.#request.spec, reading);
