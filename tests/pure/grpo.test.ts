@@ -192,7 +192,8 @@ test("a plan takes a cache for the answers that are extended at once, and refuse
     "/r.toml",
   );
   const spec = tinySpec({});
-  const rows = range(5).map((i) => ({ length: 20 + i, longest: 20 + i, targets: 9 })); // prompts of 12 tokens and more, and an answer
+  // Prompts of 12 tokens and more, with an answer.
+  const rows = range(5).map((i) => ({ length: 20 + i, longest: 20 + i, targets: 9 }));
   const planned = planAdapters(adapters, spec, [{ train: rows, eval: [] }], 4096);
   expect(planned[0]).toMatchObject({ steps: 6, stepsPerEpoch: 6, rows: 5, prompts: { steps: 3 }, work: { batchSize: 6 } });
   const device = (kind: "cpu" | "cuda") =>
