@@ -17,10 +17,16 @@ void parallel(int64_t n, int64_t grain, range_fn fn, void *context);
 int thread_number(void);
 
 // Threads that share the work, the caller among them.
+int pool_threads(void);
+
 int machine_cores(void);
 
 typedef void (*sgemm_fn)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
                          const float *b, int ldb, float beta, float *c, int ldc);
+
+// c[m, n] = alpha op(a) op(b) + beta c in the calling thread (product.c).
+void product_here(sgemm_fn sgemm, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
+                  const float *b, int ldb, float beta, float *c, int ldc);
 
 static inline float lanes_sum(const float *acc) {
   float half[8], quarter[4];
