@@ -13,8 +13,8 @@
 #define ROWS 8         // of a tile
 #define VECTORS 3      // of 16 columns, of a tile
 #define PANEL (16 * VECTORS)
-#define DEPTH 192      // terms of a block: a panel of it is 36 KiB, most of the first cache
-#define MOST_PANELS 6  // that are packed before they are used: with as many rows they fill half of the second cache
+#define DEPTH 384      // terms of a block: a panel of it is 72 KiB
+#define MOST_PANELS 6  // of a piece: those of a block read the same part of its rows, which stays in the second cache
 #define MOST_ROWS 480  // of a piece
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
@@ -153,27 +153,26 @@ static void prefetch(const gemm_args *g, int column, int columns, int k, int dep
     for (int i = 0; i < width; i += 16) __builtin_prefetch(from + row * (int64_t)g->ldb + i, 0, 2);
 }
 
-// The panels of one thread, and room for the rows that one is packed from.
-static float *panels_of_thread(void) {
-  static _Thread_local float *panels;
-  if (!panels) panels = aligned_alloc(64, sizeof(float) * PANEL * DEPTH * (MOST_PANELS + 1));
-  if (!panels) abort(); // a quarter of a MiB: the machine is beyond saving
-  return panels;
+// One panel of this thread, and room for the rows that it is packed from.
+static float *panel_of_thread(void) {
+  static _Thread_local float *panel;
+  if (!panel) panel = aligned_alloc(64, sizeof(float) * PANEL * DEPTH * 2);
+  if (!panel) abort(); // 144 KiB: the machine is beyond saving
+  return panel;
 }
 
-// Rows [row, end) of c by columns [column, last): MOST_PANELS panels at most.
+// Rows [row, end) of c by columns [column, last).
 static void piece(const gemm_args *g, int row, int end, int column, int last) {
-  float *panels = panels_of_thread();
+  float *panel = panel_of_thread();
   int k = 0;
   do {
     int depth = g->k - k < DEPTH ? g->k - k : DEPTH;
-    for (int first = column, p = 0; first < last; first += PANEL, p++) {
+    for (int first = column; first < last; first += PANEL) {
       int columns = last - first < PANEL ? last - first : PANEL, vectors = (columns + 15) / 16;
-      float *panel = panels + (int64_t)p * PANEL * DEPTH;
       tile_args t = {.b = panel, .depth = depth, .alpha = g->alpha, .beta = k == 0 ? g->beta : 1, .ldc = g->ldc};
       t.step = g->trans_a ? g->lda : 1;
       t.last = columns % 16 == 0 ? 0xffff : (__mmask16)((1u << columns % 16) - 1);
-      pack(g, first, columns, k, depth, panel, panels + (int64_t)MOST_PANELS * PANEL * DEPTH);
+      pack(g, first, columns, k, depth, panel, panel + PANEL * DEPTH);
       int next = first + PANEL, next_k = k;
       if (next >= last) next = column, next_k = k + depth;
       int next_columns = last - next < PANEL ? last - next : PANEL, next_depth = g->k - next_k < DEPTH ? g->k - next_k : DEPTH;
