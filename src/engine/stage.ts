@@ -184,7 +184,7 @@ export class Stage implements Disposable {
 
   /** A CPU computes the next pass in the thread that sends the results of this one, where signals and requests arrive too. */
   async #unlessConcurrent(sent: Promise<void>): Promise<void> {
-    if (this.device.kind !== "cpu") return;
+    if (this.device.isConcurrent) return;
     await sent;
     await this.device.idle();
   }

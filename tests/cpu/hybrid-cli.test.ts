@@ -1,5 +1,6 @@
 // Qwen 3.5 as a person trains it: a wrapper with an encoder and a head that predicts several tokens, an adapter on all linears;
-// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, is continued, over two stages, too.
+// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, and LFM2 are continued, over two
+// stages, too.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
@@ -37,10 +38,21 @@ writeTinyModel(next, 4, {
   ...{ num_experts: 8, num_experts_per_tok: 3, moe_intermediate_size: 24, shared_expert_intermediate_size: 16 },
 });
 
+const convolved = join(place.root, "convolved");
+writeTinyModel(convolved, 3, {
+  ...{ architectures: ["Lfm2ForCausalLM"], model_type: "lfm2", full_attn_idxs: [1], block_multiple_of: 16, norm_eps: 1e-4 },
+});
+
+/** What the second adapter acts on. */
+const SOME = new Map([
+  [model, ["o_proj", "in_proj_a", "in_proj_qkv"]],
+  [next, ["o_proj", "in_proj_ba", "in_proj_qkvz"]],
+  [convolved, ["in_proj", "out_proj", "w3"]],
+]);
 const recipe = (run = "", steps = 40, of = model) =>
   place.project(
     `[model]\npath = "${of}"\n[run]\noutput = "out"\ndevice = "cpu"\n${run}[[adapter]]\nname = "a"\nrank = 3\nsteps = ${steps}\n` +
-      `targets = "all-linear"\ndata = "rows.jsonl"\n[[adapter]]\nname = "b"\nrank = 2\nsteps = 9\ntargets = ["o_proj", ${of === model ? '"in_proj_a", "in_proj_qkv"' : '"in_proj_ba", "in_proj_qkvz"'}]\n` +
+      `targets = "all-linear"\ndata = "rows.jsonl"\n[[adapter]]\nname = "b"\nrank = 2\nsteps = 9\ntargets = ${JSON.stringify(SOME.get(of))}\n` +
       'data = "rows.jsonl"\n',
     { "rows.jsonl": sums(12) },
   );
@@ -81,6 +93,7 @@ test("the plan lists what is not trained, adapters have PEFT's names, and a merg
 test.each([
   ["dense", model, 40],
   ["with experts", next, 20],
+  ["LFM2", convolved, 20],
 ] as const)(
   "killed and continued, and over two stages, it learns the same, %s",
   async (_, of, steps) => {
