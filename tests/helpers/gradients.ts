@@ -70,7 +70,7 @@ export async function expectGradients(
       expect(gradient).toEqual(withinTrained(of[adapter]!, gradients[i]!).values);
       const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
       // A vector is few numbers: a short step drowns in rounding.
-      const step = at.factor.startsWith("lambda") || at.values.length < 8 ? 0.03 : 0.004;
+      const step = at.factor.startsWith("lambda") || at.values.length < 8 ? 0.06 : 0.004;
       const lossAt = async (moved: number): Promise<number> => {
         const values = at.values.map((value, j) => value + moved * step * direction[j]!);
         await writeAdapter(stage, adapter, [{ ...at, values }]);
