@@ -109,7 +109,7 @@ function readTogether(from: FileReading, pool: RowPool, merged: Merged): void {
   const reading: RowReading = { file, recipe, vocab, settled: { format: recipe.format } };
   const readHere = chunkReader(reading, tokenizer, watch.begin);
   /** The first row is yet to settle the form of all. */
-  const isOpen = () => rowKindOf(recipe.objective) === "single" && reading.settled.format === "auto";
+  const isOpen = () => ["single", "prompt"].includes(rowKindOf(recipe.objective)) && reading.settled.format === "auto";
   const pending: Pending[] = [];
   let isMerging = false;
   const merge = ({ rows, read }: Pending): void => {
