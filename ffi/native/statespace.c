@@ -1,5 +1,5 @@
-// Mamba 2's recurrence, token by token: the readable reference. A piece of work is one head of one sequence (backward: a part of
-// the heads that share B and C), so that no sum depends on what else is computed in the pass.
+// Mamba 2's recurrence, token by token: the readable reference. A piece of work is one head of one sequence (backward: a part
+// of the heads that share B and C), so that no sum depends on what else is computed in the pass.
 //
 // Of a head's state S[dim][size] each token keeps the share e^(rate step), and writes its value times its step at its B:
 //   S = keeps S + step x B^T,  out = S C + skip x.
