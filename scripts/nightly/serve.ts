@@ -128,7 +128,7 @@ async function trainsByStep(key: Key): Promise<void> {
       range(ids.length - 1).map(() => 1 / 44),
     ),
   );
-  const caller = new TinkerCaller((...of) => server.ask(...of), key);
+  const caller = new TinkerCaller((...of) => server.ask(...of), key, 60_000 * (1 + minutes));
   while (isOpen()) {
     const session = await caller.session();
     const model = await caller.model(session, 5);
