@@ -2,10 +2,10 @@
 //
 //   bun scripts/nightly/serve.ts [--minutes 5] [--clients 200] [--kills 20] [--adapters 50] [--seed 1] [--write]
 //
-// Clients of two keys, the first with four times as many: most ask an adapter each, again and again the same; one of ten trains by
-// Tinker's protocol, and samples what it has trained; eight more train jobs. All that is asked for twice must come to the same
-// bytes. The kills are in the first 60 % of the time; in what is left the server's memory must stay. Prints what was served; fails
-// where something is not as it must be. --write adds it to docs/measurements/serving.md.
+// Clients of two keys, the first with four times as many: most ask an adapter each, again and again the same; one of ten trains
+// by Tinker's protocol, and samples what it has trained; eight more train jobs. All that is asked for twice must come to the
+// same bytes. The kills are in the first 60 % of the time; in what is left the server's memory must stay. Prints what was
+// served; fails where something is not as it must be. --write adds it to docs/measurements/serving.md.
 
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

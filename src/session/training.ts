@@ -37,6 +37,7 @@ import { type AdapterResult, adapterRef, type Listener, noticeEvent, type RunRes
 import { Executor } from "./executor.ts";
 import { Finisher } from "./finish.ts";
 import { decideRungs } from "./halving.ts";
+import { nextToken } from "./next-token.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { scoreOf } from "./own-metrics.ts";
 import { AdapterScheduler } from "./scheduler.ts";
@@ -160,6 +161,7 @@ export class Training {
       leave: (adapter, event) => this.#scheduler.leave(adapter, event),
       end: (adapter) => this.#end(adapter, "stopped"),
       fork: (adapter) => this.#forkSaved(adapter),
+      nextToken: (slot, ids) => nextToken(bus, plan, slot, ids),
       settle: () => {
         this.#settle();
         this.#background.wake();

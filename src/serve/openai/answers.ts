@@ -6,11 +6,11 @@ import { randomSeed } from "../../base/secret.ts";
 import { logProb, topOf } from "../../session/distribution.ts";
 import type { Primitives, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
+import { TextStream } from "../../session/text-stream.ts";
 import { ApiError, badRequest } from "../errors.ts";
 import type { Models } from "../models.ts";
 import type { Rates } from "../rates.ts";
 import type { Usage } from "../usage.ts";
-import { TextStream } from "./text-stream.ts";
 
 export type AnswersOptions = {
   readonly engine: Primitives;
