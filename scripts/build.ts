@@ -96,9 +96,14 @@ async function bundle(folder: string): Promise<void> {
   process.chdir(folder); // assets keep the path that they have from here
   await Bun.build({
     // A thread's code is a program of its own.
-    entrypoints: ["main.ts", "bus/heartbeat-worker.ts", "link/transport-worker.ts", "files/saver.ts", "data/reader.ts"].map(
-      (file) => join(ROOT, "src", file),
-    ),
+    entrypoints: [
+      "main.ts",
+      "bus/heartbeat-worker.ts",
+      "link/transport-worker.ts",
+      "files/saver.ts",
+      "data/reader.ts",
+      "data/row-worker.ts",
+    ].map((file) => join(ROOT, "src", file)),
     root: ROOT,
     minify: { whitespace: true, syntax: true, identifiers: false }, // the stack of a bug names our functions
     sourcemap: "none", // of lines, which would be 1.9 of the packed program's 60 MB

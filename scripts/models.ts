@@ -71,12 +71,13 @@ ${rows.map(([family, of]) => rowOf(family, of)).join("\n")}
 
 The usual seven are \`q_proj\`, \`k_proj\`, \`v_proj\`, \`o_proj\`, \`gate_proj\`, \`up_proj\` and \`down_proj\`. Linears that are one tensor in the files are one target. Muse-Glimmer has a second
 \`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them. Qwen 3.5's \`q_proj\` holds the gates of its heads, too.
+LFM2 has an \`out_proj\` in layers of both kinds, so that \`conv.out_proj\` and \`self_attn.out_proj\` name one of them.
 
 ## Mixtures of experts
 
-Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5, Qwen3-VL, Qwen 3.5 and Qwen3-Next. Routers and the gates of shared experts stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
+Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5, Qwen3-VL, Qwen 3.5, Qwen3-Next and LFM2. Routers and the gates of shared experts stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
 The routers differ by numbers alone (softmax or sigmoid, normalised or not, groups, a correction, a factor), which each family reads from config.json. Of logits as large the lower expert comes first.
-A plan for a GPU refuses Qwen 3.5's mixtures and Qwen3-Next, and experts that are more than 512 in a layer or 16 for a token.
+A plan for a GPU refuses Qwen 3.5's mixtures, Qwen3-Next and LFM2, and experts that are more than 512 in a layer or 16 for a token.
 
 Adapters act in attention and dense MLPs as in other models, and in experts where \`targets\` names their linears (\`gate_proj\`, \`up_proj\`, \`down_proj\`; \`w1\`, \`w2\`, \`w3\`; \`gate_up_proj\`). "all-linear" has none of
 them: \`mlora plan\` counts the linears of each kind, and says so. With \`experts = "shared-outer"\`, the default, all experts share one A of gate and up and one B of down, and have the other factor each;
@@ -84,7 +85,7 @@ with "per-expert" each has both, and the rank is that of each. Only LoRA acts in
 
 Files follow the model's: a tensor for each expert's linear where the model's files have them so (\`experts.3.gate_proj.lora_A\`, a shared factor repeated), which vLLM and PEFT read; PEFT's nested \`target_parameters\` where
 one tensor has all experts (gpt-oss, Granite 3, Qwen3-VL). Both are read back, and PEFT's fused layout also for models whose files have each expert apart. PEFT 0.21 with transformers 5.24 takes names of dense MLPs
-(\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones.
+(\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones. It does not know the experts of LFM2: adapters in them have the per-expert names, which it does not find; merge these.
 
 vLLM 0.33's own loader, run on exports of Qwen 3, Mixtral, GLM 4.5 and gpt-oss (shared or not, one rank or several), comes to the same products for every expert within 4e-6. It stops at an adapter that acts in some linears of a
 layer's experts and not in the others, so name all of them, and by its source it refuses adapters in Granite 3's experts.
@@ -116,7 +117,7 @@ The adapter alone is in f32, LoRA of any scale, ranks and layers, VeRA as the Lo
 
 ## Not supported
 
-Other mixtures of experts, Mamba, layers that are a convolution alone, linear attention other than the gated delta rule, chunked attention, latent attention (MLA), encoders of images and sound.
+Other mixtures of experts, Mamba, linear attention other than the gated delta rule, chunked attention, latent attention (MLA), encoders of images and sound.
 `;
 }
 

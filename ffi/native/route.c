@@ -8,7 +8,7 @@ typedef struct {
   const float *logits, *correction;
   const int *bounds;
   int experts, per_token, sigmoid, normalise, groups, kept;
-  float scaling;
+  float eps, scaling;
   int *chosen;
   float *weights;
 } choose_args;
@@ -71,14 +71,15 @@ static void choose_range(void *context, int64_t begin, int64_t end) {
     if (!a->normalise) {
       sum = a->sigmoid ? 1 : 0;
       for (int i = 0; i < E && !a->sigmoid; i++) sum += expf(logits[i] - most);
-    } else if (a->sigmoid) sum += 1e-20f;
+    } else sum += a->eps;
     for (int j = 0; j < k; j++) weights[j] = weights[j] / sum * a->scaling;
   }
 }
 void route_choose(const float *logits, const float *correction, const int *bounds, int rows, int experts, int per_token,
-                  int sigmoid, int normalise, int groups, int kept, float scaling, int *chosen, float *weights) {
+                  int sigmoid, int normalise, int groups, int kept, float eps, float scaling, int *chosen, float *weights) {
   parallel(rows, 16, choose_range,
-           &(choose_args){logits, correction, bounds, experts, per_token, sigmoid, normalise, groups, kept, scaling, chosen, weights});
+           &(choose_args){logits, correction, bounds, experts, per_token, sigmoid, normalise, groups, kept, eps, scaling, chosen,
+                          weights});
 }
 
 // One pass counts, one places. Rows of no adapter count as those of number `adapters`.
@@ -130,7 +131,7 @@ typedef struct {
   const int *chosen;
   const float *weights, *dweights;
   int experts, per_token, sigmoid, normalise;
-  float scaling;
+  float eps, scaling;
   float *dlogits;
 } backward_args;
 
@@ -146,7 +147,7 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
     for (int j = 0; j < k; j++) mean += weights[j] * dweights[j]; // the sum over p_j g_j, with w = scaling p
     if (a->sigmoid) {
       for (int j = 0; j < k; j++) sum += sigmoid_of(logits[chosen[j]]);
-      float over = a->normalise ? sum + 1e-20f : 1;
+      float over = a->normalise ? sum + a->eps : 1;
       for (int j = 0; j < k; j++) {
         float s = sigmoid_of(logits[chosen[j]]);
         out[chosen[j]] = (a->scaling * dweights[j] - (a->normalise ? mean : 0)) / over * s * (1 - s);
@@ -163,7 +164,7 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
   }
 }
 void route_backward(const float *logits, const int *chosen, const float *weights, const float *dweights, int rows, int experts,
-                    int per_token, int sigmoid, int normalise, float scaling, float *dlogits) {
+                    int per_token, int sigmoid, int normalise, float eps, float scaling, float *dlogits) {
   parallel(rows, 16, backward_range,
-           &(backward_args){logits, chosen, weights, dweights, experts, per_token, sigmoid, normalise, scaling, dlogits});
+           &(backward_args){logits, chosen, weights, dweights, experts, per_token, sigmoid, normalise, eps, scaling, dlogits});
 }

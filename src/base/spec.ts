@@ -53,8 +53,9 @@ export type Rope = Output<typeof rope>;
 const router = v.strictObject({
   /** What logits become: a softmax over all experts, or of each its sigmoid. */
   score: v.picklist(["softmax", "sigmoid"]),
-  /** The weights of a token's experts are divided by their sum. */
+  /** The weights of a token's experts are divided by their sum and `eps`. */
   normalise: v.boolean(),
+  eps: real,
   /** Only the best `keptGroups` of as many equal groups of experts are chosen from; 1 for no groups. */
   groups: natural,
   keptGroups: natural,
@@ -122,6 +123,8 @@ export const modelSpec = v.strictObject({
       layers: v.array(v.boolean()),
     }),
   ),
+  /** For each layer: whether a short convolution is in the place of its attention; nothing at all for none. */
+  convolutions: v.array(v.boolean()),
   /** Of a mixture of experts; `null` for none. */
   experts: v.nullable(experts),
   /** Bias of q, k and v; of o; of the three linears of the MLP. */

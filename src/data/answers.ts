@@ -137,7 +137,7 @@ function endOf(turn: number, from: number, { chat, text, contents, renderer }: P
  */
 const CLOSINGS = new WeakMap<Renderer, string | null>();
 
-function closingOf(renderer: Renderer): string | null {
+export function closingOf(renderer: Renderer): string | null {
   const known = CLOSINGS.get(renderer);
   if (known !== undefined) return known;
   const found = findClosing(renderer);

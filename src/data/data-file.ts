@@ -34,24 +34,20 @@ export const formOf = (name: string): string => /\.([a-z]+)$/i.exec(name.replace
 /** Checks that a data file can be read at all. Throws a RequestError, `data.file`. */
 export const checkDataFile = ({ name, path }: DataFile): void => void checkFile(path, name);
 
-/**
- * The rows of a file, by the form that its name says; JSONL where it says none. What cannot be parsed is yielded as a fault, so
- * that others may follow. `begin` is called for each row before it is parsed, with the file's bytes up to its end.
- */
-export function* rowsOf(
-  { name, path }: DataFile,
-  begin: (place: Source, bytes: number) => void = () => undefined,
-): Generator<Row | { readonly source: Source; readonly fault: string }> {
-  const rows = (READERS[formOf(name)] ?? jsonlRows)(path);
+/** The rows of a file, which are yet to be parsed, by the form that its name says; JSONL where it says none. */
+export function* unreadRowsOf({ name, path }: DataFile): Generator<ReadRow> {
   try {
-    for (const { line, bytes, read } of rows) {
-      const source = { file: name, line };
-      begin(source, bytes);
-      const row = read();
-      if (row) yield { source, ...row };
-    }
+    yield* (READERS[formOf(name)] ?? jsonlRows)(path);
   } catch (error) {
     throw underName(error, path, name);
+  }
+}
+
+/** The rows of a file. What cannot be parsed is yielded as a fault, so that others may follow. */
+export function* rowsOf(file: DataFile): Generator<Row | { readonly source: Source; readonly fault: string }> {
+  for (const { line, read } of unreadRowsOf(file)) {
+    const row = read();
+    if (row) yield { source: { file: file.name, line }, ...row };
   }
 }
 

@@ -3,8 +3,9 @@
 import { RequestError } from "../base/errors.ts";
 import { Rng } from "../base/rng.ts";
 import { range, sum } from "../base/shape.ts";
-import { rowKindOf } from "../objectives/registry.ts";
+import { rolloutsOf, rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { closingOf } from "./answers.ts";
 import { renamed, replacedColumns } from "./columns.ts";
 import { checkDataFile, type DataFile, type FilesOf, filesNamed } from "./data-file.ts";
 import { cachedRows, type FileRows, type TokenCache } from "./file-rows.ts";
@@ -15,12 +16,16 @@ import {
   labelledReader,
   pairedReader,
   paraphrasedReader,
+  type SettledForm,
   unaskedArguments,
   unusedFields,
 } from "./format.ts";
 import { stringifyJson } from "./json.ts";
-import { type Fields, RowFault, type RowRead, type Source } from "./jsonl.ts";
+import { type Fields, RowFault, type Source } from "./jsonl.ts";
 import { mergedNotices, type Notice, type NoticeBook, type NoticeKind } from "./notices.ts";
+import type { ReadingWatch } from "./pack-rows.ts";
+import { promptReader } from "./prompts.ts";
+import type { RowPool } from "./row-pool.ts";
 import { chosenOf, joined, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -64,17 +69,18 @@ export type DatasetRecipe = Pick<
 /** Files that were read, for adapters that read the same ones in the same way: those of a sweep do. */
 export type ReadFiles = Map<string, FileRows>;
 /**
- * Reads an adapter's data; `row` is called for each row before it is read. Every RequestError names the file, and the line
- * where there is one.
+ * Reads an adapter's data, with the threads of a pool where there is one. Every RequestError names the file, and the line where
+ * there is one.
  */
 export function loadDataset(
   recipe: DatasetRecipe,
   tokenizer: Tokenizer,
   vocab: number,
   read: ReadFiles = new Map(),
-  row: RowRead = () => undefined,
+  watch: ReadingWatch = {},
   files: FilesOf = new Map(),
   cache: TokenCache | null = null,
+  pool: RowPool | null = null,
 ): Dataset {
   const [trainFiles, evalFiles] = [recipe.train, recipe.eval].map((names) => names.map((name) => filesNamed([name], files)));
   for (const file of [...trainFiles!, ...evalFiles!].flat()) checkDataFile(file);
@@ -92,11 +98,12 @@ export function loadDataset(
     rowKindOf(objective),
     maxLength,
     overlong,
+    ...newTokens(objective),
   ];
   const own = tokenizerOf(recipe, tokenizer);
   const rowsIn = (file: DataFile, most: number | null): FileRows => {
     const key = stringifyJson([file.name, most, ...form])!;
-    const from = { file, recipe, tokenizer: own, vocab, read: row, most };
+    const from = { file, recipe, tokenizer: own, vocab, watch, most, pool };
     const rows = read.get(key) ?? cachedRows(from, [chatTemplate !== false, ...form], cache);
     read.set(key, rows);
     return rows;
@@ -125,8 +132,22 @@ export function loadDataset(
   };
 }
 
-/** A row's sequences: of preferences the better answer and the other, else `other` is null. */
-export type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
+/** Of prompts, the tokens that may follow one. */
+const newTokens = (objective: DatasetRecipe["objective"]): number[] => {
+  const rollouts = rolloutsOf(objective);
+  return rollouts ? [rollouts.maxNewTokens] : [];
+};
+
+/**
+ * A row's sequences: of preferences the better answer and the other, else `other` is null. Of prompts also the columns of the
+ * row as JSON.
+ */
+export type TokenisedRow = {
+  readonly own: TokenRow;
+  readonly other: TokenRow | null;
+  readonly label?: boolean;
+  readonly columns?: string;
+};
 
 export const sequencesOf = ({ own, other }: TokenisedRow): readonly TokenRow[] => (other ? [own, other] : [own]);
 
@@ -158,11 +179,14 @@ export function formatOptionsOf(
 export function rowReader(
   recipe: DatasetRecipe,
   tokenizer: Tokenizer,
+  settled: SettledForm = { format: recipe.format },
 ): (fields: Fields, source: Source, book: NoticeBook) => readonly TokenisedRow[] {
   const { objective, trainOn, thoughts } = recipe;
   const options = formatOptionsOf(recipe, tokenizer);
   const kind = rowKindOf(objective);
-  const single = exampleReader(options);
+  if (kind === "prompt") return askedReader(options, tokenizer);
+  const single = exampleReader(options, settled);
+  closingOf(tokenizer); // before any row: what it renders may ask for the date, too
   const double = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
   const read =
     kind === "single" ? (fields: Fields) => ({ own: single(fields), other: null, label: true }) : double[kind](options);
@@ -170,6 +194,7 @@ export function rowReader(
     const fields = renamed(row, options.columns);
     const { own, other, label } = read(fields);
     const tokens = (example: Example): TokenRow => {
+      tokenizer.usedDate(); // by a row before
       const row = tokenise(example, tokenizer, trainOn);
       tell(row, source, book);
       if (example.kind === "chat" && tokenizer.usedDate()) book.add("today", source, "");
@@ -182,6 +207,16 @@ export function rowReader(
     if (thoughts === "every-turn" && kind === "single" && own.kind === "chat")
       return turnByTurn(own).map((example) => ({ own: tokens(example), other: null }));
     return [{ own: tokens(own), other: other && tokens(other), ...labelled }];
+  };
+}
+
+/** Reads prompts, which have no answer to learn; all columns of a row go to its rewards, so that none of them is left out. */
+function askedReader(options: FormatOptions, tokenizer: Tokenizer): ReturnType<typeof rowReader> {
+  const read = promptReader({ options, tokenizer });
+  return (row, source, book) => {
+    const { ids } = read(row);
+    if (options.asChat && tokenizer.usedDate()) book.add("today", source, "");
+    return [{ own: { ids: [...ids], mask: ids.map(() => 0) }, other: null, columns: stringifyJson(row)! }];
   };
 }
 
@@ -211,8 +246,16 @@ function tellFields(fields: Fields, example: Example, options: FormatOptions, so
 
 /** A row within max_length; no sample where it is dropped. */
 export function fitRow(row: TokenisedRow, source: Source, recipe: DatasetRecipe, book: NoticeBook) {
-  const fitted = sequencesOf(row).map((sequence) => fit(sequence, recipe));
   const none = { sample: null, cut: false };
+  if (row.columns !== undefined) {
+    const { ids, mask } = row.own;
+    const [follow = 0] = newTokens(recipe.objective);
+    if (ids.length + follow <= recipe.maxLength && ids.length > 0)
+      return { sample: { ids: Int32Array.from(ids), mask: Uint8Array.from(mask), source, columns: row.columns }, cut: false };
+    book.add(ids.length > 0 ? "too long" : "nothing to learn", source, "");
+    return none;
+  }
+  const fitted = sequencesOf(row).map((sequence) => fit(sequence, recipe));
   const dropped = fitted.find(({ dropped }) => dropped !== null)?.dropped;
   if (dropped) {
     book.add(dropped, source, "");
@@ -254,7 +297,7 @@ export function fit(
   const dropped: NoticeKind | null =
     long && overlong === "drop" ? "too long" : mask.slice(1, kept).includes(1) ? null : "nothing to learn";
   if (dropped) return { sequence: null, truncated: false, dropped };
-  const sequence: Sequence = { ids: Int32Array.from(ids.slice(0, kept)), mask: Uint8Array.from(mask.slice(0, kept)) };
+  const sequence: Sequence = { ids: new Int32Array(ids.slice(0, kept)), mask: new Uint8Array(mask.slice(0, kept)) };
   return { sequence, truncated: long, dropped };
 }
 

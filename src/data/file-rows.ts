@@ -7,14 +7,13 @@ import { wallTime } from "../base/clock.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { rowKindOf } from "../objectives/registry.ts";
-import { type DataFile, formOf, rowsOf } from "./data-file.ts";
-import { checkIds, type DatasetRecipe, fitRow, rowReader, sequencesOf } from "./dataset.ts";
+import { type DataFile, formOf } from "./data-file.ts";
+import type { DatasetRecipe } from "./dataset.ts";
 import { stringifyJson } from "./json.ts";
-import { placeOf, RowFault, type RowRead } from "./jsonl.ts";
-import { type Notice, NoticeBook, type NoticeKind, noticeText } from "./notices.ts";
+import { type Notice, type NoticeKind, noticeText } from "./notices.ts";
+import { type FileReading, packRows } from "./pack-rows.ts";
 import { RowPacker, type Sample, unpack } from "./rows.ts";
 import { checkTokenFile, mapTokens, TokenFileWriter } from "./token-file.ts";
-import type { Tokenizer } from "./tokenizer.ts";
 
 export type FileRows = {
   readonly samples: readonly Sample[];
@@ -24,9 +23,6 @@ export type FileRows = {
   readonly notices: readonly Notice[];
 };
 
-/** Faults of a file that are reported before the rest is left unread. */
-const SHOWN = 5;
-
 /** Where rows are kept as tokens. */
 export type TokenCache = {
   readonly folder: string;
@@ -34,16 +30,6 @@ export type TokenCache = {
   readonly maker: string;
   /** Bytes of a file that is worth it. */
   readonly leastBytes: number;
-};
-
-/** A file that is to be read. */
-export type FileReading = {
-  readonly file: DataFile;
-  readonly recipe: DatasetRecipe;
-  readonly tokenizer: Tokenizer;
-  readonly vocab: number;
-  readonly read: RowRead;
-  readonly most: number | null;
 };
 
 /** Where rows go as they are tokenised. */
@@ -63,7 +49,8 @@ const known = v.object({
 /** A file's rows; `form`: all that decides what becomes of them besides the file, its tokenizer and the chat template. */
 export function cachedRows(from: FileReading, form: readonly unknown[], cache: TokenCache | null): FileRows {
   const { file, tokenizer, vocab, most } = from;
-  if (cache === null || file.hash === undefined || !isWorth(file, cache)) return readFile(from, null);
+  const isKept = rowKindOf(from.recipe.objective) !== "prompt"; // the columns of prompts are no tokens
+  if (cache === null || !isKept || file.hash === undefined || !isWorth(file, cache)) return readFile(from, null);
   const parts = [cache.maker, file.hash, formOf(file.name), vocab, most, tokenizer.chatTemplate, ...form];
   const key = new Bun.CryptoHasher("sha256").update(stringifyJson(parts)!).digest("hex");
   const path = join(cache.folder, key);
@@ -96,49 +83,18 @@ const renamed = (notice: Notice, before: string, now: string): Notice =>
   notice.example.startsWith(before) ? { ...notice, example: now + notice.example.slice(before.length) } : notice;
 
 /** The first `most` rows of a file; null: all. */
-function readFile({ file: of, recipe, tokenizer, vocab, read, most }: FileReading, keep: Keep | null): FileRows {
+function readFile(from: FileReading, keep: Keep | null): FileRows {
+  const { file: of, recipe } = from;
   const { name: file } = of;
   const kind = rowKindOf(recipe.objective);
-  const toRows = rowReader(recipe, tokenizer);
   const packer = new RowPacker(file, kind === "labelled" ? null : (keep?.writer.piece ?? null));
-  const book = new NoticeBook();
-  const faults: string[] = [];
-  const counts = { rows: 0, truncated: 0, dropped: 0 };
-  for (const row of rowsOf(of, (place, bytes) => read(place, bytes, packer.bytes))) {
-    counts.rows++;
-    try {
-      if ("fault" in row) throw new RowFault(row.fault);
-      let [isCut, isKept] = [false, false];
-      for (const tokenised of toRows(row.fields, row.source, book)) {
-        for (const { ids } of sequencesOf(tokenised)) checkIds(ids, vocab);
-        const { sample, cut } = fitRow(tokenised, row.source, recipe, book);
-        if (!sample) continue;
-        isCut ||= cut;
-        isKept = true;
-        packer.push(sample);
-      }
-      if (isCut) counts.truncated++;
-      if (!isKept) counts.dropped++;
-    } catch (error) {
-      if (!(error instanceof RowFault)) throw error;
-      faults.push(`${placeOf(row.source)}: ${error.message}`);
-      if (faults.length === SHOWN) break;
-    }
-    if (counts.rows === most) break;
-  }
-  read(null, 0, packer.bytes);
-  if (faults.length > 0)
-    throw new RequestError(
-      "data.row",
-      faults.join("\n"),
-      `adapter '${recipe.name}': fix or remove the rows listed${faults.length === SHOWN ? "; later rows were not checked" : ""}`,
-    );
-  if (packer.length === 0) throw nothingIn(file, counts.rows, book.notices, recipe);
+  const { counts, notices } = packRows(from, packer);
+  if (packer.length === 0) throw nothingIn(file, counts.rows, notices, recipe);
   if (kind === "paraphrased" && packer.length < 2) throw oneRow(file, recipe, "CIT tells paraphrases apart");
   const whole = kind === "labelled" ? mismatched(packer.rows, file, recipe, keep) : packer;
-  if (!keep) return { samples: whole.rows, ...counts, notices: book.notices };
-  keep.writer.finish(keep.key, whole.finish(), { ...counts, notices: book.notices });
-  return { samples: unpack({ files: [mapTokens(keep.path, file)], chosen: null }), ...counts, notices: book.notices };
+  if (!keep) return { samples: whole.rows, ...counts, notices };
+  keep.writer.finish(keep.key, whole.finish(), { ...counts, notices });
+  return { samples: unpack({ files: [mapTokens(keep.path, file)], chosen: null }), ...counts, notices };
 }
 
 /** KTO's reference point is measured on answers to other prompts: each row gets the next one's, and the last the first's. */

@@ -37,12 +37,18 @@ export type FormatOptions = Pick<AdapterRecipe, "format" | "columns" | "template
   readonly chatTemplate: string | null;
 };
 
+/** The form of a file's rows: where the recipe says "auto", that until the first row has settled it. */
+export type SettledForm = { format: Format };
+
 /** Reads rows of one form; "auto" takes the form of the first row for all. Throws a RowFault for a row that does not fit. */
-export function exampleReader(options: FormatOptions): (fields: Fields) => Example {
-  let format: Format = options.format;
+export function exampleReader(
+  options: FormatOptions,
+  settled: SettledForm = { format: options.format },
+): (fields: Fields) => Example {
   const templates = options.template ? compileTemplates(options.template) : null;
   return (fields) => {
-    if (format === "auto") format = formatOf(fields);
+    if (settled.format === "auto") settled.format = formatOf(fields);
+    const { format } = settled;
     switch (format) {
       case "messages": {
         const field = "messages" in fields || !("conversations" in fields) ? "messages" : "conversations";

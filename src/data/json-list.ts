@@ -2,7 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import { chunksOf } from "./bytes.ts";
-import { jsonlRows, LONGEST_ROW, parseRow, type ReadRow, tooLong } from "./jsonl.ts";
+import { jsonlRows, LONGEST_ROW, type ReadRow, rowOfJson, tooLong } from "./jsonl.ts";
 
 const [OPEN, CLOSE, COMMA, QUOTE, ESCAPE] = [0x5b, 0x5d, 0x2c, 0x22, 0x5c];
 const [OPEN_OBJECT, CLOSE_OBJECT] = [0x7b, 0x7d];
@@ -30,11 +30,7 @@ function isList(path: string): boolean {
 /** The elements of the list; their numbers stand for lines. */
 function* listRows(path: string): Generator<ReadRow> {
   const decoder = new TextDecoder("utf-8", { fatal: true });
-  const row = (bytes: Uint8Array, line: number, read: number): ReadRow => ({
-    line,
-    bytes: read,
-    read: () => parseRow(decoder, bytes) ?? { fault: "is missing: two commas follow each other" },
-  });
+  const row = (bytes: Uint8Array, line: number, read: number) => rowOfJson(decoder, { bytes, isElement: true }, line, read);
   let [depth, inString, escaped, done, rows, before] = [0, false, false, false, 0, 0];
   let element: Uint8Array[] = [];
   let elementBytes = 0;

@@ -11,17 +11,22 @@ const NEWLINE = 0x0a;
 /** Where a row stands: its line, or its number in a Parquet file or a JSON list; both count from 1. */
 export type Source = { readonly file: string; readonly line: number };
 export type Fields = Readonly<Record<string, unknown>>;
-/**
- * Told of each row before it is read, and with null when a file's rows are read: its place, the bytes of its file up to its
- * end, and those that the rows before take in memory.
- */
-export type RowRead = (place: Source | null, bytes: number, held: number) => void;
+/** Told of each row before it is read, with its file's bytes up to its end; and with null when none is read. */
+export type RowRead = (place: Source | null, bytes: number) => void;
 export type Row = { readonly source: Source; readonly fields: Fields };
 /**
  * A row of a file, with the file's bytes up to its end; what cannot be parsed is a fault, so that others may follow. Null for
  * a blank line.
  */
-export type ReadRow = { readonly line: number; readonly bytes: number; readonly read: () => Parsed | null };
+export type ReadRow = {
+  readonly line: number;
+  readonly bytes: number;
+  readonly read: () => Parsed | null;
+  /** What the row is read from, where that is JSON: another thread can read it, too. */
+  readonly json?: RowJson;
+};
+/** The bytes of a line, or of an element of a list. */
+export type RowJson = { readonly bytes: Uint8Array; readonly isElement: boolean };
 export type Parsed = { readonly fields: Fields } | { readonly fault: string };
 
 /** A row that cannot be used, and why: "has an empty 'completion'". The place is put before it. */
@@ -38,26 +43,31 @@ export function* jsonlRows(path: string): Generator<ReadRow> {
   let read = 0;
   for (const { line, bytes } of linesOf(path)) {
     read += bytes.length + 1;
-    yield { line, bytes: read, read: () => parseRow(decoder, bytes, LINE) };
+    yield rowOfJson(decoder, { bytes, isElement: false }, line, read);
   }
 }
 
-const LINE = "; a row is one object on one line, not a list over several";
+export const rowOfJson = (decoder: TextDecoder, json: RowJson, line: number, bytes: number): ReadRow => {
+  return { line, bytes, json, read: () => parseRow(decoder, json) };
+};
 
-/** A row's fields, or what is wrong with it, to which `ofList` is added where it is one; null for a blank line. */
-export function parseRow(decoder: TextDecoder, bytes: Uint8Array, ofList = ""): Parsed | null {
+const LINE = "; a row is one object on one line, not a list over several";
+const NOTHING = { fault: "is missing: two commas follow each other" };
+
+/** A row's fields, or what is wrong with it; null for a blank line. */
+export function parseRow(decoder: TextDecoder, { bytes, isElement }: RowJson): Parsed | null {
   let text: string;
   try {
     text = decoder.decode(bytes).trim();
   } catch {
     return { fault: "is not UTF-8 text" };
   }
-  if (text === "") return null;
+  if (text === "") return isElement ? NOTHING : null;
   let value: unknown;
   try {
     value = parseJson(text);
   } catch (error) {
-    return { fault: `is no JSON (${clip(textOf(error))})${text.startsWith("[") ? ofList : ""}` };
+    return { fault: `is no JSON (${clip(textOf(error))})${text.startsWith("[") && !isElement ? LINE : ""}` };
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) return { fault: `is no JSON object: ${clip(text)}` };
   return { fields: value as Fields };

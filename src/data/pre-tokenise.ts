@@ -9,7 +9,9 @@ import { asOniguruma, normalForm } from "./unicode.ts";
 export type Json = Record<string, unknown>;
 export type Normaliser = (text: string) => string;
 /** Cuts a piece of text into words; `first`: the piece is the beginning of the whole text. */
-export type PreTokeniser = (piece: string, first: boolean) => string[];
+type Cut = (piece: string, first: boolean) => string[];
+/** `spell` makes of each word what tokens are merged from, and depends on the word alone. */
+export type PreTokeniser = { readonly cut: Cut; readonly spell: (word: string) => string };
 
 /** GPT-2's words, which ByteLevel makes where no other expression is given. */
 const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
@@ -44,30 +46,52 @@ export function normaliserOf(part: unknown): Normaliser {
 
 /** Throws an Error that names what is not supported. */
 export function preTokeniserOf(part: unknown): PreTokeniser {
-  if (part === null || part === undefined) return (piece) => [piece];
+  const steps = stepsOf(part);
+  const spell = steps.at(-1)?.spell ?? same;
+  const cuts = steps.flatMap((step, i): Cut[] => {
+    const spelt: Cut[] = i < steps.length - 1 && step.spell !== same ? [(piece) => [step.spell(piece)]] : [];
+    return step.cut === uncut ? spelt : [step.cut, ...spelt];
+  });
+  const [only = uncut] = cuts;
+  if (cuts.length < 2) return { cut: only, spell };
+  const apply = (words: string[], cut: Cut, first: boolean) => words.flatMap((word, i) => cut(word, first && i === 0));
+  return { cut: (piece, first) => cuts.reduce((words, cut) => apply(words, cut, first), [piece]), spell };
+}
+
+const same = (word: string): string => word;
+const uncut: Cut = (piece) => [piece];
+
+/** The steps in a row. */
+function stepsOf(part: unknown): PreTokeniser[] {
+  if (part === null || part === undefined) return [];
   const node = part as Json;
   switch (node["type"]) {
-    case "Sequence": {
-      const steps = ((node["pretokenizers"] ?? []) as unknown[]).map(preTokeniserOf);
-      const apply = (words: string[], step: PreTokeniser, first: boolean) =>
-        words.flatMap((word, i) => step(word, first && i === 0));
-      return (piece, first) => steps.reduce((words, step) => apply(words, step, first), [piece]);
-    }
+    case "Sequence":
+      return ((node["pretokenizers"] ?? []) as unknown[]).flatMap(stepsOf);
     case "Split": {
       const invert = node["invert"] === true;
+      if (node["behavior"] === "Isolated") return [{ cut: isolate(node["pattern"]), spell: same }];
       const cut = splitter(node["pattern"]);
       const gather = gatherer(node["behavior"]);
-      return (piece) => gather(cut(piece).map(({ piece, matched }) => ({ piece, matched: matched !== invert })));
+      return [
+        {
+          cut: (piece) => gather(cut(piece).map(({ piece, matched }) => ({ piece, matched: matched !== invert }))),
+          spell: same,
+        },
+      ];
     }
     case "Digits": // all numerals: "½" and "Ⅷ" as well
-      return isolate({ Regex: node["individual_digits"] === true ? "\\p{N}" : "\\p{N}+" }, (text) => text);
+      return [
+        { cut: isolate({ Regex: node["individual_digits"] === true ? "\\p{N}" : "\\p{N}+" }, (text) => text), spell: same },
+      ];
     case "ByteLevel": {
-      const words: PreTokeniser = node["use_regex"] === false ? (piece) => [piece] : isolate({ Regex: GPT2 });
+      const words: Cut = node["use_regex"] === false ? uncut : isolate({ Regex: GPT2 });
       const prefix = node["add_prefix_space"] !== false;
-      return (piece, first) => words(prefix && !piece.startsWith(" ") ? ` ${piece}` : piece, first).map(toByteLevel);
+      const cut: Cut = prefix ? (piece, first) => words(piece.startsWith(" ") ? piece : ` ${piece}`, first) : words;
+      return [{ cut, spell: toByteLevel }];
     }
     case "Metaspace":
-      return metaspace(node);
+      return [{ cut: metaspace(node), spell: same }];
     default:
       throw unsupported("pre_tokenizer", node["type"], "Split, Digits, ByteLevel, Metaspace");
   }
@@ -76,7 +100,7 @@ export function preTokeniserOf(part: unknown): PreTokeniser {
 const unsupported = (part: string, found: unknown, known: string): Error =>
   new Error(`its ${part} has a step ${JSON.stringify(found)}; supported are ${known}`);
 
-function metaspace(node: Json): PreTokeniser {
+function metaspace(node: Json): Cut {
   const mark = String(node["replacement"] ?? "▁");
   const scheme = node["prepend_scheme"] ?? (node["add_prefix_space"] === false ? "never" : "always");
   if (scheme !== "always" && scheme !== "first" && scheme !== "never")
@@ -95,8 +119,7 @@ type Part = { readonly piece: string; readonly matched: boolean };
 
 /** Cuts a text at every match of a pattern. Texts are compared with `seen` in their place, which has their length. */
 function splitter(pattern: unknown, seen: (text: string) => string = asOniguruma): (text: string) => Part[] {
-  const { String: literal, Regex: regex } = (pattern ?? {}) as { String?: unknown; Regex?: unknown };
-  const compiled = typeof literal === "string" ? new RegExp(RegExp.escape(literal), "gu") : compile(regex);
+  const compiled = patternOf(pattern);
   return (text) => {
     const parts: Part[] = [];
     let end = 0;
@@ -110,6 +133,11 @@ function splitter(pattern: unknown, seen: (text: string) => string = asOniguruma
   };
 }
 
+function patternOf(pattern: unknown): RegExp {
+  const { String: literal, Regex: regex } = (pattern ?? {}) as { String?: unknown; Regex?: unknown };
+  return typeof literal === "string" ? new RegExp(RegExp.escape(literal), "gu") : compile(regex);
+}
+
 /** The package translates Oniguruma's words into JavaScript's. */
 function compile(regex: unknown): RegExp {
   if (typeof regex !== "string") throw new Error("it has a pattern that is neither String nor Regex");
@@ -119,9 +147,17 @@ function compile(regex: unknown): RegExp {
 }
 
 /** Every match is a word, and so is what lies between two. */
-function isolate(pattern: unknown, seen?: (text: string) => string): PreTokeniser {
+function isolate(pattern: unknown, seen: (text: string) => string = asOniguruma): Cut {
   const cut = splitter(pattern, seen);
-  return (piece) => cut(piece).map((part) => part.piece);
+  const compiled = patternOf(pattern);
+  return (piece) => {
+    // Where nothing lies between two matches they are all there is to it, and found without an object for each.
+    const text = seen(piece);
+    const matches = text === piece ? text.match(compiled) : null;
+    let length = 0;
+    for (const match of matches ?? []) length += match.length || Number.NaN; // an empty one is no word
+    return matches && length === piece.length ? matches : cut(piece).map((part) => part.piece);
+  };
 }
 
 /** What becomes of matches: the five behaviours of a Split. */

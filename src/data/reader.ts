@@ -3,13 +3,17 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { parentPort } from "node:worker_threads";
-import { MloraError, RequestError, RunError } from "../base/errors.ts";
+import { type MessagePort, parentPort } from "node:worker_threads";
+import { RequestError } from "../base/errors.ts";
 import type { FilesOf } from "./data-file.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles } from "./dataset.ts";
 import type { TokenCache } from "./file-rows.ts";
 import type { Source } from "./jsonl.ts";
+import type { ReadingWatch } from "./pack-rows.ts";
+import { PLACE } from "./place.ts";
+import { RowPool } from "./row-pool.ts";
 import { buffersOf, type PackedRows, pack, sendable } from "./rows.ts";
+import { failureOf, type ThreadFailure } from "./thread-failure.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
 export type ToReader = {
@@ -25,63 +29,59 @@ export type ToReader = {
   readonly cache: TokenCache | null;
   /** PLACE numbers, shared. */
   readonly place: Float64Array;
+  /** To threads that read rows, too, once they are asked for; `bell` is theirs to raise. */
+  readonly ports: readonly MessagePort[];
+  readonly bell: Int32Array;
 };
 export type PackedDataset = Omit<Dataset, "train" | "eval"> & { readonly train: PackedRows; readonly eval: PackedRows };
 export type FromReader =
   | { readonly type: "read"; readonly data: readonly PackedDataset[] }
-  | {
-      readonly type: "failed";
-      readonly wrong: boolean;
-      readonly code: string;
-      readonly message: string;
-      readonly hint?: string;
-    }
-  | { readonly type: "bug"; readonly message: string };
-
-/**
- * Where the thread is, in `place`: the number of the file, the line (0 between files), rows begun and bytes read of all files.
- */
-export const PLACE = { file: 0, line: 1, rows: 2, bytes: 3, numbers: 4 } as const;
+  | { readonly type: "threads" }
+  | ThreadFailure;
 
 parentPort?.on("message", (asked: ToReader) => {
   const answer = (message: FromReader, buffers: readonly ArrayBuffer[] = []) => parentPort?.postMessage(message, [...buffers]);
   try {
-    const data = readAll(asked);
+    const data = readAll(asked, () => answer({ type: "threads" }));
     answer({ type: "read", data }, buffersOf(data.flatMap(({ train, eval: heldOut }) => [train, heldOut])));
   } catch (error) {
-    if (!(error instanceof MloraError)) return answer({ type: "bug", message: `${(error as Error)?.stack ?? error}` });
-    const { code, message, hint } = error;
-    answer({ type: "failed", wrong: !(error instanceof RunError), code, message, ...(hint === undefined ? {} : { hint }) });
+    answer(failureOf(error));
   }
 });
 
-function readAll({ adapters, files, names, model, vocab, mostBytes, cache, place }: ToReader): PackedDataset[] {
+function readAll(
+  { adapters, files, names, model, vocab, mostBytes, cache, place, ports, bell }: ToReader,
+  startThreads: () => void,
+): PackedDataset[] {
   const tokenizer = loadTokenizer(model);
   const kept = cache && { ...cache, maker: `${cache.maker} ${filesHash(model)}` };
   const numbers = new Map(names.map((name, i) => [name, i]));
   const read: ReadFiles = new Map(); // a sweep's adapters share their rows
-  let [current, begun, before, inFile, heldBefore, heldHere] = ["", -1, 0, 0, 0, 0];
-  const row = (at: Source | null, bytes: number, heldBytes: number): void => {
-    if (!at) {
-      place[PLACE.line] = 0; // what follows, over all rows, is no row's fault
-      return;
-    }
-    const { file, line } = at;
-    if (file !== current || line <= begun) [current, before, heldBefore] = [file, before + inFile, heldBefore + heldHere];
-    [begun, inFile, heldHere] = [line, bytes, heldBytes];
-    place[PLACE.file] = numbers.get(file) ?? 0;
-    place[PLACE.line] = line;
-    place[PLACE.rows]!++;
-    place[PLACE.bytes] = before + inFile;
-    if (heldBefore + heldBytes <= mostBytes) return;
-    throw new RequestError(
-      "data.memory",
-      `${file}:${line}: the rows up to here take ${heldBefore + heldBytes} bytes, ${mostBytes} at most are there for them`,
-      "use fewer rows, or lower max_length",
-    );
+  const pool = ports.length > 0 ? new RowPool(ports, bell, startThreads) : null;
+  let [before, inFile, heldBefore, heldHere] = [0, 0, 0, 0];
+  let latest: Source | null = null;
+  const isAgain = ({ file, line }: Source) => latest !== null && (file !== latest.file || line <= latest.line);
+  const watch: ReadingWatch = {
+    begin: (source, bytes) => {
+      place[PLACE.line] = source?.line ?? 0; // 0: what follows is no row's fault
+      if (!source) return;
+      place[PLACE.file] = numbers.get(source.file) ?? 0;
+      place[PLACE.rows]!++;
+      place[PLACE.bytes] = Math.max(place[PLACE.bytes]!, (isAgain(source) ? before + inFile : before) + bytes);
+    },
+    read: ({ last, bytes, held }) => {
+      if (isAgain(last)) [before, heldBefore] = [before + inFile, heldBefore + heldHere];
+      [latest, inFile, heldHere] = [last, bytes, held];
+      if (heldBefore + held <= mostBytes) return;
+      throw new RequestError(
+        "data.memory",
+        `${last.file}:${last.line}: the rows up to here take ${heldBefore + held} bytes, ${mostBytes} at most are there for them`,
+        "use fewer rows, or lower max_length",
+      );
+    },
   };
   return adapters.map((adapter) => {
-    const { train, eval: heldOut, ...rest } = loadDataset(adapter, tokenizer, vocab, read, row, files, kept);
+    const { train, eval: heldOut, ...rest } = loadDataset(adapter, tokenizer, vocab, read, watch, files, kept, pool);
     return { ...rest, train: sendable(pack(train)), eval: sendable(pack(heldOut)) };
   });
 }

@@ -1,15 +1,20 @@
-// Reads data in a thread of its own (reader.ts), within limits of time and memory.
+// Reads data in a thread of its own (reader.ts), and with more threads where rows are many (row-worker.ts), within limits of
+// time and memory.
 
 import { statSync } from "node:fs";
-import { Worker } from "node:worker_threads";
+import { MessageChannel, Worker } from "node:worker_threads";
 import { now } from "../base/clock.ts";
-import { RequestError, RunError, textOf } from "../base/errors.ts";
-import { memory } from "../base/machine.ts";
+import { RequestError, textOf } from "../base/errors.ts";
+import { memory, usableCores } from "../base/machine.ts";
+import { range, sum } from "../base/shape.ts";
 import { checkDataFile, type FilesOf, filesNamed } from "./data-file.ts";
 import type { Dataset, DatasetRecipe } from "./dataset.ts";
 import type { TokenCache } from "./file-rows.ts";
-import { type FromReader, type PackedDataset, PLACE, type ToReader } from "./reader.ts";
+import { PLACE, placeOfThread } from "./place.ts";
+import type { FromReader, PackedDataset, ToReader } from "./reader.ts";
+import type { RowWorkerData } from "./row-worker.ts";
 import { opened, type PackedRows, unpack } from "./rows.ts";
+import { errorOf } from "./thread-failure.ts";
 import { mapTokens } from "./token-file.ts";
 
 /**
@@ -35,6 +40,8 @@ export type ReadingOptions = {
   readonly signal?: AbortSignal;
   /** Called a few times a second. */
   readonly progress?: (progress: ReadProgress) => void;
+  /** Threads that read at most; left out: as many as this machine has cores and memory for. */
+  readonly threads?: number;
   /** Milliseconds for one row: to parse it, to apply its template and to tokenise it. */
   readonly rowMs?: number;
   /** Milliseconds for all of it. */
@@ -50,8 +57,11 @@ const LOOK_MS = 100;
 /** The share of the free memory that rows may take, and reading them. */
 const SHARE = 0.8;
 
+/** Threads beyond these would wait for the first, which reads the files and packs the rows; and memory that each may take. */
+const [MOST_THREADS, THREAD_BYTES] = [8, 1 << 30];
+
 /** As bus/heartbeat.ts has it. */
-const CODE = Bun.isStandaloneExecutable ? "./src/data/reader.ts" : new URL("./reader.ts", import.meta.url);
+const codeOf = (name: string) => (Bun.isStandaloneExecutable ? `./src/data/${name}` : new URL(`./${name}`, import.meta.url));
 
 /**
  * The data of each adapter. Throws what `loadDataset` throws, a RequestError, `data.slow`, for a row that takes too long or all
@@ -59,55 +69,70 @@ const CODE = Bun.isStandaloneExecutable ? "./src/data/reader.ts" : new URL("./re
  */
 export async function readData(adapters: readonly DatasetRecipe[], options: ReadingOptions): Promise<Dataset[]> {
   const { model, vocab, files = new Map(), cache = null, signal, rowMs = ROW_MS, allMs = Number.POSITIVE_INFINITY } = options;
-  const most = Math.floor(SHARE * memory().availableBytes);
+  const { availableBytes } = memory();
+  const most = Math.floor(SHARE * availableBytes);
   const { mostBytes = most, mostGrowth = most } = options;
+  const { threads = Math.min(usableCores(), MOST_THREADS, Math.max(1, Math.floor(availableBytes / THREAD_BYTES))) } = options;
   signal?.throwIfAborted();
-  const names = [...new Set(adapters.flatMap(({ train, eval: heldOut }) => [...train, ...heldOut]))];
-  const read = [...new Map(filesNamed(names, files).map((file) => [file.name, file])).values()];
+  const listed = [...new Set(adapters.flatMap(({ train, eval: heldOut }) => [...train, ...heldOut]))];
+  const read = [...new Map(filesNamed(listed, files).map((file) => [file.name, file])).values()];
   for (const file of read) checkDataFile(file);
+  const names = read.map(({ name }) => name);
   const totalBytes = read.reduce((all, { path }) => all + statSync(path).size, 0);
-  const place = new Float64Array(new SharedArrayBuffer(8 * PLACE.numbers));
-  const thread = new Worker(CODE);
+  const places = new Float64Array(new SharedArrayBuffer(8 * PLACE.numbers * threads));
+  const placed = range(threads).map((thread) => placeOfThread(places, thread));
+  const place = placed[0]!;
+  const bell = new Int32Array(new SharedArrayBuffer(4));
+  const channels = range(threads - 1).map(() => new MessageChannel());
   const { promise, resolve, reject } = Promise.withResolvers<readonly PackedDataset[]>();
   const stop = () => reject(signal!.reason);
   signal?.addEventListener("abort", stop);
+  const start = (name: string, workerData?: RowWorkerData): Worker => {
+    const thread = new Worker(codeOf(name), workerData ? { workerData, transferList: [workerData.port] } : {});
+    thread.on("error", (error) => reject(new Error(`the reader: ${textOf(error)}`)));
+    return thread;
+  };
+  const thread = start("reader.ts");
+  const helpers: Worker[] = [];
   thread.on("message", (message: FromReader) => {
     if (message.type === "read") return resolve(message.data);
-    if (message.type === "bug") return reject(new Error(`the reader: ${message.message}`));
-    const { wrong, code, message: text, hint } = message;
-    reject(wrong ? new RequestError(code, text, hint) : new RunError(code, text, hint));
+    if (message.type !== "threads") return reject(errorOf(message));
+    for (const [i, { port2 }] of channels.entries())
+      helpers.push(start("row-worker.ts", { port: port2, bell, model, names, place: placed[i + 1]! }));
   });
-  thread.on("error", (error) => reject(new Error(`the reader: ${textOf(error)}`)));
   const [begun, before] = [now(), process.memoryUsage.rss()];
-  let [rows, since] = [-1, begun];
-  const at = () => `${read[place[PLACE.file]!]!.name}${place[PLACE.line]! > 0 ? `:${place[PLACE.line]}` : ""}`;
+  const since = placed.map(() => ({ rows: -1, at: begun }));
+  const at = (of: Float64Array) => `${names[of[PLACE.file]!]}${of[PLACE.line]! > 0 ? `:${of[PLACE.line]}` : ""}`;
+  /** The thread whose row has taken the longest so far; the first where none reads one. */
+  const longest = () =>
+    placed.filter((of) => of[PLACE.line]! > 0).sort((a, b) => since[placed.indexOf(a)]!.at - since[placed.indexOf(b)]!.at)[0] ??
+    place;
   const look = setInterval(() => {
-    const progress = { rows: place[PLACE.rows]!, bytes: Math.min(place[PLACE.bytes]!, totalBytes), totalBytes };
+    const progress = {
+      rows: sum(placed.map((of) => of[PLACE.rows]!)),
+      bytes: Math.min(place[PLACE.bytes]!, totalBytes),
+      totalBytes,
+    };
     options.progress?.(progress);
-    if (place[PLACE.rows] !== rows) [rows, since] = [place[PLACE.rows]!, now()];
-    if (place[PLACE.line]! > 0 && now() - since > rowMs) reject(tooSlow(at(), rowMs));
+    for (const [i, of] of placed.entries()) {
+      if (of[PLACE.rows] !== since[i]!.rows) since[i] = { rows: of[PLACE.rows]!, at: now() };
+      if (of[PLACE.line]! > 0 && now() - since[i]!.at > rowMs) reject(tooSlow(at(of), rowMs));
+    }
     if (now() - begun > allMs) reject(tooLong(progress, allMs));
     const grown = process.memoryUsage.rss() - before;
-    if (grown > mostGrowth) reject(tooMuch(at(), grown, mostGrowth));
+    if (grown > mostGrowth) reject(tooMuch(at(longest()), grown, mostGrowth));
   }, LOOK_MS);
   try {
-    thread.postMessage({
-      adapters,
-      files,
-      names: read.map(({ name }) => name),
-      model,
-      vocab,
-      mostBytes,
-      cache,
-      place,
-    } satisfies ToReader);
+    const ports = channels.map(({ port1 }) => port1);
+    const asked: ToReader = { adapters, files, names, model, vocab, mostBytes, cache, place, ports, bell };
+    thread.postMessage(asked, ports);
     const data = await promise;
     const rowsOf = (rows: PackedRows) => unpack(opened(rows, mapTokens));
     return data.map(({ train, eval: heldOut, ...rest }) => ({ ...rest, train: rowsOf(train), eval: rowsOf(heldOut) }));
   } finally {
     clearInterval(look);
     signal?.removeEventListener("abort", stop);
-    await thread.terminate();
+    await Promise.all([thread, ...helpers].map((one) => one.terminate()));
   }
 }
 

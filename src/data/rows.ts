@@ -8,8 +8,16 @@ import type { Source } from "./jsonl.ts";
 /** One sequence: mask[i] = 1 where token i is to be predicted from those before it. */
 export type Sequence = { readonly ids: Int32Array; readonly mask: Uint8Array };
 
-/** A row; of preferences it has another answer, and of KTO a label (schedule/pack.ts says what they mean). */
-export type Sample = Sequence & { readonly source: Source; readonly other?: Sequence; readonly label?: boolean };
+/**
+ * A row; of preferences it has another answer, of KTO a label (schedule/pack.ts says what they mean), of prompts its columns as
+ * JSON, for rewards.
+ */
+export type Sample = Sequence & {
+  readonly source: Source;
+  readonly other?: Sequence;
+  readonly label?: boolean;
+  readonly columns?: string;
+};
 
 /** Tokens of a piece of memory: the first is small, for small files, and no sequence lies in two. */
 const [FIRST, LARGEST] = [1 << 12, 1 << 20];
@@ -24,6 +32,8 @@ export type Packed = {
   readonly index: Int32Array;
   readonly lines: Int32Array;
   readonly labels: Uint8Array;
+  /** Of prompts: the columns of all rows in UTF-8, and where each ends. */
+  readonly columns?: { readonly bytes: Uint8Array; readonly ends: Float64Array };
 };
 /** The rows of one file; `mapped`: the file of the cache that they lie in. */
 export type PackedFile = Packed & { readonly pieces: readonly Sequence[]; readonly mapped?: string };
@@ -55,6 +65,10 @@ export class RowPacker {
   readonly #index = new Numbers();
   readonly #lines = new Numbers();
   readonly #labels = new Numbers();
+  readonly #columns: Uint8Array[] = [];
+  #columnBytes = 0;
+  /** Tokens that pieces in memory have room for. */
+  #tokens = 0;
   #used = 0;
   #largest = FIRST / 2;
   #paired = false;
@@ -70,16 +84,19 @@ export class RowPacker {
 
   /** Bytes that the rows take. */
   get bytes(): number {
-    return 5 * this.#pieces.reduce((all, { ids }) => all + ids.length, 0) + 4 * this.#index.length + 5 * this.length;
+    return 5 * this.#tokens + 4 * this.#index.length + 5 * this.length + this.#columnBytes;
   }
 
-  push({ ids, mask, other, label, source }: Sample): void {
+  push({ ids, mask, other, label, columns, source }: Sample): void {
     invariant(this.length === 0 || this.#paired === (other !== undefined), `${this.file}: rows of one and of two sequences`);
     this.#paired = other !== undefined;
     this.#put(ids, mask);
     if (other) this.#put(other.ids, other.mask);
     this.#lines.push(source.line);
     this.#labels.push(label === undefined ? UNLABELLED : Number(label));
+    if (columns === undefined) return;
+    this.#columns.push(new TextEncoder().encode(columns));
+    this.#columnBytes += this.#columns.at(-1)!.length;
   }
 
   get rows(): readonly Sample[] {
@@ -94,7 +111,11 @@ export class RowPacker {
 
   get #packed(): Packed {
     const labels = Uint8Array.from(this.#labels.values);
-    return { file: this.file, paired: this.#paired, index: this.#index.values, lines: this.#lines.values, labels };
+    const own = { file: this.file, paired: this.#paired, index: this.#index.values, lines: this.#lines.values, labels };
+    if (this.#columns.length === 0) return own;
+    let end = 0;
+    const ends = Float64Array.from(this.#columns, ({ length }) => (end += length));
+    return { ...own, columns: { bytes: new Uint8Array(Buffer.concat(this.#columns)), ends } };
   }
 
   #spill(): void {
@@ -102,6 +123,7 @@ export class RowPacker {
     if (!this.spill || !piece) return;
     this.spill({ ids: piece.ids.subarray(0, this.#used), mask: piece.mask.subarray(0, this.#used) });
     this.#pieces[this.#pieces.length - 1] = NOTHING;
+    this.#tokens -= piece.ids.length;
   }
 
   #put(ids: Int32Array, mask: Uint8Array): void {
@@ -112,6 +134,7 @@ export class RowPacker {
       this.#spill();
       piece = { ids: new Int32Array(size), mask: new Uint8Array(size) };
       this.#pieces.push(piece);
+      this.#tokens += size;
       this.#used = 0;
     }
     piece.ids.set(ids, this.#used);
@@ -134,11 +157,12 @@ export function pack(rows: readonly Sample[]): PackedRows {
 /** The buffers of packed rows, each once: what is handed over without a copy. */
 export function buffersOf(all: readonly PackedRows[]): ArrayBuffer[] {
   const views = all.flatMap(({ files, chosen }) => [
-    ...files.flatMap(({ pieces, index, lines, labels }) => [
+    ...files.flatMap(({ pieces, index, lines, labels, columns }) => [
       ...pieces.flatMap(({ ids, mask }) => [ids, mask]),
       index,
       lines,
       labels,
+      ...(columns ? [columns.bytes, columns.ends] : []),
     ]),
     ...(chosen ? [chosen] : []),
   ]);
@@ -172,9 +196,9 @@ export function unpack(packed: PackedRows): readonly Sample[] {
   return rows;
 }
 
-function sampleOf({ file, paired, pieces, index, lines, labels }: PackedFile, row: number): Sample {
+function sampleOf({ file, paired, pieces, index, lines, labels, columns }: PackedFile, row: number): Sample {
   const sequence = (number: number): Sequence => {
-    const [piece, from, length] = index.subarray(WIDTH * number, WIDTH * number + WIDTH) as unknown as [number, number, number];
+    const [piece, from, length] = [index[WIDTH * number]!, index[WIDTH * number + 1]!, index[WIDTH * number + 2]!];
     const { ids, mask } = pieces[piece]!;
     return { ids: ids.subarray(from, from + length), mask: mask.subarray(from, from + length) };
   };
@@ -184,6 +208,9 @@ function sampleOf({ file, paired, pieces, index, lines, labels }: PackedFile, ro
     ...own,
     ...(paired ? { other: sequence(2 * row + 1) } : {}),
     ...(label === UNLABELLED ? {} : { label: label === 1 }),
+    ...(columns
+      ? { columns: new TextDecoder().decode(columns.bytes.subarray(columns.ends[row - 1] ?? 0, columns.ends[row])) }
+      : {}),
     source: { file, line: lines[row]! },
   };
 }

@@ -9,16 +9,19 @@ export type Spelling = {
   readonly added: ReadonlySet<string>;
 };
 
-/** Tokens that a text's characters from `from` to before `to` became. */
+/** What a text's characters from `from` to before `to` became. */
 export type TokenRun = {
   readonly from: number;
   readonly to: number;
-  readonly tokens: readonly string[];
+  /** Words, and added tokens as they are written, in order; and what became of each. */
+  readonly words: readonly string[];
+  readonly merged: readonly Merged[];
   /** It is one added token, with the white space that it takes along. */
   readonly isAdded: boolean;
-  /** The first token begins with a space that the tokenizer put there. */
-  readonly prefixed: boolean;
 };
+
+/** Tokens of a word as bpe.ts has them; an added token has no length, and is not spelt by bytes. */
+type Merged = { readonly tokens: readonly string[]; readonly length: number; readonly isSpelt: boolean };
 
 /** The first and the last piece that a token holds a byte of. */
 export type Place = { readonly first: number; readonly last: number };
@@ -40,19 +43,59 @@ export function placeTokens(runs: readonly TokenRun[], pieces: readonly string[]
       parts.push(pieces[i]!.slice(Math.max(0, run.from - at), run.to - at));
     const found = run.isAdded ? [{ first: 0, last: parts.length - 1 }] : placeRun(run, parts, spelling);
     if (!found) return null;
-    for (const { first, last } of found) places.push({ first: first + piece, last: last + piece });
+    for (const place of found) places.push(piece === 0 ? place : { first: place.first + piece, last: place.last + piece });
   }
   return places;
 }
 
-function placeRun(run: TokenRun, parts: readonly string[], spelling: Spelling): Place[] | null {
-  const found = walk(run, parts, spelling);
+function placeRun({ words, merged }: TokenRun, parts: readonly string[], spelling: Spelling): Place[] | null {
+  const text = parts.join("");
+  if (spelling.byteLevel && merged.every(({ isSpelt }) => isSpelt) && words.join("") === text) {
+    const found = placeWords(words, merged, parts, spelling);
+    if (found) return found;
+  }
+  const tokens = merged.flatMap(({ tokens }) => tokens);
+  const length = spelling.byteLevel ? Buffer.byteLength(text) : text.length;
+  const prefixed = merged.reduce((all, { length }) => all + length, 0) === length + 1;
+  const found = walk(tokens, prefixed, parts, spelling);
   if (found) return found;
   const composed = parts.map((part) => part.normalize("NFC"));
-  return composed.every((part, i) => part === parts[i]) ? null : walk(run, composed, spelling);
+  return composed.every((part, i) => part === parts[i]) ? null : walk(tokens, prefixed, composed, spelling);
 }
 
-function walk({ tokens, prefixed }: TokenRun, pieces: readonly string[], spelling: Spelling): Place[] | null {
+/** For words that are the text, cut up, and that their tokens spell: only a word in several pieces has to be walked along. */
+function placeWords(
+  words: readonly string[],
+  merged: readonly Merged[],
+  pieces: readonly string[],
+  spelling: Spelling,
+): Place[] | null {
+  const places: Place[] = [];
+  let [piece, from, at] = [0, 0, 0]; // the piece that holds the character at `at` begins at `from`
+  let alone: Place = { first: 0, last: 0 };
+  for (const [i, word] of words.entries()) {
+    const { tokens } = merged[i]!;
+    while (from + pieces[piece]!.length <= at) {
+      from += pieces[piece++]!.length;
+      alone = { first: piece, last: piece };
+    }
+    const end = at + word.length;
+    if (end <= from + pieces[piece]!.length) for (let token = 0; token < tokens.length; token++) places.push(alone);
+    else {
+      const parts: string[] = [];
+      for (let next = piece, begin = from; begin < end; begin += pieces[next++]!.length)
+        parts.push(pieces[next]!.slice(Math.max(0, at - begin), end - begin));
+      const found = walk(tokens, false, parts, spelling);
+      if (!found) return null;
+      for (const { first, last } of found) places.push({ first: first + piece, last: last + piece });
+    }
+    at = end;
+  }
+  return places;
+}
+
+/** `prefixed`: the first token begins with a space that the tokenizer put there. */
+function walk(tokens: readonly string[], prefixed: boolean, pieces: readonly string[], spelling: Spelling): Place[] | null {
   const spelt = pieces.map((piece) => encoder.encode(spelling.byteLevel ? piece : toSpaces(piece)));
   const bytes = Buffer.concat(spelt);
   let pieceEnd = spelt[0]?.length ?? 0;

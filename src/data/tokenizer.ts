@@ -1,12 +1,13 @@
-// The base model's tokenizer and chat template, from its folder. Hugging Face's own packages merge words into tokens, decode,
-// and render; how a text becomes words is ours (added-tokens.ts, pre-tokenise.ts), for there the package differs from the
-// original.
+// The base model's tokenizer and chat template, from its folder. Hugging Face's own package decodes; how a text becomes words
+// (added-tokens.ts, pre-tokenise.ts) and these become tokens (bpe.ts) is ours: for the former the package differs from the
+// original, and for the latter it takes several times as long.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { BPE, Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
+import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
 import { type AddedToken, sectioner } from "./added-tokens.ts";
+import { Bpe, type BpeModel } from "./bpe.ts";
 import type { Chat } from "./format.ts";
 import { DATE, parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts";
 import { clip, RowFault } from "./jsonl.ts";
@@ -21,6 +22,8 @@ export type Tokenizer = {
   readonly encodePieces: (pieces: readonly string[]) => { readonly ids: number[]; readonly places: readonly Place[] | null };
   /** For people to read: a byte order mark spelled in bytes may be lost. */
   readonly decode: (ids: readonly number[]) => string;
+  /** The same without special tokens. */
+  readonly decodeText: (ids: readonly number[]) => string;
   readonly bos: number | null;
   readonly eos: number | null;
   /**
@@ -34,7 +37,7 @@ export type Tokenizer = {
   readonly withChatTemplate: (file: string) => Tokenizer;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
   readonly renderChat: (chat: Chat, prompt: boolean) => string;
-  /** Whether a conversation's template has asked for today's date, and got the fixed one. */
+  /** Whether a conversation's template has asked for today's date, and got the fixed one, since this was last asked. */
   readonly usedDate: () => boolean;
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
@@ -71,14 +74,16 @@ function readTokenizer(folder: string, config: Json): Read {
   const [bos, eos] = [id("bos_token"), id("eos_token")];
   const texts = added.map(({ content }) => content);
   const spelling = { byteLevel, added: new Set(texts) };
+  const decode = (ids: readonly number[], skips: boolean): string =>
+    ids.length === 0 ? "" : hub.decode([...ids], { skip_special_tokens: skips, clean_up_tokenization_spaces: false });
   return {
     encode: (text) => encode(text).ids,
     encodePieces: (pieces) => {
       const { ids, runs } = encode(pieces.join(""));
       return { ids, places: placeTokens(runs, pieces, spelling) };
     },
-    decode: (ids) =>
-      ids.length === 0 ? "" : hub.decode([...ids], { skip_special_tokens: false, clean_up_tokenization_spaces: false }),
+    decode: (ids) => decode(ids, false),
+    decodeText: (ids) => decode(ids, true),
     bos,
     eos,
     addBos: bos !== null && hub.encode("a", { add_special_tokens: true }).ids[0] === bos,
@@ -130,7 +135,11 @@ function withTemplate(read: Read, template: { readonly text: string; readonly co
         throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
       }
     },
-    usedDate: () => dated,
+    usedDate: () => {
+      const used = dated;
+      dated = false;
+      return used;
+    },
   };
 }
 
@@ -181,10 +190,10 @@ function open(folder: string, json: Json, config: Json): Opened {
   try {
     resolveTokenizer(json, config, optionalJson(folder, "config.json")["model_type"]);
     const added = addedTokensOf(json, config);
-    const hub = new HubTokenizer({ ...json, normalizer: null, pre_tokenizer: null, added_tokens: added }, config);
-    quicken(hub);
+    const model = { ...(json["model"] as Json), merges: [] }; // merging is bpe.ts's
+    const hub = new HubTokenizer({ ...json, model, normalizer: null, pre_tokenizer: null, added_tokens: added }, config);
     const byteLevel = JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"');
-    const encode = encoderOf(hub, json, added, byteLevel);
+    const encode = encoderOf(json, added);
     hub.decode(encode("a").ids); // what is broken inside shows when it is used
     return { hub, encode, added, byteLevel };
   } catch (error) {
@@ -214,62 +223,34 @@ function addedTokensOf(json: Json, config: Json): AddedToken[] {
 
 const SPECIALS = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-function encoderOf(
-  hub: HubTokenizer,
-  json: Json,
-  added: readonly AddedToken[],
-  byteLevel: boolean,
-): (text: string) => Encoding {
+function encoderOf(json: Json, added: readonly AddedToken[]): (text: string) => Encoding {
   const sectionsOf = sectioner(added, normaliserOf(json["normalizer"]));
-  const wordsOf = preTokeniserOf(json["pre_tokenizer"]);
-  const { vocab } = json["model"] as { vocab: Record<string, number> };
-  const model = hub.model!;
-  const ids = model.tokens_to_ids;
-  // the package counts added tokens as words of the vocabulary, which a text's own words never become
-  for (const { content } of added) if (!Object.hasOwn(vocab, content)) ids.delete(content);
+  const { cut, spell } = preTokeniserOf(json["pre_tokenizer"]);
+  const bpe = new Bpe(json["model"] as BpeModel, spell);
+  const whole = new Map(added.map((token) => [token, { tokens: [token.content], length: 0, isSpelt: false }]));
   return (text) => {
-    const all: number[] = [];
+    const ids: number[] = [];
     const runs = sectionsOf(text).map(({ from, to, sections }): TokenRun => {
-      const tokens: string[] = [];
-      let spelt = 0;
+      const words: string[] = [];
+      const merged: TokenRun["merged"][number][] = [];
       for (const [i, section] of sections.entries()) {
         if ("token" in section) {
-          all.push(section.token.id);
-          tokens.push(section.token.content);
+          ids.push(section.token.id);
+          words.push(section.token.content);
+          merged.push(whole.get(section.token)!);
           continue;
         }
-        for (const word of wordsOf(section.text, from === 0 && i === 0)) {
-          spelt += word.length;
-          for (const token of model([word])) {
-            all.push((ids.get(token) ?? model.unk_token_id)!);
-            tokens.push(token);
-          }
+        for (const word of cut(section.text, from === 0 && i === 0)) {
+          const made = bpe.merged(word);
+          for (const id of made.ids) ids.push(id);
+          words.push(word);
+          merged.push(made);
         }
       }
-      const length = byteLevel ? Buffer.byteLength(text.slice(from, to)) : to - from;
-      return { from, to, tokens, isAdded: sections.length === 1 && "token" in sections[0]!, prefixed: spelt === length + 1 };
+      return { from, to, words, merged, isAdded: sections.length === 1 && "token" in sections[0]! };
     });
-    return { ids: all, runs };
+    return { ids, runs };
   };
-}
-
-/** Words whose tokens are kept at hand. */
-const CACHED_WORDS = 50_000;
-
-/**
- * The package's own cache of words moves an entry at every hit, which takes half of all time; this one forgets all when full.
- */
-function quicken(hub: HubTokenizer): void {
-  const words = new Map<string, string[]>();
-  const cache = {
-    get: (word: string) => words.get(word),
-    put: (word: string, tokens: string[]) => {
-      if (words.size === CACHED_WORDS) words.clear();
-      words.set(word, tokens);
-    },
-    clear: () => words.clear(),
-  };
-  if (hub.model instanceof BPE) Object.assign(hub.model, { cache });
 }
 
 /** A token in tokenizer_config.json is a string, or an object with one. */

@@ -18,6 +18,7 @@ import { CPU_ROW_TILE } from "./tile.ts";
 
 export class CpuDevice implements Device {
   readonly kind = "cpu";
+  readonly isConcurrent: boolean = false;
   readonly compute = "f32";
   readonly rowTile = CPU_ROW_TILE;
   readonly sharing = null;

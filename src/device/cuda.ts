@@ -28,7 +28,7 @@ import { KernelSet } from "./cuda/kernels.ts";
 import type { Launcher } from "./cuda/launcher.ts";
 import { readManifest } from "./cuda/manifest.ts";
 import { openSharing } from "./cuda/sharing.ts";
-import { Snapshots } from "./cuda/snapshots.ts";
+import { Peeks, Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
 import { SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
@@ -41,6 +41,7 @@ import { CUDA_ROW_TILE } from "./tile.ts";
 
 export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
+  readonly isConcurrent = true;
   readonly rowTile = CUDA_ROW_TILE;
   readonly threads = 0;
   readonly formats: readonly WeightFormat[];
@@ -58,9 +59,7 @@ export class CudaDevice implements Device, Launcher {
   #timeline: Timeline | null = null;
   #staging: Staging | null = null;
   #snapshots: Snapshots | null = null;
-  /** Of small tensors: those that are free, and those with a reading under way. */
-  readonly #readers: Snapshots[] = [];
-  readonly #reading = new Set<Snapshots>();
+  #peeks: Peeks | null = null;
   #sharing: Sharing | null = null;
   #sides: ReturnType<typeof sideStreams> | null = null;
   #movers: ReturnType<typeof sideStreams> | null = null;
@@ -197,16 +196,9 @@ export class CudaDevice implements Device, Launcher {
     return this.#snapshots.take(from);
   }
 
-  async peek(from: readonly Tensor[]): Promise<Snapshot> {
-    const reader = this.#readers.pop() ?? new Snapshots(this.#driver, this.#stream);
-    this.#reading.add(reader);
-    const { bytes } = await reader.take(from);
-    const done = (): void => {
-      this.#reading.delete(reader);
-      this.#readers.push(reader);
-    };
-    bytes.then(done, done);
-    return { bytes };
+  peek(from: readonly Tensor[]): Promise<Snapshot> {
+    this.#peeks ??= new Peeks(this.#driver, this.#stream);
+    return this.#peeks.take(from);
   }
 
   zero(tensor: Tensor): void {
@@ -362,7 +354,8 @@ export class CudaDevice implements Device, Launcher {
     this.#movers?.[Symbol.dispose]();
     this.#aside?.[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();
-    for (const reader of [this.#snapshots, ...this.#readers, ...this.#reading]) reader?.[Symbol.dispose]();
+    this.#snapshots?.[Symbol.dispose]();
+    this.#peeks?.[Symbol.dispose]();
     this.#kernels[Symbol.dispose]();
     for (const ptr of this.#blocks.keys()) this.#driver.cuMemFree_v2(ptr);
     this.#blocks.clear();

@@ -102,6 +102,8 @@ export const GRANULARITY = { cpu: 2 ** 12, cuda: 2 ** 21, null: 2 ** 12 } as con
 
 export interface Device extends Disposable {
   readonly kind: "cpu" | "cuda" | "null";
+  /** Whether it computes while the host continues; else in the thread that calls it. */
+  readonly isConcurrent: boolean;
   /** For people: "NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads". */
   readonly name: string;
   /** Element type of activations and frozen weights. Adapters, gradients and moments are always f32. */

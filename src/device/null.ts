@@ -8,6 +8,7 @@ import type { Kernel } from "./kernel.ts";
 
 export class NullDevice implements Device {
   readonly kind = "null";
+  readonly isConcurrent = true;
   readonly name = "null";
   readonly sharing: Sharing | null = null;
   readonly formats: readonly WeightFormat[] = WEIGHT_FORMATS;

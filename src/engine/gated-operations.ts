@@ -73,7 +73,7 @@ export const deltaRule: Behaviour<"deltaRule"> = {
     const vectors = { decay: pass.factor(decay), bias: pass.factor(bias) };
     const of = { mixed: pass.value(from), gates: pass.value(gates), ...vectors, out: pass.value(to), ...heads };
     if (!cached) return deltaForward(device, { ...of, bounds: batch.bounds, state: null });
-    const kept = { places: cached.places, state: cached.cache.linear!.state, capacity: cached.capacity };
+    const kept = { places: cached.places, state: cached.cache.linear!.state!, capacity: cached.capacity };
     if (cached.from === "cache") deltaDecode(device, { ...of, ...kept });
     else deltaForward(device, { ...of, bounds: batch.bounds, ...kept });
   },

@@ -1,5 +1,5 @@
-// The keys and values that generation keeps of the tokens it has read, or the states that linear attention has after them, so
-// that a generated token costs one row of a pass.
+// The keys and values that generation keeps of the tokens it has read, or what linear attention and convolutions have after
+// them, so that a generated token costs one row of a pass.
 
 import type { DType } from "../base/dtype.ts";
 import { sum } from "../base/shape.ts";
@@ -9,10 +9,10 @@ import type { Program } from "./program.ts";
 /** Sequences that are generated at once, and tokens that each may have. */
 export type CacheSizes = { readonly sequences: number; readonly capacity: number };
 
-/** What linear attention keeps of each sequence in place of its keys: the last rows of its convolution, and its states. */
+/** What layers keep of each sequence in place of its keys: the last rows of their convolution, and the states of attention. */
 export type LinearCache = {
   readonly window: Tensor; // c[sequences, taps - 1, channels]
-  readonly state: Tensor; // f32[sequences, N, K, V]
+  readonly state: Tensor | null; // f32[sequences, N, K, V]; null where a convolution is all
 };
 
 export type LayerCache = {
@@ -47,12 +47,11 @@ export const takeCache = (take: Take, compute: DType, program: Program, { sequen
   });
 
 function takeLinear(take: Take, compute: DType, operations: Program[0]["operations"], sequences: number): LinearCache | null {
-  const convolution = operations.find((of) => of.op === "convolution");
+  const convolution = operations.find((of) => of.op === "convolution" || of.op === "shortConvolution");
+  if (!convolution) return null;
   const rule = operations.find((of) => of.op === "deltaRule");
-  if (!convolution || !rule) return null;
-  const { valueHeads, keyDim, valueDim } = rule.heads;
   return {
     window: take(compute, sequences, convolution.taps - 1, convolution.channels),
-    state: take("f32", sequences, valueHeads, keyDim, valueDim),
+    state: rule ? take("f32", sequences, rule.heads.valueHeads, rule.heads.keyDim, rule.heads.valueDim) : null,
   };
 }

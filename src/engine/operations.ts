@@ -22,6 +22,7 @@ import * as adapted from "./adapted-linear.ts";
 import { expertsPassBackward, expertsPassForward } from "./experts.ts";
 import { convolution, deltaRule, gatedNorm, gatedWidth, regrouped, tokenGate, ungated } from "./gated-operations.ts";
 import type { LayerPass } from "./layer-pass.ts";
+import { shortConvolution } from "./short-convolution.ts";
 
 type Kind = Operation["op"];
 
@@ -347,7 +348,7 @@ const experts: Behaviour<"experts"> = {
 const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = {
   ...{ norm, spans, linears, rope, attention, gate, swiglu, geglu, experts },
   ...{ valueNorm, keepKv, sharedKv, perLayer, scale },
-  ...{ ungated, convolution, deltaRule, gatedNorm, tokenGate, regroup: regrouped },
+  ...{ ungated, convolution, deltaRule, gatedNorm, tokenGate, shortConvolution, regroup: regrouped },
 };
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */

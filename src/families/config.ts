@@ -13,6 +13,11 @@ export class ConfigReader {
     readonly path: string,
   ) {}
 
+  /** The same with other values of some keys. */
+  with(values: ConfigObject): ConfigReader {
+    return new ConfigReader({ ...this.source, ...values }, this.path);
+  }
+
   wrong(key: string, what: string): RequestError {
     return new RequestError("model.config", `${this.path}: ${key} ${what}`);
   }
@@ -49,7 +54,7 @@ export class ConfigReader {
   }
 
   /** Refuses values that change what the layers compute. */
-  only(key: string, supported: string | number): void {
+  only(key: string, supported: string | number | boolean): void {
     const value = this.source[key];
     if (value != null && value !== supported)
       throw new RequestError(

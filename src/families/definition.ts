@@ -105,6 +105,11 @@ export type Operation =
   | Step<"ungated", { heads: Heads }>
   /** silu of the causal convolution of each of the first `channels` features by its own `taps` weights. */
   | Step<"convolution", { weight: string; channels: number; taps: number }>
+  /**
+   * Of a value of three parts of `channels` features: the first times the third, convolved causally, each feature by its own
+   * `taps` weights, times the second.
+   */
+  | Step<"shortConvolution", { weight: string; channels: number; taps: number }>
   /** The gated delta rule of q, k and v; `gates` is a value with b and a of each head, `decay` and `bias` are vectors. */
   | Step<"deltaRule", { heads: DeltaHeads; gates: string; decay: string; bias: string }>
   /** RMSNorm of each head of `size` features, times the silu of the last features of another value. */

@@ -38,6 +38,7 @@ export const PLAIN = {
   doubleWide: false,
   perLayer: null,
   delta: null,
+  convolutions: [] as boolean[],
   experts: null,
   embeddingScale: 1,
   embeddingNorm: null,

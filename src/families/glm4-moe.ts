@@ -25,6 +25,7 @@ function readRouter(config: ConfigReader, count: number, perToken: number) {
   return {
     score: "sigmoid",
     normalise: config.flag("norm_topk_prob", true),
+    eps: 1e-20,
     ...{ groups, keptGroups },
     scaling: config.number("routed_scaling_factor", 1),
   } as const;

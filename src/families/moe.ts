@@ -10,7 +10,7 @@ export type ExpertsSpec = NonNullable<ModelSpec["experts"]>;
 const MOST_EXPERTS = 1024;
 
 /** Softmax over all, and the weights of the chosen made one. */
-export const NORMALISED: Router = { score: "softmax", normalise: true, groups: 1, keptGroups: 1, scaling: 1 };
+export const NORMALISED: Router = { score: "softmax", normalise: true, eps: 0, groups: 1, keptGroups: 1, scaling: 1 };
 
 /** `num_experts`, which transformers also calls num_local_experts, and `num_experts_per_tok`. */
 export function readCounts(config: ConfigReader, fallback: { readonly count: number; readonly perToken: number }) {

@@ -13,6 +13,8 @@ import { gptOss } from "./gpt-oss.ts";
 import { granite } from "./granite.ts";
 import { graniteMoe } from "./granite-moe.ts";
 import { granite4 } from "./granite4.ts";
+import { lfm2 } from "./lfm2.ts";
+import { lfm2Moe } from "./lfm2-moe.ts";
 import { llama } from "./llama.ts";
 import { ministral3 } from "./ministral3.ts";
 import { mistral, mistral3 } from "./mistral.ts";
@@ -63,6 +65,8 @@ export const FAMILIES = {
   qwen3_5_moe: qwen35Moe,
   qwen3_5_moe_text: qwen35MoeText,
   qwen3_next: qwen3Next,
+  lfm2,
+  lfm2_moe: lfm2Moe,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

@@ -67,7 +67,7 @@ function factorsOf(of: Operation): (readonly [factor: string, ...shape: number[]
   if (of.op === "scale") return [[of.factor, 1]];
   if (of.op === "attention") return of.sinks ? [[of.sinks, of.heads.heads]] : [];
   if (of.op === "experts") return of.correction === null ? [] : [[of.correction, of.count]];
-  if (of.op === "convolution") return [[of.weight, of.channels, 1, of.taps]];
+  if (of.op === "convolution" || of.op === "shortConvolution") return [[of.weight, of.channels, 1, of.taps]];
   if (of.op === "tokenGate") return [[of.weight, 1, of.size]];
   if (of.op === "deltaRule") return [of.decay, of.bias].map((vector) => [vector, of.heads.valueHeads] as const);
   return [];

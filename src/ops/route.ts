@@ -21,9 +21,9 @@ import { CPU_EXPERT_TILE, CPU_ROW_TILE, CUDA_ROW_TILE } from "../device/tile.ts"
 import { cdiv, dim, flag, op } from "./op.ts";
 
 const c = native({
-  route_choose: { args: [P, P, P, I, I, I, I, I, I, I, F, P, P], returns: "void" },
+  route_choose: { args: [P, P, P, I, I, I, I, I, I, I, F, F, P, P], returns: "void" },
   route_sort: { args: [P, P, I, I, I, I, I, I, I, P, P, P, P, P, P], returns: "void" },
-  route_backward: { args: [P, P, P, P, I, I, I, I, I, F, P], returns: "void" },
+  route_backward: { args: [P, P, P, P, I, I, I, I, I, F, F, P], returns: "void" },
 });
 
 /** Where the rows of a batch went. */
@@ -119,11 +119,11 @@ export const route = op<{
     cpu: ({ logits, correction, router, bounds, tileAdapter, adapters, routes }) => {
       const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(routes.experts, 1)];
       const [sigmoid, normalise] = [Number(router.score === "sigmoid"), Number(router.normalise)];
-      const { groups, keptGroups, scaling } = router;
+      const { groups, keptGroups, eps, scaling } = router;
       const { experts, weights, place, source, tileExpert, firstRow, counts } = routes;
       const chosen = [experts.ptr, weights.ptr] as const;
       const bias = correction?.ptr ?? null;
-      c.route_choose(logits.ptr, bias, bounds.ptr, M, E, k, sigmoid, normalise, groups, keptGroups, scaling, ...chosen);
+      c.route_choose(logits.ptr, bias, bounds.ptr, M, E, k, sigmoid, normalise, groups, keptGroups, eps, scaling, ...chosen);
       const sizes = [CPU_ROW_TILE, M, E, k, adapters, CPU_EXPERT_TILE, dim(source, 0)] as const;
       const tiles = [tileExpert.ptr, routes.tileAdapter.ptr] as const;
       c.route_sort(experts.ptr, tileAdapter.ptr, ...sizes, place.ptr, source.ptr, ...tiles, firstRow.ptr, counts.ptr);
@@ -164,7 +164,7 @@ export const routeBackward = op<{
   {
     cpu: ({ logits, router, routes, dweights, dlogits }) => {
       const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(dweights, 1)];
-      const of = [Number(router.score === "sigmoid"), Number(router.normalise), router.scaling] as const;
+      const of = [Number(router.score === "sigmoid"), Number(router.normalise), router.eps, router.scaling] as const;
       const { experts, weights } = routes;
       c.route_backward(logits.ptr, experts.ptr, weights.ptr, dweights.ptr, M, E, k, ...of, dlogits.ptr);
     },

@@ -48,6 +48,11 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
           "device.widths",
           `the base model's ${linear} has ${out} rows of ${width}, expected multiples of ${WIDTH} on a GPU`,
         );
+  if (spec.convolutions.includes(true))
+    refuse(
+      "device.convolution",
+      `the base model (${spec.family}) has layers that are a short convolution, which GPUs do not compute yet`,
+    );
   if (spec.experts === null) return;
   if (spec.delta !== null)
     refuse(

@@ -13,6 +13,7 @@ import { type Controls, ending, type FoundToken, type LatestRows } from "./contr
 import { checkReadable } from "./granted.ts";
 import { checkAdded, type ForkRequest, forkRequest } from "./late-requests.ts";
 import { planOn, type Request, readRequest, summariesOf, withLocalModel } from "./prepare.ts";
+import { checkRewards } from "./rewards.ts";
 import { readAdded, readPaused, writeAdded, writePaused } from "./run-folder.ts";
 import type { Training } from "./training.ts";
 
@@ -170,7 +171,7 @@ export class RunAdapters {
     const { signal, progress } = options;
     signal.throwIfAborted();
     const most = Math.floor(ADD_SHARE * memory().availableBytes);
-    const limits = { allMs: ADD_MS, mostBytes: most, mostGrowth: most };
+    const limits = { threads: 1, allMs: ADD_MS, mostBytes: most, mostGrowth: most }; // the cores are the training's
     const reading = { signal, ...(progress ? { progress } : {}), ...limits };
     const { adapters } = recipe;
     const late = await readRequest({ ...this.#request.recipe, adapters }, this.#request.spec, reading);
@@ -226,6 +227,7 @@ export class RunAdapters {
 
   #checkAdded(recipe: Recipe, { isForeign = false }: AddOptions): Attended {
     const attended = this.#attend(true);
+    checkRewards(recipe);
     checkAdded(recipe, this.#request, attended.plan, attended.training.controls.names);
     if (isForeign) checkReadable(recipe.adapters);
     return attended;

@@ -3,58 +3,19 @@
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { range, sizeOf } from "../../src/base/shape.ts";
-import { CpuDevice } from "../../src/device/cpu.ts";
+import { range } from "../../src/base/shape.ts";
 import type { Tensor } from "../../src/device/device.ts";
 import { convolutionBackward, convolutionDecode, convolutionForward, convolutionKeep } from "../../src/ops/convolution.ts";
 import { deltaBackward, deltaDecode, deltaForward } from "../../src/ops/deltanet.ts";
 import { gatednormBackward, gatednormForward } from "../../src/ops/gatednorm.ts";
 import { headsGate, headsGateBackward, headsJoin, headsSplit } from "../../src/ops/heads.ts";
+import { along, distance, onCpu, packedRows, random, type Values } from "../helpers/recurrence.ts";
 
-type Values = Float32Array | Float64Array;
-
-const device = new CpuDevice(2);
-const put = (values: Values | readonly number[], ...shape: number[]): Tensor => {
-  const to = { ptr: device.allocate(4 * sizeOf(shape), "a test"), dtype: "f32", shape } as const;
-  device.write(to, Float32Array.from(values));
-  return to;
-};
-const putInts = (values: readonly number[], ...shape: number[]): Tensor => {
-  const to = { ptr: device.allocate(4 * sizeOf(shape), "a test"), dtype: "i32", shape } as const;
-  device.write(to, Int32Array.from(values));
-  return to;
-};
-const empty = (...shape: number[]) => put(new Float32Array(sizeOf(shape)).fill(Number.NaN), ...shape);
-const read = async (from: Tensor) => new Float32Array((await device.read(from)).buffer);
-const random = (rng: Rng, size: number, scale = 1) => Float32Array.from({ length: size }, () => scale * rng.normal());
-const distance = (got: Values, want: Values): number =>
-  Math.sqrt(
-    [...want].reduce((sum, value, i) => sum + (value - got[i]!) ** 2, 0) /
-      [...want].reduce((sum, value) => sum + value ** 2, 1e-30),
-  );
-const along = (a: Values, b: Values): number => [...a].reduce((sum, value, i) => sum + value * b[i]!, 0);
+const { device, put, putInts, empty, read } = onCpu();
 
 /** First row and length of each sequence, the rows of all, and the rows that belong to none. */
 const LENGTHS = [2, 3, 64, 1, 65, 0, 150, 5];
-const GAP = 3; // rows of padding after each third sequence
-const starts: number[] = [];
-let ROWS = 0;
-for (const [i, length] of LENGTHS.entries()) {
-  starts.push(ROWS);
-  ROWS += length + (i % 3 === 2 ? GAP : 0);
-}
-const BOUNDS = range(ROWS).flatMap((row) => {
-  const i = starts.findLastIndex((start, i) => row >= start && row < start + LENGTHS[i]!);
-  return i < 0 ? [row, row] : [starts[i]!, starts[i]! + LENGTHS[i]!];
-});
-const isPadding = (row: number) => BOUNDS[2 * row]! === BOUNDS[2 * row + 1]!;
-const CAPACITY = 160;
-/** The place of each row in a cache with a range for each sequence, the last sequence first. */
-const PLACES = range(ROWS).map((row) => {
-  const i = starts.indexOf(BOUNDS[2 * row]!);
-  return isPadding(row) ? -1 : (LENGTHS.length - 1 - i) * CAPACITY + row - starts[i]!;
-});
-const slotOf = (i: number) => LENGTHS.length - 1 - i;
+const { starts, rows: ROWS, bounds: BOUNDS, isPadding, places: PLACES, slotOf, capacity: CAPACITY } = packedRows(LENGTHS);
 
 const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
 const silu = (x: number) => x * sigmoid(x);

@@ -1,11 +1,12 @@
 // Qwen 3.5 as a person trains it: a wrapper with an encoder and a head that predicts several tokens, an adapter on all linears;
-// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, is continued, over two stages, too.
+// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, and LFM2 are continued, over two
+// stages, too.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openSafetensors, type TensorData, writeSafetensors } from "../../src/files/safetensors.ts";
-import { until } from "../helpers/bus.ts";
+import { signalled } from "../helpers/middle.ts";
 import { writeTinyModel } from "../helpers/model.ts";
 import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
 
@@ -37,10 +38,21 @@ writeTinyModel(next, 4, {
   ...{ num_experts: 8, num_experts_per_tok: 3, moe_intermediate_size: 24, shared_expert_intermediate_size: 16 },
 });
 
+const convolved = join(place.root, "convolved");
+writeTinyModel(convolved, 3, {
+  ...{ architectures: ["Lfm2ForCausalLM"], model_type: "lfm2", full_attn_idxs: [1], block_multiple_of: 16, norm_eps: 1e-4 },
+});
+
+/** What the second adapter acts on. */
+const SOME = new Map([
+  [model, ["o_proj", "in_proj_a", "in_proj_qkv"]],
+  [next, ["o_proj", "in_proj_ba", "in_proj_qkvz"]],
+  [convolved, ["in_proj", "out_proj", "w3"]],
+]);
 const recipe = (run = "", steps = 40, of = model) =>
   place.project(
     `[model]\npath = "${of}"\n[run]\noutput = "out"\ndevice = "cpu"\n${run}[[adapter]]\nname = "a"\nrank = 3\nsteps = ${steps}\n` +
-      `targets = "all-linear"\ndata = "rows.jsonl"\n[[adapter]]\nname = "b"\nrank = 2\nsteps = 9\ntargets = ["o_proj", ${of === model ? '"in_proj_a", "in_proj_qkv"' : '"in_proj_ba", "in_proj_qkvz"'}]\n` +
+      `targets = "all-linear"\ndata = "rows.jsonl"\n[[adapter]]\nname = "b"\nrank = 2\nsteps = 9\ntargets = ${JSON.stringify(SOME.get(of))}\n` +
       'data = "rows.jsonl"\n',
     { "rows.jsonl": sums(12) },
   );
@@ -81,24 +93,29 @@ test("the plan lists what is not trained, adapters have PEFT's names, and a merg
 test.each([
   ["dense", model, 40],
   ["with experts", next, 20],
+  ["LFM2", convolved, 20],
 ] as const)(
   "killed and continued, and over two stages, it learns the same, %s",
   async (_, of, steps) => {
-    const at = (run = "") => recipe(run, steps, of);
-    const [undisturbed, disturbed, staged] = [at(), at("checkpoint = { steps = 3 }\n"), at("stages = 2\n")];
-    const { code, err } = await place.mlora("run", undisturbed);
-    expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
-    const run = place.start(["run", disturbed]);
-    const file = join(outputOf(disturbed), "metrics.jsonl");
-    await until("steps", 30_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= steps / 2);
-    run.kill("SIGKILL");
-    expect((await run.ended).code).toBe(137);
+    const { path: disturbed, ...killed } = await signalled(
+      "SIGKILL",
+      (factor) => {
+        const path = recipe("checkpoint = { steps = 3 }\n", factor * steps, of);
+        return { factor, path, running: place.start(["run", path]) };
+      },
+      ({ path }) => existsSync(join(outputOf(path), "metrics.jsonl")) && metrics(outputOf(path), "step").length >= steps / 2,
+    );
+    expect(killed.ended.code).toBe(137);
     expect((await place.mlora("run", disturbed)).code).toBe(0);
-    expect((await place.mlora("run", staged)).code).toBe(0);
+    const [undisturbed, staged] = ["", "stages = 2\n"].map((run) => recipe(run, killed.factor * steps, of)) as [string, string];
+    for (const path of [undisturbed, staged]) {
+      const { code, err } = await place.mlora("run", path);
+      expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+    }
     for (const name of ["a", "b"]) {
       expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
       expect(leftOf(outputOf(staged), name)).toEqual(leftOf(outputOf(undisturbed), name));
     }
   },
-  120_000,
+  240_000,
 );

@@ -87,7 +87,7 @@ describe("the choice", () => {
   });
 
   test("groups are dropped by their two best scores, and a correction chooses without counting", async () => {
-    const router: Router = { score: "sigmoid", normalise: true, groups: 4, keptGroups: 2, scaling: 2.5 };
+    const router: Router = { score: "sigmoid", normalise: true, eps: 1e-20, groups: 4, keptGroups: 2, scaling: 2.5 };
     const logits = Float32Array.from({ length: M * E }, (_, i) => [4, -4, 1, 1, 2, -9, 1.1, 1.2][i % E]!);
     const correction = Float32Array.from([-0.6, 0, 0, 0, 0, 0, 0, 0]);
     const { experts, weights } = await routed(logits, router, correction);
@@ -129,8 +129,8 @@ const ROUTERS: readonly Router[] = [
   NORMALISED,
   { ...NORMALISED, normalise: false },
   { ...NORMALISED, scaling: 1.7 },
-  { score: "sigmoid", normalise: true, groups: 2, keptGroups: 1, scaling: 2.5 },
-  { score: "sigmoid", normalise: false, groups: 1, keptGroups: 1, scaling: 1 },
+  { score: "sigmoid", normalise: true, eps: 1e-20, groups: 2, keptGroups: 1, scaling: 2.5 },
+  { score: "sigmoid", normalise: false, eps: 1e-20, groups: 1, keptGroups: 1, scaling: 1 },
 ];
 
 test.each(ROUTERS)("the gradient through the weights of %p agrees with finite differences", async (router) => {

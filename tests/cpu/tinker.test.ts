@@ -255,7 +255,7 @@ describe("one server", () => {
 });
 
 test("a session that is silent is over, and its models are gone; keys have limits", async () => {
-  const limits = "[tinker]\nsession_seconds = 1\nmodels = 2\n[limits]\ntokens_per_minute = 50\n";
+  const limits = "[tinker]\nsession_seconds = 3\nmodels = 2\n[limits]\ntokens_per_minute = 50\n";
   const { ask, running } = await startServer(place, serverFolder(place, "silent", limits));
   const one = new TinkerCaller(ask);
   const [silent, heard] = [await one.session(), await one.session()];

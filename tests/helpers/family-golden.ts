@@ -24,6 +24,8 @@ export const FAMILY_GOLDENS = [
     "qwen3_5",
     "qwen3_5_moe",
     "qwen3_next",
+    "lfm2",
+    "lfm2_moe",
   ],
 ];
 

@@ -1,7 +1,7 @@
 // Tiny random models and data for tests: no files, unequal sizes, nothing at its default.
 
 import { Rng } from "../../src/base/rng.ts";
-import { sizeOf, sum } from "../../src/base/shape.ts";
+import { range, sizeOf, sum } from "../../src/base/shape.ts";
 import type { ModelSpec, RopeScaling } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { StageSizes } from "../../src/engine/buffers.ts";
@@ -34,6 +34,12 @@ const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
   in_proj_b: ["k_proj"],
   in_proj_a: ["up_proj"],
   out_proj: ["o_proj"],
+  in_proj: ["q_proj", "v_proj"],
+  "conv.out_proj": ["o_proj"],
+  "self_attn.out_proj": ["o_proj"],
+  "feed_forward.w1": ["gate_proj"],
+  "feed_forward.w3": ["up_proj"],
+  "feed_forward.w2": ["down_proj"],
 };
 
 /** The linears of a model that are called one of these, or hold one that is. */
@@ -47,7 +53,8 @@ export function adapterOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T
   const { places, targets } = adapter;
   const isOwn = targets.some((linear) => !LINEARS.includes(linear));
   if (spec.kvSources.length > 0 || spec.experts !== null || isOwn) return placedOn(spec, adapter);
-  if (!places && !spec.delta) return { ...adapter, targets: namedIn(spec, targets) };
+  const isEven = range(spec.layers).every((layer) => `${groupsOfLayer(spec, layer)}` === `${groupsOfLayer(spec, 0)}`);
+  if (!places && isEven) return { ...adapter, targets: namedIn(spec, targets) };
   const at = (layer: number, linear: Linear) => {
     if (!groupsOfLayer(spec, layer).some((group) => GROUPS[group].includes(linear))) return null;
     const names = linearsOfModel({ family: "llama" }).filter((name) => namedIn(spec, [name]).includes(linear));
@@ -190,7 +197,7 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ family: "glm4_moe", layers: 3, windows: [null, 5, null], layerRopes: [0, 0, 0], qkvBias: true },
     experts: tinyExperts(3, {
       ...{ layers: [false, true, true], shared: 24 },
-      router: { score: "sigmoid", groups: 4, keptGroups: 2, scaling: 1.8 },
+      router: { score: "sigmoid", eps: 1e-20, groups: 4, keptGroups: 2, scaling: 1.8 },
     }),
   }),
   qwen3moe: tinySpec({
@@ -205,6 +212,14 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ ...HYBRID, family: "qwen3_next", tower: "model", layers: 3, windows: [null, null, null] },
     ...{ delta: { heads: HYBRID.delta.heads, layers: [true, false, true] }, layerRopes: [null, 0, null] },
     experts: tinyExperts(3, { layers: [true, false, true], shared: 16 }),
+  }),
+  lfm2: tinySpec({
+    ...{ family: "lfm2", headDim: 12, normEps: 1e-3, tiedEmbeddings: true },
+    ...{ convolutions: [true, false], layerRopes: [null, 0] },
+  }),
+  lfm2moe: tinySpec({
+    ...{ family: "lfm2_moe", convolutions: [false, true], layerRopes: [0, null] },
+    experts: tinyExperts(2, { layers: [false, true], router: { score: "sigmoid", eps: 1e-6, scaling: 1.8 } }),
   }),
 };
 

@@ -6,6 +6,7 @@ import { resolveTokenizer } from "../../src/data/tokenizer-json.ts";
 import { ropeFrequencies, ropeTables } from "../../src/engine/rope.ts";
 import { linearShape, modulesOf } from "../../src/families/linears.ts";
 import { specOf } from "../../src/families/registry.ts";
+import { requireKernels } from "../../src/plan/memory.ts";
 import { placeAdapter } from "../../src/plan/places.ts";
 import { refused } from "../helpers/refused.ts";
 
@@ -117,6 +118,15 @@ describe("refused with what was found and what is supported", () => {
       "3 does not divide linear_num_value_heads, 32",
       "",
     ],
+    ["another length of short convolutions", () => of("Lfm2ForCausalLM", { conv_L_cache: 4 }), "conv_L_cache is 4", "3"],
+    ["a bias of short convolutions", () => of("Lfm2ForCausalLM", { conv_bias: true }), "conv_bias is true", "false"],
+    [
+      "a kind of layer next to convolutions",
+      () => of("Lfm2ForCausalLM", { layer_types: ["conv", "sliding_attention"] }),
+      'layer_types has "sliding_attention" for layer 1',
+      "",
+    ],
+    ["a mixture of convolutions without kinds", () => of("Lfm2MoeForCausalLM"), "layer_types is null", ""],
     [
       "LongRoPE's factors",
       () => of("Phi3ForCausalLM", { rope_scaling: { type: "su", short_factor: [1] } }),
@@ -199,6 +209,43 @@ describe("Qwen 3.5", () => {
     expect(has(0)).toEqual(["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj", ...mlp]);
     expect(has(1)).toEqual(["q_proj", "k_proj", "v_proj", "o_proj", ...mlp]);
     expect(linearShape(spec, "q_proj", 1)).toMatchObject({ out: 2 * 2 * 256, in: 16 });
+  });
+});
+
+describe("LFM2", () => {
+  test("a layer is a convolution by its kind, or where it is not among those with attention; without either all have it", () => {
+    const convolutions = (more: object) => of("Lfm2ForCausalLM", more).convolutions;
+    expect(convolutions({ layer_types: ["conv", "full_attention"], full_attn_idxs: [0] })).toEqual([true, false]);
+    expect(convolutions({ full_attn_idxs: [1] })).toEqual([true, false]);
+    expect(convolutions({})).toEqual([false, false]);
+  });
+
+  // transformers 5.24, models/lfm2/modeling_lfm2.py: the rows of feed_forward.w1
+  test.each([
+    [{ block_ff_dim: 6656 }, 4608],
+    [{ intermediate_size: 12288 }, 8192],
+    [{ intermediate_size: 50, block_ffn_dim_multiplier: 1.3, block_multiple_of: 16 }, 48],
+    [{ intermediate_size: 51, block_auto_adjust_ff_dim: false }, 51],
+  ])("the MLP's features by %p", (more, features) => {
+    expect(of("Lfm2ForCausalLM", more).intermediate).toBe(features);
+  });
+
+  test("the tables are tied by either key, unless it says otherwise, and eps is norm_eps", () => {
+    const tied = (more: object) => of("Lfm2ForCausalLM", more).tiedEmbeddings;
+    expect([tied({}), tied({ tie_embedding: false }), tied({ tie_word_embeddings: false, tie_embedding: true })]).toEqual([
+      true,
+      false,
+      true,
+    ]);
+    expect(of("Lfm2ForCausalLM", { norm_eps: 3e-3, rms_norm_eps: 1 }).normEps).toBe(3e-3);
+  });
+
+  test("GPUs are refused by name", () => {
+    const spec = of("Lfm2ForCausalLM", { hidden_size: 64, layer_types: ["conv", "full_attention"] });
+    requireKernels(spec, { kind: "cpu", name: "a CPU" });
+    expect(() => requireKernels(spec, { kind: "cuda", name: "a GPU" })).toThrow(
+      "(lfm2) has layers that are a short convolution",
+    );
   });
 });
 

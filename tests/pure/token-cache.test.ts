@@ -48,7 +48,7 @@ function load(
   };
   const recipe = { ...PLAIN_RECIPE, train: ["name"], format: "prompt-completion" as const, maxLength: 100, ...changes };
   const files = new Map([["name", [{ name: file, path: file, hash: hashOf(file) }]]]);
-  const data = loadDataset(recipe, tokenizer, 1600, new Map(), count, files, kept);
+  const data = loadDataset(recipe, tokenizer, 1600, new Map(), { begin: count }, files, kept);
   return { data, read };
 }
 const plain = ({ train, eval: held, counts, notices }: Dataset) => ({

@@ -1,4 +1,4 @@
-// Rows of docs/measurements/history.csv: what one `mlora bench` came to, and how two of them differ.
+// Rows of docs/measurements/history.csv: what `mlora bench` came to in some rounds of one setting.
 
 export type Row = {
   readonly date: string; // UTC
@@ -8,22 +8,38 @@ export type Row = {
   readonly settings: string;
   readonly rounds: number;
   readonly tokens_per_s: number; // median of the rounds
-  readonly range: string;
+  readonly range: string; // of the rounds, "LEAST to MOST"
   readonly device_mib: number;
   readonly rss_mib: number;
-  /** The build that took turns with it in the same call, or empty, and this build's speed divided by that one's. */
+  /** The build that took turns with it in the same call, or empty; and the median of its rounds' ratios to that one's speed. */
   readonly against: string;
   readonly ratio: number | null;
+  readonly ratio_range: string;
+  /** Of the programs, and of the machine's driver. */
+  readonly versions: string;
+  /** What the peer was, with its versions, or empty; its median speed; and as with the build before. */
+  readonly peer: string;
+  readonly peer_tokens_per_s: number | null;
+  readonly peer_ratio: number | null;
+  readonly peer_range: string;
 };
 
-const COLUMNS = ["date", "commit", "machine", "shape", "settings", "rounds", "tokens_per_s", "range"] as const;
-const MORE = ["device_mib", "rss_mib", "against", "ratio"] as const;
-export const HEAD: string = [...COLUMNS, ...MORE].join(",");
-const NUMBERS: readonly string[] = ["rounds", "tokens_per_s", "device_mib", "rss_mib", "ratio"];
+const COLUMNS = [
+  ...(["date", "commit", "machine", "shape", "settings", "rounds", "tokens_per_s", "range", "device_mib", "rss_mib"] as const),
+  ...(["against", "ratio", "ratio_range", "versions", "peer", "peer_tokens_per_s", "peer_ratio", "peer_range"] as const),
+];
+export const HEAD: string = COLUMNS.join(",");
+const NUMBERS: readonly string[] = [
+  ...["rounds", "tokens_per_s", "device_mib", "rss_mib", "ratio"],
+  ...["peer_tokens_per_s", "peer_ratio"],
+];
 
 const quoted = (value: string): string => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
 
-export const formatRow = (row: Row): string => [...COLUMNS, ...MORE].map((column) => quoted(`${row[column] ?? ""}`)).join(",");
+/** A line break in a cell would end the row. */
+const oneLine = (value: string): string => value.replaceAll(/\s+/g, " ");
+
+export const formatRow = (row: Row): string => COLUMNS.map((column) => quoted(oneLine(`${row[column] ?? ""}`))).join(",");
 
 /** The rows of a file. Throws an Error that names the line. */
 export function parseRows(text: string): Row[] {
@@ -31,9 +47,9 @@ export function parseRows(text: string): Row[] {
   if (head !== HEAD) throw new Error(`line 1: expected ${HEAD}, found ${head}`);
   return lines.map((line, i) => {
     const cells = [...`${line},`.matchAll(/("(?:[^"]|"")*"|[^",]*),/g)].map(([, cell = ""]) => cell);
-    const fields = [...COLUMNS, ...MORE].map((column, j) => {
+    const fields = COLUMNS.map((column, j) => {
       const value = cells[j]?.replace(/^"([\s\S]*)"$/, (_, inner: string) => inner.replaceAll('""', '"'));
-      if (value === undefined) throw new Error(`line ${i + 2}: expected ${COLUMNS.length + MORE.length} cells, found ${j}`);
+      if (value === undefined) throw new Error(`line ${i + 2}: expected ${COLUMNS.length} cells, found ${j}`);
       if (!NUMBERS.includes(column)) return [column, value];
       const number = value === "" ? null : Number(value);
       if (Number.isNaN(number)) throw new Error(`line ${i + 2}: expected a number in ${column}, found '${value}'`);
@@ -46,30 +62,16 @@ export function parseRows(text: string): Row[] {
 /** Rows that may be compared with each other have the same key. */
 export const keyOf = ({ machine, shape, settings }: Row): string => [machine, shape, settings].join("\n");
 
-export type Change = {
-  readonly now: Row;
-  readonly before: Row | null;
-  /** Relative: 0.1 is a tenth more. Null without a row before; speed is that of the same call, where it has one. */
-  readonly speed: number | null;
-  readonly memory: number | null;
-};
-
-/** The newest row of each key against the one before it. */
-export function changes(rows: readonly Row[]): Change[] {
-  return [...Map.groupBy(rows, keyOf).values()].map((of) => {
-    const now = of.at(-1)!;
-    const before = of.at(-2) ?? null;
-    const grown = before && Math.max(now.device_mib / before.device_mib, now.rss_mib / before.rss_mib) - 1;
-    const speed = now.ratio !== null ? now.ratio - 1 : before && now.tokens_per_s / before.tokens_per_s - 1;
-    return { now, before, speed, memory: grown };
-  });
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return (sorted[(values.length - 1) >> 1]! + sorted[values.length >> 1]!) / 2;
 }
 
-/** Why a change is not accepted, or null. */
-export function refusal({ speed, memory }: Change, tolerance: number): string | null {
-  if (speed !== null && speed < -tolerance) return `slower by ${percent(-speed)}, ${percent(tolerance)} allowed`;
-  if (memory !== null && memory > tolerance) return `more memory by ${percent(memory)}, ${percent(tolerance)} allowed`;
-  return null;
-}
+export const rangeOf = (values: readonly number[], digits = 0): string =>
+  [Math.min(...values), Math.max(...values)].map((value) => Number(value.toFixed(digits))).join(" to ");
 
-export const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+/** Least and most of a range; null where the cell is empty. */
+export function boundsOf(range: string): readonly [least: number, most: number] | null {
+  const [least = Number.NaN, most = Number.NaN] = range.split(" to ").map(Number);
+  return Number.isNaN(most) ? null : [least, most];
+}

@@ -109,6 +109,34 @@ export class Snapshots implements Disposable {
   }
 }
 
+/** Readings of small tensors, any number of them under way at once: each has pinned memory of its own. */
+export class Peeks implements Disposable {
+  readonly #free: Snapshots[] = [];
+  readonly #busy = new Set<Snapshots>();
+
+  constructor(
+    private readonly driver: Driver,
+    private readonly stream: number,
+  ) {}
+
+  /** Resolves when the copies are enqueued. */
+  async take(from: readonly Tensor[]): Promise<Snapshot> {
+    const reader = this.#free.pop() ?? new Snapshots(this.driver, this.stream);
+    this.#busy.add(reader);
+    const { bytes } = await reader.take(from);
+    const done = (): void => {
+      this.#busy.delete(reader);
+      this.#free.push(reader);
+    };
+    bytes.then(done, done);
+    return { bytes };
+  }
+
+  [Symbol.dispose](): void {
+    for (const reader of [...this.#free, ...this.#busy]) reader[Symbol.dispose]();
+  }
+}
+
 /** Cuts tensors into parts of which each round fits into the pinned memory. */
 function roundsOf(from: readonly Tensor[], all: readonly Uint8Array[], most: number): Part[][] {
   const rounds: Part[][] = [[]];

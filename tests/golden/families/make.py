@@ -160,6 +160,12 @@ def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name.replace(".default.", "."): p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def ending(family: Family, path: str) -> str:
+    """The last component of a linear's path, or all of it where another linear has the same."""
+    last = path.split(".")[-1]
+    return last if sum(other.split(".")[-1] == last for other in family.linears.values()) == 1 else path
+
+
 def wrap(base: torch.nn.Module, family: Family, adapter: Adapter) -> peft.PeftModel:
     every = [family.linears[name] for name in linears_of(family, adapter)]
     paths, parameters = [path for path in every if path not in EXPERTS], [path for path in every if path in EXPERTS]
@@ -167,7 +173,7 @@ def wrap(base: torch.nn.Module, family: Family, adapter: Adapter) -> peft.PeftMo
     config = peft.LoraConfig(
         r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=0.0, use_rslora=adapter.rslora, task_type="CAUSAL_LM",
         target_parameters=parameters or None,
-        target_modules=pattern if family.tower != "model" else sorted(path.split(".")[-1] for path in paths),
+        target_modules=pattern if family.tower != "model" else sorted(ending(family, path) for path in paths),
     )  # fmt: skip
     model = peft.get_peft_model(base, config)
     with torch.no_grad():

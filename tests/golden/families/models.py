@@ -123,6 +123,10 @@ HYBRID_EXPERTS = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_siz
 PARTIAL_ROPE = dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5)
 SHARED = {path: path for path in ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj", "mlp.shared_expert.down_proj")}
 DELTA_LINEARS = {name: f"linear_attn.{name}" for name in ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]}
+CONVOLVED = {key: value for key, value in SMALL.items() if key != "rms_norm_eps"} | dict(num_hidden_layers=3, norm_eps=1e-3, tie_word_embeddings=True)
+CONVOLVED_LINEARS = {name: f"self_attn.{name}" for name in ALL[:3]} | {
+    "self_attn.out_proj": "self_attn.out_proj", "in_proj": "conv.in_proj", "conv.out_proj": "conv.out_proj",
+}  # fmt: skip
 
 
 def gpt_oss(**changes: int) -> hf.GptOssConfig:
@@ -321,4 +325,25 @@ FAMILIES = [
         values=DELTA_VALUES | {"model.norm.weight": (0.0, 0.5)},
         lengths=(65, 3, 70, 66, 2),
     ),
+    Family(
+        "lfm2",
+        lambda: hf.Lfm2Config(
+            **CONVOLVED, layer_types=["conv", "full_attention", "conv"], block_multiple_of=16, block_ffn_dim_multiplier=1.25,
+            rope_parameters=dict(rope_type="default", rope_theta=500.0),
+        ),
+        linears=CONVOLVED_LINEARS | {f"feed_forward.{name}": f"feed_forward.{name}" for name in ["w1", "w3", "w2"]},
+        plain=(dict(norm_eps=1e-6), dict(rope_parameters=dict(rope_type="default", rope_theta=1e6))),
+        # Below the taps of the convolution, as many, more.
+        lengths=(30, 2, 9, 3, 2),
+    ),  # fmt: skip
+    Family(
+        "lfm2_moe",
+        lambda: hf.Lfm2MoeConfig(
+            **CONVOLVED, layer_types=["conv", "full_attention", "conv"], num_dense_layers=1, num_experts=8, num_experts_per_tok=3,
+            moe_intermediate_size=24, routed_scaling_factor=1.7, rope_parameters=dict(rope_type="default", rope_theta=500.0),
+        ),
+        linears=CONVOLVED_LINEARS,
+        plain=(dict(num_experts_per_tok=2), dict(norm_topk_prob=False), dict(routed_scaling_factor=1.0)),
+        lengths=(30, 2, 9, 3, 2),
+    ),  # fmt: skip
 ]
