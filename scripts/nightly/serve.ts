@@ -4,8 +4,9 @@
 //
 // Clients of two keys, the first with four times as many: most ask an adapter each, again and again the same; one of ten trains
 // by Tinker's protocol, and samples what it has trained; eight more train jobs. All that is asked for twice must come to the
-// same bytes. The kills are in the first 60 % of the time; in what is left the server's memory must stay. Prints what was
-// served; fails where something is not as it must be. --write adds it to docs/measurements/serving.md.
+// same bytes. The kills are in the first 60 % of the time; in what is left clients must be served alike, and the server's
+// memory must stay. Prints what was served; fails where something is not as it must be. --write adds it to
+// docs/measurements/serving.md.
 
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -71,6 +72,8 @@ for (const i of range(adapters)) {
 const began = now();
 const end = began + 60_000 * minutes;
 const isOpen = (): boolean => now() < end;
+/** A server that is killed again and again serves those first that come back first. */
+const calm = began + 60_000 * minutes * KILLED;
 
 /** An answer, asked again while the server is away; null when the time is over. */
 async function persist<T>(ask: () => Promise<T>): Promise<T | null> {
@@ -102,7 +105,8 @@ function mustBeSame(what: string, answer: string): void {
   if (answer !== before) faults.push(`${what} was answered by ${before}, then by ${answer}`);
 }
 
-type Client = { readonly key: Key; tokens: number; longest: number };
+/** `calmly`: tokens since the last kill. */
+type Client = { readonly key: Key; tokens: number; calmly: number; longest: number };
 
 /** How many clients of each key ask: its adapters have as many each, as nearly as may be. */
 const asking: Record<Key, number> = { one: 0, two: 0, three: 0 };
@@ -114,6 +118,7 @@ async function asks(client: Client, i: number): Promise<void> {
     const answer = await persist(() => call(key, "/v1/completions", body));
     if (!answer) return;
     client.tokens += answer.usage.completion_tokens;
+    if (now() > calm) client.calmly += answer.usage.completion_tokens;
     client.longest = Math.max(client.longest, now() - at);
     mustBeSame(`seed ${i}`, JSON.stringify(answer.choices[0].logprobs.token_logprobs));
   }
@@ -210,7 +215,7 @@ const kill = async (): Promise<void> => {
   }
 };
 
-const all = range(clients).map((i): Client => ({ key: i % 5 === 4 ? "two" : "one", tokens: 0, longest: 0 }));
+const all = range(clients).map((i): Client => ({ key: i % 5 === 4 ? "two" : "one", tokens: 0, calmly: 0, longest: 0 }));
 const isTrainer = (i: number): boolean => i % 10 === 8 || i % 50 === 49;
 const askers = all.filter((_, i) => !isTrainer(i));
 const lastKill = kill();
@@ -235,14 +240,18 @@ if (bytes.size !== 1) faults.push(`jobs of the same rows and seed came to ${byte
 
 /** Jain's index of fairness: 1 where all are served alike. */
 const jain = (shares: readonly number[]): number => sum(shares) ** 2 / (shares.length * sum(shares.map((of) => of ** 2)));
-const tokensOf = (key: Key): number[] => askers.filter((of) => of.key === key).map(({ tokens }) => tokens);
-const fair = {
-  keys: jain([sum(tokensOf("one")), sum(tokensOf("two"))]),
-  one: jain(tokensOf("one")),
-  two: jain(tokensOf("two")),
+type Served = "tokens" | "calmly";
+const tokensOf = (key: Key, of: Served = "tokens"): number[] =>
+  askers.filter((client) => client.key === key).map((client) => client[of]);
+const fairness = (of: Served) => {
+  const [one, two] = [tokensOf("one", of), tokensOf("two", of)];
+  return { keys: jain([sum(one), sum(two)]), one: jain(one), two: jain(two) };
 };
+const [fair, whole] = [fairness("calmly"), fairness("tokens")];
 for (const [name, index] of Object.entries(fair)) if (!(index >= 0.95)) faults.push(`Jain's index of ${name} is ${index}`);
-const last = memory.filter(({ at }) => at > began + 60_000 * minutes * (KILLED + 0.1));
+const fairText = ({ keys, one, two }: typeof fair) =>
+  `of the keys ${keys.toFixed(3)}, of the clients of each ${one.toFixed(3)} and ${two.toFixed(3)}`;
+const last = memory.filter(({ at }) => at > calm + 6000 * minutes);
 const median = (of: readonly number[]): number => Math.round([...of].sort((a, b) => a - b)[of.length >> 1] ?? 0);
 const third = Math.ceil(last.length / 3);
 const thirds = (of: "server" | "stage") =>
@@ -254,11 +263,11 @@ for (const of of ["server", "stage"] as const) {
 const seconds = (ms: number): string => (ms / 1000).toFixed(1);
 const lines = [
   `tokens of ${askers.length} clients that ask: ${sum(tokensOf("one"))} of the key of ${tokensOf("one").length}, ${sum(tokensOf("two"))} of the key of ${tokensOf("two").length}; the longest wait for an answer ${seconds(Math.max(...askers.map(({ longest }) => longest)))} s`,
-  `Jain's index: of the keys ${fair.keys.toFixed(3)}, of the clients of each ${fair.one.toFixed(3)} and ${fair.two.toFixed(3)}`,
-  `${jobs.one + jobs.two} jobs, ${steps} steps of ${all.length - askers.length} clients of Tinker's protocol; each had the bytes of the others`,
+  `Jain's index after the kills: ${fairText(fair)}; of the whole time: ${fairText(whole)}`,
+  `${jobs.one + jobs.two} jobs, ${steps} steps of ${all.length - askers.length} clients of Tinker's protocol`,
   `memory after the kills, by thirds: server ${thirds("server").join(", ")} MiB, stage ${thirds("stage").join(", ")} MiB`,
   `/metrics: median ${seconds(median(waits))} s, longest ${seconds(Math.max(...waits))} s`,
-  `faults: ${faults.length}`,
+  `faults: ${faults.length}${faults.map((fault) => `; ${fault.slice(0, 100)}`).join("")}`,
 ];
 const [{ model: processor = "?" } = {}] = (await import("node:os")).cpus();
 const text = `${minutes} min, ${clients} clients, ${adapters} adapters, ${killed} kills, ${processor.replace(/ \d.*$/, "")}, 2 cores, load ${(await import("node:os")).loadavg()[1]!.toFixed(0)}`;
@@ -268,7 +277,7 @@ if (values.write) {
   const head = `# Serving under load
 
 Of \`bun scripts/nightly/serve.ts --write\`: a server of a tiny model on CPUs, asked and trained by clients of two keys, and killed (SIGKILL) at random
-moments in the first 60 % of the time; clients repeat what has no answer.
+moments in the first 60 % of the time; clients repeat what has no answer. What is asked for twice must come to the same bytes, and every job is made once; what is not so is a fault.
 `;
   const before = existsSync(file) ? readFileSync(file, "utf8") : head;
   writeFileSync(file, `${before}\n${date()} UTC, ${commit}: ${text}.\n\n${lines.map((line) => `- ${line}\n`).join("")}`);

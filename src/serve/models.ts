@@ -82,7 +82,8 @@ export class Models {
   /** Removes the models whose names others have taken. */
   removeReplaced(): void {
     const sql = "SELECT * FROM models WHERE name = ? || seq";
-    for (const row of this.db.all<ModelRow>(sql, HIDDEN)) this.remove(row).catch(() => undefined); // fails where the stages are lost
+    // Fails where the stages are lost.
+    for (const row of this.db.all<ModelRow>(sql, HIDDEN)) this.remove(row).catch(() => undefined);
   }
 
   /** Whether any tenant has the name. */
@@ -101,8 +102,8 @@ export class Models {
   }
 
   /**
-   * Does the work with the adapter's name among the primitives', where it stays until the work is done; null for the base model.
-   * Throws an ApiError 404 where the model is deleted.
+   * Does the work with the adapter's name among the primitives', where it stays until the work is done; null for the base
+   * model. Throws an ApiError 404 where the model is deleted.
    */
   async use<T>(row: ModelRow | null, work: (adapter: string | null) => Promise<T>): Promise<T> {
     if (row === null) return await work(null);
