@@ -23,6 +23,8 @@ export const VARIABLES = {
   MLORA_NATS_KEY: "the file with the key of MLORA_NATS_CERT",
   MLORA_SERVER_KEY: "the key for --server, without --key-file",
   MLORA_NOTIFY_URL: "where notifications go, in place of notify.url of a recipe, which is copied into the run's folder",
+  WANDB_PROJECT: "the project of the runs that tracking writes for W&B (else mlora)",
+  WANDB_ENTITY: "the user or team that they belong to (else the default of the account)",
   NO_COLOR: "set: drawings in the terminal have no colours (no-color.org); goes before FORCE_COLOR",
   FORCE_COLOR: "set, and not 0: they have, also where the output is no terminal",
   HF_ENDPOINT: "the Hugging Face hub, or one that speaks its API",

@@ -54,13 +54,15 @@ export async function expectGradients(
   const of = given.map((adapter) => adapterOn(spec, adapter));
   const seeds = of.map((_, adapter) => 5 + adapter);
   using stage = await tinyStage(new CpuDevice(2), spec, of, seeds, changes);
-  const batch = pack(sharesOf(new Rng(9)), of.length, stage.device.rowTile);
-  // The same masks: they are a function of seed, step, module and row.
-  const lossOf = async (): Promise<number> => total(batch, (await stage.evaluate(batch))!);
-  await stage.forward(0, batch);
+  const shares = sharesOf(new Rng(9));
+  const packed = (some: readonly Segment[]) => pack(some, of.length, stage.device.rowTile);
+  await stage.forward(0, packed(shares));
   await stage.backward(0);
 
   for (const adapter of of.keys()) {
+    // The others' losses do not change with its factors. The same masks: they are a function of seed, step, module and row.
+    const own = packed(shares.filter((share) => share.adapter === adapter));
+    const lossOf = async (): Promise<number> => total(own, (await stage.evaluate(own))!);
     const gradients = factorsOf(stage, adapter, await stage.pool.read(adapter, "grads"));
     const start = await readAdapter(stage, adapter);
     const directions = (await randomFactors(stage, adapter, 123)).map((at) => withinTrained(of[adapter]!, at));
