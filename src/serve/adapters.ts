@@ -30,7 +30,7 @@ export function adapterRoutes(models: Models, folder: string): Route[] {
     models.add({ name: lora_name, tenant, folder: at, parent: models.base.name }, true);
     const row = models.find(tenant, lora_name)!;
     try {
-      await models.atHand(row);
+      await models.use(row, () => Promise.resolve());
     } catch (error) {
       await models.remove(row);
       throw error;

@@ -48,6 +48,7 @@ export const unavailable = (message: string): ApiError => new ApiError(503, mess
 /** What is thrown as what is answered; `isUnexpected` where it is a fault of the server, whose text stays in its log. */
 export function apiErrorOf(error: unknown): { readonly error: ApiError; readonly isUnexpected: boolean } {
   if (error instanceof ApiError) return { error, isUnexpected: false };
+  if (isGone(error)) return { error: notFound(GONE, "model", "model_not_found"), isUnexpected: false };
   if (error instanceof RequestError) {
     const { message, hint, code } = error;
     return { error: badRequest(hint === undefined ? message : `${message}; ${hint}`, null, code), isUnexpected: false };
@@ -60,9 +61,15 @@ export function apiErrorOf(error: unknown): { readonly error: ApiError; readonly
 export const isFatal = (error: unknown): boolean =>
   error instanceof MloraError && /^(device|stage|bus|nats|link)\./.test(error.code);
 
+/** Whether an adapter was removed: the primitives' own words name those of all keys. */
+const isGone = (error: unknown): boolean => error instanceof RequestError && error.code === "primitives.adapter";
+const GONE = "The model is gone: it was deleted meanwhile.";
+
 /** An error for events and jobs: what people read of it. */
-export const failureText = (error: unknown): string =>
-  error instanceof MloraError && error.hint !== undefined ? `${error.message}; ${error.hint}` : textOf(error);
+export const failureText = (error: unknown): string => {
+  if (isGone(error)) return GONE;
+  return error instanceof MloraError && error.hint !== undefined ? `${error.message}; ${error.hint}` : textOf(error);
+};
 
 /** `isTinker`: its clients look for the text as `detail`. */
 export const errorResponse = ({ status, body, headers, message }: ApiError, isTinker = false): Response =>

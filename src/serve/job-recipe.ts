@@ -2,8 +2,10 @@
 
 import { join } from "node:path";
 import { stringify } from "smol-toml";
+import type { ModelSpec } from "../base/spec.ts";
 import { parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import { savedTable } from "../session/saved-adapter.ts";
 import type { ServeConfig } from "./config.ts";
 import { badRequest } from "./errors.ts";
 import type { RecipeAsked } from "./job-store.ts";
@@ -130,6 +132,11 @@ export class RecipeMaker {
   ofSaved(name: string, saved: Readonly<Record<string, unknown>>): AdapterRecipe {
     return this.#parse(this.config.folder, { ...{ name, data: "none.jsonl", batch_size: 1, accumulation: 1 }, ...saved })
       .adapters[0]!;
+  }
+
+  /** The adapter in a folder. Throws RequestErrors where it does not fit the model. */
+  ofFolder(name: string, folder: string, spec: ModelSpec): AdapterRecipe {
+    return this.ofSaved(name, savedTable(folder, spec));
   }
 
   /** A LoRA that a client trains itself. What it is follows from what the client says, and not from the config's [adapter]. */

@@ -1,7 +1,7 @@
 // One job from its files to its model. What a kill interrupts is done again from the last state that was saved, to the same
 // bytes, and no event comes twice.
 
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { now } from "../base/clock.ts";
@@ -151,9 +151,11 @@ export class JobRun {
               : null;
           const metrics = this.#metricsOf(step, valid);
           const text = `Step ${step.step}/${step.steps}: training loss=${step.loss.toFixed(2)}`;
-          if (this.#say(text, `step ${step.step}`, "info", metrics))
-            // else it was made and counted before a kill
-            this.options.usage.add(this.job.tenant, this.#baseName, { trained_tokens: step.tokens });
+          this.options.store.db.together(() => {
+            if (this.#say(text, `step ${step.step}`, "info", metrics))
+              // else it was made and counted before a kill
+              this.options.usage.add(this.job.tenant, this.#baseName, { trained_tokens: step.tokens });
+          });
           if (step.endsEpoch && step.step < step.steps) await this.#checkpoint(step.step, metrics);
           if (this.halted !== null || now() - saved >= 1000 * this.options.saveSeconds || step.step === step.steps) {
             await engine.saveState(id, state);
@@ -226,8 +228,8 @@ export class JobRun {
     store.db.together(() => {
       models.add({ name, tenant, folder, parent: asked.model });
       store.addCheckpoint(id, step, name, metrics);
+      this.#say(`Checkpoint created at step ${step}`, `checkpoint ${step}`);
     });
-    this.#say(`Checkpoint created at step ${step}`, `checkpoint ${step}`);
     await this.#prune();
   }
 
@@ -260,10 +262,12 @@ export class JobRun {
     this.forget();
   }
 
-  /** Removes what only its training needed; models stay. */
+  /** Removes what only its training needed, and weights that are no model any more; models stay. */
   forget(): void {
     const files = recipeFiles(this.job.asked).map(({ name }) => name);
-    for (const name of ["state", "references.json", TRAINING, VALIDATION, PARENT, ...files])
+    const weights = existsSync(this.folder) ? readdirSync(this.folder).filter((name) => /^(model|step-\d+)$/.test(name)) : [];
+    const left = weights.filter((name) => !this.options.models.hasFolder(join(this.folder, name)));
+    for (const name of ["state", "references.json", TRAINING, VALIDATION, PARENT, ...files, ...left])
       rmSync(join(this.folder, name), { recursive: true, force: true });
   }
 

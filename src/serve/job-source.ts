@@ -3,6 +3,7 @@
 import { now } from "../base/clock.ts";
 import { LiveSpans } from "../session/live-spans.ts";
 import type { Primitives } from "../session/primitives.ts";
+import { promptOf } from "../session/text-model.ts";
 import type { Tracer } from "../session/trace.ts";
 import { Board } from "../web/board.ts";
 import { rowsAnswer, spansAnswer, stageFacts } from "../web/live.ts";
@@ -141,9 +142,7 @@ export class JobPages implements Disposable {
     const { answers } = this.options;
     const { texts } = answers;
     const [got, signal] = more;
-    const ids = texts.hasChatTemplate
-      ? texts.chatIds({ messages: [{ role: "user", content: prompt }] }, true)
-      : texts.textIds(prompt);
+    const ids = promptOf(texts, prompt);
     const room = answers.engine.plan.stages[0]!.sizes.cache!.capacity - ids.length;
     const one = async (model: string) => {
       const body = { model, temperature: 0 };

@@ -68,8 +68,7 @@ export type CheckpointRow = {
 export class JobStore {
   constructor(readonly db: Database) {}
 
-  add(tenant: string, asked: Asked): JobRow {
-    const id = `ftjob-${randomText(24)}`;
+  add(id: string, tenant: string, asked: Asked): JobRow {
     this.db.run(
       "INSERT INTO jobs (id, tenant, status, created_at, asked) VALUES (?, ?, 'validating_files', ?, ?)",
       ...[id, tenant, seconds(), JSON.stringify(asked)],

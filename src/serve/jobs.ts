@@ -3,6 +3,7 @@
 import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { MloraError } from "../base/errors.ts";
+import { randomText } from "../base/secret.ts";
 import type { LatestRows } from "../session/controls.ts";
 import { ApiError, badRequest, failureText, isFatal } from "./errors.ts";
 import { type Halt, JobFault, type JobOptions, JobRun } from "./job-run.ts";
@@ -17,6 +18,17 @@ export type JobsOptions = JobOptions & {
   /** Called with what has lost the stages: jobs that were under way continue when the server is started again. */
   readonly lost: (error: unknown) => void;
 };
+
+const newId = (): string => `ftjob-${randomText(24)}`;
+/** The same for one key of one tenant. */
+const idOf = (tenant: string, key: string): string =>
+  `ftjob-${new Bun.CryptoHasher("sha256")
+    .update(JSON.stringify([tenant, key]))
+    .digest("hex")
+    .slice(0, 32)}`;
+/** But for the seed: a repeat of a request without one has another. */
+const isSame = (known: Asked, asked: Asked): boolean =>
+  JSON.stringify({ ...known, seed: 0 }) === JSON.stringify({ ...asked, seed: 0 });
 
 export class Jobs {
   readonly #runs = new Map<string, { readonly run: JobRun; readonly over: Promise<void> }>();
@@ -41,15 +53,23 @@ export class Jobs {
     }
   }
 
-  /** Throws ApiErrors; then there is no job. */
-  create(tenant: string, asked: Asked): JobRow {
+  /**
+   * Throws ApiErrors; then there is no job. `key`: the client's `Idempotency-Key`; one that has lost its answer and asks again
+   * has the job that is there.
+   */
+  create(tenant: string, asked: Asked, key: string | null): JobRow {
     const { store, most } = this.options;
+    const id = key === null ? newId() : idOf(tenant, key);
+    const known = store.known(id);
+    if (known && !isSame(known.asked, asked))
+      throw badRequest("This 'Idempotency-Key' was another job's: each has a key of its own.", null, "idempotency_key_reused");
+    if (known) return known;
     if (store.open(tenant).length >= most)
       throw new ApiError(429, `This key has ${most} jobs that are not over, the most that it may have.`, {
         code: "rate_limit_exceeded",
       });
     const job = store.db.together(() => {
-      const added = store.add(tenant, asked);
+      const added = store.add(id, tenant, asked);
       new JobRun(added, this.options).keepFiles();
       store.event(added.id, `Created fine-tuning job: ${added.id}`, {}, "created");
       return added;

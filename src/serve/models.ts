@@ -4,7 +4,6 @@
 import { existsSync, rmSync } from "node:fs";
 import { now } from "../base/clock.ts";
 import type { Primitives } from "../session/primitives.ts";
-import { savedTable } from "../session/saved-adapter.ts";
 import { modelNotFound } from "./errors.ts";
 import { seconds } from "./files.ts";
 import type { RecipeMaker } from "./job-recipe.ts";
@@ -24,13 +23,12 @@ export type ModelRow = {
 /** How names begin that no list has. */
 export const HIDDEN = "tinker-sampler:";
 
-/** An adapter that was asked for in this time stays at hand: its answer may be about to begin. */
-const RECENT_MS = 10_000;
-
 export class Models {
   /** When each adapter that is at hand was last asked for. */
   readonly #asked = new Map<string, number>();
   readonly #loading = new Map<string, Promise<void>>();
+  /** Uses of adapters that are under way: an answer may wait for long before it begins. */
+  readonly #uses = new Map<string, number>();
 
   constructor(
     private readonly db: Database,
@@ -73,12 +71,19 @@ export class Models {
     return this.db.get("SELECT 1 FROM models WHERE folder = ?", folder) !== null;
   }
 
-  /** Puts a model in the place of the one that has its name, which goes. */
+  /** Puts a model in the place of the one that has its name, which goes once that is in the tables. */
   replace(of: Pick<ModelRow, "name" | "tenant" | "folder" | "parent">): void {
     const before = this.known(of.name);
     if (before) this.db.run("UPDATE models SET name = ? WHERE seq = ?", `${HIDDEN}${before.seq}`, before.seq);
     this.add(of);
-    if (before) this.remove(before).catch(() => undefined); // fails where the stages are lost
+    if (before) queueMicrotask(() => this.removeReplaced()); // after the transaction, which may fail
+  }
+
+  /** Removes the models whose names others have taken. */
+  removeReplaced(): void {
+    const sql = "SELECT * FROM models WHERE name = ? || seq";
+    // Fails where the stages are lost.
+    for (const row of this.db.all<ModelRow>(sql, HIDDEN)) this.remove(row).catch(() => undefined);
   }
 
   /** Whether any tenant has the name. */
@@ -96,10 +101,26 @@ export class Models {
     if (!row.is_loaded) rmSync(row.folder, { recursive: true, force: true });
   }
 
-  /** The adapter's name among the primitives', where it is from now on; null for the base model. */
-  async atHand(row: ModelRow | null): Promise<string | null> {
-    if (row === null) return null;
+  /**
+   * Does the work with the adapter's name among the primitives', where it stays until the work is done; null for the base
+   * model. Throws an ApiError 404 where the model is deleted.
+   */
+  async use<T>(row: ModelRow | null, work: (adapter: string | null) => Promise<T>): Promise<T> {
+    if (row === null) return await work(null);
     const adapter = adapterOf(row);
+    this.#uses.set(adapter, (this.#uses.get(adapter) ?? 0) + 1);
+    try {
+      await this.#ready(adapter, row);
+      return await work(adapter);
+    } finally {
+      const left = this.#uses.get(adapter)! - 1;
+      if (left === 0) this.#uses.delete(adapter);
+      else this.#uses.set(adapter, left);
+    }
+  }
+
+  async #ready(adapter: string, row: ModelRow): Promise<void> {
+    if (this.db.get("SELECT 1 FROM models WHERE seq = ?", row.seq) === null) throw modelNotFound(row.name);
     this.#asked.set(adapter, now());
     if (!this.engine.has(adapter)) {
       if (!existsSync(row.folder)) throw modelNotFound(row.name);
@@ -111,14 +132,13 @@ export class Models {
         this.#loading.delete(adapter);
       }
     } else await this.#loading.get(adapter);
-    return adapter;
   }
 
   async #load(adapter: string, { folder, tenant }: ModelRow): Promise<void> {
-    const recipe = this.recipes.ofSaved(adapter, savedTable(folder, this.engine.plan.spec));
+    const recipe = this.recipes.ofFolder(adapter, folder, this.engine.plan.spec);
     await this.engine.add(recipe, undefined, tenant);
-    const isOld = ([name, asked]: readonly [string, number]) => this.engine.has(name) && now() - asked > RECENT_MS;
-    const others = [...this.#asked].filter(isOld).sort(([, a], [, b]) => a - b);
+    const isUnused = ([name]: readonly [string, number]) => this.engine.has(name) && !this.#uses.has(name);
+    const others = [...this.#asked].filter(isUnused).sort(([, a], [, b]) => a - b);
     for (const [name] of others.slice(0, Math.max(0, this.#asked.size - this.most))) {
       this.#asked.delete(name);
       void this.engine.remove(name); // after the answers that use it

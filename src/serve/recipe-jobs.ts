@@ -10,6 +10,7 @@ import type { ServeConfig } from "./config.ts";
 import { badRequest, notFound } from "./errors.ts";
 import type { FileRow, Files } from "./files.ts";
 import type { RecipeMaker } from "./job-recipe.ts";
+import type { Asked } from "./job-store.ts";
 import type { Jobs } from "./jobs.ts";
 import { jobObject } from "./openai/jobs.ts";
 import type { Call, Route } from "./router.ts";
@@ -40,7 +41,7 @@ export type RecipeJobsOptions = {
 export function recipeJobRoutes({ jobs, files, recipes, config }: RecipeJobsOptions): Route[] {
   const { organization } = config.server;
 
-  const create = async ({ tenant, json }: Call): Promise<Response> => {
+  const create = async ({ tenant, json, request }: Call): Promise<Response> => {
     const body = await json(CreateRecipeJob);
     requireSame("model.precision", body.precision, config.model.precision);
     requireSame("run.tokens_per_microbatch", body.tokens_per_microbatch, config.run.tokens_per_microbatch ?? null);
@@ -49,11 +50,12 @@ export function recipeJobRoutes({ jobs, files, recipes, config }: RecipeJobsOpti
     const asked = { adapter: body.adapter, train: named("train", train), eval: named("eval", held) };
     const [recipe] = recipes.parsed(recipes.ofRecipe("probe", config.folder, asked)).adapters;
     const { epochs, batchSize, accumulation, seed } = recipe!;
-    const job = jobs.create(tenant, {
+    const of: Asked = {
       ...{ n_epochs: epochs ?? 1, batch_size: batchSize * accumulation, learning_rate_multiplier: 1, beta: null },
       ...{ model: config.name, training_file: body.train[0]!, validation_file: body.eval[0] ?? null },
       ...{ suffix: body.name, seed, method: isPaired(recipe!) ? "dpo" : "supervised", metadata: null, recipe: asked },
-    });
+    };
+    const job = jobs.create(tenant, of, request.headers.get("idempotency-key"));
     return Response.json(jobObject(job, organization));
   };
 

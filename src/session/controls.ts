@@ -1,6 +1,7 @@
 // Runtime controls: pause, resume and stop adapters, add new ones and copies, report their status. Adapters leave their slots
 // between two steps.
 
+import { sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import type { AdapterStatus } from "../bus/control.ts";
@@ -25,10 +26,14 @@ export type ControlsOptions = {
   readonly fork: (adapter: AdapterState) => void;
   /** Admits adapters that may have a slot now. */
   readonly settle: () => void;
+  /** The likeliest token after these, by the adapter in a slot. */
+  readonly nextToken: (slot: number, ids: readonly number[]) => Promise<number>;
 };
 
 /** Counts from 1: the step that the rows are of. */
 export type LatestRows = { readonly step: number; readonly rows: readonly Row[] };
+/** `step`: of the weights that found it. */
+export type FoundToken = { readonly token: number; readonly step: number };
 
 export class Controls {
   constructor(private readonly options: ControlsOptions) {}
@@ -56,6 +61,28 @@ export class Controls {
     const { latestRows, data, rollouts, begun } = this.#find(name);
     const rows = rollouts?.rows ?? data.train;
     return latestRows.length === 0 ? null : { step: begun, rows: latestRows.map((row) => rows[row]!) };
+  }
+
+  /** Adapters that can be asked for a token now. */
+  get answering(): string[] {
+    return this.options.all.filter(isAnswering).map(({ plan }) => plan.name);
+  }
+
+  /**
+   * The likeliest token after these, by an adapter as it is between two of its steps. Throws a RequestError, `control.prompt`,
+   * where it is not on the stages.
+   */
+  async nextToken(name: string, ids: readonly number[]): Promise<FoundToken> {
+    const adapter = this.#find(name);
+    while (isAnswering(adapter) && adapter.step !== null) await sleep(1); // some stages have made the step, and others have not
+    if (!isAnswering(adapter))
+      throw new RequestError(
+        "control.prompt",
+        `'${name}' is not on the stages now, so it cannot answer`,
+        "ask it while it trains, or use mlora generate with what it has saved",
+      );
+    const { slot, steps: step } = adapter;
+    return { token: await this.options.nextToken(slot!, ids), step };
   }
 
   /** All names that are taken, also by copies that are still to be made. */
@@ -186,6 +213,7 @@ function stateOf(adapter: AdapterState): string {
   return adapter.isPaused && adapter.status === "waiting" ? "paused" : STATES[adapter.status];
 }
 
+const isAnswering = ({ status }: AdapterState): boolean => status === "active" || status === "evaluating";
 const canPause = ({ status, nextStatus, isPaused }: AdapterState): boolean =>
   status !== "ended" && nextStatus !== "ended" && !isPaused;
 const stepsText = ({ steps, begun }: AdapterState): string => `step ${Math.max(steps, begun)}`;

@@ -9,7 +9,7 @@ import { lacking, lateAdapters } from "../plan/late-adapters.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import { removeStored } from "./checkpoints.ts";
-import { type Controls, ending, type LatestRows } from "./controls.ts";
+import { type Controls, ending, type FoundToken, type LatestRows } from "./controls.ts";
 import { checkReadable } from "./granted.ts";
 import { checkAdded, type ForkRequest, forkRequest } from "./late-requests.ts";
 import { planOn, type Request, readRequest, summariesOf, withLocalModel } from "./prepare.ts";
@@ -86,6 +86,16 @@ export class RunAdapters {
   /** Rows of the micro-batch of an adapter that has begun last; null where there is none, or no stages are open. */
   latestRows(name: string): LatestRows | null {
     return this.#attended?.training.controls.latestRows(name) ?? null;
+  }
+
+  /** Adapters that can be asked for a token now. */
+  get answering(): readonly string[] {
+    return this.#attended?.training.controls.answering ?? [];
+  }
+
+  /** The likeliest token after these by an adapter as it is now. Throws RequestErrors. */
+  async nextToken(name: string, ids: readonly number[]): Promise<FoundToken> {
+    return await this.#attend().training.controls.nextToken(name, ids);
   }
 
   /** Tokens that are still to be trained. */

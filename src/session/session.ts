@@ -15,12 +15,13 @@ import { claimOutput } from "../files/output.ts";
 import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/plan.ts";
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
-import type { LatestRows } from "./controls.ts";
+import type { FoundToken, LatestRows } from "./controls.ts";
 import { type Estimate, keepRunSpeed, knownEstimate } from "./estimate.ts";
 import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
 import { type LiveSpan, LiveSpans } from "./live-spans.ts";
+import { tokensBefore } from "./next-token.ts";
 import { type Notifier, notifierOf } from "./notify.ts";
 import { checkMetrics } from "./own-metrics.ts";
 import { localDevices, planOn, readRequest, specFor, withLocalModel } from "./prepare.ts";
@@ -244,6 +245,19 @@ export class Session implements AsyncDisposable {
   /** The rows that an adapter trains on now, as their tokens; null before its first step, and while stages are opened. */
   rows(adapter: string): LatestRows | null {
     return this.#job.adapters.latestRows(adapter);
+  }
+
+  /** Adapters that can be asked for a token now, and how many tokens it may follow at most. */
+  answering(): { readonly adapters: readonly string[]; readonly most: number } {
+    return { adapters: this.#job.adapters.answering, most: tokensBefore(this.plan) };
+  }
+
+  /**
+   * The likeliest token after these, at most `answering().most`, by an adapter between two of its steps; nothing that is
+   * trained depends on it. Throws RequestErrors: `control.prompt` where the adapter is not on the stages.
+   */
+  nextToken(adapter: string, ids: readonly number[]): Promise<FoundToken> {
+    return this.#job.adapters.nextToken(adapter, ids);
   }
 
   /** What each stage has done in the last seconds; recorded while it is asked for. */

@@ -28,6 +28,10 @@ export type TextModel = {
   readonly folder: string;
 };
 
+/** A person's prompt as ids: a conversation where the model has a chat template. Throws RequestErrors. */
+export const promptOf = (texts: TextModel, prompt: string): readonly number[] =>
+  texts.hasChatTemplate ? texts.chatIds({ messages: [{ role: "user", content: prompt }] }, true) : texts.textIds(prompt);
+
 /** Reads the tokenizer and the ends of the model in `folder`. Throws RequestErrors. */
 export function openTextModel(folder: string): TextModel {
   readModelConfig(folder); // an adapter's folder has no tokenizer either: the error is about what it is

@@ -36,6 +36,7 @@ import { Executor } from "./executor.ts";
 import { Finisher } from "./finish.ts";
 import { Forks } from "./forks.ts";
 import { decideRungs } from "./halving.ts";
+import { nextToken } from "./next-token.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { scoreOf } from "./own-metrics.ts";
 import { RolloutMaker, rolloutSegment } from "./rollouts.ts";
@@ -186,6 +187,7 @@ export class Training {
       leave: (adapter, event) => this.#scheduler.leave(adapter, event),
       end: (adapter) => this.#end(adapter, "stopped"),
       fork: (adapter) => this.#forks.makeSaved(adapter),
+      nextToken: (slot, ids) => nextToken(bus, plan, slot, ids),
       settle: () => {
         this.#settle();
         this.#background.wake();

@@ -6,11 +6,12 @@ import { shortPath } from "../base/units.ts";
 import type { SessionEvent } from "../session/events.ts";
 import { earlierMetrics } from "../session/metrics.ts";
 import type { Session } from "../session/session.ts";
-import { openTextModel, type TextModel } from "../session/text-model.ts";
+import { openTextModel, promptOf, type TextModel } from "../session/text-model.ts";
+import { TextStream } from "../session/text-stream.ts";
 import { Board } from "./board.ts";
 import { rowsAnswer, spansAnswer, stageFacts } from "./live.ts";
 import type { Source } from "./source.ts";
-import type { ControlAsked, RunState } from "./wire.ts";
+import type { AnswerPiece, ControlAsked, RunState } from "./wire.ts";
 
 export type RunSource = Source & {
   /** Takes the session's events, from the first on. */
@@ -48,7 +49,7 @@ export function runSource(title: string, output: string): RunSource {
   });
   return {
     board,
-    abilities: ["pause", "stop", "stopAll", "fork", "rows", "spans", "link"],
+    abilities: ["pause", "stop", "stopAll", "fork", "rows", "spans", "answer", "link"],
     take: (event) => {
       if (event.type === "accepted") facts = { model: event.model.split("/").slice(-2).join("/"), device: event.device };
       takeEvent(board, event);
@@ -72,9 +73,55 @@ export function runSource(title: string, output: string): RunSource {
       return rowsAnswer(of.rows(adapter), texts);
     },
     spans: async () => spansAnswer(session ? await session.spans() : [], (name) => name),
-    models: () => [],
-    answer: () => Promise.reject(new RequestError("web.answer", "a run does not answer prompts", "use mlora generate")),
+    models: () => (session?.answering().adapters ?? []).map((name) => ({ name, label: name })),
+    async answer({ prompt, models, maxTokens }, got, signal) {
+      const of = open();
+      texts ??= openTextModel(of.plan.recipe.model.path);
+      const ids = promptOf(texts, prompt);
+      const { most } = of.answering();
+      if (ids.length > most)
+        throw new RequestError(
+          "web.answer",
+          `the prompt has ${ids.length} tokens; the run has room for ${most}`,
+          "use mlora generate with what an adapter has saved",
+        );
+      const asked = { texts, ids, maxTokens: Math.min(maxTokens, most - ids.length + 1), signal };
+      await Promise.all([...new Set(models)].map((model) => answerBy(of, model, asked, got)));
+    },
   };
+}
+
+type Asked = {
+  readonly texts: TextModel;
+  readonly ids: readonly number[];
+  readonly maxTokens: number;
+  readonly signal: AbortSignal;
+};
+
+/** The likeliest token after the others, again and again, each by the weights that the adapter has then. */
+async function answerBy(
+  session: Session,
+  model: string,
+  { texts, ids: prompt, maxTokens, signal }: Asked,
+  got: (piece: AnswerPiece) => void,
+): Promise<void> {
+  const text = new TextStream(texts.decode, []);
+  const ids = [...prompt];
+  const steps: number[] = [];
+  let end: "stop" | "length" | null = null;
+  while (end === null && !signal.aborted) {
+    const { token, step } = await session.nextToken(model, ids);
+    ids.push(token);
+    steps.push(step);
+    if (texts.stops.has(token)) end = "stop";
+    else {
+      got({ model, text: text.push(token).text, end: null });
+      if (ids.length - prompt.length >= maxTokens) end = "length";
+    }
+  }
+  const [first, last] = [steps[0], steps.at(-1)];
+  const note = `by the weights after step ${first === last ? first : `${first} to ${last}`}`;
+  if (end !== null) got({ model, text: text.end(), end, note });
 }
 
 function takeEvent(board: Board, event: SessionEvent): void {

@@ -90,5 +90,10 @@ export type ControlAsked =
   | { readonly action: "pause" | "resume" | "stop"; readonly adapter: string | null }
   | { readonly action: "fork"; readonly adapter: string; readonly name: string; readonly set: string };
 
-/** A piece of an answer; `model` is one of those asked. The last of each has an end. */
-export type AnswerPiece = { readonly model: string; readonly text: string; readonly end: string | null };
+/** A piece of an answer; `model` is one of those asked. The last of each has an end; `note`: what it was made with. */
+export type AnswerPiece = {
+  readonly model: string;
+  readonly text: string;
+  readonly end: string | null;
+  readonly note?: string;
+};

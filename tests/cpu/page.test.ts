@@ -6,13 +6,20 @@ import { loadRecipe } from "../../src/recipe/load.ts";
 import { openRunPage, pagePlace } from "../../src/serve/run-page.ts";
 import { openSession } from "../../src/session/session.ts";
 import { runSource } from "../../src/web/run-source.ts";
-import type { RowsAnswer, SpansAnswer } from "../../src/web/wire.ts";
+import type { AnswerPiece, RowsAnswer, SpansAnswer } from "../../src/web/wire.ts";
 import { askPage, watch } from "../helpers/page.ts";
 import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 import { chatRows, jsonOf, KEYS, serverFolder, startServer, upload } from "../helpers/server.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
+
+type Piece = Partial<AnswerPiece> & { readonly error?: { readonly message: string } };
+/** What an answer came in. */
+async function piecesOf(response: Promise<Response>): Promise<Piece[]> {
+  const blocks = (await (await response).text()).split("\n\n");
+  return blocks.flatMap((block) => (block.startsWith("data: {") ? [JSON.parse(block.slice(6))] : []));
+}
 
 /** A run with a page, as `mlora run --web` opens it. */
 async function openWatched(path: string) {
@@ -52,6 +59,16 @@ test("a run that is watched comes to the bytes of one that is not, and its page 
     expect(all.endsWith(learned[0]!)).toBe(true);
   }
 
+  const question = { prompt: "What is 4 + 1?", models: ["a0", "a3"], max_tokens: 5 };
+  const pieces = await piecesOf(askPage(page.url, "/page/answer", question));
+  for (const name of ["a0", "a3"]) {
+    const own = pieces.filter(({ model }) => model === name);
+    expect(own.length).toBeGreaterThan(0);
+    expect(own.at(-1)).toMatchObject({ end: expect.any(String), note: expect.stringMatching(/^by the weights after step \d/) });
+    expect(own.slice(0, -1).every(({ end }) => end === null)).toBe(true);
+  }
+  expect((await askPage(page.viewUrl, "/page/answer", question)).status).toBe(403);
+
   const spansOf = async () => (await jsonOf(askPage(page.viewUrl, "/page/spans"))) as SpansAnswer;
   let spans = await spansOf();
   for (const end = performance.now() + 60_000; !spans.stages.every((of) => of.length > 4); spans = await spansOf())
@@ -81,6 +98,42 @@ test("a run that is watched comes to the bytes of one that is not, and its page 
     // What came bit by bit ends where the whole does.
     expect(viewer.adapters.get(name)!.points.at(-1)![0]).toBe(points.at(-1)![0]);
   }
+});
+
+test("an adapter of a run answers as mlora generate does with its weights, while it trains", async () => {
+  const still = '[[adapter]]\nname = "still"\nlearning_rate = 1e-30\nsteps = 100000\n';
+  const head = `[model]\npath = "../model"\n[run]\noutput = "out"\ndevice = "cpu"\n[defaults]\ndata = { train = "rows.jsonl" }\n`;
+  const path = place.project(`${head}${still}`, SUMS);
+  const { page, session } = await openWatched(path);
+  await using _page = page;
+  await using _session = session;
+  await using viewer = await watch(page.url);
+  await viewer.until(() => (viewer.adapters.get("still")?.step ?? 0) >= 1);
+  const { models } = await jsonOf(askPage(page.url, "/page/models"));
+  expect(models).toEqual([{ name: "still", label: "still" }]);
+  const ask = (prompt: string, name = "still") =>
+    piecesOf(askPage(page.url, "/page/answer", { prompt, models: [name], max_tokens: 8 }));
+  for (const prompt of ["1 + 1?", "why?"]) {
+    const text = (await ask(prompt)).map((piece) => piece.text).join("");
+    const generated = await place.mlora(
+      "generate",
+      place.model,
+      "--device",
+      "cpu",
+      "--max-new-tokens",
+      "8",
+      "--prompt",
+      prompt,
+    );
+    expect(text).toBe(generated.out.replace(/\n$/, ""));
+  }
+  expect(await ask("long ".repeat(500))).toMatchObject([
+    { error: { message: expect.stringContaining("the run has room for") } },
+  ]);
+  expect(await ask("1", "none")).toMatchObject([{ error: { message: expect.stringContaining("no adapter 'none'") } }]);
+  session.pause("still");
+  await viewer.until(() => viewer.adapters.get("still")!.state === "paused");
+  expect(await ask("1")).toMatchObject([{ error: { message: expect.stringContaining("mlora generate") } }]);
 });
 
 test("a run is paused, resumed, forked and stopped by its page, and continued with the curves that it had", async () => {

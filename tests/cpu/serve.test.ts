@@ -1,7 +1,7 @@
 // `mlora serve` as a process: what survives a kill, and what a client can do to it.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { loadRecipe } from "../../src/recipe/load.ts";
@@ -25,8 +25,8 @@ const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
 
 const weightsIn = (folder: string): string => readFileSync(join(folder, "adapter_model.safetensors")).toString("base64");
-const create = (server: Started, body: object) =>
-  jsonOf(server.ask("/v1/fine_tuning/jobs", { json: { model: "local/tiny", ...body } }));
+const create = (server: Started, body: object, headers: Record<string, string> = {}) =>
+  jsonOf(server.ask("/v1/fine_tuning/jobs", { json: { model: "local/tiny", ...body }, headers }));
 const allEvents = async ({ ask }: Started, id: string) =>
   (await jsonOf(ask(`/v1/fine_tuning/jobs/${id}/events?limit=1000`))).data;
 
@@ -44,11 +44,19 @@ test("a server that is killed again and again loses nothing, does nothing twice,
       validation_file: (await upload(server.ask, chatRows(3, 50))).id,
     }),
   ];
+  const named = { "idempotency-key": "once" };
+  const asked = { training_file: file.id, method, suffix: "once" };
+  const once = await create(server, asked, named);
+  expect(await create(server, asked, named)).toMatchObject({ id: once.id, seed: once.seed });
+  expect((await create(server, { ...asked, suffix: "other" }, named)).error.code).toBe("idempotency_key_reused");
+  expect((await jsonOf(server.ask("/v1/fine_tuning/jobs"))).data.length).toBe(3);
+  await server.ask(`/v1/fine_tuning/jobs/${once.id}/cancel`, { method: "POST" });
   await server.ask(`/v1/files/${file.id}`, { method: "DELETE" }); // the jobs keep theirs
   const state = join(folder, "state");
   const at = (id: string) => join(state, "jobs", id);
   await jobUntil(server.ask, jobs[0].id, (status) => status !== "validating_files");
   cpSync(at(jobs[0].id), join(place.root, "copy"), { recursive: true });
+  mkdirSync(join(at(jobs[0].id), "step-9999")); // as a kill leaves weights that are no model yet, or no more
   for (const steps of [1, 40, 100]) {
     await eventually(
       async () => (await allEvents(server, jobs[0].id)).filter((of: { type: string }) => of.type === "metrics").length >= steps,
@@ -67,6 +75,8 @@ test("a server that is killed again and again loses nothing, does nothing twice,
     const messages = events.map((of: { message: string }) => of.message);
     expect(new Set(messages).size).toBe(messages.length);
   }
+  const folders = readdirSync(at(jobs[0].id)).filter((name) => /^(model|step-)/.test(name));
+  expect(folders.length).toBe(3); // the model and two checkpoints before it
   const usage = await jsonOf(server.ask("/v1/usage"));
   const done = await Promise.all(jobs.map(({ id }) => jsonOf(server.ask(`/v1/fine_tuning/jobs/${id}`))));
   expect(usage.data[0].trained_tokens).toBe(done[0].trained_tokens + done[1].trained_tokens);

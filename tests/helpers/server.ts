@@ -90,10 +90,10 @@ function freePort(): number {
   return port!;
 }
 
-/** Asks until it holds; throws where that takes more than a minute. */
-export async function eventually(is: () => Promise<boolean> | boolean): Promise<void> {
-  for (const end = performance.now() + 60_000; !(await is()); await Bun.sleep(30))
-    if (performance.now() > end) throw new Error("it did not come to be so within a minute");
+/** Asks until it holds; throws where that takes longer than `ms`. */
+export async function eventually(is: () => Promise<boolean> | boolean, ms = 60_000): Promise<void> {
+  for (const end = performance.now() + ms; !(await is()); await Bun.sleep(30))
+    if (performance.now() > end) throw new Error(`it did not come to be so within ${ms / 1000} s`);
 }
 
 /** The JSON of an answer, of which tests know the form. */

@@ -57,6 +57,8 @@ export class TinkerCaller {
   constructor(
     public ask: Asking,
     private readonly key: Key = "one",
+    /** How long a request is repeated, in ms. */
+    private readonly patience = 60_000,
   ) {}
 
   /** A request, repeated until a server answers, as clients do. */
@@ -69,7 +71,7 @@ export class TinkerCaller {
     await eventually(async () => {
       response = await this.ask(`/api/v1/${path}`, { key: this.key, ...init }).catch(() => null);
       return response !== null && response.status < 500;
-    });
+    }, this.patience);
     return response!;
   }
 
@@ -103,7 +105,7 @@ export class TinkerCaller {
     await eventually(async () => {
       response = await this.post("retrieve_future", { request_id: id, allow_metadata_only: false });
       return response.status !== 408;
-    });
+    }, this.patience);
     return response!;
   }
 

@@ -15,11 +15,11 @@ import { hyperparametersFor } from "../../src/serve/job-recipe.ts";
 import { csvOf } from "../../src/serve/job-run.ts";
 import { openKeys } from "../../src/serve/keys.ts";
 import { boundaryOf, readMultipart } from "../../src/serve/multipart.ts";
-import { TextStream } from "../../src/serve/openai/text-stream.ts";
 import { checkTrainingFile } from "../../src/serve/openai/training-file.ts";
 import { Rates } from "../../src/serve/rates.ts";
 import { pagePlace } from "../../src/serve/run-page.ts";
 import { Database, TABLES } from "../../src/serve/store.ts";
+import { TextStream } from "../../src/session/text-stream.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-serve-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));

@@ -6,11 +6,11 @@ import { randomSeed } from "../../base/secret.ts";
 import { logProb, topOf } from "../../session/distribution.ts";
 import type { Primitives, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
+import { TextStream } from "../../session/text-stream.ts";
 import { ApiError, badRequest } from "../errors.ts";
 import type { Models } from "../models.ts";
 import type { Rates } from "../rates.ts";
 import type { Usage } from "../usage.ts";
-import { TextStream } from "./text-stream.ts";
 
 export type AnswersOptions = {
   readonly engine: Primitives;
@@ -104,12 +104,12 @@ export async function prepareAnswers(
   const seed = Number(BigInt.asUintN(32, BigInt(body.seed ?? randomSeed())));
   const sampling = { temperature: body.temperature ?? 1, topP: body.top_p ?? 1, topK: Math.max(0, body.top_k ?? 0) };
   const stops = body.stop == null ? [] : typeof body.stop === "string" ? [body.stop] : body.stop;
-  const adapter = await models.atHand(row);
+  await models.use(row, () => Promise.resolve()); // a fault of it is an answer's status
   const most = prompts.reduce((sum, { length }) => sum + length + n * (maxTokens ?? room - length), 0);
   const giveBack = rates.take(tenant, most);
   let completed = 0;
 
-  const choose = async (choice: number, got: (piece: Piece) => void, signal: AbortSignal): Promise<void> => {
+  const choose = async (adapter: string | null, choice: number, got: (piece: Piece) => void, signal: AbortSignal) => {
     const prompt = prompts[Math.floor(choice / n)]!;
     const stream = new TextStream(texts.decode, stops);
     const stop = new AbortController();
@@ -153,14 +153,19 @@ export async function prepareAnswers(
     async run(got, signal) {
       const failed = new AbortController();
       const both = AbortSignal.any([signal, failed.signal]);
-      const all = Array.from({ length: choices }, (_, choice) => choose(choice, got, both));
-      for (const of of all) of.catch((error) => failed.abort(error)); // the others end, too
-      await Promise.allSettled(all);
+      const all: Promise<void>[] = [];
+      const using = models.use(row, async (adapter) => {
+        all.push(...Array.from({ length: choices }, (_, choice) => choose(adapter, choice, got, both)));
+        for (const of of all) of.catch((error) => failed.abort(error)); // the others end, too
+        await Promise.allSettled(all);
+      });
+      await Promise.allSettled([using]);
       const completion_tokens = completed;
       const prompt_tokens = prompts.reduce((sum, { length }) => sum + length, 0);
       // Also of an answer that failed, or that its client has left.
       usage.add(tenant, body.model, { requests: 1, prompt_tokens, completion_tokens });
       giveBack(most - prompt_tokens - completion_tokens);
+      await using;
       await Promise.all(all);
       return { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
     },

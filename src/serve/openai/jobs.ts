@@ -84,7 +84,7 @@ export type JobRoutesOptions = {
 export function jobRoutes({ jobs, store, files, models, organization }: JobRoutesOptions): Route[] {
   const answer = (job: JobRow) => Response.json(jobObject(job, organization));
 
-  const create = async ({ tenant, json }: Call): Promise<Response> => {
+  const create = async ({ tenant, json, request }: Call): Promise<Response> => {
     const body = await json(CreateJob);
     const method = body.method?.type ?? "supervised";
     if (method === "reinforcement")
@@ -109,7 +109,7 @@ export function jobRoutes({ jobs, store, files, models, organization }: JobRoute
         );
     const numbers = (given ?? body.hyperparameters ?? {}) as v.InferOutput<typeof Dpo>;
     const { n_epochs, batch_size, learning_rate_multiplier, beta } = numbers;
-    const job = jobs.create(tenant, {
+    const asked = {
       ...hyperparametersFor(Math.max(1, training.lines), {
         n_epochs: n_epochs ?? "auto",
         batch_size: batch_size ?? "auto",
@@ -120,11 +120,12 @@ export function jobRoutes({ jobs, store, files, models, organization }: JobRoute
       suffix: body.suffix ?? "",
       seed: body.seed ?? randomSeed(),
       metadata: body.metadata ?? null,
-    });
-    for (const { type } of body.integrations ?? [])
-      store.event(job.id, `The integration '${type}' is not served: events and the result file have all metrics`, {
-        level: "warn",
-      });
+    };
+    const job = jobs.create(tenant, asked, request.headers.get("idempotency-key"));
+    for (const { type } of body.integrations ?? []) {
+      const text = `The integration '${type}' is not served: events and the result file have all metrics`;
+      store.event(job.id, text, { level: "warn" }, `integration ${type}`);
+    }
     return answer(job);
   };
 

@@ -37,6 +37,7 @@ export class Checkpoints {
 
   /** Removes what a kill has left. */
   begin(): void {
+    this.models.removeReplaced();
     const known = new Set(this.store.checkpoints({}).map(({ folder }) => folder));
     for (const name of readdirSync(this.folder)) {
       const folder = join(this.folder, name);

@@ -6,10 +6,10 @@ import { range } from "../../base/shape.ts";
 import { distributionOf, type Sampling } from "../../session/distribution.ts";
 import type { Primitives, Row, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
+import { TextStream } from "../../session/text-stream.ts";
 import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";
-import { TextStream } from "../openai/text-stream.ts";
 import type { Rates } from "../rates.ts";
 import type { Usage } from "../usage.ts";
 import { read, Sample, SampleAddress } from "./asked.ts";
@@ -129,9 +129,10 @@ export class Samples {
     const maxTokens = params.max_tokens ?? room - prompt.length;
     if (prompt.length + maxTokens > room || maxTokens < 1)
       throw badRequest(`The prompt has ${prompt.length} tokens, and ${maxTokens} may follow: a sequence has ${room} at most.`);
-    const adapter = await models.atHand(this.#modelOf(sampler));
-    const scored = await this.#score(adapter, prompt, asked);
-    const sequences = await Promise.all(range(n).map((i) => this.#one(adapter, row, prompt, asked, maxTokens, i)));
+    const { scored, sequences } = await models.use(this.#modelOf(sampler), async (adapter) => ({
+      scored: await this.#score(adapter, prompt, asked),
+      sequences: await Promise.all(range(n).map((i) => this.#one(adapter, row, prompt, asked, maxTokens, i))),
+    }));
     const completed = sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
     const used = { requests: 1, prompt_tokens: prompt.length, completion_tokens: completed };
     this.#giveBack.get(row.id)?.(prompt.length + completed);

@@ -56,6 +56,7 @@ export class Answers {
       box.addEventListener("change", () => this.#bound());
       return h("label", { title: name }, box, label);
     });
+    setText(first, boxes.length > 0 ? "Answered by" : "No adapter trains now, so none can answer");
     this.#models.replaceChildren(first, ...boxes);
     this.#bound();
   }
@@ -92,6 +93,7 @@ export class Answers {
         const text = texts.get(piece.model)!;
         text.append(piece.text);
         if (piece.end !== null) text.dataset["end"] = piece.end;
+        if (piece.note) text.after(h("small", {}, piece.note));
       }
     } catch (error) {
       if (!this.#stop.signal.aborted) this.failed(error);
