@@ -145,6 +145,7 @@ async function runTests(files: readonly string[]): Promise<(Report & { readonly 
   if (files.length > 1 && !files[0]!.startsWith(GPU)) flags.push(`--parallel=${availableParallelism()}`);
   const child = Bun.spawn([BUN, "--no-orphans", "test", ...flags, ...files.map((file) => `./${file}`)], {
     cwd: ROOT,
+    env: { ...process.env, MLORA_CACHE: join(work, "cache") }, // what earlier runs left is not in the way
     stdin: "ignore",
     stdout: "inherit",
     stderr: "inherit",
