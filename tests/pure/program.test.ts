@@ -8,7 +8,7 @@ import { resolve } from "../../src/engine/program.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { Operation } from "../../src/families/definition.ts";
 import { GROUPS, type Group, modulePath } from "../../src/families/linears.ts";
-import { FAMILIES, FAMILY_NAMES, familyOf } from "../../src/families/registry.ts";
+import { FAMILY_NAMES, familyOf } from "../../src/families/registry.ts";
 import type { Link } from "../../src/link/link.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { randomFill, randomTokens, tinyFamilies, tinySizes } from "../helpers/tiny.ts";
@@ -92,10 +92,14 @@ test.each<[string, readonly Operation[]]>([
   expect(() => resolve(operations, 0, 8)).toThrow(message);
 });
 
-test("a group is the same in all families, and an architecture of one", () => {
+test("a group is the same in all families, and families before the last of an architecture say which configs are theirs", () => {
   const all = FAMILY_NAMES.map((family) => familyOf({ family }));
   for (const { groups } of all)
     for (const [group, paths] of Object.entries(groups)) expect(paths).toEqual(GROUPS[group as Group].map(modulePath));
-  const architectures = Object.values(FAMILIES).flatMap((family) => family.architectures as readonly string[]);
-  expect(new Set(architectures).size).toBe(architectures.length);
+  const ofArchitecture = Map.groupBy(
+    all.flatMap((family) => family.architectures.map((name) => ({ name, family }))),
+    ({ name }) => name,
+  );
+  for (const [name, families] of ofArchitecture)
+    for (const { family } of families.slice(0, -1)) expect([name, family.isFor]).toEqual([name, expect.any(Function)]);
 });
