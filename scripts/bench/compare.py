@@ -76,9 +76,9 @@ def main() -> None:
         cells = (now, args.commit, machine(), adapters, ours.rounds, *speeds, *peaks, *times, by["peft"][0]["torch"])
         rows.append(f"| {' | '.join(map(str, cells))} |\n")
     if args.write:
-        new = not args.write.exists()
-        with args.write.open("a") as file:
-            file.write((HEAD if new else "") + "".join(rows))
+        lines = (args.write.read_text() if args.write.exists() else HEAD).splitlines(keepends=True)
+        last = max(i for i, line in enumerate(lines) if line.startswith("|") and line.endswith("|\n") and "CPU" not in line)
+        args.write.write_text("".join([*lines[: last + 1], *rows, *lines[last + 1 :]]))
 
 
 if __name__ == "__main__":
