@@ -129,7 +129,7 @@ needs("nats")("over a server", () => {
     });
     link[Symbol.dispose]();
     expect(await other.exited).toBe(0);
-  }, 60_000);
+  });
 
   test("two processes of this machine take shared memory, and say why nothing better", async () => {
     const capacity = { slots: 2, slotBytes: MIB };

@@ -48,7 +48,7 @@ needs("nats")("a run whose devices refuse memory", () => {
       expect(err).toMatch(notice);
       for (const i of ADAPTERS) expect(leftOf(outputOf(path), `a${i}`)).toEqual(leftOf(outputOf(undisturbed), `a${i}`));
     },
-    60_000,
+    180_000,
   );
 
   test("says what it needs where nothing less will do", async () => {

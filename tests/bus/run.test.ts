@@ -197,7 +197,7 @@ needs("nats")("a run over several processes", () => {
     await until("more steps", 60_000, () => steps() > before + 5);
     child.kill("SIGINT");
     expect([await child.exited, await child.stderr.text()]).toEqual([1, expect.stringContaining("stopped before the end")]);
-  }, 60_000);
+  });
 
   test("the server's token is in no argument and no environment of any process of the run", async () => {
     const path = place.project(forever(recipe([0, 1])), SUMS);

@@ -142,7 +142,7 @@ needs("nats")("a request", () => {
     finish.resolve("b: continues from a");
     for (let i = 0; i < 2; i++) expect(await ask(async () => undefined)).toBe("b: continues from a");
     expect([done, refused]).toEqual([1, []]);
-  }, 60_000);
+  });
 });
 
 needs("nats")("a run under way", () => {
@@ -200,7 +200,7 @@ needs("nats")("a run under way", () => {
     }
     await end(run);
     expect(readFileSync(mark, "utf8")).toBe(`run ${path}\n`); // it took effect, in the process that was started with it
-  }, 60_000);
+  });
 
   test.each(["asked", "answered"])(
     "answers a question whose server is gone before it was %s, from its next server",

@@ -48,7 +48,7 @@ describe("an adapter of answers that end otherwise than the model's texts", () =
     const ran = await place.mlora("run", path);
     expect({ code: ran.code, err: ran.err }).toEqual({ code: 0, err: expect.stringContaining(`notice: ${notice}`) });
     expect(metrics(out, "evaluation").at(-1)).toMatchObject({ exact: 2, rows: 2 });
-  }, 60_000);
+  });
 
   test("ends there in generate, which counts it as the run does", async () => {
     const { code, out: said, err } = await place.mlora("generate", path, "--json", "--max-new-tokens", "12");
@@ -60,7 +60,7 @@ describe("an adapter of answers that end otherwise than the model's texts", () =
     expect(lines.map(({ text, end, tokens, exact }) => ({ text, end, tokens, exact }))).toEqual(
       ["3", "4"].map((text) => ({ text, end: "stop", tokens: 2, exact: true })),
     );
-  }, 60_000);
+  });
 
   test("makes a merged model that stops there, and at the base model's own", async () => {
     const { code, err } = await place.mlora("export", join(out, "x"), "--output", at("merged"));
@@ -69,7 +69,7 @@ describe("an adapter of answers that end otherwise than the model's texts", () =
       eos_token_id: [SYSTEM, END],
       pad_token_id: 0,
     });
-  }, 60_000);
+  });
 });
 
 test("a merged model that needs nothing new keeps its generation_config.json; one without gets config.json's tokens with the end", async () => {
@@ -89,7 +89,7 @@ test("a merged model that needs nothing new keeps its generation_config.json; on
   expect(kept.err).not.toContain("eos_token_id");
   expect((await merged(none, "merged-none")).config).toEqual({ bos_token_id: 257, eos_token_id: [SYSTEM, END] });
   expect(stopTokens(at("merged-none"))).toEqual([SYSTEM, END]);
-}, 90_000);
+});
 
 test("a prompt whose end is another token when its completion follows is counted and told", async () => {
   const model = otherEnd("merging", {});

@@ -140,7 +140,7 @@ targets = ["q_proj", "down_proj"]
         expect(Math.abs((fresh!["loss"] as number) - after)).toBeLessThan(tolerance);
       }
     }
-  }, 60_000);
+  });
 
   for (const [what, more, scale] of [
     ["alpha / rank", { rank: 3, alpha: 6 }, 2],
@@ -172,7 +172,7 @@ targets = ["q_proj", "down_proj"]
             if (!name.includes("_proj")) expect(worst, name).toBe(0);
           }
         }
-      }, 120_000);
+      });
 
   test("has the base's other files, its config with the type that is stored, and no tensor that the base has not", async () => {
     const base = at("furnished");
@@ -204,7 +204,7 @@ targets = ["q_proj", "down_proj"]
     const names = Object.keys(JSON.parse(header.subarray(8, 8 + Number(header.readBigUInt64LE(0))).toString()));
     expect(names.sort()).toEqual(["__metadata__", ...tensorShapes(spec).keys()].sort()); // tied: no lm_head
     expect(partsOf(to)).toEqual([]);
-  }, 120_000);
+  });
 
   test("is the same in many files", async () => {
     const adapter = writeAdapter("adapter-shards");
@@ -222,7 +222,7 @@ targets = ["q_proj", "down_proj"]
     expect(new Set(Object.values(index.weight_map))).toEqual(new Set(files));
     expect(index.metadata.total_size).toBe([...tensorShapes(spec).values()].reduce((all, shape) => all + 2 * sizeOf(shape), 0));
     expect(tensorsOf(many, spec)).toEqual(tensorsOf(one, spec));
-  }, 120_000);
+  });
 
   test("that reads otherwise than it was computed is reported", () => {
     const adapter = readPeftAdapter(writeAdapter("adapter-damage"), spec);
@@ -265,7 +265,7 @@ describe("refused, with nothing written,", () => {
     await refused([lost, ...to], "error[export.base]", join(lost, "adapter_config.json"), "'org/model-7b'", "--base");
     await refused([adapter, ...to, "--base", "nowhere"], "error[export.base]", "--base nowhere");
     await refused([adapter, ...to, "--base", adapter], "error[export.base]", "no config.json");
-  }, 120_000);
+  });
 
   test("is an output that holds something", async () => {
     const taken = at("taken");
@@ -279,7 +279,7 @@ describe("refused, with nothing written,", () => {
     symlinkSync(place.model, at("alias"));
     await refused([adapter, "--output", at("alias")], "error[export.output]", "the base model's own folder");
     expect(readdirSync(place.model)).toEqual(before);
-  }, 120_000);
+  });
 
   test("is an adapter of another model, a damaged one, or none", async () => {
     const other = writeAdapter("adapter-other", {}, { ...spec, layers: 3, intermediate: 64 });
@@ -299,14 +299,14 @@ describe("refused, with nothing written,", () => {
       "hint: name one adapter: ",
       `${join("output-of-two", "sums")}; or give --all`,
     );
-  }, 120_000);
+  });
 
   test("are flags that say nothing", async () => {
     await refused([adapter], "error[cli.flag]", "--output is missing");
     await refused([adapter, ...to, "--dtype", "fp8"], "error[cli.flag]", "--dtype is 'fp8'", "bf16, fp32");
     for (const size of ["0", "5 apples", "-1"])
       await refused([adapter, ...to, `--shard=${size}`], "error[cli.flag]", "--shard is");
-  }, 120_000);
+  });
 });
 
 test("killed while it writes, it leaves nothing under the final name; the next one clears up", async () => {
@@ -333,7 +333,7 @@ test("killed while it writes, it leaves nothing under the final name; the next o
   expect({ code, err }).toEqual({ code: 0, err: expect.not.stringContaining("error") });
   expect(partsOf(output)).toEqual([]);
   expect(tensorsOf(output, of).size).toBe(tensorShapes(of).size);
-}, 60_000);
+});
 
 test("--all merges every adapter of a run that has ended, to the bytes of each alone, and reads the base once", async () => {
   const run = at("run");
@@ -377,4 +377,4 @@ test("--all merges every adapter of a run that has ended, to the bytes of each a
   expect([gguf.code, gguf.err]).toEqual([2, expect.stringContaining("is a dora")]);
   expect((await place.mlora("export", run, "--all", "--output", at("ggufs2"), "--gguf", "q8_0")).code).toBe(0);
   expect(readdirSync(at("ggufs2")).sort()).toEqual(names.map((name) => `${name}.gguf`).sort());
-}, 60_000);
+});

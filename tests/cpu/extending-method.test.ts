@@ -57,7 +57,7 @@ test("its gradients and step are LoRA's for B, bit for bit, and leave A, which w
   expect(its.worst).toBeLessThan(1e-3);
   expect(its.gradNorm).toBeGreaterThan(0);
   expect(its.gradNorm).toBeLessThan(others.gradNorm);
-}, 60_000);
+});
 
 test("is trained from a recipe, exported as PEFT's LoRA with the A that it began with, and continued", async () => {
   const mlora = (...args: string[]) => copy.run(process.execPath, "src/main.ts", ...args);
@@ -84,7 +84,7 @@ name = "a"\nmethod = "lora_fa"\nrank = 4\nseed = 7\nweight_decay = 0.1\nlearning
   expect((await mlora("run", place.project(recipe(`from = "${folder}"\n`), rows)))[0]).toBe(0);
   const other = recipe(`from = "${folder}"\n`).replace("lora_fa", "dora");
   expect((await mlora("run", place.project(other, rows)))[0]).toBe(2);
-}, 120_000);
+});
 
 /** A VeRA whose b has another name, and a first value that is a key of the recipe. */
 const NAMED = {

@@ -101,7 +101,7 @@ test("a merged model says what base and adapter say, token for token", async () 
     const base = linesOf(await generate(place.model, ...parts));
     expect(base.map(({ text }) => text)).not.toEqual(of.map(({ text }) => text));
   }
-}, 60_000);
+});
 
 test("exact matches are those that the run counted", async () => {
   const recipe = place.project(
@@ -125,7 +125,7 @@ data = { train = "rows.jsonl", eval = "rows.jsonl" }
   const people = await generate(recipe, ...chosen("short"));
   expect(people.out).toContain("--- short: <|system|>Be brief.<|end|><|user|>What is 0 + 1?");
   expect(people.out).toContain("    expected: 1<|end|>");
-}, 60_000);
+});
 
 test("chance is the seed's", async () => {
   const args = [...chosen(folders[0]!), "--prompt", "Say", "--temperature", "1.2", "--top-p", "0.9", "--top-k", "50"];

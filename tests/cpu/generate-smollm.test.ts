@@ -68,11 +68,11 @@ needs("model")("SmolLM2", () => {
     expect(base.map(({ prompt }) => prompt)).toEqual(greedy.rows.map(({ ids }) => loadTokenizer(SMOLLM).decode(ids)));
     expect(told(base)).toEqual(greedy.rows.map((row) => shown(row.base)));
     expect(told(adapted)).toEqual(greedy.rows.map((row) => shown(row.adapted)));
-  }, 60_000);
+  });
 
   test("merged, it says the same", async () => {
     const merged = join(root, "merged");
     await mlora("export", adapter, "--output", merged, "--dtype", "fp32");
     expect(told(await said(merged))).toEqual(greedy.rows.map((row) => shown(row.adapted)));
-  }, 60_000);
+  });
 });

@@ -67,7 +67,7 @@ test("f32 has the values of the merged folder, with a tokenizer that is the base
   expect(keys(at("again.gguf"))).toEqual(keys(at("m.gguf")));
   for (const name of tensorShapes(spec).keys())
     expect(valuesOf(at("again.gguf"), own, name), name).toEqual(valuesOf(merged, spec, name));
-}, 60_000);
+});
 
 test.each(["f16", "bf16", "q8_0", "q4_k_m"])(
   "%s is close to the merged values",
@@ -107,7 +107,7 @@ test("the adapter alone has its factors, rows of q and k in pairs, and the scale
     const from = row - within + (within % 2) * half + Math.floor(within / 2);
     expect([...b.values.subarray(3 * row, 3 * row + 3)]).toEqual([...own.subarray(3 * from, 3 * from + 3)]);
   }
-}, 120_000);
+});
 
 test("what cannot be is one error, and leaves nothing", async () => {
   const dora = writeAdapter("dora", { method: "dora" });
@@ -133,4 +133,4 @@ test("what cannot be is one error, and leaves nothing", async () => {
   expect([code, err]).toEqual([1, expect.stringContaining("f16 ends at 65504")]);
   expect(existsSync(at("x.gguf"))).toBe(false);
   expect(readdirSync(place.root).sort()).toEqual(before);
-}, 60_000);
+});

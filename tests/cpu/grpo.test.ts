@@ -120,13 +120,13 @@ describe("alone, with others, in stages, and killed", () => {
     const { recipe, code, err } = await run(unlike([0, 1], "cpu") + adapters(STEPS).join(""));
     expect([code, err]).toEqual([0, expect.any(String)]);
     expectSame(recipe);
-  }, 60_000);
+  });
 
   test("so it does in two stages, with room for two adapters at once", async () => {
     const { recipe, code, err } = await run(head("stages = 2\nslots = 2") + adapters(STEPS).join(""));
     expect([code, err]).toEqual([0, expect.any(String)]);
     expectSame(recipe);
-  }, 60_000);
+  });
 
   test("killed in the middle, it is resumed to the same bytes", async () => {
     const recipe = place!.project(head("checkpoint = { steps = 1 }") + adapters(STEPS).join(""), FILES);
@@ -144,7 +144,7 @@ describe("alone, with others, in stages, and killed", () => {
     }
     expect(await place!.mlora("run", recipe)).toMatchObject({ code: 0 });
     expectSame(recipe);
-  }, 60_000);
+  });
 });
 
 describe("a reward that fails", () => {
@@ -155,7 +155,7 @@ describe("a reward that fails", () => {
     const { recipe, code, err } = await run(head() + one(STEPS));
     expect([code, err]).toEqual([0, expect.stringContaining("expected 8 rewards, found 1; it is asked again")]);
     expect(left(recipe, "g0")).toEqual(left(alone[0]!, "g0"));
-  }, 60_000);
+  });
 
   test("always stops its adapter alone, saved; the same command continues", async () => {
     const failing = head("checkpoint = { steps = 1 }") + one(STEPS) + adapters(STEPS)[2]!;
@@ -170,7 +170,7 @@ describe("a reward that fails", () => {
     (REWARDS as Record<string, unknown>)["other"] = other["share"];
     expect(await place!.mlora("run", recipe)).toMatchObject({ code: 0 });
     expect(left(recipe, "g0").weights).toBe(left(alone[0]!, "g0").weights);
-  }, 60_000);
+  });
 
   test("as a program is named with what it did, and one that is not there before anything begins", async () => {
     const program = (...command: readonly string[]) =>
@@ -182,7 +182,7 @@ describe("a reward that fails", () => {
       err: expect.stringContaining("there is no program"),
     });
     expect(await run(program("sh", "-c", "echo 1; exit 3"))).toMatchObject({ err: expect.stringContaining("sh ended with 3") });
-  }, 60_000);
+  });
 });
 
 test("rewards rise", async () => {
@@ -196,4 +196,4 @@ test("rewards rise", async () => {
   const rewards = left(recipe, "g0").steps.map((step) => step["reward"] as number);
   const mean = (of: readonly number[]) => sum(of) / of.length;
   expect(mean(rewards.slice(-3))).toBeGreaterThan(mean(rewards.slice(0, 3)) + 0.1);
-}, 60_000);
+});

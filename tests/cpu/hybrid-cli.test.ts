@@ -110,7 +110,7 @@ test("the plan lists what is not trained, adapters have PEFT's names, and a merg
   const [alone, whole] = [await say(model, "--adapter", adapter, "--json"), await say(merged, "--json")];
   expect([alone.code, whole.code]).toEqual([0, 0]);
   expect(JSON.parse(whole.out).text).toBe(JSON.parse(alone.out).text);
-}, 120_000);
+});
 
 test.each([
   ["dense", model, 40],

@@ -117,4 +117,4 @@ test("late devices change nothing that is reported or decided, nor any weight", 
     for (const { late } of devices) expect(late).toBeGreaterThan(50);
     expect(devices.at(-1)!.readings).toBeGreaterThan(2); // of several passes at once
   }
-}, 120_000);
+});

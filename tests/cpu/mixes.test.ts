@@ -125,4 +125,4 @@ test("30 mixes at random: the stage takes what the plan says, and trains in it",
     await stage.backward(0);
     expect(device.allocated).toBe(totalBytes(memory));
   }
-}, 60_000);
+});

@@ -54,7 +54,7 @@ test("a plan estimates, measures and then knows; nothing is left of the steps th
   expect([bad.code, bad.err]).toEqual([2, expect.stringContaining("--price is cheap")]);
   const brief = await mlora("plan", "short.toml", "--measure");
   expect(brief.code === 0 || brief.err.includes("error[plan.measure]")).toBe(true);
-}, 120_000);
+});
 
 test("a run says the truth next to what was expected, and evaluates as often as was counted", async () => {
   const { plan } = await planOf(loadRecipe(at("short.toml")));
@@ -70,7 +70,7 @@ test("a run says the truth next to what was expected, and evaluates as often as 
     const found = lines.map((line) => JSON.parse(line)).filter((of) => of.type === "evaluation" && of.adapter === adapter.name);
     expect(evaluationsOf(adapter), adapter.name).toBe(found.length);
   }
-}, 120_000);
+});
 
 test("operations grow with steps, evaluations and recomputation", async () => {
   const { plan } = await planOf(loadRecipe(at("short.toml")));

@@ -188,7 +188,7 @@ test("CIT's paraphrases may be conversations, and its answers are learned under 
   const total = (of: Contrast[], key: keyof Contrast) => of.reduce((all, step) => all + step[key], 0);
   expect(total(late!, "contrastive_loss")).toBeLessThan(0.5 * total(left!, "contrastive_loss"));
   expect(total(late!, "similarity_margin")).toBeGreaterThan(2 * total(left!, "similarity_margin"));
-}, 60_000);
+});
 
 test("conversations may stand for prompts: what both begin with is the prompt", async () => {
   const turn = (role: string, content: string) => ({ role, content });

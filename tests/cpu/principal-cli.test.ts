@@ -30,7 +30,7 @@ test("the plan shows the recipe's rank, what is frozen with it, and what is trai
   expect(told[0]).toEqual([4, 4, told[3][2]]);
   expect(told[1].slice(0, 2)).toEqual([3, 3]);
   expect((await place.mlora("plan", recipe)).out).toContain("4 + 4 frozen");
-}, 60_000);
+});
 
 test("each begins with the base's loss, learns, and is merged as generation has it with the base", async () => {
   const { code, err } = await place.mlora("run", recipe);
@@ -56,7 +56,7 @@ test("each begins with the base's loss, learns, and is merged as generation has 
     expect(await say(merged, ...words)).toBe(await say("--adapter", at(name), ...words));
   }
   expect((await place.mlora("generate", recipe, "--device", "cpu")).code).toBe(0);
-}, 120_000);
+});
 
 test("what was written is continued as a plain LoRA of twice the rank", async () => {
   const text = (rank: number) => `[model]\npath = "${place.model}"\nprecision = "fp32"\n[run]\noutput = "more"\ndevice = "cpu"
@@ -74,7 +74,7 @@ data = { train = "rows.jsonl", eval = "rows.jsonl" }\n`;
         .at(which)!["loss"],
     );
   expect(loss(join(path, "..", "more"), "more", 0) / loss(output, "pissa", -1)).toBeCloseTo(1, 6);
-}, 60_000);
+});
 
 const one = (body: string) => {
   const text = `[model]\npath = "${place.model}"\nprecision = "fp32"\n[run]\noutput = "out"\ndevice = "cpu"\n`;
@@ -92,7 +92,7 @@ test("an init in [defaults] is for those that begin by it: not for one that cont
   expect(lossesOf(path)[0]! / Number(ended.at(-1)!["loss"])).toBeCloseTo(1, 6);
   const vera = one(`${defaults}\n[[adapter]]\nname = "vera"\nmethod = "vera"\nrank = 5\n${DATA}\n`);
   expect((await place.mlora("run", vera)).code).toBe(0);
-}, 60_000);
+});
 
 test("its reference may be an adapter of any rank", async () => {
   const preferring = (init: string, rank: number) =>
@@ -105,7 +105,7 @@ objective = { name = "dpo", reference = "${at("plain")}" }\n`);
   };
   const want = await first(preferring("default", 4));
   for (const rank of [1, 4, 9]) expect((await first(preferring("pissa", rank))) / want).toBeCloseTo(1, 5);
-}, 60_000);
+});
 
 test("more of a weight than there is is refused by the plan", async () => {
   const { code, err } = await place.mlora("plan", one(`[[adapter]]\nname = "wide"\ninit = "olora"\nrank = 60\n${DATA}\n`));

@@ -126,7 +126,7 @@ test("the listed files alone are pushed, without paths of this machine", async (
     expect(all).toContain(said);
   for (const said of ["| chat_template | chat.jinja |", '"reference":"before"', "| rank | 2 |"]) expect(all).toContain(said);
   expect([out, err, dry.out].join()).not.toContain(server.token);
-}, 60_000);
+});
 
 test("without a token nothing is sent", async () => {
   using server = servePush();
@@ -134,4 +134,4 @@ test("without a token nothing is sent", async () => {
   const { code, err } = await place.start(["push", runFolder(), "me/dates", "--base", "org/base"], environment).ended;
   expect([code, err]).toEqual([2, expect.stringContaining("set HF_TOKEN")]);
   expect(server.sent).toEqual([]);
-}, 120_000);
+});

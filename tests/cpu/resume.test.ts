@@ -62,7 +62,7 @@ test("killed at random moments, also while checkpoints are written, a run comes 
   expect(last).toBe("ended");
   expect(kills).toBeGreaterThan(0); // how many depends on the machine
   await expectSame(disturbed, undisturbed, adapters);
-}, 120_000);
+});
 
 test("Ctrl-C keeps every adapter where it stands; the same command continues from there, and then there is nothing left to do", async () => {
   const adapters = [0, 1, 2];

@@ -74,4 +74,4 @@ test("two clients' jobs and their models are those of one stage, also where a st
   expect(await end(two, ids)).toEqual(expected);
   two.running.kill("SIGTERM");
   expect((await two.running.ended).code).toBe(0);
-}, 120_000);
+});

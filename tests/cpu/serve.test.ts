@@ -89,7 +89,7 @@ test("a server that is killed again and again loses nothing, does nothing twice,
   expect(second.err).toContain("another server has");
   server.running.kill("SIGTERM");
   expect((await server.running.ended).code).toBe(0);
-}, 120_000);
+});
 
 test("an adapter in place of the base model is named as one", async () => {
   const adapter = join(place.root, "no-model");

@@ -169,4 +169,4 @@ objective = "dpo"
     await on.save(`hand-${i}`, join(programs.root, `hand-${i}`));
     expect(bytesIn(join(programs.root, `hand-${i}`))).toBe(expected.get(names[i]!)!);
   }
-}, 60_000);
+});

@@ -199,7 +199,7 @@ test("ps lists a hostile run visibly", async () => {
   expect(listed.match(RAW)).toBeNull();
   expect(json.match(RAW)).toBeNull();
   expect(JSON.parse(json).map((run: { output: string }) => run.output)).toContain(output);
-}, 120_000);
+});
 
 test("progress shows names, notices and failures visibly, with bars and without", () => {
   for (const isTTY of [true, false]) {

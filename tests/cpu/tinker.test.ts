@@ -296,7 +296,7 @@ test("a session that is silent is over, and its models are gone; keys have limit
   expect((await one.sendBytes(forwardBackwardBytes(stays, 2, dataOf(0)))).status).toBe(400);
   running.kill("SIGTERM");
   expect((await running.ended).code).toBe(0);
-}, 60_000);
+});
 
 test("a server that is killed again and again comes to the same results, each made once", async () => {
   const folder = serverFolder(place, "killed", "[jobs]\nsave_seconds = 0.1\n");
@@ -335,7 +335,7 @@ test("a server that is killed again and again comes to the same results, each ma
   expect(last).toEqual(want);
   server.running.kill("SIGTERM");
   expect((await server.running.ended).code).toBe(0);
-}, 120_000);
+});
 
 test("a model that is trained by requests has the bytes of a job and of a run with the same rows", async () => {
   const own =
@@ -379,4 +379,4 @@ test("a model that is trained by requests has the bytes of a job and of a run wi
   const weightsIn = (at: string) => readFileSync(join(at, "adapter_model.safetensors")).toString("base64");
   expect(weightsIn(join(folder, "state", "jobs", id, "model"))).toBe(weightsIn(join(place.root, "by-run", id)));
   expect(bytes).toBe(weightsIn(join(place.root, "by-run", id)));
-}, 60_000);
+});

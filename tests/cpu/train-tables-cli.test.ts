@@ -65,7 +65,7 @@ test("the plan has what is trained of the tables", async () => {
   const text = (await succeeds("plan", recipe)).out;
   for (const [name, told] of Object.entries({ tokens: "1, embedding, head", head: "0, head", plain: "7" }))
     expect(text).toMatch(new RegExp(`^ *${name} +\\d+ +${told} `, "m"));
-}, 120_000);
+});
 
 describe("trained", () => {
   const run = succeeds("run", recipe);
@@ -107,7 +107,7 @@ describe("trained", () => {
       "model.embed_tokens.lora_embedding_A": [4, 260],
       "model.embed_tokens.lora_embedding_B": [32, 4],
     });
-  }, 60_000);
+  });
 
   for (const name of ["tokens", "both", "head"])
     test(`${name}: merged, it has the loss that it had, and says the same`, async () => {
@@ -123,7 +123,7 @@ describe("trained", () => {
         return (await succeeds("generate", ...of, ...asked)).out;
       };
       expect(await say(merged)).toBe(await say("--adapter", folderOf(name)));
-    }, 60_000);
+    });
 
   for (const name of ["tokens", "both", "head"])
     test(`${name}: is continued with the same tables, and with others refused with what it has`, async () => {
@@ -140,7 +140,7 @@ describe("trained", () => {
       const on = place.project(text, { "rows.jsonl": sums(12) });
       await succeeds("run", on);
       expect(lossesOf(on, "on")[0]! / lossesOf(recipe, name).at(-1)!).toBeCloseTo(1, 6);
-    }, 60_000);
+    });
 
   test("preferences are measured against an adapter of tables", async () => {
     await run;
@@ -154,7 +154,7 @@ describe("trained", () => {
       await succeeds("run", path);
       expect(lossesOf(path, "with")[0]!).toBe(lossesOf(path, "without")[0]!);
     }
-  }, 60_000);
+  });
 });
 
 test("interrupted on two stages they continue on one, to the same numbers", async () => {
@@ -212,5 +212,5 @@ describe("before any work", () => {
       embedding: { tokens: [65] },
       head: { tokens: [65, 66] },
     });
-  }, 120_000);
+  });
 });

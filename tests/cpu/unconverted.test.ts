@@ -106,7 +106,7 @@ test("it generates as the base does", async () => {
     return out;
   };
   expect(await say("--adapter", unconverted("pissa"))).toBe(await say(place.model));
-}, 60_000);
+});
 
 const DATA = 'data = { train = "rows.jsonl", eval = "rows.jsonl" }';
 const HEAD = `[model]\npath = "${place.model}"\nprecision = "fp32"\n[run]\noutput = "out"\ndevice = "cpu"\n`;
@@ -137,7 +137,7 @@ rank = 3\nalpha = 5\n${targets}\n${DATA}`);
   expect([result.code, result.code === 0 ? "" : result.err]).toEqual([0, ""]);
   const ended = metrics(join(path, "..", "out"), "evaluation").filter(({ adapter }) => adapter === "half");
   expect(firstLoss(more, "more") / Number(ended.at(-1)!["loss"])).toBeCloseTo(1, 5);
-}, 120_000);
+});
 
 test("a recipe that takes it for another is refused with what it is", async () => {
   const refused = async (keys: string) => {
@@ -154,7 +154,7 @@ test("a recipe that takes it for another is refused with what it is", async () =
   expect((await place.mlora("run", plain)).code).toBe(0);
   const odd = await refused(`from = "${join(plain, "..", "out", "plain")}"\ninit = "pissa"\nrank = 4\nalpha = 5`);
   expect(odd).toContain("it has rank 5, and pissa needs one of twice the recipe's rank 4");
-}, 120_000);
+});
 
 test("one of several ranks is reported as a recipe has it, with its half frozen; with DoRA, all of it", async () => {
   for (const dora of [false, true]) {
@@ -170,4 +170,4 @@ test("one of several ranks is reported as a recipe has it, with its half frozen;
     const planned = await plan(hint!);
     expect([planned.code, planned.err]).toEqual([0, ""]);
   }
-}, 60_000);
+});

@@ -138,7 +138,7 @@ test("the plan tells the largest rank as such, the modules, and what is trained"
     const { method = "lora" } = keys as { method?: "lora" | "dora" | "vera" };
     expect(told.parameters).toBe(countParameters(spec, spec.layers, placed, method));
   }
-}, 120_000);
+});
 
 describe("trained", () => {
   const run = place.mlora("run", recipe);
@@ -158,7 +158,7 @@ describe("trained", () => {
       ...{ r: 6, lora_alpha: 12, rank_pattern: { v_proj: 10 }, alpha_pattern: {} },
       ...{ target_modules: ["q_proj", "v_proj"], layers_to_transform: [0, 2] },
     });
-  }, 60_000);
+  });
 
   test("the card of one that is written with twice the ranks names those that were trained, and their scales", async () => {
     await run;
@@ -195,7 +195,7 @@ describe("trained", () => {
       };
       const answer = await say("--adapter", folderOf(name));
       expect(await say(merged)).toBe(answer);
-    }, 60_000);
+    });
 
   for (const name of NAMES)
     test(`${name}: resumes with the same places, and with others is refused with what it has`, async () => {
@@ -215,7 +215,7 @@ describe("trained", () => {
       const { code, err } = await place.mlora("run", on);
       expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
       expect(lossesOf(on, "on")[0]! / lossesOf(recipe, name).at(-1)!).toBeCloseTo(1, 6);
-    }, 60_000);
+    });
 
   test("preferences are measured against an adapter of other places: one of several ranks, and one of a single rank", async () => {
     await run;
@@ -237,7 +237,7 @@ describe("trained", () => {
       // Before their first step both are the base.
       expect(lossesOf(path, "uneven")[0]!).toBe(lossesOf(path, "even")[0]!);
     }
-  }, 60_000);
+  });
 });
 
 test("interrupted on two stages they continue on one, to the same numbers; another pattern is reported as what has changed", async () => {
@@ -263,4 +263,4 @@ test("interrupted on two stages they continue on one, to the same numbers; anoth
   const undisturbed = project(interrupted.factor);
   expect((await place.mlora("run", undisturbed)).code).toBe(0);
   for (const name of NAMES) expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
-}, 120_000);
+});

@@ -45,7 +45,7 @@ test("a run that is killed and resumed has each row once, in one file of each ad
   await until("it steps", 60_000, () => existsSync(join(output, "checkpoints", "two")) && metrics(output, "step").length > 40);
   await until(
     "its rows are written",
-    60_000,
+    180_000,
     () => existsSync(join(output, "wandb")) && readdirSync(join(output, "wandb")).length === 2,
   );
   killed.kill("SIGKILL");

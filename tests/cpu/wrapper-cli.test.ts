@@ -73,10 +73,10 @@ test("the plan tells what is not trained; the adapter has the wrapper's names; a
     place.mlora("generate", ...from, "--prompt", "1 + 1 =", "--max-new-tokens", "4", "--precision", "fp32", "--device", "cpu");
   expect((await say(merged)).code).toBe(0);
   expect((await place.mlora("run", recipe(`from = "${adapter}"\n`))).code).toBe(0);
-}, 90_000);
+});
 
 test("a target in the encoder is refused in one line", async () => {
   const { code, err } = await place.mlora("run", recipe('targets = ["attention.q_proj"]\n'));
   expect(code).toBe(2);
   expect(err).toContain("only its part for text, model.language_model, is trained");
-}, 120_000);
+});

@@ -105,7 +105,7 @@ test("the cache serves where the network is away or is not asked", async () => {
   expect(notices).toEqual([`${url} answers with 503; the rows that were fetched earlier are used`]);
   now = usual;
   expect((await failure(fetched(`http://127.0.0.1:${server.port}/none.jsonl`))).message).toContain("answers with 404");
-}, 60_000);
+});
 
 test("a download that breaks continues where it ended, of the same bytes alone", async () => {
   now = { ...usual, breakAt: 100_000 };

@@ -38,7 +38,7 @@ console.log(JSON.stringify([objective, preferenceLoss(objective as never, [row],
     { name: "margin", leastMargin: 3 },
     [{ loss: 1, gradients: [-0.5, 0.5], rewards: [-4, -5] }],
   ]);
-}, 120_000);
+});
 
 test("a kernel", async () => {
   using copy = new CopyOfSources();
@@ -85,7 +85,7 @@ console.log(JSON.stringify([[...launched], [...new Float32Array((await cpu.read(
     ["rows_scale bf16 sm_80 BLOCK=1024", "rows_scale fp32 sm_80 BLOCK=1024"],
     [0, 2, 4, 6, 8, 10, 12, 14, -8, -9, -10, -11, -12, -13, -14, -15],
   ]);
-}, 120_000);
+});
 
 test("a model family", async () => {
   using copy = new CopyOfSources();
@@ -136,7 +136,7 @@ console.log(JSON.stringify(names.sort().map((name) => [name.replace(/^.*layers.1
     );
     rmSync(copy.at("out"), { recursive: true });
   }
-}, 120_000);
+});
 
 test("a command", async () => {
   using copy = new CopyOfSources();
@@ -155,4 +155,4 @@ test("a command", async () => {
   expect((await copy.run(process.execPath, "src/main.ts", "--help"))[1]).toContain(
     "Print how many layers the base model of a recipe has",
   );
-}, 120_000);
+});

@@ -120,7 +120,7 @@ describe("what is refused", () => {
     (_, text) => {
       expect(faultOf(text)).toMatch(/more than \d+ (steps|characters|bits)|is too long/);
     },
-    60_000,
+    180_000,
   );
 
   test("the bound is of one rendering, not of all", () => {
