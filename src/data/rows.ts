@@ -2,7 +2,6 @@
 // not be handed from a thread to another without a copy. To those who read them they are an array of samples.
 
 import { invariant } from "../base/errors.ts";
-import { range } from "../base/shape.ts";
 import type { Source } from "./jsonl.ts";
 
 /** One sequence: mask[i] = 1 where token i is to be predicted from those before it. */
@@ -30,31 +29,44 @@ export type PackedFile = Packed & { readonly pieces: readonly Sequence[]; readon
 /** Rows of files, one after the other; of these `chosen`, where it is there. */
 export type PackedRows = { readonly files: readonly PackedFile[]; readonly chosen: Int32Array | null };
 
-/** An Int32Array that grows. */
-class Numbers {
-  #all = new Int32Array(64);
+/** A typed array that grows, by half of itself; what is not set is 0. */
+export class Numbers<T extends Int32Array<ArrayBuffer> | Uint8Array<ArrayBuffer> = Int32Array<ArrayBuffer>> {
+  #all: T;
   length = 0;
-  push(...values: readonly number[]): void {
-    if (this.length + values.length > this.#all.length) {
-      const larger = new Int32Array(2 * this.#all.length);
+  constructor(private readonly make: (length: number) => T) {
+    this.#all = make(64);
+  }
+  push(value: number): void {
+    this.set(this.length, value);
+  }
+  set(index: number, value: number): void {
+    if (index >= this.#all.length) {
+      const larger = this.make(Math.max(index + 1, this.#all.length + (this.#all.length >> 1)));
       larger.set(this.#all);
       this.#all = larger;
     }
-    for (const value of values) this.#all[this.length++] = value;
+    this.#all[index] = value;
+    if (index >= this.length) this.length = index + 1;
   }
-  get values(): Int32Array<ArrayBuffer> {
-    return this.#all.slice(0, this.length);
+  at(index: number): number {
+    return this.#all[index] ?? 0;
+  }
+  /** A view, until it grows. */
+  get values(): T {
+    return this.#all.subarray(0, this.length) as T;
   }
 }
+
+export const ints = (length: number): Int32Array<ArrayBuffer> => new Int32Array(length);
 
 const NOTHING: Sequence = { ids: new Int32Array(), mask: new Uint8Array() };
 
 /** Packs the rows of one file. All rows have another sequence, or none. With `spill`, full pieces go there and are not kept. */
 export class RowPacker {
   readonly #pieces: Sequence[] = [];
-  readonly #index = new Numbers();
-  readonly #lines = new Numbers();
-  readonly #labels = new Numbers();
+  readonly #index = new Numbers(ints);
+  readonly #lines = new Numbers(ints);
+  readonly #labels = new Numbers((length) => new Uint8Array(length));
   /** Tokens that pieces in memory have room for. */
   #tokens = 0;
   #used = 0;
@@ -85,7 +97,9 @@ export class RowPacker {
   }
 
   get rows(): readonly Sample[] {
-    return unpack({ files: [{ ...this.#packed, pieces: this.#pieces }], chosen: null });
+    const { file, paired, index, lines, labels } = this.#packed;
+    const own = { index: index.slice(), lines: lines.slice(), labels: labels.slice() };
+    return unpack({ files: [{ file, paired, ...own, pieces: this.#pieces }], chosen: null });
   }
 
   /** Spills the last piece, too; what is left to know of the rows. */
@@ -95,8 +109,8 @@ export class RowPacker {
   }
 
   get #packed(): Packed {
-    const labels = Uint8Array.from(this.#labels.values);
-    return { file: this.file, paired: this.#paired, index: this.#index.values, lines: this.#lines.values, labels };
+    const [index, lines, labels] = [this.#index.values, this.#lines.values, this.#labels.values];
+    return { file: this.file, paired: this.#paired, index, lines, labels };
   }
 
   #spill(): void {
@@ -120,7 +134,7 @@ export class RowPacker {
     }
     piece.ids.set(ids, this.#used);
     piece.mask.set(mask, this.#used);
-    this.#index.push(this.#pieces.length - 1, this.#used, ids.length);
+    for (const number of [this.#pieces.length - 1, this.#used, ids.length]) this.#index.push(number);
     this.#used += ids.length;
   }
 }
@@ -208,7 +222,9 @@ export function joined(lists: readonly (readonly Sample[])[]): readonly Sample[]
 export function chosenOf(rows: readonly Sample[], is: (row: number) => boolean): readonly Sample[] {
   const { files, chosen } = pack(rows);
   invariant(chosen === null, "rows are chosen once");
-  return unpack({ files, chosen: Int32Array.from(range(rows.length).filter(is)) });
+  const numbers = new Numbers(ints);
+  for (let row = 0; row < rows.length; row++) if (is(row)) numbers.push(row);
+  return unpack({ files, chosen: numbers.values.slice() });
 }
 
 /** An array, for reading alone, whose elements are made when they are asked for. */

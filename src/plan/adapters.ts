@@ -168,8 +168,8 @@ export function largestRows(
 /** Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs. */
 function largestMicroBatch(work: Work, tokensPerMicrobatch: number): number {
   const { lengths, batchSize } = work;
-  const sorted = [...lengths].sort((a, b) => b - a);
-  const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.slice(0, batchSize)); // a mixed epoch may repeat rows
+  const sorted = Int32Array.from(lengths).sort().reverse();
+  const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.subarray(0, batchSize)); // a mixed epoch may repeat rows
   const bound = Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, batch));
   const epochs = epochsBegun(work);
   if (epochs > 20) return bound;
@@ -178,7 +178,7 @@ function largestMicroBatch(work: Work, tokensPerMicrobatch: number): number {
   for (let epoch = 0; epoch < epochs; epoch++) {
     const order = epochOrder(work, epoch);
     for (let from = 0; from < order.length; from += perStep)
-      for (const rows of cut(order.slice(from, from + perStep), lengths, batchSize, tokensPerMicrobatch))
+      for (const rows of cut([...order.subarray(from, from + perStep)], lengths, batchSize, tokensPerMicrobatch))
         most = Math.max(most, sum(rows.map((row) => lengths[row]!)));
   }
   return most;
@@ -190,7 +190,8 @@ export function longestRow(
   spec: ModelSpec,
   { train, eval: heldOut }: DataSummary,
 ): number {
-  const longest = maxOf([...train, ...heldOut].map((row) => row.longest));
+  let longest = 0;
+  for (const rows of [train, heldOut]) for (const row of rows) longest = Math.max(longest, row.longest);
   if (longest > spec.maxPositions)
     throw new RequestError(
       "plan.length",
