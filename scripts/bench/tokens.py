@@ -1,4 +1,4 @@
-"""Ids of texts by Rust's tokenizers, beside scripts/bench/tokens.ts: FOLDER with tokenizer.json, and FILE with a JSON text a line."""
+"""Ids of texts by Rust's tokenizers, for scripts/bench/tokens.ts: FOLDER has tokenizer.json, FILE a JSON object with a text a line."""
 
 import hashlib
 import json

@@ -169,7 +169,8 @@ export function largestRows(
 function largestMicroBatch(work: Work, tokensPerMicrobatch: number): number {
   const { lengths, batchSize } = work;
   const sorted = Int32Array.from(lengths).sort().reverse();
-  const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.subarray(0, batchSize)); // a mixed epoch may repeat rows
+  // A mixed epoch may repeat rows.
+  const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.subarray(0, batchSize));
   const bound = Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, batch));
   const epochs = epochsBegun(work);
   if (epochs > 20) return bound;
