@@ -1,4 +1,4 @@
-"""Ids of texts by Rust's tokenizers, for scripts/bench/tokens.ts: FOLDER has tokenizer.json, FILE a JSON object with a text a line."""
+"""Ids of texts by Rust's tokenizers, for scripts/bench/tokens.ts: FOLDER has tokenizer.json, FILE an object with a text a line."""
 
 import hashlib
 import json

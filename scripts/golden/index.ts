@@ -63,6 +63,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
     tolerance: FLOAT32,
   },
+  grpo: {
+    script: "grpo/make.py",
+    makes: ["grpo/grpo.json"],
+    packages: [TORCH, TRANSFORMERS, TRL, PEFT],
+    tolerance: FLOAT64,
+  },
   gguf: {
     script: "gguf/make.py",
     makes: ["gguf/blocks.json"],

@@ -120,6 +120,18 @@ export function openAppender(path: string): Appender {
   };
 }
 
+/** The same for a file that is opened, and made, with its first line. */
+export function lazyAppender(path: string): Appender {
+  let file: Appender | null = null;
+  return {
+    append: (line) => {
+      file ??= openAppender(path);
+      file.append(line);
+    },
+    [Symbol.dispose]: () => file?.[Symbol.dispose](),
+  };
+}
+
 /** Puts bytes at the end of a file, all or none; makes it, and its folder, where they are missing. Throws a RunError. */
 export function appendBytes(path: string, bytes: Uint8Array): void {
   let fd: number | null = null;

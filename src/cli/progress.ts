@@ -125,7 +125,7 @@ function bars(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): View {
   const adapterBars = plan.adapters.map(({ name, steps, index }) => barOf(name, steps, index));
   let open = true; // stopping twice would draw the bars again, below the table
   const step = (event: EventOf<"step">): void => {
-    const detail = `loss ${event.loss.toFixed(4)}  ${count(event.tokensPerSecond)} tokens/s  ${pace.leftOf(event.index)} left`;
+    const detail = `${learnedText(event)}  ${count(event.tokensPerSecond)} tokens/s  ${pace.leftOf(event.index)} left`;
     adapterBars[event.index]?.update(event.step, { detail });
     runBar.update(pace.behind, { detail: `${count(pace.rate)} tokens/s  ${pace.left} left` });
   };
@@ -153,7 +153,7 @@ function lines(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): View {
     shownAt[index] = now();
     const left = step < steps ? `, ${pace.leftOf(index)} left` : "";
     const rate = `${count(event.tokensPerSecond)} tokens/s${left}`;
-    print(`${adapter}: step ${step}/${steps}, loss ${event.loss.toFixed(4)}, ${rate}`);
+    print(`${adapter}: step ${step}/${steps}, ${learnedText(event)}, ${rate}`);
   };
   return {
     step,
@@ -165,6 +165,12 @@ function lines(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): View {
     print,
     close: () => undefined,
   };
+}
+
+/** A step's loss or, of answers with rewards, whose loss says little, their mean reward. */
+function learnedText({ loss, rollouts }: EventOf<"step">): string {
+  const reward = rollouts?.["reward"];
+  return reward === undefined ? `loss ${loss.toFixed(4)}` : `reward ${reward.toFixed(4)}`;
 }
 
 /** A line that is printed with bars and without. */

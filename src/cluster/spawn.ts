@@ -34,8 +34,8 @@ export type ChildOptions = {
   readonly name: string;
   /** Written to its standard input, which is then closed: where secrets go. */
   readonly input?: string;
-  /** Whether the end of what it writes to standard output is kept. */
-  readonly keepsOutput?: boolean;
+  /** Whether the end of what it writes to standard output is kept; a number: as many characters. */
+  readonly keepsOutput?: boolean | number;
   /** Called with each line that it writes to stderr. */
   readonly line?: (line: string) => void;
   /** Its whole environment; left out, that of this process. */
@@ -45,7 +45,7 @@ export type ChildOptions = {
 /** Makes Bun die with its parent, and its own children with it. The same as --no-orphans, which a compiled binary lacks. */
 const DIE_WITH_PARENT = { BUN_FEATURE_FLAG_NO_ORPHANS: "1" };
 const GRACE_MS = 3_000;
-/** Characters of stderr that are kept. */
+/** Characters of output that are kept. */
 const KEPT = 16_384;
 /** Starts mlora itself once more, with these arguments. Throws a RunError, `spawn.start`. */
 export const startSelf = (args: readonly string[], options: ChildOptions): Child =>
@@ -77,13 +77,14 @@ function start(command: readonly string[], { name, input, keepsOutput = false, l
     Bun.spawn([...command], {
       detached: true,
       stdin: input === undefined ? "ignore" : new TextEncoder().encode(input),
-      stdout: keepsOutput ? "pipe" : "ignore",
+      stdout: keepsOutput === false ? "ignore" : "pipe",
       stderr: "pipe",
       env: { ...(environment ?? inheritedEnvironment()), ...DIE_WITH_PARENT },
     }),
   );
   const stderr = keepEnd(child.stderr, line);
-  const stdout = child.stdout instanceof ReadableStream ? keepEnd(child.stdout) : "";
+  const kept = typeof keepsOutput === "number" ? Math.max(keepsOutput, KEPT) : KEPT;
+  const stdout = child.stdout instanceof ReadableStream ? keepEnd(child.stdout, undefined, kept) : "";
   const ended = child.exited.then(async (code): Promise<Ending> => {
     const signal = child.signalCode as string | null;
     return { code: signal === null ? code : null, signal, stderr: await stderr, stdout: await stdout };
@@ -131,12 +132,12 @@ export function describeEnding({ code, signal, stderr }: Ending): string {
 }
 
 /** The last of what a child wrote, once it has closed its end. */
-async function keepEnd(stream: ReadableStream<Uint8Array>, line?: (line: string) => void): Promise<string> {
+async function keepEnd(stream: ReadableStream<Uint8Array>, line?: (line: string) => void, most = KEPT): Promise<string> {
   const decoder = new TextDecoder();
   let [kept, open] = ["", ""];
   for await (const bytes of stream) {
     const text = decoder.decode(bytes, { stream: true });
-    kept = (kept + text).slice(-KEPT);
+    kept = (kept + text).slice(-most);
     if (!line) continue;
     const lines = (open + text).split("\n");
     open = lines.pop()!.slice(-KEPT);

@@ -3,7 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { Rng } from "../base/rng.ts";
 import { rangeOfRows, sum } from "../base/shape.ts";
-import { rowKindOf } from "../objectives/registry.ts";
+import { rolloutsOf, rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { closingOf } from "./answers.ts";
 import { renamed, replacedColumns } from "./columns.ts";
@@ -24,6 +24,7 @@ import { stringifyJson } from "./json.ts";
 import { type Fields, RowFault, type Source } from "./jsonl.ts";
 import { mergedNotices, type Notice, type NoticeBook, type NoticeKind } from "./notices.ts";
 import type { ReadingWatch } from "./pack-rows.ts";
+import { promptReader } from "./prompts.ts";
 import type { RowPool } from "./row-pool.ts";
 import { chosenOf, ints, joined, Numbers, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
@@ -97,6 +98,7 @@ export function loadDataset(
     rowKindOf(objective),
     maxLength,
     overlong,
+    ...newTokens(objective),
   ];
   const own = tokenizerOf(recipe, tokenizer);
   const rowsIn = (file: DataFile, most: number | null): FileRows => {
@@ -130,8 +132,22 @@ export function loadDataset(
   };
 }
 
-/** A row's sequences: of preferences the better answer and the other, else `other` is null. */
-export type TokenisedRow = { readonly own: TokenRow; readonly other: TokenRow | null; readonly label?: boolean };
+/** Of prompts, the tokens that may follow one. */
+const newTokens = (objective: DatasetRecipe["objective"]): number[] => {
+  const rollouts = rolloutsOf(objective);
+  return rollouts ? [rollouts.maxNewTokens] : [];
+};
+
+/**
+ * A row's sequences: of preferences the better answer and the other, else `other` is null. Of prompts also the columns of the
+ * row as JSON.
+ */
+export type TokenisedRow = {
+  readonly own: TokenRow;
+  readonly other: TokenRow | null;
+  readonly label?: boolean;
+  readonly columns?: string;
+};
 
 export const sequencesOf = ({ own, other }: TokenisedRow): readonly TokenRow[] => (other ? [own, other] : [own]);
 
@@ -168,6 +184,7 @@ export function rowReader(
   const { objective, trainOn, thoughts } = recipe;
   const options = formatOptionsOf(recipe, tokenizer);
   const kind = rowKindOf(objective);
+  if (kind === "prompt") return askedReader(options, tokenizer);
   const single = exampleReader(options, settled);
   closingOf(tokenizer); // before any row: what it renders may ask for the date, too
   const double = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
@@ -190,6 +207,16 @@ export function rowReader(
     if (thoughts === "every-turn" && kind === "single" && own.kind === "chat")
       return turnByTurn(own).map((example) => ({ own: tokens(example), other: null }));
     return [{ own: tokens(own), other: other && tokens(other), ...labelled }];
+  };
+}
+
+/** Reads prompts, which have no answer to learn; all columns of a row go to its rewards, so that none of them is left out. */
+function askedReader(options: FormatOptions, tokenizer: Tokenizer): ReturnType<typeof rowReader> {
+  const read = promptReader({ options, tokenizer });
+  return (row, source, book) => {
+    const { ids } = read(row);
+    if (options.asChat && tokenizer.usedDate()) book.add("today", source, "");
+    return [{ own: { ids: [...ids], mask: ids.map(() => 0) }, other: null, columns: stringifyJson(row)! }];
   };
 }
 
@@ -219,8 +246,16 @@ function tellFields(fields: Fields, example: Example, options: FormatOptions, so
 
 /** A row within max_length; no sample where it is dropped. */
 export function fitRow(row: TokenisedRow, source: Source, recipe: DatasetRecipe, book: NoticeBook) {
-  const fitted = sequencesOf(row).map((sequence) => fit(sequence, recipe));
   const none = { sample: null, cut: false };
+  if (row.columns !== undefined) {
+    const { ids, mask } = row.own;
+    const [follow = 0] = newTokens(recipe.objective);
+    if (ids.length + follow <= recipe.maxLength && ids.length > 0)
+      return { sample: { ids: Int32Array.from(ids), mask: Uint8Array.from(mask), source, columns: row.columns }, cut: false };
+    book.add(ids.length > 0 ? "too long" : "nothing to learn", source, "");
+    return none;
+  }
+  const fitted = sequencesOf(row).map((sequence) => fit(sequence, recipe));
   const dropped = fitted.find(({ dropped }) => dropped !== null)?.dropped;
   if (dropped) {
     book.add(dropped, source, "");

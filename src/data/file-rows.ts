@@ -49,7 +49,8 @@ const known = v.object({
 /** A file's rows; `form`: all that decides what becomes of them besides the file, its tokenizer and the chat template. */
 export function cachedRows(from: FileReading, form: readonly unknown[], cache: TokenCache | null): FileRows {
   const { file, tokenizer, vocab, most } = from;
-  if (cache === null || file.hash === undefined || !isWorth(file, cache)) return readFile(from, null);
+  const isKept = rowKindOf(from.recipe.objective) !== "prompt"; // the columns of prompts are no tokens
+  if (cache === null || !isKept || file.hash === undefined || !isWorth(file, cache)) return readFile(from, null);
   const parts = [cache.maker, file.hash, formOf(file.name), vocab, most, tokenizer.chatTemplate, ...form];
   const key = new Bun.CryptoHasher("sha256").update(stringifyJson(parts)!).digest("hex");
   const path = join(cache.folder, key);

@@ -34,6 +34,7 @@ const NAMES: Readonly<Record<string, readonly [string, string]>> = {
   sft: ["row", ""],
   kto: ["completion", ""],
   cit: ["prompt", "paraphrase"],
+  grpo: ["prompt", ""],
 };
 
 /**

@@ -7,8 +7,16 @@ import type { Source } from "./jsonl.ts";
 /** One sequence: mask[i] = 1 where token i is to be predicted from those before it. */
 export type Sequence = { readonly ids: Int32Array; readonly mask: Uint8Array };
 
-/** A row; of preferences it has another answer, and of KTO a label (schedule/pack.ts says what they mean). */
-export type Sample = Sequence & { readonly source: Source; readonly other?: Sequence; readonly label?: boolean };
+/**
+ * A row; of preferences it has another answer, of KTO a label (schedule/pack.ts says what they mean), of prompts its columns as
+ * JSON, for rewards.
+ */
+export type Sample = Sequence & {
+  readonly source: Source;
+  readonly other?: Sequence;
+  readonly label?: boolean;
+  readonly columns?: string;
+};
 
 /** Tokens of a piece of memory: the first is small, for small files, and no sequence lies in two. */
 const [FIRST, LARGEST] = [1 << 12, 1 << 20];
@@ -23,6 +31,8 @@ export type Packed = {
   readonly index: Int32Array;
   readonly lines: Int32Array;
   readonly labels: Uint8Array;
+  /** Of prompts: the columns of all rows in UTF-8, and where each ends. */
+  readonly columns?: { readonly bytes: Uint8Array; readonly ends: Float64Array };
 };
 /** The rows of one file; `mapped`: the file of the cache that they lie in. */
 export type PackedFile = Packed & { readonly pieces: readonly Sequence[]; readonly mapped?: string };
@@ -67,6 +77,8 @@ export class RowPacker {
   readonly #index = new Numbers(ints);
   readonly #lines = new Numbers(ints);
   readonly #labels = new Numbers((length) => new Uint8Array(length));
+  readonly #columns: Uint8Array[] = [];
+  #columnBytes = 0;
   /** Tokens that pieces in memory have room for. */
   #tokens = 0;
   #used = 0;
@@ -84,22 +96,25 @@ export class RowPacker {
 
   /** Bytes that the rows take. */
   get bytes(): number {
-    return 5 * this.#tokens + 4 * this.#index.length + 5 * this.length;
+    return 5 * this.#tokens + 4 * this.#index.length + 5 * this.length + this.#columnBytes;
   }
 
-  push({ ids, mask, other, label, source }: Sample): void {
+  push({ ids, mask, other, label, columns, source }: Sample): void {
     invariant(this.length === 0 || this.#paired === (other !== undefined), `${this.file}: rows of one and of two sequences`);
     this.#paired = other !== undefined;
     this.#put(ids, mask);
     if (other) this.#put(other.ids, other.mask);
     this.#lines.push(source.line);
     this.#labels.push(label === undefined ? UNLABELLED : Number(label));
+    if (columns === undefined) return;
+    this.#columns.push(new TextEncoder().encode(columns));
+    this.#columnBytes += this.#columns.at(-1)!.length;
   }
 
   get rows(): readonly Sample[] {
-    const { file, paired, index, lines, labels } = this.#packed;
-    const own = { index: index.slice(), lines: lines.slice(), labels: labels.slice() };
-    return unpack({ files: [{ file, paired, ...own, pieces: this.#pieces }], chosen: null });
+    const packed = this.#packed;
+    const own = { index: packed.index.slice(), lines: packed.lines.slice(), labels: packed.labels.slice() };
+    return unpack({ files: [{ ...packed, ...own, pieces: this.#pieces }], chosen: null });
   }
 
   /** Spills the last piece, too; what is left to know of the rows. */
@@ -110,7 +125,11 @@ export class RowPacker {
 
   get #packed(): Packed {
     const [index, lines, labels] = [this.#index.values, this.#lines.values, this.#labels.values];
-    return { file: this.file, paired: this.#paired, index, lines, labels };
+    const own = { file: this.file, paired: this.#paired, index, lines, labels };
+    if (this.#columns.length === 0) return own;
+    let end = 0;
+    const ends = Float64Array.from(this.#columns, ({ length }) => (end += length));
+    return { ...own, columns: { bytes: new Uint8Array(Buffer.concat(this.#columns)), ends } };
   }
 
   #spill(): void {
@@ -152,11 +171,12 @@ export function pack(rows: readonly Sample[]): PackedRows {
 /** The buffers of packed rows, each once: what is handed over without a copy. */
 export function buffersOf(all: readonly PackedRows[]): ArrayBuffer[] {
   const views = all.flatMap(({ files, chosen }) => [
-    ...files.flatMap(({ pieces, index, lines, labels }) => [
+    ...files.flatMap(({ pieces, index, lines, labels, columns }) => [
       ...pieces.flatMap(({ ids, mask }) => [ids, mask]),
       index,
       lines,
       labels,
+      ...(columns ? [columns.bytes, columns.ends] : []),
     ]),
     ...(chosen ? [chosen] : []),
   ]);
@@ -190,7 +210,7 @@ export function unpack(packed: PackedRows): readonly Sample[] {
   return rows;
 }
 
-function sampleOf({ file, paired, pieces, index, lines, labels }: PackedFile, row: number): Sample {
+function sampleOf({ file, paired, pieces, index, lines, labels, columns }: PackedFile, row: number): Sample {
   const sequence = (number: number): Sequence => {
     const [piece, from, length] = [index[WIDTH * number]!, index[WIDTH * number + 1]!, index[WIDTH * number + 2]!];
     const { ids, mask } = pieces[piece]!;
@@ -202,6 +222,9 @@ function sampleOf({ file, paired, pieces, index, lines, labels }: PackedFile, ro
     ...own,
     ...(paired ? { other: sequence(2 * row + 1) } : {}),
     ...(label === UNLABELLED ? {} : { label: label === 1 }),
+    ...(columns
+      ? { columns: new TextDecoder().decode(columns.bytes.subarray(columns.ends[row - 1] ?? 0, columns.ends[row])) }
+      : {}),
     source: { file, line: lines[row]! },
   };
 }

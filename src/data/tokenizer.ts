@@ -22,6 +22,8 @@ export type Tokenizer = {
   readonly encodePieces: (pieces: readonly string[]) => { readonly ids: number[]; readonly places: readonly Place[] | null };
   /** For people to read: a byte order mark spelled in bytes may be lost. */
   readonly decode: (ids: readonly number[]) => string;
+  /** The same without special tokens. */
+  readonly decodeText: (ids: readonly number[]) => string;
   readonly bos: number | null;
   readonly eos: number | null;
   /**
@@ -72,14 +74,16 @@ function readTokenizer(folder: string, config: Json): Read {
   const [bos, eos] = [id("bos_token"), id("eos_token")];
   const texts = added.map(({ content }) => content);
   const spelling = { byteLevel, added: new Set(texts) };
+  const decode = (ids: readonly number[], skips: boolean): string =>
+    ids.length === 0 ? "" : hub.decode([...ids], { skip_special_tokens: skips, clean_up_tokenization_spaces: false });
   return {
     encode: (text) => encode(text).ids,
     encodePieces: (pieces) => {
       const { ids, runs } = encode(pieces.join(""));
       return { ids, places: placeTokens(runs, pieces, spelling) };
     },
-    decode: (ids) =>
-      ids.length === 0 ? "" : hub.decode([...ids], { skip_special_tokens: false, clean_up_tokenization_spaces: false }),
+    decode: (ids) => decode(ids, false),
+    decodeText: (ids) => decode(ids, true),
     bos,
     eos,
     addBos: bos !== null && hub.encode("a", { add_special_tokens: true }).ids[0] === bos,

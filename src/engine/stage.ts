@@ -365,20 +365,20 @@ export class Stage implements Disposable {
   }
 
   /**
-   * The weights of preferences' and policies' targets depend on the losses of the whole batch: these are computed first,
-   * without gradients.
+   * The weights of targets of preferences, policies and groups depend on the losses of the whole batch: these are computed
+   * first, without gradients.
    */
   async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
     const { batch, tables } = inFlight;
-    const hasPolicies = tables.policies !== undefined;
-    if (tables.preferences.length === 0 && !hasPolicies) {
+    const isSampled = tables.policies !== undefined || tables.groups !== undefined;
+    if (tables.preferences.length === 0 && !isSampled) {
       this.#loss(inFlight, grad);
       return null;
     }
     const ground = this.#ground(inFlight);
     this.#loss(inFlight, null);
     const contrasts = await contrastsOf(ground, tables);
-    const losses = withSimilar(await (await enqueueLosses(this.device, batch, tables.sequences, hasPolicies)).found, contrasts);
+    const losses = withSimilar(await (await enqueueLosses(this.device, batch, tables.sequences, isSampled)).found, contrasts);
     this.device.write(batch.weights, lossWeights(tables, losses));
     this.#loss(inFlight, grad);
     if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);

@@ -56,7 +56,7 @@ export function claimOutput(folder: string): Claim {
 }
 
 /** The files that a run writes into its folder, and into that of an adapter. */
-const OF_RUN = ["recipe.toml", "added.toml", "paused.json", "run.json", "metrics.jsonl"];
+const OF_RUN = ["recipe.toml", "added.toml", "paused.json", "run.json", "metrics.jsonl", "completions.jsonl"];
 const OF_ADAPTER = ["adapter_config.json", "adapter_model.safetensors", "README.md"];
 
 const isHalf = (names: readonly string[]) => (name: string) => names.some((of) => isTemporary(name, of));

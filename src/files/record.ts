@@ -1,5 +1,5 @@
 // What a run's folder holds besides adapters and checkpoints, so that the run can resume after anything: which adapters have
-// ended, and metrics.jsonl, taken back to where each adapter was kept.
+// ended, and metrics.jsonl and completions.jsonl, taken back to where each adapter was kept.
 
 import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
@@ -14,6 +14,8 @@ import { linesOf } from "./lines.ts";
 
 const RECORD = "run.json";
 const METRICS = "metrics.jsonl";
+/** Answers of adapters that learn from their own: a line for each, written before the step that learns it. */
+export const COMPLETIONS = "completions.jsonl";
 
 export const outcomeSchema = v.strictObject({
   name: v.string(),
@@ -75,12 +77,15 @@ export function writeRecord(folder: string, adapters: Iterable<Outcome>, time?: 
 }
 
 /**
- * Leaves of an adapter's lines what came before the step that it resumes from: `stepsOf` says which, null for all of them.
+ * Leaves of an adapter's lines in both files what came before the step that it resumes from; `stepsOf`: which, null for all.
  * Evaluations at that step are made again. A line that a kill cut off goes, too. Read line by line, whatever the file's size.
  * Throws a RunError; then the file is as it was.
  */
 export function rewindMetrics(folder: string, stepsOf: (adapter: string) => number | null): void {
-  const path = join(folder, METRICS);
+  for (const name of [METRICS, COMPLETIONS]) rewind(join(folder, name), stepsOf);
+}
+
+function rewind(path: string, stepsOf: (adapter: string) => number | null): void {
   if (!existsSync(path)) return;
   let fd: number | null = null;
   try {
@@ -135,7 +140,10 @@ function isKept(line: string, stepsOf: (adapter: string) => number | null): bool
   const { type, adapter, step } = parsed(line);
   const last = typeof adapter === "string" ? stepsOf(adapter) : null;
   if (last === null) return typeof adapter === "string";
-  return typeof step === "number" && ((type === "step" && step <= last) || (type === "evaluation" && step < last));
+  return (
+    typeof step === "number" &&
+    (((type === "step" || type === "completion") && step <= last) || (type === "evaluation" && step < last))
+  );
 }
 
 function parsed(line: string): { readonly type?: unknown; readonly adapter?: unknown; readonly step?: unknown } {

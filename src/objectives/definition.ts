@@ -20,9 +20,9 @@ export const reference = v.optional(text, "start");
 
 /**
  * An answer; two, of which the first is preferred; one that is desirable or not; the same answer to an
- * instruction and to its paraphrase.
+ * instruction and to its paraphrase; a prompt without an answer, which the adapter gives itself.
  */
-export type RowKind = "single" | "paired" | "labelled" | "paraphrased";
+export type RowKind = "single" | "paired" | "labelled" | "paraphrased" | "prompt";
 
 /** A sequence's targets: the sum of their log-probabilities, and how many there are. */
 export type Scored = { readonly logp: number; readonly targets: number };
@@ -67,13 +67,21 @@ export type SettingsOf<N extends string, E extends v.ObjectEntries> = { readonly
   readonly [K in keyof E]: K extends "reference" ? Reference : v.InferOutput<E[K]>;
 }>;
 
+/** What an objective may have to agree with in its adapter: tokens of a row, and whether it continues a saved adapter. */
+export type TableContext = { readonly maxLength: number; readonly isContinued: boolean };
+
 export type Definition<N extends string, E extends v.ObjectEntries> = {
   readonly name: N;
   /** Schemas with defaults, in snake_case as in a recipe. */
   readonly keys: E;
   readonly rows: RowKind;
-  /** Of all rows of a micro-batch; null: each target's cross-entropy, over the targets of the mini-batch. */
+  /**
+   * Of all rows of a micro-batch; null: each target's cross-entropy, over the targets of the mini-batch, or, of prompts, what
+   * their completions come to (group-policy.ts).
+   */
   readonly loss: ((settings: SettingsOf<N, E>, rows: readonly ScoredRow[], totals: BatchTotals) => RowLoss[]) | null;
+  /** What is wrong with settings that each are right; null for nothing. */
+  readonly fault?: (settings: SettingsOf<N, E>, of: TableContext) => string | null;
   /**
    * Where a row's instruction is compared with those of the micro-batch: what stands for it, its last token's
    * hidden state or the mean of all.

@@ -1,8 +1,9 @@
 // From the losses of a micro-batch's sequences to what each of its targets counts: for preferences, whose rows
 // are known only by then.
 
-import type { MicroBatch, PackedPolicy, PackedPreference } from "../schedule/micro-batch.ts";
+import type { MicroBatch, PackedGroup, PackedPolicy, PackedPreference } from "../schedule/micro-batch.ts";
 import type { RowLoss, ScoredRow } from "./definition.ts";
+import { type CompletionLoss, completionLoss } from "./group-policy.ts";
 import { type TargetLoss, targetLoss } from "./policy.ts";
 import { preferenceLoss } from "./registry.ts";
 
@@ -13,7 +14,7 @@ import { preferenceLoss } from "./registry.ts";
 type Losses = readonly {
   readonly loss: number;
   readonly similar?: readonly number[];
-  /** Of each target; where there are policies. */
+  /** Of each target; where there are policies or groups. */
   readonly logProbs?: Float32Array;
 }[];
 
@@ -35,7 +36,23 @@ export function scorePolicy({ loss, firstSequence, sequences, ...of }: PackedPol
   return scored.map((p, i) => targetLoss(loss, p, of.logProbs[i]!, of.advantages[i]!));
 }
 
-/** The targets' weights f32[T]: those of preferences and policies by their slopes, all others as they are. */
+/** The losses of completions, of each from its first target on. */
+export function scoreGroup(
+  { policy, firstSequence, advantages, scales, ...of }: PackedGroup,
+  losses: Losses,
+): CompletionLoss[] {
+  let target = 0;
+  return Array.from(advantages, (advantage, i) => {
+    const now = losses[firstSequence + i]!.logProbs!;
+    const [from, to] = [target, target + now.length];
+    target = to;
+    const own = (values: Float32Array | null) => values?.subarray(from, to) ?? null;
+    const [old, reference] = [own(of.old), own(of.references)];
+    return completionLoss(policy, { now, old, reference, advantage, scale: scales[i]! });
+  });
+}
+
+/** The targets' weights f32[T]: those of preferences, policies and groups by their slopes, all others as they are. */
 export function lossWeights(batch: MicroBatch, losses: Losses): Float32Array {
   const weights = batch.weights.slice();
   for (const preference of batch.preferences) {
@@ -49,6 +66,10 @@ export function lossWeights(batch: MicroBatch, losses: Losses): Float32Array {
   for (const policy of batch.policies ?? []) {
     const { firstTarget } = batch.sequences[policy.firstSequence]!;
     for (const [i, { weight }] of scorePolicy(policy, losses).entries()) weights[firstTarget + i] = weight;
+  }
+  for (const group of batch.groups ?? []) {
+    let at = batch.sequences[group.firstSequence]!.firstTarget;
+    for (const { targets } of scoreGroup(group, losses)) for (const { weight } of targets) weights[at++] = weight;
   }
   return weights;
 }

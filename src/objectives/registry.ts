@@ -5,21 +5,31 @@ import { camel, snake } from "../base/case.ts";
 import { apoZero } from "./apo-zero.ts";
 import { cit } from "./cit.ts";
 import { cpo } from "./cpo.ts";
-import type { BatchTotals, Definition, Reference, RowKind, RowLoss, ScoredRow, SettingsOf } from "./definition.ts";
+import type {
+  BatchTotals,
+  Definition,
+  Reference,
+  RowKind,
+  RowLoss,
+  ScoredRow,
+  SettingsOf,
+  TableContext,
+} from "./definition.ts";
 import { dpo } from "./dpo.ts";
+import { type Grpo, grpo } from "./grpo.ts";
 import { kto } from "./kto.ts";
 import { orpo } from "./orpo.ts";
 import { sft } from "./sft.ts";
 import { simpo } from "./simpo.ts";
 
-const OBJECTIVES = { sft, dpo, cpo, simpo, orpo, kto, cit, apo_zero: apoZero };
+const OBJECTIVES = { sft, dpo, cpo, simpo, orpo, kto, cit, apo_zero: apoZero, grpo };
 
 type All = typeof OBJECTIVES;
 export type ObjectiveName = keyof All;
 /** What an adapter is trained for, as plain data: it stands in recipes and travels to the stages. */
 export type Objective = { [N in ObjectiveName]: SettingsOf<N, All[N]["keys"]> }[ObjectiveName];
 /** Objectives over rows of two sequences. */
-export type Preference = Exclude<Objective, { readonly name: "sft" }>;
+export type Preference = Exclude<Objective, { readonly name: "sft" | "grpo" }>;
 
 export const OBJECTIVE_NAMES = Object.keys(OBJECTIVES) as ObjectiveName[];
 /** The compiler knows each definition by its own settings; here any of them goes with the settings of its name. */
@@ -63,10 +73,12 @@ export function objectiveOf(given: ObjectiveName | ObjectiveTable, place: (path:
 
 /** The reverse: the table, or the name alone of an objective without keys. */
 export function objectiveTable(objective: Objective): string | Record<string, unknown> {
-  const plain = (value: unknown) =>
-    typeof value === "object" && value !== null ? (value as { folder: string }).folder : value;
+  const plain = (key: string, value: unknown) =>
+    key === "reference" && typeof value === "object" && value !== null ? (value as { folder: string }).folder : value;
   const entries = Object.entries(objective);
-  return entries.length === 1 ? objective.name : Object.fromEntries(entries.map(([key, value]) => [snake(key), plain(value)]));
+  return entries.length === 1
+    ? objective.name
+    : Object.fromEntries(entries.map(([key, value]) => [snake(key), plain(key, value)]));
 }
 
 export const rowKindOf = (objective: { readonly name: ObjectiveName }): RowKind => definitionOf(objective).rows;
@@ -76,6 +88,19 @@ export const rowKindOf = (objective: { readonly name: ObjectiveName }): RowKind 
  * are just learned.
  */
 export const isPreference = (objective: Objective): objective is Preference => definitionOf(objective).loss !== null;
+
+/** What is wrong with a name alone, or with a table that its schema accepts; null for nothing. */
+export function objectiveFault(given: ObjectiveName | ObjectiveTable, of: TableContext): string | null {
+  const table = typeof given === "string" ? { name: given } : given;
+  const read = v.safeParse(objectiveTables[OBJECTIVE_NAMES.indexOf(table.name)]!, table);
+  if (read.success) return definitionOf(table).fault?.(objectiveOf(table, (path) => path) as unknown as Settings, of) ?? null;
+  if (table === given) return null; // its schema has reported it
+  const missing = read.issues.map((issue) => v.getDotPath(issue)).join(", ");
+  return `is "${table.name}", expected a table with that name and ${missing}`;
+}
+
+/** The settings of an objective whose completions the adapter samples itself; null for those that learn what rows say. */
+export const rolloutsOf = (objective: Objective): Grpo | null => (objective.name === "grpo" ? objective : null);
 
 /** The reference that it measures against; null for those that need none. */
 export const referenceOf = (objective: Objective): Reference | null => ("reference" in objective ? objective.reference : null);

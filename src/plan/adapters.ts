@@ -9,7 +9,7 @@ import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
 import { settingsOf } from "../methods/registry.ts";
-import { isContrastive } from "../objectives/registry.ts";
+import { isContrastive, rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, epochsBegun, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
@@ -19,7 +19,8 @@ import { placeAdapter } from "./places.ts";
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {
   /**
-   * Tokens that each training and evaluation row feeds to the model, those of its longest sequence, and how many have a target.
+   * Tokens that each training and evaluation row feeds to the model, those of its longest sequence, and how many have a target;
+   * of a prompt, with an answer of the most tokens.
    */
   readonly train: readonly RowSummary[];
   readonly eval: readonly RowSummary[];
@@ -34,7 +35,10 @@ export type AdapterPlan = PoolAdapter & {
   readonly name: string;
   readonly index: number;
   readonly recipe: AdapterRecipe;
+  /** Of an adapter that answers prompts: the answers, each of the most tokens. */
   readonly work: Work;
+  /** Of an adapter that answers prompts: the rows, a batch of them a step; null for others. */
+  readonly prompts: Work | null;
   readonly rows: number;
   readonly evalRows: number;
   readonly steps: number;
@@ -64,13 +68,17 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
   const lengths = data.train.map(({ length }) => length);
   const sources = recipe.mix && data.sizes ? { sources: { ...recipe.mix, sizes: checkSizes(recipe, data.sizes) } } : {};
-  const work: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed, ...sources };
+  const ofRows: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed, ...sources };
+  const rollouts = rolloutsOf(recipe.objective);
+  if (rollouts) checkRopes(recipe, spec);
+  const work = rollouts ? answersOf(ofRows, rollouts) : ofRows;
   checkLearns(recipe, totalSteps(work));
   return {
     name: recipe.name,
     index,
     recipe,
     work,
+    prompts: rollouts ? { ...ofRows, epochs: null, steps: Math.ceil(totalSteps(work) / rollouts.iterations) } : null,
     ...(isSvdInit(recipe.init) ? { ...twice(places), trainedRank: places.rank } : places),
     method: recipe.method,
     ...(recipe.optimizer.name === "adamw" ? {} : { optimizer: recipe.optimizer.name }),
@@ -80,11 +88,35 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
     rows: lengths.length,
     evalRows: data.eval.length,
     steps: totalSteps(work),
-    stepsPerEpoch: stepsPerEpoch(work),
+    stepsPerEpoch: stepsPerEpoch(ofRows) * (rollouts?.iterations ?? 1),
     tokens: totalTokens(work),
     parameters: countParameters(spec, spec.layers, places, recipe.method),
     reference: data.reference ?? null,
   };
+}
+
+/** The answers to all rows, as a run trains them: those to a batch of rows make a step, or several. */
+function answersOf(rows: Work, { generations, iterations }: NonNullable<ReturnType<typeof rolloutsOf>>): Work {
+  const { sources: _, ...of } = rows;
+  return {
+    ...of,
+    lengths: rows.lengths.flatMap((length) => new Array<number>(generations).fill(length)),
+    batchSize: rows.batchSize * generations,
+    epochs: null,
+    steps: rows.steps ?? totalSteps(rows) * iterations,
+    shuffle: false,
+  };
+}
+
+/** Throws a RequestError, `plan.rope`, where answers may be sampled with other factors of a LongRoPE than are learned. */
+function checkRopes({ name, maxLength, objective }: AdapterRecipe, spec: ModelSpec): void {
+  const short = shortPositions(spec);
+  if (short === null || maxLength <= short) return;
+  throw new RequestError(
+    "plan.rope",
+    `adapter '${name}': ${objective.name} samples within the model's first ${short} positions, and max_length is ${maxLength}`,
+    `lower max_length to ${short}`,
+  );
 }
 
 /** Throws a RequestError, `plan.mix`, where a source has no row to train on. */
@@ -153,7 +185,7 @@ function checkContrast({ name, recipe, work }: AdapterPlan, tokensPerMicrobatch:
 
 /** Padded rows of the largest pass that an adapter needs by itself: of a micro-batch, or of an evaluation. */
 export function largestRows(
-  { work, recipe }: AdapterPlan,
+  { work, prompts, recipe }: AdapterPlan,
   data: DataSummary,
   tokensPerMicrobatch: number,
   rowTile: number,
@@ -162,18 +194,21 @@ export function largestRows(
   const evaluation = cut([...heldOut.keys()], heldOut, recipe.batchSize, tokensPerMicrobatch).map((rows) =>
     sum(rows.map((row) => heldOut[row]!)),
   );
-  return alignUp(maxOf([largestMicroBatch(work, tokensPerMicrobatch), ...evaluation, 1]), rowTile);
+  return alignUp(maxOf([largestMicroBatch(work, tokensPerMicrobatch, prompts !== null), ...evaluation, 1]), rowTile);
 }
 
-/** Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs. */
-function largestMicroBatch(work: Work, tokensPerMicrobatch: number): number {
+/**
+ * Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs or rows may
+ * be shorter than planned (`isBound`), as more of these go into one.
+ */
+function largestMicroBatch(work: Work, tokensPerMicrobatch: number, isBound: boolean): number {
   const { lengths, batchSize } = work;
   const sorted = Int32Array.from(lengths).sort().reverse();
   // A mixed epoch may repeat rows.
   const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.subarray(0, batchSize));
   const bound = Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, batch));
   const epochs = epochsBegun(work);
-  if (epochs > 20) return bound;
+  if (isBound || epochs > 20) return bound;
   let most = 0;
   const perStep = batchSize * work.accumulation;
   for (let epoch = 0; epoch < epochs; epoch++) {

@@ -40,6 +40,8 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
   }
   const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
   if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;
+  const answers = maxOf(late.map(({ work, prompts }) => (prompts === null ? 0 : maxOf(work.lengths) + 1)));
+  if (answers > (sizes.cache?.capacity ?? 0)) return `cache for answers of ${answers} tokens with their prompts`;
   const rows = maxOf(late.map((adapter, i) => largestRows(adapter, data[i]!, tokensPerMicrobatch, device.rowTile)));
   return rows > sizes.rows ? `room for a micro-batch of ${rows} tokens: they have it for ${sizes.rows}` : null;
 }

@@ -29,6 +29,7 @@ import { checkFormat } from "./format.ts";
 import { checkHostMemory } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
 import { costsOf, mostStages, partition } from "./partition.ts";
+import { rolloutCache } from "./rollouts.ts";
 import { countWithHost, type HostNeed, hostBytesOf, requireHost } from "./waiting-memory.ts";
 
 /** Tokens of an adapter's micro-batch at most, unless the recipe says; the same on every device, since it decides sums. */
@@ -114,13 +115,14 @@ export function makePlan(
   spec: ModelSpec,
   data: readonly DataSummary[],
   devices: readonly StageDevice[],
-  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache, allAtOnce = false }: PlanOptions = {},
+  { unplanned = 0, ceiling = Number.POSITIVE_INFINITY, exact = null, cache: given, allAtOnce = false }: PlanOptions = {},
 ): Plan {
   const device = commonOf(devices);
   const tokensPerMicrobatch = recipe.run.tokensPerMicrobatch ?? DEFAULT_TOKENS;
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
   requireKernels(spec, device);
+  const cache = given ?? rolloutCache(adapters, spec, devices, recipe.run.slots);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);

@@ -6,7 +6,7 @@ import { isSvdInit } from "../methods/init.ts";
 import { MOST_RANK } from "../methods/layout.ts";
 import type { OptimizerName } from "../methods/optimizers.ts";
 import { DEFINITIONS, hasKey, OWN_KEYS, PEFT_METHODS } from "../methods/registry.ts";
-import { isContrastive, OBJECTIVE_NAMES, rowKindOf } from "../objectives/registry.ts";
+import { isContrastive, OBJECTIVE_NAMES, objectiveFault, rowKindOf } from "../objectives/registry.ts";
 import type { Fault } from "./faults.ts";
 import type { Path } from "./places.ts";
 import { hasWeights, heldOut } from "./resolve.ts";
@@ -70,7 +70,16 @@ function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Pat
   const { objective = DEFAULTS.objective } = all;
   const name = typeof objective === "string" ? objective : objective.name;
   if (!OBJECTIVE_NAMES.includes(name)) return; // its schema has reported it
-  if (rowKindOf({ name }) !== "single")
+  const wrong = (key: string, message: string) => faults.push({ path: [...at, key], message });
+  const lacks = objectiveFault(objective, {
+    maxLength: all.max_length ?? DEFAULTS.max_length,
+    isContinued: all.from !== undefined,
+  });
+  if (lacks !== null) wrong("objective", lacks);
+  const kind = rowKindOf({ name });
+  if (kind === "prompt" && heldOut(all.data))
+    wrong("data", `has held-out rows, which ${name} does not answer yet; leave eval and split out`);
+  if (kind !== "single" && kind !== "prompt")
     for (const [key, allowed] of [
       ["format", "auto"],
       ["train_on", "completion"],

@@ -5,6 +5,7 @@ import * as v from "valibot";
 import { count, floats, ints, type Output, real } from "../base/schema.ts";
 import { range } from "../base/shape.ts";
 import { batchTotals } from "../objectives/definition.ts";
+import { groupPolicy } from "../objectives/group-policy.ts";
 import { policyLoss } from "../objectives/policy.ts";
 import { preferenceSchema } from "../objectives/registry.ts";
 
@@ -72,8 +73,12 @@ export const floatBits = (value: number): number => {
   return bits.getInt32(0);
 };
 
-/** One packed sequence: whose it is, and where its targets lie among all. */
-const packedSequence = v.strictObject({ adapter: count, firstTarget: count, targets: count });
+/** One packed sequence: whose it is (-1: the base model's), and where its targets lie among all. */
+const packedSequence = v.strictObject({
+  adapter: v.pipe(v.number(), v.integer(), v.minValue(-1)),
+  firstTarget: count,
+  targets: count,
+});
 export type PackedSequence = Output<typeof packedSequence>;
 
 /** A segment whose targets' weights are known only when their losses are. */
@@ -100,6 +105,20 @@ const packedPolicy = v.strictObject({
 });
 export type PackedPolicy = Output<typeof packedPolicy>;
 
+/** Sequences that are completions of groups (objectives/group-policy.ts). */
+const packedGroup = v.strictObject({
+  policy: groupPolicy,
+  firstSequence: count,
+  /** f32 of each sequence. */
+  advantages: floats,
+  scales: floats,
+  /** f32 of each target of these sequences: its log-probability when it was sampled, null where that is the present one. */
+  old: v.nullable(floats),
+  /** The same under the reference. */
+  references: v.nullable(floats),
+});
+export type PackedGroup = Output<typeof packedGroup>;
+
 const tableSchemas = eachTable((_, { dtype }) => SCHEMAS[dtype]) as {
   readonly [N in TableName]: (typeof SCHEMAS)[(typeof TABLES)[N]["dtype"]];
 };
@@ -108,6 +127,7 @@ export const microBatch = v.strictObject({
   sequences: v.array(packedSequence),
   preferences: v.array(packedPreference),
   policies: v.exactOptional(v.array(packedPolicy)),
+  groups: v.exactOptional(v.array(packedGroup)),
   /** Real tokens, without padding. */
   tokens: count,
 });

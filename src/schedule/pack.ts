@@ -5,10 +5,12 @@
 // number within its adapter's mini-batch, target) is a table, so that a token's place in the batch means nothing.
 
 import { alignUp, sum } from "../base/shape.ts";
+import type { Completion, GroupPolicy } from "../objectives/group-policy.ts";
 import type { PolicyLoss } from "../objectives/policy.ts";
 import {
   floatBits,
   type MicroBatch,
+  type PackedGroup,
   type PackedPolicy,
   type PackedPreference,
   type PackedSequence,
@@ -29,13 +31,21 @@ export type Tokens = {
   readonly isScored?: boolean;
   /** Of each token, where the loss is a policy's: its log-probability when it was sampled, and its advantage. */
   readonly sampled?: { readonly logProbs: Float32Array; readonly advantages: Float32Array };
+  /** Where its targets are a completion of a group. */
+  readonly completion?: PackedCompletion;
+};
+
+/** `old` and `reference` of each token. */
+export type PackedCompletion = Pick<Completion, "advantage" | "scale"> & {
+  readonly old: Float32Array | null;
+  readonly reference: Float32Array | null;
 };
 
 /**
  * A tokenised row of data. Of preferences it has another, less preferred answer; of KTO another row's, and whether its own is
- * desirable; of CIT the answer to a paraphrase.
+ * desirable; of CIT the answer to a paraphrase; of prompts the columns of the row as JSON.
  */
-export type Row = Tokens & { readonly other?: Tokens; readonly label?: boolean };
+export type Row = Tokens & { readonly other?: Tokens; readonly label?: boolean; readonly columns?: string };
 
 /** The sequences of a row, in the order in which they are packed. */
 export const sequencesOf = (row: Row): readonly Tokens[] => (row.other ? [row, row.other] : [row]);
@@ -49,7 +59,7 @@ export const packedSequences = (samples: readonly Row[]): number => {
   return all.length + all.filter(({ isScored }) => isScored).length;
 };
 
-/** Rows of one adapter's micro-batch. */
+/** Rows of one adapter's micro-batch; -1: of the base model alone, which learns nothing. */
 export type Segment = {
   readonly adapter: number;
   readonly samples: readonly Row[];
@@ -65,6 +75,8 @@ export type Segment = {
   readonly preference?: SegmentPreference;
   /** The rows' loss where they are `sampled`. */
   readonly policy?: PolicyLoss;
+  /** The same where they are completions. */
+  readonly group?: GroupPolicy;
 };
 
 /** Tokens that a sequence feeds to the model: its last is only a target. */
@@ -99,10 +111,11 @@ export function pack(segments: readonly Segment[], adapters: number, rowTile: nu
   const sequences: PackedSequence[] = [];
   const preferences: PackedPreference[] = [];
   const policies: PackedPolicy[] = [];
+  const groups: PackedGroup[] = [];
   let [row, target, tokens] = [0, 0, 0];
   for (const segment of segments) {
     const [firstRow, firstSequence] = [row, sequences.length];
-    tables.dropout.set(dropoutRow(segment), 4 * segment.adapter);
+    if (segment.adapter >= 0) tables.dropout.set(dropoutRow(segment), 4 * segment.adapter);
     if (segment.preference) {
       const labels = segment.samples.map(({ label = true }) => label);
       preferences.push({ ...segment.preference, firstSequence, labels });
@@ -140,20 +153,38 @@ export function pack(segments: readonly Segment[], adapters: number, rowTile: nu
       tokens += length;
     }
     if (segment.policy) policies.push(policyOf(segment.policy, segment.samples, firstSequence));
+    if (segment.group) groups.push(groupOf(segment.group, segment.samples, firstSequence));
     for (const putScored of scored) putScored();
     target = alignUp(target, rowTile);
     row = alignUp(row, rowTile);
     tables.tileAdapter.fill(segment.adapter, firstRow / rowTile, row / rowTile);
   }
-  return { ...tables, sequences, preferences, ...(policies.length > 0 ? { policies } : {}), tokens };
+  const sampled = { ...(policies.length > 0 ? { policies } : {}), ...(groups.length > 0 ? { groups } : {}) };
+  return { ...tables, sequences, preferences, ...sampled, tokens };
 }
+
+/** Of a row's tokens, what its targets have. */
+const ofTargets = ({ mask }: Row, values: Float32Array): number[] => [...values].filter((_, i) => i > 0 && mask[i] === 1);
 
 /** What a policy's loss must know of the targets of a share. */
 function policyOf(loss: PolicyLoss, samples: readonly Row[], firstSequence: number): PackedPolicy {
-  const ofTargets = (what: "logProbs" | "advantages") =>
-    Float32Array.from(samples.flatMap(({ mask, sampled }) => [...sampled![what]].filter((_, i) => i > 0 && mask[i] === 1)));
+  const all = (what: "logProbs" | "advantages") =>
+    Float32Array.from(samples.flatMap((sample) => ofTargets(sample, sample.sampled![what])));
   return {
     ...{ loss, firstSequence, sequences: samples.length },
-    ...{ logProbs: ofTargets("logProbs"), advantages: ofTargets("advantages") },
+    ...{ logProbs: all("logProbs"), advantages: all("advantages") },
+  };
+}
+
+/** The same of completions, which all have what the first has. */
+function groupOf(policy: GroupPolicy, samples: readonly Row[], firstSequence: number): PackedGroup {
+  const each = (what: "advantage" | "scale") => Float32Array.from(samples, ({ completion }) => completion![what]);
+  const all = (what: "old" | "reference") =>
+    samples[0]!.completion![what]
+      ? Float32Array.from(samples.flatMap((sample) => ofTargets(sample, sample.completion![what]!)))
+      : null;
+  return {
+    ...{ policy, firstSequence, advantages: each("advantage"), scales: each("scale") },
+    ...{ old: all("old"), references: all("reference") },
   };
 }

@@ -11,6 +11,7 @@ import type { AdapterResult } from "./events.ts";
 import type { MiniBatch } from "./executor.ts";
 import { keepsBest } from "./own-metrics.ts";
 import type { References } from "./references.ts";
+import type { Rollouts } from "./rollouts.ts";
 import type { Source } from "./sources.ts";
 import { initialLifecycle, type Lifecycle, type LifecycleEvent, transition } from "./transition.ts";
 
@@ -29,6 +30,7 @@ export type MadeStep = {
   readonly learningRate: number;
   readonly preference: MiniBatch["preference"];
   readonly busiest: MiniBatch["busiest"];
+  readonly group: MiniBatch["group"];
 };
 
 /** A copy that continues from an adapter's state after the step `after`. `isMade`: that state is being saved for it. */
@@ -70,6 +72,9 @@ export class AdapterState implements Lifecycle {
   latest: Evaluation | null = null;
   /** Tokens per second, smoothed; null before its first step. */
   rate: number | null = null;
+  /** Of an adapter that answers itself: the answers that it learns from, and what ends their making while that is under way. */
+  rollouts: Rollouts | null = null;
+  sampling: AbortController | null = null;
   /** Copies that are to continue from it under other names. */
   readonly forks: Fork[] = [];
 
@@ -94,8 +99,17 @@ export const apply = (adapter: AdapterState, event: LifecycleEvent): void => {
   Object.assign(adapter, transition(adapter, event));
 };
 
-/** Whether no mini-batch or step of it is under way, so that it may leave its slot. */
-export const isBetweenSteps = ({ begun, steps, step }: AdapterState): boolean => begun === steps && step === null;
+/** Whether steps are due that learn the same answers as the one before: what these were sampled with is gone. */
+export const isAmidRollouts = ({ rollouts, begun }: AdapterState): boolean =>
+  rollouts !== null && begun > rollouts.from && begun < rollouts.until;
+
+/** Whether its next step learns answers that it has not made. */
+export const needsAnswers = ({ plan, rollouts, steps }: AdapterState): boolean =>
+  plan.prompts !== null && (rollouts === null || steps !== rollouts.from);
+
+/** Whether no mini-batch or step of it is under way, and no answer, so that it may leave its slot. */
+export const isBetweenSteps = (of: AdapterState): boolean =>
+  of.begun === of.steps && of.step === null && of.sampling === null && !isAmidRollouts(of);
 
 export const secondsOf = ({ secondsBefore, since }: AdapterState): number => secondsBefore + (now() - since) / 1000;
 
@@ -161,6 +175,7 @@ function fingerprint({ train, eval: heldOut }: AdapterData): string {
     for (const row of rows) {
       for (const { ids, mask } of sequencesOf(row)) hasher.update(`${ids.length};`).update(ids).update(mask);
       if (row.label !== undefined) hasher.update(`${row.label};`);
+      if (row.columns !== undefined) hasher.update(`${row.columns};`);
     }
   }
   return hasher.digest("hex");

@@ -1,12 +1,12 @@
 // One attempt at a run: from opened stages to closed ones, with all that is written meanwhile.
 
 import { join } from "node:path";
-import { openAppender } from "../base/atomic.ts";
+import { lazyAppender, openAppender } from "../base/atomic.ts";
 import { textOf } from "../base/errors.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import type { StageProcesses } from "../cluster/launch.ts";
 import { type OpenStages, openProcesses, openStages } from "../cluster/open-stages.ts";
-import { writeRecord } from "../files/record.ts";
+import { COMPLETIONS, writeRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { tracing, writeTrace } from "./chrome-trace.ts";
@@ -16,6 +16,7 @@ import type { LiveSpans } from "./live-spans.ts";
 import { metricsListener, patient } from "./metrics.ts";
 import type { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
+import { completionLines } from "./rollout-scalars.ts";
 import type { RunAdapters } from "./run-adapters.ts";
 import type { RunControl } from "./run-control.ts";
 import { checkModel } from "./sources.ts";
@@ -93,6 +94,8 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   await using disk = diskStore(output, checkpoint?.keep ?? 1);
   using metrics = openAppender(join(output, "metrics.jsonl"));
   const lines = patient(metrics.append, notice);
+  using completions = lazyAppender(join(output, COMPLETIONS));
+  const answers = patient(completions.append, notice);
   const record = recording(job, output, resumed);
   const listeners: Listener[] = [emit, metricsListener(lines.append), record.listener];
   const tracking = plan.recipe.run.tracking.includes("tensorboard") ? tensorboard(plan, output, notice) : null;
@@ -106,6 +109,9 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     output,
     emit: (event) => {
       for (const listener of listeners) listener(event);
+    },
+    recordAnswers: (adapter, rollouts) => {
+      for (const line of completionLines(adapter, rollouts)) answers.append(line);
     },
     recordJoin: (adapter) => adapters.joined(adapter),
     lost,
@@ -133,6 +139,7 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     throw await stages.causeOf(error);
   } finally {
     lines.flush();
+    answers.flush();
     tracking?.flush();
   }
 }

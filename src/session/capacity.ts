@@ -13,7 +13,7 @@ export { PEFT_METHODS } from "../methods/registry.ts";
 /** The largest rows that an adapter may be given. */
 export function largestData({ maxLength, batchSize, objective }: AdapterRecipe, positions: number): DataSummary {
   const longest = Math.max(1, Math.min(maxLength - 1, positions));
-  const length = longest * (rowKindOf(objective) === "single" ? 1 : 2);
+  const length = longest * (["single", "prompt"].includes(rowKindOf(objective)) ? 1 : 2);
   return { train: Array.from({ length: batchSize }, () => ({ length, longest, targets: length })), eval: [] };
 }
 

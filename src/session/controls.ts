@@ -53,8 +53,9 @@ export class Controls {
 
   /** Rows of the micro-batch of an adapter that has begun last, and its step; null before the first. */
   latestRows(name: string): LatestRows | null {
-    const { latestRows, data, begun } = this.#find(name);
-    return latestRows.length === 0 ? null : { step: begun, rows: latestRows.map((row) => data.train[row]!) };
+    const { latestRows, data, rollouts, begun } = this.#find(name);
+    const rows = rollouts?.rows ?? data.train;
+    return latestRows.length === 0 ? null : { step: begun, rows: latestRows.map((row) => rows[row]!) };
   }
 
   /** All names that are taken, also by copies that are still to be made. */

@@ -159,6 +159,8 @@ export class Decoding {
   }
 
   #leave(of: Active): void {
+    const { prompt, limit } = of.wanted;
+    this.shares.refund(ownerOf(of.wanted), prompt.length + limit - of.ids.length);
     this.#active.splice(this.#active.indexOf(of), 1);
     this.#places.push(of.place);
   }

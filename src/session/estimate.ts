@@ -64,10 +64,14 @@ export function keepRunSpeed(
   { seconds, tokens }: Pick<RunResult, "seconds" | "tokens">,
 ): void {
   if (seconds < LEAST_SECONDS || tokens === 0 || data.length !== plan.adapters.length) return;
+  if (isSampling(plan)) return; // its time is not that of training alone
   const { training, evaluation } = operationsOf(plan, lengthsOf(plan, data));
   const share = tokens / sum(plan.adapters.map((of) => of.tokens));
   keepSpeed(runKey(plan), (share * (training + evaluation)) / seconds);
 }
+
+/** Whether adapters of the plan answer prompts themselves. */
+export const isSampling = ({ adapters }: Pick<Plan, "adapters">): boolean => adapters.some(({ prompts }) => prompts !== null);
 
 /** By what is known already; null where nothing is. Opens no device. */
 export function knownEstimate(plan: Plan, data: readonly Pick<RequestData, "eval">[]): Estimate | null {

@@ -36,6 +36,8 @@ export type EvaluationWork = {
   readonly batchSize: number;
   readonly objective: Objective;
   readonly references: RowReferences | null;
+  /** Whether losses have the log-probability of each target, too. */
+  readonly logProbs?: boolean;
 };
 
 /** A batch that has been evaluated: its rows, and the losses of its sequences. */
@@ -49,11 +51,12 @@ export type Evaluated = {
 export type Evaluating<T> = { readonly sent: Promise<void>; readonly result: Promise<T> };
 
 /**
- * Runs rows through the adapter in a slot, in its state after all requests so far. Each batch is sent to all stages at once, so
- * that all have it at the same place in their order of work and no stage waits for a request that another has not been sent.
+ * Runs rows through the adapter in a slot, or, for -1, through the base model alone, in its state after all requests so far.
+ * Each batch is sent to all stages at once, so that all have it at the same place in their order of work and no stage waits for
+ * a request that another has not been sent.
  */
 export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluated[]> {
-  const { slot, samples, rows = [...samples.keys()], batchSize, objective, references } = work;
+  const { slot, samples, rows = [...samples.keys()], batchSize, objective, references, logProbs } = work;
   const batches = cut(rows, samples.map(inputLength), batchSize, plan.tokensPerMicrobatch);
   const totals = totalsOf(samples, objective);
   const evaluated: Promise<Evaluated>[] = [];
@@ -62,7 +65,11 @@ export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluati
       if (i >= AHEAD) await evaluated[i - AHEAD];
       const segment = evaluationSegment(slot, samples, of, totals, objective, references);
       const batch = pack([segment], plan.slots, plan.device.rowTile);
-      const reply = requestAll(bus, { type: "evaluate", batch }).then((all) => ({ rows: of, batch, losses: all.at(-1)! }));
+      const reply = requestAll(bus, { type: "evaluate", batch, ...(logProbs ? { logProbs } : {}) }).then((all) => ({
+        rows: of,
+        batch,
+        losses: all.at(-1)!,
+      }));
       reply.catch(() => undefined); // `result` rejects, too
       evaluated.push(reply);
     }

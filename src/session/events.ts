@@ -36,6 +36,8 @@ export const sessionEventSchema = v.variant("type", [
     preference: v.nullable(preference),
     /** On a mixture of experts, the share of rows that the busiest expert of a layer got, in the mean over layers. */
     busiest: v.exactOptional(finite),
+    /** Of answers that it has sampled itself: rewards, lengths and ratios, under TRL's names. */
+    rollouts: v.exactOptional(v.record(v.string(), finite)),
   }),
   /** The held-out loss after `step`; `exact` rows are predicted, or, where `isPreference`, judged correctly. */
   v.strictObject({ type: v.literal("evaluation"), ...ofAdapter, step: count, ...evaluation, isPreference: v.boolean() }),

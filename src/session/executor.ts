@@ -5,7 +5,7 @@ import { invariant } from "../base/errors.ts";
 import { range, sum } from "../base/shape.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
-import { scoreSegment } from "../objectives/loss-weights.ts";
+import { scoreGroup, scoreSegment } from "../objectives/loss-weights.ts";
 import { isCorrect } from "../objectives/registry.ts";
 import { endsOf, type PackedBatch, type StepRef } from "../schedule/lists.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
@@ -22,6 +22,8 @@ export type MiniBatch = {
   /** Sums of squares of the gradients, tensor by tensor, for each stage in order. */
   readonly squares: readonly Float32Array[];
   readonly preference: Judgement | null;
+  /** Of completions of groups. */
+  readonly group: GroupScore | null;
   /** The share of its tokens' rows that the busiest experts got, in the mean over layers; null without experts. */
   readonly busiest: number | null;
 };
@@ -29,12 +31,16 @@ export type MiniBatch = {
 /** Of preferences: the share of rows judged correctly, and the mean margin of their rewards; of CIT also the mean contrast. */
 export type Judgement = { readonly accuracy: number; readonly margin: number; readonly contrast: number | null };
 
+/** Of completions, means over their targets: the divergence from the reference, and the shares of ratios that are clipped. */
+export type GroupScore = { readonly kl: number; readonly low: number; readonly high: number };
+
 type Sum = Judged & {
   loss: number;
   tokens: number;
   readonly squares: Promise<Float32Array>[];
   busiest: number;
   routed: number;
+  readonly group: { kl: number; low: number; high: number; ratios: number; targets: number; sequences: number };
 };
 /** Of preferences: rows, those judged correctly, and the sum of their rewards' margins; of CIT also the contrast, else null. */
 type Judged = { rows: number; correct: number; margin: number; contrast: number | null };
@@ -76,7 +82,8 @@ export class Executor {
     invariant(batch, `a backward of pass ${pass.id} without its forward`);
     // A single stage has memory for one batch. No evaluation may come between forward and backward: they are sent together.
     const forward = bus.stages === 1 ? bus.request(stage, { type: "forward", pass: pass.id, batch }) : null;
-    const backward = bus.request(stage, { type: "backward", pass: pass.id });
+    const logProbs = batch.groups ? { logProbs: true } : {};
+    const backward = bus.request(stage, { type: "backward", pass: pass.id, ...logProbs });
     const last = stage === bus.stages - 1;
     const counted = last ? backward.then((losses) => this.#count(pass, batch, losses!)) : backward;
     if (last) {
@@ -124,10 +131,12 @@ export class Executor {
     await this.#until(() => squares !== null);
     this.#sums.delete(keyOf(ref));
     if (this.needsSum(ref.adapter)) squares = await this.#unlessFailed(sumShared(this.bus, this.slotOf(ref.adapter), squares!));
-    const { loss, tokens, rows, correct, margin, contrast } = found;
+    const { loss, tokens, rows, correct, margin, contrast, group: of } = found;
     const preference = rows === 0 ? null : { accuracy: correct / rows, margin: margin / rows, contrast };
     const busiest = found.routed > 0 ? found.busiest / found.routed : null;
-    return { loss, tokens, squares: squares!, preference, busiest };
+    const shares = { low: of.low / Math.max(1, of.ratios), high: of.high / Math.max(1, of.ratios) };
+    const group = of.sequences === 0 ? null : { kl: of.kl / Math.max(1, of.targets), ...shares };
+    return { loss, tokens, squares: squares!, preference, group, busiest };
   }
 
   async step(stage: number, steps: readonly OptimizerStep[]): Promise<void> {
@@ -148,6 +157,7 @@ export class Executor {
   /** A stage answers in order, so losses are added in the order of the batches and sums are the same in every run. */
   #count(pass: PackedBatch, batch: MicroBatch, losses: readonly SequenceLoss[]): void {
     const preferences = new Map(batch.preferences.map((preference) => [preference.firstSequence, preference]));
+    const groups = new Map(batch.groups?.map((group) => [group.firstSequence, group]));
     let at = 0;
     for (const segment of pass.segments) {
       const sums = this.#sumOf(segment);
@@ -163,6 +173,20 @@ export class Executor {
         at += 2 * rows.length;
         continue;
       }
+      const group = groups.get(at);
+      if (group) {
+        for (const { targets, kl, low, high, ratios } of scoreGroup(group, losses)) {
+          sums.loss += sum(targets.map(({ loss }) => loss));
+          sums.group.kl += kl;
+          sums.group.low += low;
+          sums.group.high += high;
+          sums.group.ratios += ratios;
+          sums.group.targets += targets.length;
+          sums.group.sequences++;
+        }
+        at += segment.rows.length;
+        continue;
+      }
       for (const _ of segment.rows) {
         const { firstTarget, targets } = batch.sequences[at]!;
         if (targets > 0) sums.loss += losses[at]!.loss * batch.weights[firstTarget]!;
@@ -175,7 +199,7 @@ export class Executor {
     const key = keyOf(ref);
     const found = this.#sums.get(key) ?? {
       ...{ loss: 0, tokens: 0, squares: [], rows: 0, correct: 0, margin: 0, contrast: null },
-      ...{ busiest: 0, routed: 0 },
+      ...{ busiest: 0, routed: 0, group: { kl: 0, low: 0, high: 0, ratios: 0, targets: 0, sequences: 0 } },
     };
     this.#sums.set(key, found);
     return found;

@@ -36,10 +36,12 @@ export async function exportAdapter(
   threads: FileThreads,
 ): Promise<void> {
   const { bus, plan, adapter, slot } = of;
-  const probe = samples.slice(0, PROBE_ROWS).map(({ ids, mask }) => ({ ids, mask }));
+  // Of a prompt, which has no answer, the tokens that it has itself.
+  const maskOf = ({ ids, mask, columns }: Row) => (columns === undefined ? mask : new Uint8Array(ids.length).fill(1));
+  const probe = samples.slice(0, PROBE_ROWS).map((row) => ({ ids: row.ids, mask: maskOf(row) }));
   const work = { slot, samples: probe, batchSize: adapter.recipe.batchSize, objective: SFT, references: null };
   const { loss } = await evaluate(bus, plan, work).result;
-  if (!Number.isFinite(loss))
+  if (!Number.isFinite(loss) && probe.some(({ mask }) => mask.includes(1, 1)))
     throw new RunError(
       "export.loss",
       `adapter '${adapter.name}': its loss is ${loss}, so it is not saved; lower the learning rate`,

@@ -6,7 +6,7 @@ import { sum } from "../base/shape.ts";
 import { openStages } from "../cluster/open-stages.ts";
 import { operationsOf } from "../plan/operations.ts";
 import type { Plan } from "../plan/plan.ts";
-import { type Estimate, estimateAt } from "./estimate.ts";
+import { type Estimate, estimateAt, isSampling } from "./estimate.ts";
 import type { SessionEvent } from "./events.ts";
 import type { RequestData } from "./prepare.ts";
 import { keepSpeed, runKey } from "./speeds.ts";
@@ -60,6 +60,6 @@ export async function measureRun(
   if (steps === 0) throw new RunError("plan.measure", "the run ends before a step can be measured", "leave --measure out");
   const { training } = operationsOf(plan, []);
   const flops = (training * tokens) / sum(plan.adapters.map((of) => of.tokens)) / ((last - from) / 1000);
-  keepSpeed(runKey(plan), flops);
+  if (!isSampling(plan)) keepSpeed(runKey(plan), flops);
   return estimateAt(plan, data, flops, "measured");
 }

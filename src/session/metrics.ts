@@ -48,6 +48,7 @@ const stepValues = (event: EventOf<"step">) => ({
   tokens_per_second: Math.round(event.tokensPerSecond * 10) / 10,
   ...(event.busiest === undefined ? {} : { busiest_expert: Math.round(event.busiest * 1e4) / 1e4 }),
   ...(event.preference ? preferenceValues(event.preference) : {}),
+  ...event.rollouts,
 });
 
 /** Of CIT the margin is one of cosines: to the most similar paraphrase of another row. */

@@ -9,6 +9,7 @@ import { rateFactor } from "../schedule/rate.ts";
 import { type AdapterState, apply, waitsForEvaluation } from "./adapter-state.ts";
 import { adapterRef, finiteOrNull, type Listener } from "./events.ts";
 import type { Executor } from "./executor.ts";
+import { rolloutScalars } from "./rollout-scalars.ts";
 
 export type StepsOptions = {
   readonly stages: number;
@@ -62,7 +63,7 @@ export class Steps {
     const { executor, of, failed, decided } = this.options;
     const adapter = of(ref);
     const { recipe, steps } = adapter.plan;
-    const { loss, tokens, squares, preference, busiest } = await executor.result(ref);
+    const { loss, tokens, squares, preference, group, busiest } = await executor.result(ref);
     const { slot } = adapter;
     const dropped = slot === null ? null : ({ adapter: slot, dropped: true } as const);
     if (adapter.status === "ended") return dropped;
@@ -75,7 +76,7 @@ export class Steps {
     const { learningRate: peak, weightDecay, maxGradNorm } = recipe.optimizer;
     const learningRate = peak * rateFactor(recipe.schedule, ref.step, steps);
     const coefficient = clipCoefficient(gradNorm, maxGradNorm);
-    adapter.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference, busiest };
+    adapter.step = { loss, tokens, gradNorm, learningRate, step: ref.step + 1, preference, group, busiest };
     if (waitsForEvaluation(adapter, ref.step + 1)) apply(adapter, "evaluationDue");
     decided();
     return {
@@ -92,7 +93,7 @@ export class Steps {
   /** Counts and reports the step that an adapter has made. */
   #report(adapter: AdapterState): void {
     const { plan } = adapter;
-    const { loss, tokens, gradNorm, learningRate, step, preference, busiest } = adapter.step!;
+    const { loss, tokens, gradNorm, learningRate, step, preference, group, busiest } = adapter.step!;
     const time = now();
     const tokensPerSecond = (1000 * tokens) / Math.max(1e-3, time - adapter.steppedAt);
     if (++this.#counted.steps === COUNTED) {
@@ -119,6 +120,7 @@ export class Steps {
       tokensPerSecond,
       preference: preference && { ...preference, margin: finiteOrNull(preference.margin) },
       ...(busiest === null ? {} : { busiest }),
+      ...(group && adapter.rollouts ? { rollouts: rolloutScalars(adapter.plan.recipe, adapter.rollouts, group) } : {}),
     });
   }
 }

@@ -26,6 +26,7 @@ import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
+import { rolloutsOf } from "../objectives/registry.ts";
 import { stagePlaces } from "../plan/adapters.ts";
 import { expertNotices } from "../plan/experts.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
@@ -58,14 +59,15 @@ const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
 /** Milliseconds between two moments at which timers, requests and signals run. */
 const LOOK_MS = 50;
 
-async function countRows(rows: readonly Row[]): Promise<void> {
+/** `follow`: of prompts, the tokens that may follow each; else 0. */
+async function countRows(rows: readonly Row[], follow: number): Promise<void> {
   if (counted.has(rows)) return;
   const [lengths, longest, targets] = range(3).map(() => new Int32Array(rows.length)) as [Int32Array, Int32Array, Int32Array];
   let looked = now();
   for (const [i, row] of rows.entries()) {
-    lengths[i] = inputLength(row);
-    longest[i] = longestSequence(row);
-    targets[i] = sum(sequencesOf(row).map(countTargets));
+    lengths[i] = inputLength(row) + follow;
+    longest[i] = longestSequence(row) + follow;
+    targets[i] = sum(sequencesOf(row).map(countTargets)) + follow;
     if (now() - looked < LOOK_MS) continue;
     await sleep(0);
     looked = now();
@@ -139,7 +141,8 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
     ...reading,
   });
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
-  for (const { train, eval: heldOut } of data) for (const rows of [train, heldOut]) await countRows(rows);
+  for (const [i, { train, eval: heldOut }] of data.entries())
+    for (const rows of [train, heldOut]) await countRows(rows, rolloutsOf(recipe.adapters[i]!.objective)?.maxNewTokens ?? 0);
   const told = [
     ...opened,
     ...mixNotices(recipe.adapters, data),
@@ -147,6 +150,7 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
     ...tokenNotices(recipe, spec),
     ...endNotices(recipe, tokenizer),
     ...dataNotices(recipe, data),
+    ...rolloutNotices(recipe),
   ];
   return { recipe, spec, data, exact, notices: [...notices, ...told] };
 }
@@ -154,6 +158,15 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
 /** Names of all data of adapters, as their recipes have them. */
 export const dataNames = (adapters: readonly AdapterRecipe[]): string[] =>
   adapters.flatMap(({ train, eval: heldOut }) => [...train, ...heldOut]);
+
+/** How to read what a plan says of adapters that answer themselves. */
+function rolloutNotices({ adapters }: Recipe): string[] {
+  const names = adapters.filter(({ objective }) => rolloutsOf(objective)).map(({ name }) => name);
+  if (names.length === 0) return [];
+  return [
+    `${namesOf(names)}: tokens, memory and time are those of answers of max_new_tokens; the time is without sampling them`,
+  ];
+}
 
 /** Rows that are cut or dropped are counted in the plan's table. */
 const IN_TABLE: readonly NoticeKind[] = ["cut"];

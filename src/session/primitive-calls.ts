@@ -6,9 +6,17 @@ import type { PolicyLoss } from "../objectives/policy.ts";
 import type { Objective } from "../objectives/registry.ts";
 import type { Row } from "../schedule/pack.ts";
 import type { NextToken } from "./decoding.ts";
+import type { Resident, SlotsOptions } from "./slots.ts";
 
 export type { PolicyLoss } from "../objectives/policy.ts";
 export { inputLength, type Row } from "../schedule/pack.ts";
+
+export type PrimitivesOptions = Pick<SlotsOptions<Resident>, "idleMs" | "turnMs"> & {
+  /** Aborted, with its reason, when a stage is gone. */
+  readonly lost?: AbortSignal | null;
+  /** Of owners of adapters: the weights of their shares in what is computed. Left out, they are equal. */
+  readonly weightOf?: (owner: string) => number;
+};
 
 /** How the loss of rows is made. */
 export type LossOptions = {

@@ -28,7 +28,9 @@ export function checkRows(
 ): void {
   const refuse = (what: string, hint?: string) => new RequestError("primitives.rows", `adapter '${name}'${what}`, hint);
   if (rows.length === 0) throw refuse(" was given no rows");
-  const isPaired = rowKindOf(objective) !== "single";
+  if (rowKindOf(objective) === "prompt" && !policy)
+    throw refuse(`: ${objective.name} is trained by runs alone`, "give a policy, or another objective");
+  const isPaired = !["single", "prompt"].includes(rowKindOf(objective));
   const weighted = rows.filter(({ weights }) => weights).length;
   if (weighted > 0 && isPreference(objective))
     throw refuse(

@@ -33,6 +33,7 @@ import { type Losses, Packer } from "./primitive-batches.ts";
 import {
   gatherSamples,
   type LossOptions,
+  type PrimitivesOptions,
   type Sample,
   type SampledToken,
   type SampleOptions,
@@ -44,7 +45,7 @@ import { Sampler } from "./sampler.ts";
 import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
-import { type Resident, resident, Slots, type SlotsOptions } from "./slots.ts";
+import { type Resident, resident, Slots } from "./slots.ts";
 import { SpanNames } from "./span-names.ts";
 import { Turns } from "./turns.ts";
 
@@ -54,20 +55,12 @@ export * from "./primitive-calls.ts";
 type Trained = Resident & {
   readonly plan: AdapterPlan;
   readonly turns: Turns;
-  readonly owner: string;
   /** Optimizer steps made. */
   steps: number;
   /** Tokens whose gradients were added since the last of them. */
   tokens: number;
   /** What it is while it has no slot; null before its first. */
   aside: readonly AsideBlocks[] | null;
-};
-
-export type PrimitivesOptions = Pick<SlotsOptions<Trained>, "idleMs" | "turnMs"> & {
-  /** Aborted, with its reason, when a stage is gone. */
-  readonly lost?: AbortSignal | null;
-  /** Of owners of adapters: the weights of their shares in what is computed. Left out, they are equal. */
-  readonly weightOf?: (owner: string) => number;
 };
 
 export class Primitives implements AsyncDisposable {
@@ -103,6 +96,7 @@ export class Primitives implements AsyncDisposable {
     this.slots = new Slots<Trained>({
       ...options,
       slots,
+      shares: new Shares(options.weightOf),
       bytes: stages.map((stage) => stage.sizes.blockBytes),
       fill: (of, slot) => this.#fill(of, slot),
       setAside: async (of, slot) => {
@@ -141,6 +135,11 @@ export class Primitives implements AsyncDisposable {
     return this.#of(name).steps;
   }
 
+  /** Whether an adapter has gradients that no step has used. */
+  hasGradient(name: string): boolean {
+    return this.#of(name).tokens > 0;
+  }
+
   /**
    * Adds an adapter as it is before its first step; resolves when it has had a slot. `data` sums up the rows that it may be
    * given; left out, those of its recipe's limits. `owner`: by whose share its rows have their turn. Throws RequestErrors where
@@ -159,7 +158,7 @@ export class Primitives implements AsyncDisposable {
 
   async #add(plan: AdapterPlan, owner = ""): Promise<void> {
     const bytes = bytesOnStages(this.plan, plan);
-    const added: Trained = { ...resident(bytes), plan, owner, turns: new Turns(), steps: 0, tokens: 0, aside: null };
+    const added: Trained = { ...resident(bytes, owner), plan, turns: new Turns(), steps: 0, tokens: 0, aside: null };
     this.#adapters.set(plan.name, added);
     try {
       await this.#change(added, () => Promise.resolve());

@@ -13,6 +13,7 @@ import { type Controls, ending, type LatestRows } from "./controls.ts";
 import { checkReadable } from "./granted.ts";
 import { checkAdded, type ForkRequest, forkRequest } from "./late-requests.ts";
 import { planOn, type Request, readRequest, summariesOf, withLocalModel } from "./prepare.ts";
+import { checkRewards } from "./rewards.ts";
 import { readAdded, readPaused, writeAdded, writePaused } from "./run-folder.ts";
 import type { Training } from "./training.ts";
 
@@ -216,6 +217,7 @@ export class RunAdapters {
 
   #checkAdded(recipe: Recipe, { isForeign = false }: AddOptions): Attended {
     const attended = this.#attend(true);
+    checkRewards(recipe);
     checkAdded(recipe, this.#request, attended.plan, attended.training.controls.names);
     if (isForeign) checkReadable(recipe.adapters);
     return attended;

@@ -20,6 +20,7 @@ export function scalarsOf(event: SessionEvent, stepsPerEpoch: (index: number) =>
       "train/tokens_per_second": tokensPerSecond,
       ...(busiest === undefined ? {} : { "train/busiest_expert": busiest }),
       ...preferenceScalars(event.preference),
+      ...Object.fromEntries(Object.entries(event.rollouts ?? {}).map(([name, value]) => [`train/${name}`, value])),
     };
     return { adapter, step, scalars: finiteOf(scalars) };
   }

@@ -9,7 +9,7 @@ import { type AdapterPlan, bytesOnStages, type Plan } from "../plan/plan.ts";
 import { admissibleBytes } from "../plan/waiting-memory.ts";
 import { admissions, type Candidate, hasRoom, type Room, without } from "../schedule/admission.ts";
 import type { Joining } from "../schedule/pipeline.ts";
-import { type AdapterState, apply, isBetweenSteps, progressOf, restore } from "./adapter-state.ts";
+import { type AdapterState, apply, isBetweenSteps, needsAnswers, progressOf, restore } from "./adapter-state.ts";
 import type { BackgroundTasks } from "./background.ts";
 import { type CheckpointStore, isOwn, type Which } from "./checkpoints.ts";
 import { type Listener, noticeEvent } from "./events.ts";
@@ -38,6 +38,8 @@ export type SchedulerOptions = {
   readonly leaves: (adapter: AdapterState) => void;
   /** Called with an adapter that cannot be trained further. */
   readonly failed: (adapter: AdapterState, message: string) => void;
+  /** Called with an adapter that is to answer prompts before it trains further. */
+  readonly answers: (adapter: AdapterState) => void;
   /** Called with an adapter that has left and is saved. */
   readonly left: (adapter: AdapterState) => void;
 };
@@ -140,8 +142,15 @@ export class AdapterScheduler {
       return;
     }
     adapter.steppedAt = now();
+    if (needsAnswers(adapter)) this.options.answers(adapter);
+    else this.train(adapter);
+  }
+
+  /** Hands an adapter to the pipeline, from its present step on. */
+  train(adapter: AdapterState): void {
     const { index, work, recipe } = adapter.plan;
-    this.joining.push({ adapter: index, work, from: adapter.steps, priority: recipe.priority });
+    const of = { adapter: index, from: adapter.steps, priority: recipe.priority };
+    this.joining.push({ ...of, work: adapter.rollouts?.work ?? work });
   }
 
   /** Gives an adapter a free slot and fills it with the state that was saved, or with that before its first step. */
@@ -175,6 +184,7 @@ export class AdapterScheduler {
   leave(adapter: AdapterState, event: Extract<LifecycleEvent, "preempted" | "pauseRequested" | "stopRequested">): void {
     const wasTraining = adapter.status === "active" || adapter.status === "resting";
     apply(adapter, event);
+    adapter.sampling?.abort();
     if (wasTraining && isBetweenSteps(adapter)) this.options.leaves(adapter);
     if (adapter.status === "joining") this.#residency.cancel(adapter); // it need not come to the devices
   }

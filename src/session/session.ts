@@ -28,6 +28,7 @@ import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
 import { resumeFrom, trainToEnd } from "./retry.ts";
+import { checkRewards } from "./rewards.ts";
 import { type AddOptions, RunAdapters } from "./run-adapters.ts";
 import { RunControl } from "./run-control.ts";
 import { withAdded, writeRecipe } from "./run-folder.ts";
@@ -63,6 +64,7 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   const remoteStages = remoteStagesOf(options.remoteStages ?? {}, asked);
   const notifier = notifierOf(asked);
   checkMetrics(asked);
+  checkRewards(asked);
   const stream = new EventStream([onEvent, notifier?.listener].filter((listener) => listener !== undefined));
   const { emit } = stream;
   const stop = new AbortController();

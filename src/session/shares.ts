@@ -9,7 +9,7 @@ export class Shares {
   constructor(private readonly weightOf: (owner: string) => number = () => 1) {}
 
   /** The items in their owners' turns, by what these have been charged until then; those of one owner stay in their order. */
-  *inTurn<T>(items: readonly T[], ownerOf: (item: T) => string): Generator<T> {
+  *inTurn<T>(items: readonly T[], ownerOf: (item: T) => string): Generator<T, undefined> {
     const queues = Map.groupBy(items, ownerOf);
     const known = [...queues.keys()].flatMap((owner) => this.#had.get(owner) ?? []);
     const least = known.length > 0 ? Math.min(...known) : 0;
@@ -22,6 +22,11 @@ export class Shares {
       yield queue.shift()!;
       if (queue.length === 0) queues.delete(next);
     }
+  }
+
+  /** An owner did not need this much of what it was charged with. */
+  refund(owner: string, amount: number): void {
+    if (this.#had.has(owner)) this.charge(owner, -amount); // else it has no work, and no claim
   }
 
   /** An owner has had work of this size. */

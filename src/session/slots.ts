@@ -2,15 +2,19 @@
 // needs its memory.
 //
 // An adapter that is not used gives way at once; one that is used again and again only after its turn, so that adapters which
-// share too few slots are not moved at each of their calls.
+// share too few slots are not moved at each of their calls. Turns go by the shares of the adapters' owners: an owner of forty
+// adapters has no more of them than one of two.
 
 import { now } from "../base/clock.ts";
 import { sum } from "../base/shape.ts";
 import { hasRoom, type Room, together } from "../schedule/admission.ts";
+import { Shares } from "./shares.ts";
 
 /** What has a slot at times. */
 export type Resident = {
   slot: number | null;
+  /** By whose share it has its turns. */
+  readonly owner: string;
   /** Bytes that it takes on each stage. */
   readonly bytes: readonly number[];
   /** Calls that use it now, and that wait for its slot. */
@@ -24,8 +28,8 @@ export type Resident = {
   leaving: Promise<void> | null;
 };
 
-export const resident = (bytes: readonly number[]): Resident => {
-  return { slot: null, bytes, uses: 0, queued: 0, usedAt: 0, placedAt: 0, placing: null, leaving: null };
+export const resident = (bytes: readonly number[], owner = ""): Resident => {
+  return { slot: null, owner, bytes, uses: 0, queued: 0, usedAt: 0, placedAt: 0, placing: null, leaving: null };
 };
 
 export type SlotsOptions<T extends Resident> = {
@@ -43,6 +47,8 @@ export type SlotsOptions<T extends Resident> = {
    * adapters takes a small share of the time.
    */
   readonly turnMs?: number;
+  /** Left out, owners have equal shares of the turns. */
+  readonly shares?: Shares;
 };
 
 const IDLE_MS = 100;
@@ -56,6 +62,7 @@ type Waiting<T> = { readonly of: T; readonly resolve: () => void; readonly rejec
 export class Slots<T extends Resident> {
   readonly #residents: (T | null)[];
   readonly #waiting: Waiting<T>[] = [];
+  readonly #shares: Shares;
   #moving = false;
   /** What giving a slot to another adapter takes, smoothed. */
   #moveMs = 0;
@@ -63,6 +70,7 @@ export class Slots<T extends Resident> {
 
   constructor(private readonly options: SlotsOptions<T>) {
     this.#residents = Array.from({ length: options.slots }, () => null);
+    this.#shares = options.shares ?? new Shares();
   }
 
   /** What each slot has; null where it is free. */
@@ -147,20 +155,29 @@ export class Slots<T extends Resident> {
     return { slots: slots - taken.length, bytes: bytes.map((all, stage) => all - sum(taken.map((of) => of.bytes[stage]!))) };
   }
 
-  /** Gives room to those that wait, in their order: a small adapter does not overtake a large one. */
+  /** It has its turn, or will never have it. */
+  #admit(next: Waiting<T>): void {
+    this.#waiting.splice(this.#waiting.indexOf(next), 1);
+    this.#shares.charge(next.of.owner, 1);
+  }
+
+  /**
+   * Gives room to those that wait, by the shares of their owners and in the order of each: of one owner, a small adapter does
+   * not overtake a large one.
+   */
   #settle(): void {
     clearTimeout(this.#timer);
     if (this.#moving) return;
-    const [next] = this.#waiting;
+    const next = this.#shares.inTurn(this.#waiting, ({ of }) => of.owner).next().value;
     if (!next) return;
     if (next.of.slot !== null) {
-      this.#waiting.shift(); // it was not set aside meanwhile, and has another turn
+      this.#admit(next); // it was not set aside meanwhile, and has another turn
       next.resolve();
       this.#settle();
       return;
     }
     if (hasRoom(this.#free, next.of)) {
-      this.#waiting.shift();
+      this.#admit(next);
       this.#move(() => this.#enter(next));
       return;
     }
@@ -197,7 +214,7 @@ export class Slots<T extends Resident> {
     }
   }
 
-  async #evict(of: T, { reject }: Waiting<T>): Promise<void> {
+  async #evict(of: T, next: Waiting<T>): Promise<void> {
     const slot = of.slot!;
     of.slot = null; // a call that comes now waits
     of.leaving = this.options.setAside(of, slot);
@@ -205,8 +222,8 @@ export class Slots<T extends Resident> {
       await of.leaving;
       this.#residents[slot] = null;
     } catch (error) {
-      this.#waiting.shift();
-      reject(error);
+      this.#admit(next);
+      next.reject(error);
     } finally {
       of.leaving = null;
     }

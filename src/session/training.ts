@@ -18,30 +18,30 @@ import {
   type AdapterData,
   AdapterState,
   apply,
-  dueForks,
-  endFork,
-  type Fork,
+  isAmidRollouts,
   isBetweenSteps,
   isCounted,
   isEvaluated,
   isRung,
   madeOf,
-  progressOf,
+  needsAnswers,
   waitsForEvaluation,
 } from "./adapter-state.ts";
 import { BackgroundTasks } from "./background.ts";
 import { trainingSegment } from "./batches.ts";
-import { type CheckpointStore, isOwn, memoryStore, type StoredAdapter } from "./checkpoints.ts";
+import { type CheckpointStore, isOwn, memoryStore } from "./checkpoints.ts";
 import { Controls } from "./controls.ts";
 import { type AdapterResult, adapterRef, type Listener, noticeEvent, type RunResult } from "./events.ts";
 import { Executor } from "./executor.ts";
 import { Finisher } from "./finish.ts";
+import { Forks } from "./forks.ts";
 import { decideRungs } from "./halving.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { scoreOf } from "./own-metrics.ts";
+import { RolloutMaker, rolloutSegment } from "./rollouts.ts";
+import { type RecordAnswers, Sampling } from "./sampling.ts";
 import { AdapterScheduler } from "./scheduler.ts";
 import { needsSum } from "./shared-rows.ts";
-import { readState } from "./slot.ts";
 import type { SpanNames } from "./span-names.ts";
 
 export type { AdapterData } from "./adapter-state.ts";
@@ -63,6 +63,7 @@ export type RunOptions = {
   readonly steps?: ReadonlyMap<string, number>;
   /** Receives all that the run reports. */
   readonly emit: Listener;
+  readonly recordAnswers?: RecordAnswers;
   /** Called before an adapter joins a run under way, to write that down; what it throws keeps the adapter out. */
   readonly recordJoin?: (adapter: AdapterPlan) => void;
   /** Aborted, with its reason, when a stage is gone. */
@@ -95,6 +96,8 @@ export class Training {
   readonly #store: CheckpointStore;
   readonly #finisher: Finisher;
   readonly #steps: Steps;
+  readonly #sampling: Sampling;
+  readonly #forks: Forks;
   readonly #suspend: AbortSignal;
   #passes = 0;
   /** Nothing joins any more. */
@@ -106,12 +109,16 @@ export class Training {
     this.#suspend = options.suspend ?? new AbortController().signal;
     const batchOf = ({ segments }: PackedBatch) => {
       const filled = segments.map((ref) => {
-        const { plan: of, slot, data, references } = this.#of(ref);
+        const { plan: of, slot, data, references, rollouts } = this.#of(ref);
+        if (rollouts) return rolloutSegment(of, slot!, rollouts, ref);
         return trainingSegment(of, slot!, data.train, references?.train ?? null, ref);
       });
       return pack(filled, plan.slots, plan.device.rowTile);
     };
-    const tokensOf = (ref: SegmentRef) => sum(ref.rows.map((row) => inputLength(this.#of(ref).data.train[row]!)));
+    const tokensOf = (ref: SegmentRef) => {
+      const { rollouts, data } = this.#of(ref);
+      return sum(ref.rows.map((row) => inputLength((rollouts?.rows ?? data.train)[row]!)));
+    };
     const slotOf = (adapter: number) => this.#of({ adapter }).slot!;
     const sums = (adapter: number) => needsSum(bus, plan.spec, this.#of({ adapter }).plan);
     this.#executor = new Executor(bus, batchOf, tokensOf, slotOf, sums, plan.spec.experts !== null);
@@ -132,7 +139,19 @@ export class Training {
       arrived: (adapter, first) => this.#arrived(adapter, first),
       leaves: (adapter) => this.#leaves(adapter),
       failed: (adapter, message) => this.#end(adapter, "failed", message),
-      left: (adapter) => this.#forkSaved(adapter),
+      answers: (adapter) => this.#sampling.start(adapter),
+      left: (adapter) => this.#forks.makeSaved(adapter),
+    });
+    this.#sampling = new Sampling({
+      open: () => new RolloutMaker({ plan, bus, notice: (of, text) => emit(noticeEvent(of, text)) }),
+      ...{ scheduler: this.#scheduler, background: this.#background },
+      over: AbortSignal.any([stop, this.#suspend]),
+      record: options.recordAnswers ?? (() => undefined),
+      leaves: (adapter) => this.#leaves(adapter),
+      stopped: (adapter, message) => {
+        this.#notice(adapter, message);
+        this.#end(adapter, "stopped", message);
+      },
     });
     this.#steps = new Steps({
       stages: bus.stages,
@@ -142,6 +161,13 @@ export class Training {
       failed: (adapter, message) => this.#end(adapter, "failed", message),
       decided: () => this.#settle(),
       made: (adapter) => this.#afterStep(adapter),
+    });
+    this.#forks = new Forks({
+      ...{ plan, bus, model: options.model ?? "", store: this.#store, background: this.#background },
+      notice: (adapter, text) => this.#notice(adapter, text),
+      join: (copy, data) => this.#join(copy, data),
+      joinAnew: (copy, data) => this.#joinAnew(copy, data),
+      settle: () => this.#settle(),
     });
     const saveStopped = store !== undefined;
     this.#finisher = new Finisher({
@@ -159,7 +185,7 @@ export class Training {
       enter: (plan, data) => this.#joinAnew(plan, data),
       leave: (adapter, event) => this.#scheduler.leave(adapter, event),
       end: (adapter) => this.#end(adapter, "stopped"),
-      fork: (adapter) => this.#forkSaved(adapter),
+      fork: (adapter) => this.#forks.makeSaved(adapter),
       settle: () => {
         this.#settle();
         this.#background.wake();
@@ -218,7 +244,10 @@ export class Training {
     // Adapters begin together: the first packed batches must not depend on how fast files are read.
     await this.#until(() => !all.some((of) => of.status === "joining" && !this.#scheduler.isQueued(of)));
     const over = () => stop.aborted || this.#suspend.aborted;
-    const left = (adapter: number): boolean => over() || all[adapter]!.status !== "active";
+    const left = (adapter: number): boolean => {
+      const { status } = all[adapter]!;
+      return status === "ended" || (!isAmidRollouts(all[adapter]!) && (over() || status !== "active"));
+    };
     const allEnded = () => !keepOpen && all.every(({ status }) => status === "ended");
     for (;;) {
       for (const { stage, action } of actionsOf(plan, joining, left, this.#passes))
@@ -294,7 +323,7 @@ export class Training {
 
   /** Every stage has been sent this step and nothing later for this adapter, so state read now is the state after the step. */
   async #afterStep(adapter: AdapterState): Promise<void> {
-    for (const fork of dueForks(adapter)) this.#background.start(this.#fork(adapter, fork));
+    if (!isAmidRollouts(adapter)) this.#forks.make(adapter);
     if (adapter.steps === adapter.plan.steps) return this.#end(adapter, "done");
     if (this.#isDue(adapter)) this.#background.start(this.#scheduler.save(adapter));
     if (adapter.status === "evaluating") this.#background.start(this.#evaluate(adapter));
@@ -306,6 +335,7 @@ export class Training {
     adapter.step = null;
     if (adapter.status === "resting" && isBetweenSteps(adapter)) this.#scheduler.rest(adapter);
     if (adapter.status === "leaving" && isBetweenSteps(adapter)) this.#leaves(adapter);
+    if (adapter.status === "active" && isBetweenSteps(adapter) && needsAnswers(adapter)) this.#sampling.start(adapter);
   }
 
   #leaves(adapter: AdapterState): void {
@@ -313,49 +343,14 @@ export class Training {
     else this.#scheduler.evict(adapter);
   }
 
-  /** A copy begins from the adapter's present state, which is saved under the copy's name. */
-  async #fork(adapter: AdapterState, fork: Fork, stored?: StoredAdapter): Promise<void> {
-    const { plan, bus, model = "" } = this.options;
-    const { plan: copy, data } = fork;
-    const made = madeOf(plan, copy, data, model);
-    const progress = { ...(stored?.progress ?? progressOf(adapter)), adapter: copy.name, made, best: null };
-    try {
-      const blocks = stored?.blocks ?? (await readState(bus, adapter.slot!, adapter.plan.optimizer));
-      this.#store.remove(copy);
-      await this.#store.save(plan, copy, { progress, blocks });
-      this.#join(copy, data);
-      endFork(adapter, fork);
-      this.#settle();
-    } catch (error) {
-      if (!isOwn(error)) throw error;
-      this.#unmade(adapter, fork, textOf(error));
-    }
-  }
-
-  /** The same for an adapter without a slot, from its checkpoint; a copy of one that has made no step begins anew. */
-  #forkSaved(adapter: AdapterState): void {
-    for (const fork of dueForks(adapter)) {
-      const stored = this.#store.load(this.options.plan, adapter.plan, (text) => this.#notice(adapter, text));
-      if (stored) this.#background.start(this.#fork(adapter, fork, stored));
-      else if (fork.after === 0) {
-        this.#joinAnew(fork.plan, fork.data);
-        endFork(adapter, fork);
-      } else this.#unmade(adapter, fork, "it was not kept");
-    }
-  }
-
-  #unmade(adapter: AdapterState, fork: Fork, why: string): void {
-    endFork(adapter, fork);
-    this.#notice(adapter, `the copy ${fork.plan.name} was not made: ${why}`);
-  }
-
   #notice({ plan }: AdapterState, text: string): void {
     this.options.emit(noticeEvent(plan, text));
   }
 
-  #isDue({ steps, saving, savedAt }: AdapterState): boolean {
+  #isDue(adapter: AdapterState): boolean {
     const { saveEvery } = this.options;
-    if (!saveEvery || saving) return false;
+    const { steps, saving, savedAt } = adapter;
+    if (!saveEvery || saving || isAmidRollouts(adapter)) return false;
     if (saveEvery.steps !== null && steps % saveEvery.steps === 0) return true;
     if (saveEvery.minutes === null || now() - savedAt < 60_000 * saveEvery.minutes) return false;
     return this.#scheduler.all.filter((adapter) => adapter.saving).length < MOST_SAVES;
@@ -386,8 +381,8 @@ export class Training {
   /** Ends an adapter: it makes no further step. It is evaluated and exported while the others train. */
   #end(adapter: AdapterState, status: AdapterResult["status"], message: string | null = null): void {
     apply(adapter, "ended");
-    for (const fork of adapter.forks.filter(({ isMade }) => !isMade))
-      this.#unmade(adapter, fork, `its last step is ${adapter.steps}`);
+    adapter.sampling?.abort();
+    this.#forks.end(adapter);
     this.#background.start(this.#finisher.finish(adapter, status, message));
   }
 }

@@ -12,6 +12,7 @@ import { writeAnswer, writeAsk } from "../../src/bus/exchange.ts";
 import { type Connection, connect } from "../../src/bus/nats.ts";
 import { writePacket } from "../../src/bus/packets.ts";
 import { newRunKey, seal } from "../../src/bus/seal.ts";
+import { askOnce } from "../helpers/ask.ts";
 import { REPORT, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
@@ -35,7 +36,7 @@ async function sharedServer() {
   );
   const child = Bun.spawn([assetPath("nats-server"), "--config", config], { stdout: "ignore", stderr: "ignore" });
   const ports = () => readdirSync(folder).find((name) => name.endsWith(".ports"));
-  await until("the server listens", 10_000, () => ports() !== undefined && statSync(join(folder, ports()!)).size > 0);
+  await until("the server listens", 60_000, () => ports() !== undefined && statSync(join(folder, ports()!)).size > 0);
   const [url] = (await Bun.file(join(folder, ports()!)).json()).nats as [string];
   return {
     url,
@@ -122,7 +123,9 @@ needs("nats")("another user of the server", () => {
     const run = place.start(args, { ...HERE, MLORA_NATS_USER: "owner", MLORA_NATS_PASSWORD: "ownerpw" });
     await until("steps", 60_000, () => existsSync(join(out(path), "metrics.jsonl")) && metrics(out(path), "step").length > 4);
 
-    // The owner asks something, too: what it asks and is answered is heard with all else.
+    // The owner asks something, too: what it asks and is answered is heard with all else. One adapter waits from here on, so
+    // that the run is not at its end before the guest has tried all.
+    expect(await askOnce(place, { type: "pause", adapter: "a3" })).toContain("a3: paused");
     const notes = join(folder, "notes");
     writeFileSync(notes, `["${secret}"]\n`, { mode: 0o600 });
     const spy = text.replaceAll('"rows.jsonl"', JSON.stringify(notes)).replaceAll('name = "a', 'name = "spy');
@@ -130,9 +133,6 @@ needs("nats")("another user of the server", () => {
     const asked = await place.start(["add", "tonight", join(path, "..", "more.toml")], HERE).ended;
     expect([asked.code, asked.err]).toEqual([2, expect.stringContaining(`${notes}:1`)]);
     expect(asked.err).not.toContain(secret); // nor does the answer that travelled
-    expect((await place.start(["pause", "tonight", "a3"], HERE).ended).code).toBe(0);
-    expect((await place.start(["resume", "tonight", "a3"], HERE).ended).code).toBe(0);
-
     listening[Symbol.dispose]();
     const sessions = new Set(heard.map(({ subject }) => /\.(?:beat|welcome|answer)\.(\w+)$/.exec(subject)?.[1]));
     const known = [...sessions].filter((session) => session !== undefined);
@@ -147,6 +147,7 @@ needs("nats")("another user of the server", () => {
     for (const forged of forgeries(known, spy)) for (const forger of [guest, seal(guest, newRunKey())]) say(forger, forged);
     for (const repeated of repeats(heard.slice(-AGAIN))) say(guest, repeated);
     await guest.flush();
+    expect((await place.start(["resume", "tonight", "a3"], HERE).ended).code).toBe(0);
 
     const { code, err } = await run.ended;
     expect([code, err.match(/^error.*/m)]).toEqual([0, null]);

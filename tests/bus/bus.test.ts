@@ -203,7 +203,7 @@ needs("nats")("the bus over NATS", () => {
     ];
     for (const [subject, bytes, reason] of cases) {
       outsider.publish(subject, bytes);
-      await until(`${reason}`, 2_000, () => refused.some((text) => reason.test(text)));
+      await until(`${reason}`, 60_000, () => refused.some((text) => reason.test(text)));
     }
     expect(await bus.request(0, { type: "squares", adapters: [] })).toEqual([]);
     expect(handled).toBe(1);
@@ -213,7 +213,7 @@ needs("nats")("the bus over NATS", () => {
   test("a stage of another version may not join, gets the reason, and is named when the coordinator gives up", async () => {
     const run = newRunId();
     await using connection = await connect(server.address, "coordinator");
-    const gathering = natsBus(connection, run, 1, { joinMs: 1_500, refuse: () => {} }).catch((error) => error);
+    const gathering = natsBus(connection, run, 1, { joinMs: 4_000, refuse: () => {} }).catch((error) => error);
     const me = "m".repeat(20);
     const told: string[] = [];
     using _ = outsider.subscribe(subjectsOf(run).welcome(me), (bytes) => told.push(Buffer.from(bytes).toString("latin1")));
@@ -226,7 +226,7 @@ needs("nats")("the bus over NATS", () => {
       coordinator: null,
       report: REPORT,
     } as const;
-    await until("an answer", 1_500, async () => {
+    await until("an answer", 4_000, async () => {
       outsider.publish(subjectsOf(run).hello, writePacket(run, me, hello));
       await Bun.sleep(50);
       return told.length > 0;
@@ -246,8 +246,13 @@ needs("nats")("the bus over NATS", () => {
       return joinRun(own, run, { stage, report: REPORT, ...JOIN }).catch((error) => error);
     };
     const gathering = natsBus(connection, run, 3, { ...JOIN, refuse: () => {} });
+    let isWelcome = false;
+    using _ = outsider.subscribe(subjectsOf(run).welcome("any").replace(/any$/, "*"), () => {
+      isWelcome = true;
+    });
+    await outsider.flush();
     const first = join(1);
-    await Bun.sleep(400);
+    await until("its place", 60_000, () => isWelcome);
     const [a, b, c] = await Promise.all([join(null), join(null), first]);
     await using bus = await gathering;
     expect([a.stage, b.stage].sort()).toEqual([0, 2]);

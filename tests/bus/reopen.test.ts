@@ -5,6 +5,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkpointsIn } from "../../src/files/checkpoint.ts";
+import { askOnce } from "../helpers/ask.ts";
 import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import { childrenOf, commandOf, leftOf, longer, metrics, type Running, SUMS, unlike, Workplace } from "../helpers/program.ts";
@@ -39,7 +40,7 @@ async function killStage(run: Running): Promise<void> {
 /** The end of a run that nothing happens to. */
 async function undisturbed(text: string, files: Readonly<Record<string, string>> = {}): Promise<string> {
   const path = place.project(text, { ...SUMS, ...files });
-  expect((await place.mlora("run", path)).code).toBe(0);
+  expect((await place.mlora("run", path, "--stages", "1")).code).toBe(0);
   return path;
 }
 
@@ -98,7 +99,7 @@ needs("nats")("stages that are opened again", () => {
 
       const none = unlike([2, 1, 0], "cpu", "stages = 2\nrestarts = 1\nslots = 1\ncheckpoint = false").replace(
         "steps = 6",
-        "steps = 60",
+        "steps = 150",
       );
       const other = place.project(none, SUMS);
       const second = place.start(["run", other]);
@@ -125,12 +126,12 @@ needs("nats")("stages that are opened again", () => {
         expect(i).toBeLessThan(8);
         const [stage] = await stagesWhere(run);
         process.kill(stage!, "SIGSTOP"); // no step is made from here on
-        await Bun.sleep(200);
         name = `bold${i}`;
-        const { out } = await place.mlora("fork", outputOf(path), "a0", name, "--set", "learning_rate = 1e-2, steps = 200");
+        const changes = { learning_rate: 1e-2, steps: 200 };
+        const said = await askOnce(place, { type: "fork", adapter: "a0", name, changes }).catch(String);
         const at = steps(path, name).length;
         if (stagesOf(run).includes(stage!)) process.kill(stage!, "SIGKILL");
-        told = at === 0 ? /continues from a0, after step (\d+)/.exec(out) : null; // else the stages were opened again meanwhile
+        told = at === 0 ? /continues from a0, after step (\d+)/.exec(said) : null; // else the stages were opened again
       }
       const { code, err } = await run.ended;
       expect([code, err]).toEqual([0, expect.stringContaining("the stages are started again")]);
@@ -152,7 +153,7 @@ needs("nats")("stages that are opened again", () => {
 test(
   "an adapter that begins as a part of the weights reads those that the run began with",
   async () => {
-    const two = unlike([0, 2], "cpu", "slots = 1").replace("../model", "./model").replace("steps = 6", "steps = 60");
+    const two = unlike([0, 2], "cpu", "slots = 1").replace("../model", "./model").replace("steps = 6", "steps = 1000000");
     const path = place.project(
       two.replace('"a2"\nrank = 1\ninit = "default"', '"a2"\nrank = 1\ninit = "pissa"').replace("dropout = 0.05\n", ""),
       SUMS,
@@ -162,6 +163,7 @@ test(
     const run = place.start(["run", path]);
     await begun(path, "a0", 1);
     damage(join(model, "model.safetensors"));
+    await askOnce(place, { type: "stop", adapter: "a0" }); // a2 begins
     const { code, err } = await run.ended;
     expect([code, err]).toEqual([
       2,
@@ -186,15 +188,22 @@ needs("nats")("an adapter that joins", () => {
       writeFileSync(path, longer(unlike([0], "cpu", `checkpoint = { steps = 8 }\n${slots}`), 60));
       const late = longer(unlike([2], "cpu"), 20).replace("learning_rate = 3e-3", "learning_rate = 4e-3");
       writeFileSync(join(path, "..", "late.toml"), late);
-      const run = place.start(["run", path]);
+      const run = place.start(["run", path, "--keep-open"]); // until it has joined, however fast a0 is
       const ended = run.ended.then(({ code, err }) => [code, err]);
       await begun(path, "a0", steps(path, "a0").length + 2);
       await Promise.race([ended, until("the request", WAIT, async () => (await add(path)) === 0)]);
+      await Promise.race([ended, until("the end of both", LIMIT, areDone)]);
+      await askOnce(place, { type: "stop", adapter: null });
       expect(await ended).toEqual([0, expect.anything()]);
       expect(leftOf(outputOf(path), "a2")).toEqual(leftOf(outputOf(await undisturbed(late)), "a2"));
     },
     LIMIT,
   );
+  /** False while it opens its stages again. */
+  const areDone = async () => {
+    const adapters = (await askOnce(place, { type: "status" }).catch(() => null))?.adapters ?? [];
+    return ["a0", "a2"].every((name) => adapters.find((of) => of.name === name)?.state === "done");
+  };
   const add = async (path: string) => (await place.mlora("add", outputOf(path), join(path, "..", "late.toml"))).code;
 });
 
@@ -266,10 +275,10 @@ describe("the adapters that `from` and `reference` name", () => {
       "do not matter to one that has trained, when it is put back into a slot",
       async () => {
         const path = await project(KEYS[0][1], "");
-        writeFileSync(path, readFileSync(path, "utf8").replace("steps = 3000", "steps = 300"));
+        writeFileSync(path, readFileSync(path, "utf8").replace("steps = 3000", "steps = 600"));
         const run = place.start(["run", path]);
         await begun(path, "b", 2);
-        expect((await place.mlora("pause", outputOf(path))).code).toBe(0);
+        await askOnce(place, { type: "pause", adapter: null });
         await until("it to be kept", WAIT, () => checkpointsIn(join(outputOf(path), "checkpoints", "b")).length > 0);
         rmSync(join(path, "..", "start"), { recursive: true });
         expect((await place.mlora("resume", outputOf(path))).code).toBe(0);

@@ -7,12 +7,14 @@ import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
 import { startServer } from "../../src/cluster/server.ts";
 import { isAlive, until } from "../helpers/bus.ts";
+import { beforeItsEnd, inTheMiddle } from "../helpers/middle.ts";
 import { needs } from "../helpers/needs.ts";
 import {
   childrenOf,
   commandOf,
   type Left,
   leftOf,
+  longer,
   metrics,
   type Running,
   SUMS,
@@ -46,12 +48,14 @@ async function expectAsAlone(path: string, adapters: readonly number[]): Promise
   for (const i of adapters) expect(leftOf(outputOf(path), `a${i}`)).toEqual(await trainedAlone(i));
 }
 
+/** Whether that many adapters have stepped. */
+const stepped = (path: string, adapters: number): boolean =>
+  existsSync(join(outputOf(path), "metrics.jsonl")) &&
+  new Set(metrics(outputOf(path), "step").map(({ adapter }) => adapter)).size === adapters;
+
 /** Once every adapter has stepped: the run's server and its stages, first stage first. */
 async function underWay(running: Running, path: string, adapters: number) {
-  const file = join(outputOf(path), "metrics.jsonl");
-  const stepped = () =>
-    existsSync(file) && new Set(metrics(outputOf(path), "step").map(({ adapter }) => adapter)).size === adapters;
-  await until("all adapters step", 20_000, stepped);
+  await until("all adapters step", 60_000, () => stepped(path, adapters));
   const children = childrenOf(running.pid);
   const stages = children.filter((pid) => commandOf(pid).includes("stage --orders"));
   return { children, stages, server: children.find((pid) => commandOf(pid).includes("nats-server"))! };
@@ -101,22 +105,26 @@ needs("nats")("a run over several processes", () => {
   });
 
   test("a server that is away for two seconds is waited for, and nothing changes", async () => {
-    const first = await startServer();
-    const { login, servers } = first.address;
-    const token = (login as { token: string }).token;
-    const longer = recipe([0, 3])
-      .replaceAll(/^steps = .*$/gm, "steps = 400")
-      .replaceAll(/^eval_every = .*$/gm, "");
-    const [path, undisturbed] = [place.project(longer, SUMS), place.project(longer, SUMS)];
-    const run = place.start(["run", path, "--nats", servers[0]!, "--stages", "2", "--here", "2"], { MLORA_NATS_TOKEN: token });
-    await underWay(run, path, 2);
-    await first[Symbol.asyncDispose]();
-    const before = metrics(outputOf(path), "step").length;
-    await Bun.sleep(1_500);
-    await using _ = await startServer({ port: Number(new URL(servers[0]!).port), token });
-    const { code, err } = await run.ended;
-    expect([code, err.match(/^error.*/m)]).toEqual([0, null]);
-    expect(before).toBeLessThan(800);
+    const { path, text } = await inTheMiddle(async (factor) => {
+      const first = await startServer();
+      const { login, servers } = first.address;
+      const token = (login as { token: string }).token;
+      const text = longer(recipe([0, 3]).replaceAll(/^eval_every = .*$/gm, ""), 12 * factor);
+      const path = place.project(text, SUMS);
+      const run = place.start(["run", path, "--nats", servers[0]!, "--stages", "2", "--here", "2"], {
+        MLORA_NATS_TOKEN: token,
+      });
+      await beforeItsEnd(run, "steps", () => stepped(path, 2));
+      await first[Symbol.asyncDispose]();
+      await Bun.sleep(1_500);
+      const isAway = stepped(path, 2) && metrics(outputOf(path), "step").length < 132 * factor;
+      await using _ = await startServer({ port: Number(new URL(servers[0]!).port), token });
+      const { code, err } = await run.ended;
+      if (!isAway) return null; // it had made its last step
+      expect([code, err.match(/^error.*/m)]).toEqual([0, null]);
+      return { path, text };
+    });
+    const undisturbed = place.project(text, SUMS);
     await place.mlora("run", undisturbed);
     for (const name of ["a0", "a3"]) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(undisturbed), name));
   });
@@ -137,7 +145,7 @@ needs("nats")("a run over several processes", () => {
       const begin = performance.now();
       process.kill(victim, signal);
       const { code, err } = await run.ended;
-      expect(performance.now() - begin).toBeLessThan(7_000); // noticed within 5 s, and then ended
+      expect(performance.now() - begin).toBeLessThan(30_000); // noticed within 5 s, and then ended, next to a busy neighbour
       expect(code).toBe(1);
       expect(err).toMatch(message);
       expect(err.match(/error\[/g)?.length).toBe(1);
@@ -152,10 +160,10 @@ needs("nats")("a run over several processes", () => {
     const run = place.start(["run", path, "--stages", "2"]);
     const { children, stages } = await underWay(run, path, 2);
     process.kill(run.pid, signal);
-    await until("the stages end", 8_000, async () => (await Promise.all(stages.map(isAlive))).every((alive) => !alive));
+    await until("the stages end", 60_000, async () => (await Promise.all(stages.map(isAlive))).every((alive) => !alive));
     if (signal === "SIGSTOP") process.kill(run.pid, "SIGCONT");
     await run.ended;
-    for (const pid of children) await until("its children end", 2_000, async () => !(await isAlive(pid)));
+    for (const pid of children) await until("its children end", 60_000, async () => !(await isAlive(pid)));
   });
 
   test.each([
@@ -183,10 +191,10 @@ needs("nats")("a run over several processes", () => {
     const child = Bun.spawn(command, { stdout: "ignore", stderr: "pipe", env });
     const steps = () => metrics(outputOf(path), "step").length;
     const made = () => existsSync(join(outputOf(path), "metrics.jsonl"));
-    await until("the first steps", 20_000, () => made() && steps() > 2);
+    await until("the first steps", 60_000, () => made() && steps() > 2);
     child.kill("SIGHUP");
     const before = steps();
-    await until("more steps", 20_000, () => steps() > before + 5);
+    await until("more steps", 60_000, () => steps() > before + 5);
     child.kill("SIGINT");
     expect([await child.exited, await child.stderr.text()]).toEqual([1, expect.stringContaining("stopped before the end")]);
   }, 60_000);

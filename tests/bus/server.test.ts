@@ -90,7 +90,7 @@ needs("nats")("a server of our own", () => {
     const { pid } = JSON.parse(await coordinator.line());
     expect(await isAlive(pid)).toBe(true);
     coordinator.kill("SIGKILL");
-    await until("the server ends", 2_000, async () => !(await isAlive(pid)));
+    await until("the server ends", 60_000, async () => !(await isAlive(pid)));
   });
 
   test("a Ctrl-C at the terminal does not reach it: the coordinator ends it in its own time", async () => {

@@ -216,9 +216,9 @@ needs("nats")("a run under way", () => {
       const pause = place.start(["pause", output, "a1"], {}, ["sh", "-c", `exec "$0" "$@" 2>${said}`]);
       const notice = /^notice: .*; it is asked again where it answers next\n$/;
       if (when === "asked")
-        await until("the server is missed", 30_000, () => existsSync(said) && notice.test(readFileSync(said, "utf8")));
+        await until("the server is missed", 60_000, () => existsSync(said) && notice.test(readFileSync(said, "utf8")));
       else {
-        await until("it is asked", 30_000, () => connections() > before);
+        await until("it is asked", 60_000, () => connections() > before);
         process.kill(server, "SIGKILL");
       }
       run.kill("SIGCONT");

@@ -1,7 +1,17 @@
 // `mlora export`: a merged model is what its adapter made of the base, and under its name there is a whole one or none.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { basename, join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
@@ -16,6 +26,7 @@ import { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "../../src/f
 import { writeSafetensors } from "../../src/files/safetensors.ts";
 import type { LinearFactor } from "../../src/methods/layout.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
+import { beforeItsEnd, inTheMiddle } from "../helpers/middle.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 import { LINEARS } from "../helpers/tiny.ts";
 
@@ -299,16 +310,23 @@ describe("refused, with nothing written,", () => {
 });
 
 test("killed while it writes, it leaves nothing under the final name; the next one clears up", async () => {
-  using deep = new Workplace(48);
-  const of = readModelSpec(deep.model);
-  const adapter = writeAdapter("adapter-deep", { baseModel: deep.model }, of);
+  using made = new DisposableStack();
   const output = at("deep");
-  const args = ["export", adapter, "--output", output, "--shard", "1"]; // a file for each tensor
-  const running = place.start(args);
   const half = () => partsOf(output).some((part) => readdirSync(at(part)).some((name) => name.startsWith("model-00009")));
-  while (!half()) await Bun.sleep(1);
-  running.kill("SIGKILL");
-  expect((await running.ended).out).toBe("");
+  const { args, of, ended } = await inTheMiddle(async (factor) => {
+    const deep = made.use(new Workplace(24 * factor));
+    const of = readModelSpec(deep.model);
+    const adapter = writeAdapter(`adapter-${factor}`, { baseModel: deep.model }, of);
+    const args = ["export", adapter, "--output", output, "--shard", "1"]; // a file for each tensor
+    const running = place.start(args);
+    await beforeItsEnd(running, "some of its files", half);
+    running.kill("SIGKILL");
+    const ended = await running.ended;
+    if (ended.code !== 0) return { args, of, ended };
+    rmSync(output, { recursive: true });
+    return null;
+  });
+  expect([ended.code, ended.out]).toEqual([137, ""]);
   expect(existsSync(output)).toBe(false);
   expect(partsOf(output).length).toBe(1);
   const { code, err } = await place.mlora(...args);

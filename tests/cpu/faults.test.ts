@@ -65,12 +65,17 @@ function expectFailed({ code, err }: Ended, ...said: readonly (string | RegExp)[
   for (const text of said) expect(err).toMatch(text);
 }
 
-/** Starts a run; resolves when each of these adapters has been kept. */
-async function startKept(path: string, names: readonly string[]): Promise<Running> {
+/** Starts a run; stops it, until it gets SIGCONT, when something is to be seen of it. */
+async function startStopped(path: string, what: string, isThere: () => boolean): Promise<Running> {
   const run = place.start(["run", path]);
-  await until("checkpoints", 20_000, () => names.every((name) => checkpoints(path, name).length > 0));
+  await until(what, 60_000, isThere);
+  run.kill("SIGSTOP");
+  await until("standing still", 60_000, () => / T /.test(readFileSync(`/proc/${run.pid}/stat`, "utf8")));
   return run;
 }
+/** Stops it when each of these adapters has been kept. */
+const startKept = (path: string, names: readonly string[]) =>
+  startStopped(path, "checkpoints", () => names.every((name) => checkpoints(path, name).length > 0));
 
 /** The recipe with other settings of one of its adapters. */
 const withThat = (text: string, name: string, settings: string): string =>
@@ -122,7 +127,7 @@ describe("NaN and infinity", () => {
   });
 });
 
-const MINUTE = 60_000;
+const LIMIT = 180_000;
 
 needs("disks")("a full disk", () => {
   const names = ["a0", "a1", "a3"];
@@ -139,16 +144,22 @@ needs("disks")("a full disk", () => {
       void run.ended.then(() => {
         over = true;
       });
-      const squeeze = async (free: number) => {
+      const squeeze = async (free: number, enough: () => boolean) => {
         run.kill("SIGSTOP"); // or what it writes meanwhile would count twice
-        await until("standing still", 5_000, () => over || / T /.test(readFileSync(`/proc/${run.pid}/stat`, "utf8")));
+        await until("standing still", 60_000, () => over || / T /.test(readFileSync(`/proc/${run.pid}/stat`, "utf8")));
         leaveFree(ballast, free);
         run.kill("SIGCONT");
-        await Bun.sleep(5);
+        await until("what it does then", 60_000, enough);
       };
       const steps = () => metrics(outputOf(path), "step").filter(({ adapter }) => adapter === "a3").length;
-      for (const before = steps(); !over && steps() < before + 20; ) await squeeze(120 << 10); // less than a checkpoint of a3
-      while (!over) await squeeze(0);
+      for (const before = steps(); !over && steps() < before + 20; ) {
+        const made = steps();
+        await squeeze(120 << 10, () => over || steps() > made); // less than a checkpoint of a3
+      }
+      while (!over) {
+        const end = performance.now() + 50; // what it writes is seen no more
+        await squeeze(0, () => over || performance.now() > end);
+      }
       const ended = await run.ended;
       expectFailed(
         ended,
@@ -170,7 +181,7 @@ needs("disks")("a full disk", () => {
       expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: a0 at step [1-9]/m)]);
       await expectSame(path, text, names, missingIn(ended.err));
     },
-    MINUTE,
+    LIMIT,
   );
 
   test(
@@ -179,6 +190,7 @@ needs("disks")("a full disk", () => {
       const path = place.project(text, SUMS);
       const run = await startKept(path, names);
       const small = smallDisk(join(outputOf(path), "a3"), 8);
+      run.kill("SIGCONT");
       try {
         const ended = await run.ended;
         expectFailed(
@@ -196,7 +208,7 @@ needs("disks")("a full disk", () => {
       expect([again.code, again.err]).toEqual([0, expect.stringMatching(/: a0 is done, a1 is done, a3 at step [1-9]/)]);
       await expectSame(path, text, names);
     },
-    MINUTE,
+    LIMIT,
   );
 
   test(
@@ -205,6 +217,7 @@ needs("disks")("a full disk", () => {
       const path = place.project(text, SUMS);
       const run = await startKept(path, names);
       using _disk = smallDisk(join(outputOf(path), "checkpoints", "a3"), 64);
+      run.kill("SIGCONT");
       const { code, err } = await run.ended;
       expect(err).toMatch(/^notice: a3: step \d+ was not kept: cannot write .*checkpoints\/a3.*: ENOSPC: no space left/m);
       expect(err).not.toMatch(/a[01]: step \d+ was not kept/);
@@ -212,7 +225,7 @@ needs("disks")("a full disk", () => {
       expect(code).toBe(0);
       await expectSame(path, text, names);
     },
-    MINUTE,
+    LIMIT,
   );
 
   test(
@@ -223,15 +236,15 @@ needs("disks")("a full disk", () => {
         'name = "$1"\nhalving = { rung = 60, keep = 0.6, group = "both" }\n',
       );
       const path = place.project(two, SUMS);
-      const run = place.start(["run", path]);
-      await until("the run's folder", 20_000, () => existsSync(join(outputOf(path), "metrics.jsonl")));
+      const run = await startStopped(path, "the run's folder", () => existsSync(join(outputOf(path), "metrics.jsonl")));
       using _disk = smallDisk(join(outputOf(path), "checkpoints", "a3"), 64);
+      run.kill("SIGCONT");
       const ended = await run.ended;
       expectFailed(ended, /a3: failed: it had to leave its slot after step 60 and could not be kept: .*ENOSPC/);
       expect(ended.out).toMatch(/a1 +done/);
       await expectSame(path, longer(unlike([0, 1, 3], "cpu"), 40), ["a0"]);
     },
-    MINUTE,
+    LIMIT,
   );
 
   test(
@@ -244,7 +257,7 @@ needs("disks")("a full disk", () => {
       expect([code, err]).toEqual([2, expect.stringContaining("ENOSPC: no space left on device")]);
       expect(readdirSync(outputOf(path))).toEqual(["ballast"]);
     },
-    MINUTE,
+    LIMIT,
   );
 
   test(
@@ -253,6 +266,7 @@ needs("disks")("a full disk", () => {
       const path = place.project(text, SUMS);
       const run = await startKept(path, names);
       const disk = readOnly(outputOf(path));
+      run.kill("SIGCONT");
       try {
         expectFailed(
           await run.ended,
@@ -267,7 +281,7 @@ needs("disks")("a full disk", () => {
       expect((await place.mlora("run", path)).code).toBe(0);
       await expectSame(path, text, names);
     },
-    MINUTE,
+    LIMIT,
   );
 });
 
@@ -278,10 +292,11 @@ describe("files that go away", () => {
       const path = place.project(longer(unlike([0, 1], "cpu", KEPT), 400), SUMS);
       const run = await startKept(path, ["a0", "a1"]);
       rmSync(outputOf(path), { recursive: true, force: true });
+      run.kill("SIGCONT");
       expectFailed(await run.ended, /^error\[files.removed\]: cannot write .*\/out\/metrics.jsonl: it was removed$/m);
       expect(readdirSync(join(path, "..")).includes("out") ? readdirSync(outputOf(path)) : []).not.toContain(".mlora.lock");
     },
-    MINUTE,
+    LIMIT,
   );
 
   test(
@@ -300,7 +315,7 @@ describe("files that go away", () => {
       expect((await place.mlora("run", path)).code).toBe(0);
       await expectSame(path, text, ["a0", "a1"]);
     },
-    MINUTE,
+    LIMIT,
   );
 
   test(
@@ -314,6 +329,6 @@ describe("files that go away", () => {
       await expectSame(path, text, ["a0", "a1"]);
       expect(readFileSync(join(outputOf(path), "recipe.toml"), "utf8")).toContain("[model]");
     },
-    MINUTE,
+    LIMIT,
   );
 });

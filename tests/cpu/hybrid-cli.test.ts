@@ -6,7 +6,7 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openSafetensors, type TensorData, writeSafetensors } from "../../src/files/safetensors.ts";
-import { until } from "../helpers/bus.ts";
+import { signalled } from "../helpers/middle.ts";
 import { writeTinyModel } from "../helpers/model.ts";
 import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
 
@@ -97,21 +97,25 @@ test.each([
 ] as const)(
   "killed and continued, and over two stages, it learns the same, %s",
   async (_, of, steps) => {
-    const at = (run = "") => recipe(run, steps, of);
-    const [undisturbed, disturbed, staged] = [at(), at("checkpoint = { steps = 3 }\n"), at("stages = 2\n")];
-    const { code, err } = await place.mlora("run", undisturbed);
-    expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
-    const run = place.start(["run", disturbed]);
-    const file = join(outputOf(disturbed), "metrics.jsonl");
-    await until("steps", 30_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= steps / 2);
-    run.kill("SIGKILL");
-    expect((await run.ended).code).toBe(137);
+    const { path: disturbed, ...killed } = await signalled(
+      "SIGKILL",
+      (factor) => {
+        const path = recipe("checkpoint = { steps = 3 }\n", factor * steps, of);
+        return { factor, path, running: place.start(["run", path]) };
+      },
+      ({ path }) => existsSync(join(outputOf(path), "metrics.jsonl")) && metrics(outputOf(path), "step").length >= steps / 2,
+    );
+    expect(killed.ended.code).toBe(137);
     expect((await place.mlora("run", disturbed)).code).toBe(0);
-    expect((await place.mlora("run", staged)).code).toBe(0);
+    const [undisturbed, staged] = ["", "stages = 2\n"].map((run) => recipe(run, killed.factor * steps, of)) as [string, string];
+    for (const path of [undisturbed, staged]) {
+      const { code, err } = await place.mlora("run", path);
+      expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+    }
     for (const name of ["a", "b"]) {
       expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
       expect(leftOf(outputOf(staged), name)).toEqual(leftOf(outputOf(undisturbed), name));
     }
   },
-  120_000,
+  240_000,
 );

@@ -6,6 +6,7 @@ import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Link } from "../../src/link/link.ts";
 import { openLink } from "../../src/link/open.ts";
+import { until } from "../helpers/bus.ts";
 import type { EchoInput } from "../helpers/link/echo.ts";
 import { bytesAt, contents, failure, neighbour, same, sizes, takeTensor } from "../helpers/link.ts";
 
@@ -75,9 +76,10 @@ describe("shared memory between two processes", () => {
     expect(await failure(link.send("more", out(1)))).toBe("link.closed: stage 1 has closed the link");
     expect(await other.exited).toBe(0); // nothing is left open there
     link[Symbol.dispose]();
-    await Bun.sleep(20);
     // of what was there some may be gone
-    expect([handles().filter((handle) => !before.includes(handle)), maps()]).toEqual([[], 0]);
+    const left = () => handles().filter((handle) => !before.includes(handle));
+    await until("its end", 60_000, () => left().length === 0 && maps() === 0).catch(() => undefined);
+    expect([left(), maps()]).toEqual([[], 0]);
   });
 
   test("lets no more under way than there are slots, and needs no memory for those that wait", async () => {
@@ -95,6 +97,7 @@ describe("shared memory between two processes", () => {
     );
     await Bun.sleep(0);
     expect(done).toBeLessThanOrEqual(2);
+    other.tell("go on");
     await Promise.all(all);
     expect(rss(process.pid) - mine).toBeLessThan(16);
     expect(rss(other.pid) - theirs).toBeLessThan(16);
@@ -122,8 +125,9 @@ describe("shared memory between two processes", () => {
     expect(await waiting).toBe("link.lost: stage 1 is gone: its process has ended, or closed the link without a word");
     expect(await other.exited).toBe(137);
     expect(await failure(send(link, 2, 1))).toContain("link.lost");
-    await Bun.sleep(20);
-    expect([maps(), handles().filter((target) => target.includes("memfd"))]).toEqual([0, []]);
+    const left = () => handles().filter((target) => target.includes("memfd"));
+    await until("its end", 60_000, () => left().length === 0 && maps() === 0).catch(() => undefined);
+    expect([maps(), left()]).toEqual([0, []]);
   });
 
   test("says what is too large, or of another size than expected, and continues", async () => {

@@ -135,7 +135,7 @@ test("a server's page shows the jobs of its key alone, and a read-only link chan
   const server = await startServer(place, serverFolder(place, "served"));
   const linkOf = (key: string) => `${server.url}/#key=${key}`;
   const [one, two] = [linkOf(KEYS.one), linkOf(KEYS.two)];
-  const file = await upload(server.ask, chatRows(12));
+  const file = await upload(server.ask, chatRows(400)); // 20,000 steps, of which it is stopped
   const method = { type: "supervised", supervised: { hyperparameters: { n_epochs: 50, batch_size: 1 } } };
   const job = await jsonOf(
     server.ask("/v1/fine_tuning/jobs", { json: { model: "local/tiny", training_file: file.id, suffix: "sums", method } }),

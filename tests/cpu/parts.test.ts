@@ -3,7 +3,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { until } from "../helpers/bus.ts";
+import { signalled } from "../helpers/middle.ts";
 import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(3);
@@ -36,16 +36,21 @@ test("an adapter learns the same, however the layers are divided, and continues 
       ]);
   }
   for (const { path } of others) expectSame(path, one!.path);
-  const killed = place.project(text, SUMS);
-  const running = place.start(["run", killed, "--stages", "1.5,1.5"]);
-  const file = join(outputOf(killed), "metrics.jsonl");
-  await until("steps", 30_000, () => existsSync(file) && metrics(outputOf(killed), "step").length >= 10);
-  running.kill("SIGKILL");
-  expect((await running.ended).code).toBe(137);
-  const { code, err } = await place.mlora("run", killed, "--stages", "2,1");
+  const killed = await signalled(
+    "SIGKILL",
+    (factor) => {
+      const path = place.project(longer(text, factor), SUMS);
+      return { factor, path, running: place.start(["run", path, "--stages", "1.5,1.5"]) };
+    },
+    ({ path }) => existsSync(join(outputOf(path), "metrics.jsonl")) && metrics(outputOf(path), "step").length >= 10,
+  );
+  expect(killed.ended.code).toBe(137);
+  const { code, err } = await place.mlora("run", killed.path, "--stages", "2,1");
   expect(code, err).toBe(0);
-  expectSame(killed, one!.path);
-}, 120_000);
+  const undisturbed = place.project(longer(text, killed.factor), SUMS);
+  expect((await place.mlora("run", undisturbed)).code).toBe(0);
+  expectSame(killed.path, undisturbed);
+}, 240_000);
 
 test("cuts that no layer has are refused, with the way out", async () => {
   const path = place.project(recipe(), SUMS);

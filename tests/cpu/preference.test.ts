@@ -3,9 +3,9 @@
 import { afterAll, expect, test } from "bun:test";
 import { cpSync, existsSync } from "node:fs";
 import { join } from "node:path";
-import { until } from "../helpers/bus.ts";
+import { signalled } from "../helpers/middle.ts";
 import { FILES, lines, NAMES, range, recipe } from "../helpers/preferences.ts";
-import { leftOf, metrics, Workplace } from "../helpers/program.ts";
+import { leftOf, longer, metrics, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
@@ -55,15 +55,18 @@ test("other adapters change nothing: alone, with all others, in two slots and on
 
 test("killed and continued, a run comes to the same, its reference that of the beginning", async () => {
   const names = ["dpo", "kto", "sft"];
-  const text = recipe(names, "checkpoint = { steps = 4 }").replaceAll(/steps = (\d\d)\n/g, "steps = 3$1\n");
-  const undisturbed = await done(text);
-  const path = place.project(text, FILES);
-  const run = place.start(["run", path]);
-  const begun = () => existsSync(join(outputOf(path), "metrics.jsonl")) && steps(path, "dpo").length >= 40;
-  await until("steps", 20_000, begun);
-  run.kill("SIGKILL");
-  await run.ended;
+  const { text, path, ended } = await signalled(
+    "SIGKILL",
+    (factor) => {
+      const text = longer(recipe(names, "checkpoint = { steps = 4 }"), factor);
+      const path = place.project(text, FILES);
+      return { text, path, running: place.start(["run", path]) };
+    },
+    ({ path }) => existsSync(join(outputOf(path), "metrics.jsonl")) && steps(path, "dpo").length >= 12,
+  );
+  expect(ended.code).toBe(137);
   expect((await place.mlora("run", path)).code).toBe(0);
+  const undisturbed = await done(text);
   for (const name of names) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(undisturbed), name));
 }, 180_000);
 

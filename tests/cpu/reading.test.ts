@@ -77,9 +77,9 @@ describe("limits", () => {
   const path = () => place.project(HEAD + slowly("a"), slow);
 
   test("a row that takes too long is named", async () => {
-    await expect(read(path(), { rowMs: 100 })).rejects.toMatchObject({
+    await expect(read(path(), { rowMs: 10 })).rejects.toMatchObject({
       code: "data.slow",
-      message: expect.stringMatching(/slow\.jsonl:\d+: reading this row has taken more than 0.1 s$/),
+      message: expect.stringMatching(/slow\.jsonl:\d+: reading this row has taken more than 0.01 s$/),
     });
   }, 30_000);
 
@@ -118,7 +118,7 @@ describe("limits", () => {
     const timer = setInterval(() => ticks++, 20);
     const reading = read(path(), { signal: stop.signal });
     reading.catch(() => undefined);
-    await until("timers", 20_000, () => ticks > 20);
+    await until("timers", 60_000, () => ticks > 20);
     const begun = performance.now();
     stop.abort(new Error("enough"));
     await expect(reading).rejects.toThrow("enough");
@@ -138,7 +138,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const)
   test(`${signal} while data is read ends the run at once`, async () => {
     const path = place.project(HEAD + slowly("a"), slow);
     const run = place.start(["run", path]);
-    await until("reading", 20_000, () => filesOf(run.pid).some((file) => file.endsWith("slow.jsonl")));
+    await until("reading", 60_000, () => filesOf(run.pid).some((file) => file.endsWith("slow.jsonl")));
     const begun = performance.now();
     run.kill(signal);
     const { code, err } = await run.ended;
@@ -161,7 +161,7 @@ test("an addition that reads for long stops neither the run nor its answers, and
   const output = join(path, "..", "out");
   const steps = () => (existsSync(join(output, "metrics.jsonl")) ? metrics(output, "step").length : 0);
   const run = place.start(["run", path]);
-  await until("steps", 30_000, () => steps() > 3);
+  await until("steps", 60_000, () => steps() > 3);
 
   const wrong = await place.mlora("add", output, join(path, "..", "endless.toml"));
   expect([wrong.code, wrong.err]).toEqual([2, expect.stringMatching(/the rows at .*slow\.jsonl:1.* cannot be read/)]);
@@ -177,7 +177,7 @@ test("an addition that reads for long stops neither the run nor its answers, and
   expect([code, JSON.parse(out)[0].state]).toEqual([0, "training"]);
   expect((await place.mlora("pause", output, "a0")).code).toBe(0);
   expect((await place.mlora("resume", output, "a0")).code).toBe(0);
-  await until("more steps", 30_000, () => steps() > before + 10);
+  await until("more steps", 60_000, () => steps() > before + 10);
   const begun = performance.now();
   run.kill("SIGINT");
   expect((await run.ended).code).toBe(1);

@@ -6,7 +6,7 @@ import { appendFileSync, existsSync, readdirSync, readFileSync, truncateSync, wr
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { checkpointsIn } from "../../src/files/checkpoint.ts";
-import { until } from "../helpers/bus.ts";
+import { beforeItsEnd, signalled } from "../helpers/middle.ts";
 import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
@@ -23,22 +23,19 @@ async function expectSame(disturbed: string, undisturbed: string, adapters: read
   expect(existsSync(join(outputOf(disturbed), ".mlora.lock"))).toBe(false);
 }
 
-/** Starts a run and kills it some milliseconds after its adapters have made that many steps. */
-async function killedAt(
-  path: string,
-  steps: number,
-  later = 0,
-  signal: NodeJS.Signals = "SIGKILL",
-  kept: readonly string[] = [],
-) {
-  const run = place.start(["run", path]);
-  const file = join(outputOf(path), "metrics.jsonl");
-  const isThere = () => existsSync(file) && metrics(outputOf(path), "step").length >= steps;
-  await until("steps", 20_000, () => isThere() && kept.every((name) => checkpoints(path, name).length > 0));
-  await Bun.sleep(later);
-  run.kill(signal);
-  return run.ended;
-}
+const hasMade = (path: string, steps: number): boolean =>
+  existsSync(join(outputOf(path), "metrics.jsonl")) && metrics(outputOf(path), "step").length >= steps;
+
+/** Starts runs of `text` until one gets the signal in its middle: `text` is of that one, longer where the first had ended. */
+const interrupted = (signal: NodeJS.Signals, text: string, isThere: (path: string) => boolean) =>
+  signalled(
+    signal,
+    (factor) => {
+      const path = place.project(longer(text, factor), SUMS);
+      return { path, text: longer(text, factor), running: place.start(["run", path]) };
+    },
+    ({ path }) => isThere(path),
+  );
 
 /** Folders of an adapter's checkpoints that are whole, the oldest first. */
 const checkpoints = (path: string, name: string): string[] =>
@@ -46,28 +43,39 @@ const checkpoints = (path: string, name: string): string[] =>
 
 test("killed at random moments, also while checkpoints are written, a run comes to what an undisturbed one does", async () => {
   const adapters = [0, 1, 3, 4];
-  const text = longer(unlike(adapters, "cpu", KEPT), 60);
+  const text = longer(unlike(adapters, "cpu", KEPT), 40);
   const [undisturbed, disturbed] = [place.project(text, SUMS), place.project(text, SUMS)];
   expect((await place.mlora("run", undisturbed)).code).toBe(0);
   const rng = new Rng(77);
   const total = metrics(outputOf(undisturbed), "step").length;
-  for (let at = 40; at < 0.9 * total; at += 30 + rng.below(200)) {
-    const { code } = await killedAt(disturbed, at, rng.below(100));
-    expect(code).toBe(137);
+  let [kills, last] = [0, ""];
+  for (let at = 40; last === ""; at += 30 + rng.below(200)) {
+    const run = place.start(["run", disturbed]);
+    if (at < 0.9 * total && (await beforeItsEnd(run, "steps", () => hasMade(disturbed, at)))) {
+      await Bun.sleep(rng.below(100));
+      run.kill("SIGKILL");
+    }
+    const { code, err } = await run.ended;
+    if (code === 137) kills++;
+    else last = code === 0 || err.includes("error[resume.finished]") ? "ended" : err;
   }
-  expect((await place.mlora("run", disturbed)).code).toBe(0);
+  expect(last).toBe("ended");
+  expect(kills).toBeGreaterThan(0); // how many depends on the machine
   await expectSame(disturbed, undisturbed, adapters);
 }, 120_000);
 
 test("Ctrl-C keeps every adapter where it stands; the same command continues from there, and then there is nothing left to do", async () => {
   const adapters = [0, 1, 2];
-  const text = longer(unlike(adapters, "cpu"), 60);
-  const [undisturbed, disturbed] = [place.project(text, SUMS), place.project(text, SUMS)];
+  const {
+    path: disturbed,
+    text,
+    ended,
+  } = await interrupted("SIGINT", longer(unlike(adapters, "cpu"), 10), (path) => hasMade(path, 20));
+  expect([ended.code, ended.err]).toEqual([1, expect.stringContaining("hint: the same command continues it")]);
+  const undisturbed = place.project(text, SUMS);
   await place.mlora("run", undisturbed);
-  const { code, err } = await killedAt(disturbed, 20, 0, "SIGINT");
-  expect([code, err]).toEqual([1, expect.stringContaining("hint: the same command continues it")]);
   const again = await place.mlora("run", disturbed, "--resume");
-  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: a0 at step \d+ of 360/m)]);
+  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: a0 at step \d+ of \d+/m)]);
   expect(again.err).not.toContain("at step 0 of");
   await expectSame(disturbed, undisturbed, adapters);
   const finished = await place.mlora("run", disturbed);
@@ -85,13 +93,11 @@ test("Ctrl-C keeps every adapter where it stands; the same command continues fro
 
 test("a damaged checkpoint is reported and the one before it is taken; with none left the adapter begins again", async () => {
   const adapters = [0, 3];
-  const text = longer(unlike(adapters, "cpu", KEPT), 100);
-  const [undisturbed, disturbed] = [place.project(text, SUMS), place.project(text, SUMS)];
+  const { path: disturbed, text } = await interrupted("SIGKILL", longer(unlike(adapters, "cpu", KEPT), 20), (path) =>
+    ["a0", "a3"].every((name) => checkpoints(path, name).length >= 2),
+  );
+  const undisturbed = place.project(text, SUMS);
   await place.mlora("run", undisturbed);
-  const run = place.start(["run", disturbed]);
-  await until("two checkpoints", 20_000, () => ["a0", "a3"].every((name) => checkpoints(disturbed, name).length >= 2));
-  run.kill("SIGKILL");
-  await run.ended;
   const [older, newer] = checkpoints(disturbed, "a0").slice(-2);
   const state = readFileSync(join(newer!, "state.safetensors"));
   state[state.length >> 1]! ^= 4;
@@ -109,9 +115,10 @@ test("a damaged checkpoint is reported and the one before it is taken; with none
 
 test("a recipe, data or base model that would make other adapters is refused with the difference; more adapters may come", async () => {
   const adapters = [0, 1];
-  const text = longer(unlike(adapters, "cpu", KEPT), 200);
-  const path = place.project(text, SUMS);
-  await killedAt(path, 40, 0, "SIGKILL", ["a0", "a1"]); // what was not kept has nothing to differ from
+  // what was not kept has nothing to differ from
+  const { path, text } = await interrupted("SIGKILL", longer(unlike(adapters, "cpu", KEPT), 20), (path) =>
+    ["a0", "a1"].every((name) => checkpoints(path, name).length > 0),
+  );
   const before = readFileSync(join(outputOf(path), "metrics.jsonl"), "utf8");
   const change = async (to: string, rows = SUMS["rows.jsonl"]) => {
     writeFileSync(path, to);
@@ -133,7 +140,11 @@ test("a recipe, data or base model that would make other adapters is refused wit
   ]);
   expect(readFileSync(join(outputOf(path), "metrics.jsonl"), "utf8")).toBe(before); // nothing is lost
   appendFileSync(join(outputOf(path), "metrics.jsonl"), '{"type":"step","adap'); // as a kill may leave it
-  const more = longer(unlike([0, 1, 4], "cpu", KEPT), 200).replaceAll("eval_every = 2", "eval_every = 2\npriority = 3");
+  const fifth = longer(unlike([4], "cpu", KEPT), 20);
+  const more = `${text}${fifth.slice(fifth.indexOf("[[adapter]]"))}`.replaceAll(
+    "eval_every = 2",
+    "eval_every = 2\npriority = 3",
+  );
   const [code, err] = await change(more);
   expect([code, err]).toEqual([0, expect.anything()]);
   const undisturbed = place.project(more, SUMS);

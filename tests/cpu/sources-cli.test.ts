@@ -3,7 +3,9 @@
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { checkpointsIn } from "../../src/files/checkpoint.ts";
 import { serveHub } from "../helpers/hub-server.ts";
+import { signalled } from "../helpers/middle.ts";
 import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
 
 const work = new Workplace();
@@ -80,32 +82,34 @@ test("init takes a model and rows from a hub, and rows from an address", async (
 });
 
 test("a mixed run that is killed and begun again ends as one that was not; other weights are refused", async () => {
-  const text = (weight: number) =>
+  const text = (weight: number, epochs: number) =>
     recipe(
       '[model]\npath = "../model"',
       `{ train = [{ path = "a.jsonl", weight = ${weight} }, { path = "b.csv", weight = 1, rows = 9 }] }`,
     )
-      .replace("steps = 3", "epochs = 12\nbatch_size = 1")
+      .replace("steps = 3", `epochs = ${epochs}\nbatch_size = 1`)
       .replace("[[adapter]]", "checkpoint = { steps = 3 }\n[[adapter]]");
   const data = { "a.jsonl": sums(11), "b.csv": csv.replace("question,answer", "prompt,completion") };
-  const [whole, killed] = [work.project(text(2), data), work.project(text(2), data)];
-  expect((await work.mlora("run", whole)).code).toBe(0);
-  const running = work.start(["run", killed]);
-  const checkpoints = join(killed, "..", "out", "checkpoints");
-  const isSaved = () =>
-    existsSync(checkpoints) &&
-    readdirSync(checkpoints, { recursive: true, encoding: "utf8" }).some((name) => /step-\d+$/.test(name));
-  const limit = Date.now() + 60_000;
-  while (!isSaved() && Date.now() < limit) await Bun.sleep(5);
-  running.kill("SIGKILL");
-  await running.ended;
-  writeFileSync(killed, text(3));
+  const { killed, epochs } = await signalled(
+    "SIGKILL",
+    (factor) => {
+      const killed = work.project(text(2, 4 * factor), data);
+      return { killed, epochs: 4 * factor, running: work.start(["run", killed]) };
+    },
+    ({ killed }) => {
+      const folder = join(killed, "..", "out", "checkpoints", "sums");
+      return existsSync(folder) && checkpointsIn(folder).length > 0;
+    },
+  );
+  writeFileSync(killed, text(3, epochs));
   const refused = await work.mlora("run", killed);
   expect([refused.code, refused.err]).toEqual([2, expect.any(String)]);
   expect(refused.err).toContain("data.mix");
-  writeFileSync(killed, text(2));
+  writeFileSync(killed, text(2, epochs));
   const again = await work.mlora("run", killed);
   expect([again.code, again.err]).toEqual([0, expect.any(String)]);
+  const whole = work.project(text(2, epochs), data);
+  expect((await work.mlora("run", whole)).code).toBe(0);
   const [a, b] = [whole, killed].map((path) => leftOf(join(path, "..", "out"), "sums"));
   expect(b).toEqual(a!);
 });

@@ -189,7 +189,7 @@ test("ps lists a hostile run visibly", async () => {
   const path = place.project(recipe("r.jsonl"), { "r.jsonl": row(answer) });
   writeFileSync(path, readFileSync(path, "utf8").replace("steps = 1", "steps = 100000"));
   const running = place.start(["run", path, "--output", output, "--stages", "1"]);
-  const deadline = Date.now() + 20_000;
+  const deadline = Date.now() + 60_000;
   let listed = "";
   while (!listed.includes("listed") && Date.now() < deadline) listed = (await place.mlora("ps")).out;
   const json = (await place.mlora("ps", "--json")).out;
@@ -199,7 +199,7 @@ test("ps lists a hostile run visibly", async () => {
   expect(listed.match(RAW)).toBeNull();
   expect(json.match(RAW)).toBeNull();
   expect(JSON.parse(json).map((run: { output: string }) => run.output)).toContain(output);
-}, 30_000);
+}, 120_000);
 
 test("progress shows names, notices and failures visibly, with bars and without", () => {
   for (const isTTY of [true, false]) {

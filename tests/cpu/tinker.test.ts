@@ -175,6 +175,25 @@ describe("one server", () => {
     expect(names).toEqual([path]);
   });
 
+  test("a client that saves for a sampler again, under another number, has the first one; no number is two samplers", async () => {
+    const one = await caller();
+    const session = await one.session();
+    const model = await one.model(session, 13);
+    const save = (seq_id: number, sampling_session_seq_id: number, kind = "snapshot") =>
+      one.post("save_weights_for_sampler", { model_id: model, seq_id, sampling_session_seq_id, kind });
+    const { request_id } = await jsonOf(save(1, 0));
+    expect(await jsonOf(save(1, 1))).toMatchObject({ request_id });
+    expect(await jsonOf(one.result(request_id))).toMatchObject({ sampling_session_id: `${session}:sample:0` });
+    expect(await jsonOf(save(1, 2))).toMatchObject({ request_id });
+    expect(await errorOf(save(1, 3, "inflight"))).toMatchObject({
+      status: 400,
+      detail: expect.stringContaining("another one"),
+    });
+    expect((await jsonOf(one.result((await jsonOf(save(2, 0))).request_id))).error).toContain("is there already");
+    const base = { session_id: session, sampling_session_seq_id: 0, base_model: "local/tiny" };
+    expect(await errorOf(one.post("create_sampling_session", base))).toMatchObject({ status: 400 });
+  });
+
   test("what is another key's is not found", async () => {
     const [one, two] = [await caller(), await caller("two")];
     const session = await one.session();
@@ -236,7 +255,7 @@ describe("one server", () => {
 });
 
 test("a session that is silent is over, and its models are gone; keys have limits", async () => {
-  const limits = "[tinker]\nsession_seconds = 1\nmodels = 2\n[limits]\ntokens_per_minute = 50\n";
+  const limits = "[tinker]\nsession_seconds = 3\nmodels = 2\n[limits]\ntokens_per_minute = 50\n";
   const { ask, running } = await startServer(place, serverFolder(place, "silent", limits));
   const one = new TinkerCaller(ask);
   const [silent, heard] = [await one.session(), await one.session()];
@@ -289,6 +308,12 @@ test("a server that is killed again and again comes to the same results, each ma
   const model = await caller.model(session, 1);
   const slow = await caller.model(other, 1);
   await step(caller, slow, 0);
+  const half = await caller.model(other, 1, 1); // its gradients wait while the server is killed
+  await caller.forwardBackward(half, 1, dataOf(0));
+  await caller.forwardBackward(half, 2, [sampled(ROWS[0]!)], "ppo");
+  const refused = { model_id: half, seq_id: 3, path: "tinker://x/weights/y", optimizer: true };
+  const { error } = await jsonOf(caller.result((await jsonOf(caller.post("load_weights", refused))).request_id));
+  expect(error).toContain("first request");
   const ids: string[] = [];
   for (const i of range(steps)) {
     ids.push(...(await step(caller, model, i)));
@@ -303,7 +328,8 @@ test("a server that is killed again and again comes to the same results, each ma
   expect(got).toEqual(want);
   const usage = await jsonOf(server.ask("/v1/usage"));
   const { requests } = usage.data[0];
-  expect(requests).toBe(2 * (2 * steps) + 2);
+  expect(requests).toBe(2 * (2 * steps) + 4);
+  expect(await caller.bytes(await caller.step(half, 4, 3e-3))).toBe(want[2]!);
   for (const i of range(steps).slice(1)) await step(caller, slow, i);
   const last = await Promise.all(range(3 * steps).map((i) => caller.bytes(`${slow}:${i + 1}`)));
   expect(last).toEqual(want);

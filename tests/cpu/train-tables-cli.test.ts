@@ -7,7 +7,7 @@ import { stringify } from "smol-toml";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors } from "../../src/files/safetensors.ts";
-import { until } from "../helpers/bus.ts";
+import { signalled } from "../helpers/middle.ts";
 import { writeTinyModel } from "../helpers/model.ts";
 import { FILES } from "../helpers/preferences.ts";
 import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
@@ -158,18 +158,23 @@ describe("trained", () => {
 });
 
 test("interrupted on two stages they continue on one, to the same numbers", async () => {
-  const adapters = NAMES.map((name) => ({ name, ...CASES[name]!, steps: 40, eval_every: 20 }));
-  const [undisturbed, disturbed] = [recipeOf(adapters), recipeOf(adapters)];
-  await succeeds("run", undisturbed);
-  const run = place.start(["run", disturbed, "--stages", "2"]);
-  const file = join(outputOf(disturbed), "metrics.jsonl");
-  await until("steps", 60_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= 30);
-  run.kill("SIGINT");
-  const { code, err } = await run.ended;
+  const text = (factor: number) =>
+    recipeOf(NAMES.map((name) => ({ name, ...CASES[name]!, steps: 40 * factor, eval_every: 20 })));
+  const { path: disturbed, ...interrupted } = await signalled(
+    "SIGINT",
+    (factor) => {
+      const path = text(factor);
+      return { factor, path, running: place.start(["run", path, "--stages", "2"]) };
+    },
+    ({ path }) => existsSync(join(outputOf(path), "metrics.jsonl")) && metrics(outputOf(path), "step").length >= 30,
+  );
+  const { code, err } = interrupted.ended;
   expect([code, code === 1 ? "" : err]).toEqual([1, ""]);
   await succeeds("run", disturbed, "--resume");
+  const undisturbed = text(interrupted.factor);
+  await succeeds("run", undisturbed);
   for (const name of NAMES) expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
-}, 120_000);
+}, 240_000);
 
 describe("before any work", () => {
   const cases: readonly (readonly [string, object, string, string])[] = [

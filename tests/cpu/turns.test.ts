@@ -17,8 +17,8 @@ import { inputLength } from "../../src/schedule/pack.ts";
 import { recipeOf } from "../../src/session/benchmark-work.ts";
 import { memoryStore } from "../../src/session/checkpoints.ts";
 import { run } from "../../src/session/training.ts";
-import { until } from "../helpers/bus.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
+import { beforeItsEnd, inTheMiddle } from "../helpers/middle.ts";
 import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
@@ -54,21 +54,29 @@ test("with room for two of seven, in one stage or two, killed and continued, eac
     expect((await place.mlora("run", path, ...more)).code).toBe(1);
     expectSame(path, roomy);
   }
-  const killed = place.project(tight, SUMS);
-  for (const [steps, signal] of [
-    [15, "SIGKILL"],
-    [30, "SIGINT"],
-    [45, "SIGKILL"],
-  ] as const) {
-    const running = place.start(["run", killed]);
-    const file = join(outputOf(killed), "metrics.jsonl");
-    await until("steps", 30_000, () => existsSync(file) && metrics(outputOf(killed), "step").length >= steps);
-    running.kill(signal);
-    expect((await running.ended).code).toBe(signal === "SIGKILL" ? 137 : 1);
-  }
+  const { killed, factor } = await inTheMiddle(async (factor) => {
+    const killed = place.project(longer(tight, factor), SUMS);
+    for (const [steps, signal] of [
+      [15, "SIGKILL"],
+      [30, "SIGINT"],
+      [45, "SIGKILL"],
+    ] as const) {
+      const running = place.start(["run", killed]);
+      const file = join(outputOf(killed), "metrics.jsonl");
+      const made = () => existsSync(file) && metrics(outputOf(killed), "step").length >= steps;
+      if (!(await beforeItsEnd(running, "steps", made))) return null;
+      running.kill(signal);
+      const { code } = await running.ended;
+      if (signal === "SIGKILL" && code !== 137) return null;
+    }
+    return { killed, factor };
+  });
   await place.mlora("run", killed);
-  expectSame(killed, roomy);
-}, 120_000);
+  if (factor === 1) return expectSame(killed, roomy);
+  const undisturbed = place.project(longer(seven(""), 3 * factor), SUMS);
+  await place.mlora("run", undisturbed);
+  expectSame(killed, undisturbed);
+}, 240_000);
 
 test("the plan says how many are on the device and how many wait, and in how much memory", async () => {
   const planned = await place.mlora("plan", place.project(seven("resident_adapters = 2"), SUMS));

@@ -12,8 +12,8 @@ import { readPeftAdapter } from "../../src/files/peft.ts";
 import type { Placed } from "../../src/methods/adapter.ts";
 import { countParameters } from "../../src/methods/layout.ts";
 import { rankAt, scaleAt } from "../../src/methods/placement.ts";
-import { until } from "../helpers/bus.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
+import { signalled } from "../helpers/middle.ts";
 import { FILES } from "../helpers/preferences.ts";
 import { leftOf, metrics, sums, Workplace } from "../helpers/program.ts";
 import { LINEARS } from "../helpers/tiny.ts";
@@ -241,14 +241,17 @@ describe("trained", () => {
 });
 
 test("interrupted on two stages they continue on one, to the same numbers; another pattern is reported as what has changed", async () => {
-  const adapters = NAMES.map((name) => ({ name, ...CASES[name]!.keys, steps: 100, eval_every: 40 }));
-  const [undisturbed, disturbed] = [recipeOf(adapters), recipeOf(adapters)];
-  expect((await place.mlora("run", undisturbed)).code).toBe(0);
-  const run = place.start(["run", disturbed, "--stages", "2"]);
-  const file = join(outputOf(disturbed), "metrics.jsonl");
-  await until("steps", 60_000, () => existsSync(file) && metrics(outputOf(disturbed), "step").length >= 40);
-  run.kill("SIGINT");
-  expect((await run.ended).code).toBe(1);
+  const project = (factor: number) =>
+    recipeOf(NAMES.map((name) => ({ name, ...CASES[name]!.keys, steps: 40 * factor, eval_every: 40 })));
+  const { path: disturbed, ...interrupted } = await signalled(
+    "SIGINT",
+    (factor) => {
+      const path = project(factor);
+      return { factor, path, running: place.start(["run", path, "--stages", "2"]) };
+    },
+    ({ path }) => existsSync(join(outputOf(path), "metrics.jsonl")) && metrics(outputOf(path), "step").length >= 20,
+  );
+  expect(interrupted.ended.code).toBe(1);
 
   const text = readFileSync(disturbed, "utf8");
   writeFileSync(disturbed, text.replace("down_proj = 2", "down_proj = 3"));
@@ -257,5 +260,7 @@ test("interrupted on two stages they continue on one, to the same numbers; anoth
   writeFileSync(disturbed, text);
   const again = await place.mlora("run", disturbed, "--resume");
   expect([again.code, again.err]).toEqual([0, expect.stringMatching(/^going on with the run in .*: lora at step [1-9]/m)]);
+  const undisturbed = project(interrupted.factor);
+  expect((await place.mlora("run", undisturbed)).code).toBe(0);
   for (const name of NAMES) expect(leftOf(outputOf(disturbed), name)).toEqual(leftOf(outputOf(undisturbed), name));
 }, 120_000);

@@ -20,3 +20,9 @@ export async function asker(place: Workplace) {
     [Symbol.asyncDispose]: () => connection[Symbol.asyncDispose](),
   };
 }
+
+/** Asks it once, over a connection of its own: a run that opens its stages again is reached elsewhere than before. */
+export async function askOnce<R extends ControlRequest>(place: Workplace, request: R) {
+  await using asking = await asker(place);
+  return await asking.ask(request);
+}

@@ -38,13 +38,23 @@ export function serverFolder(place: Workplace, name: string, more = "", run = ""
   return folder;
 }
 
-/** Starts the server of a folder, and waits until it answers. */
+/** Starts the server of a folder, at a port that is free where none is given, and waits until it answers. */
 export async function startServer(
   place: Workplace,
   folder: string,
   scheme: "http" | "https" = "http",
-  port = freePort(),
+  port?: number,
 ): Promise<Started> {
+  if (port !== undefined) return await startServerAt(place, folder, scheme, port);
+  for (let tries = 0; ; tries++)
+    try {
+      return await startServerAt(place, folder, scheme, freePort());
+    } catch (error) {
+      if (tries === 4 || !`${error}`.includes("error[serve.listen]")) throw error; // another program has taken it meanwhile
+    }
+}
+
+async function startServerAt(place: Workplace, folder: string, scheme: "http" | "https", port: number): Promise<Started> {
   const flags = ["--config", join(folder, "serve.toml"), "--keys", join(folder, "keys.txt"), "--folder", join(folder, "state")];
   const running = place.start(["serve", place.model, ...flags, "--listen", `127.0.0.1:${port}`]);
   const url = `${scheme}://127.0.0.1:${port}`;

@@ -9,6 +9,7 @@ import { sameOrderPlaces } from "../../src/device/tile.ts";
 import { stopTokens } from "../../src/files/generation.ts";
 import { decode, prefill, rowIndex, type Tile, tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
+import { Decoding, type NextToken } from "../../src/session/decoding.ts";
 import { type GeneratedToken, type GenerationEngine, generate } from "../../src/session/generate.ts";
 
 const tile: Tile = { rows: 4, sameOrder: [0, 1, 2] };
@@ -110,6 +111,24 @@ describe("many sequences", () => {
       }
     }
   });
+});
+
+test("an owner whose answers end early has as many tokens as one that asks for few", async () => {
+  const { engine } = counting(2, 100);
+  const decoding = new Decoding(engine);
+  const had = { early: 0, few: 0 };
+  const ask = (owner: keyof typeof had): void => {
+    const got = ({ end }: NextToken) => {
+      had[owner]++;
+      if (end !== null) ask(owner);
+    };
+    const choosing = { sampling: { temperature: 0, topK: 0, topP: 1 }, stops: new Set([9]), seed: 0, adapter: -1 };
+    decoding.add({ ...choosing, owner, got, prompt: [owner === "early" ? 7 : 20], limit: owner === "early" ? 40 : 2 });
+  };
+  for (const _ of range(6)) for (const owner of ["early", "few"] as const) ask(owner);
+  for (const _ of range(400)) await decoding.pass();
+  expect(had.early + had.few).toBeGreaterThan(300);
+  expect(had.early / had.few).toBeWithin(0.9, 1.1);
 });
 
 test("what ends a text is read from the model's folder", () => {

@@ -3,15 +3,16 @@
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
+import { Shares } from "../../src/session/shares.ts";
 import { type Resident, resident, Slots } from "../../src/session/slots.ts";
 
 type Thing = Resident & { readonly id: number; state: "new" | "slot" | "aside" | "moving"; calls: number };
 
 /** Things in slots that check each other: what is not as it must be throws. */
-function play({ slots = 2, bytes = 100, idleMs = 0, turnMs = 0 } = {}) {
+function play({ slots = 2, bytes = 100, idleMs = 0, turnMs = 0, shares = new Shares() } = {}) {
   const held = new Map<number, Thing>();
   const options = {
-    ...{ slots, bytes: [bytes], idleMs, turnMs },
+    ...{ slots, bytes: [bytes], idleMs, turnMs, shares },
     fill: async (of: Thing, slot: number) => {
       if (held.has(slot) || (of.state !== "new" && of.state !== "aside")) throw new Error(`fill of ${of.id}: ${of.state}`);
       held.set(slot, of);
@@ -48,8 +49,8 @@ function play({ slots = 2, bytes = 100, idleMs = 0, turnMs = 0 } = {}) {
   return { all, use, leave, held };
 }
 
-const things = (count: number, size: (i: number) => number = () => 10): Thing[] =>
-  range(count).map((id) => ({ ...resident([size(id)]), id, state: "new", calls: 0 }));
+const things = (count: number, size: (i: number) => number = () => 10, ownerOf: (id: number) => string = () => ""): Thing[] =>
+  range(count).map((id) => ({ ...resident([size(id)], ownerOf(id)), id, state: "new", calls: 0 }));
 
 test("many things in few slots, used, left and used again in any order", async () => {
   for (const seed of range(20)) {
@@ -89,6 +90,30 @@ test("one that is used without a pause gives way after its turn", async () => {
   expect(other.state).toBe("slot");
   isOver = true;
   await Promise.all(callers);
+});
+
+test("an owner of many things has as many turns as one of a few, and by its weight", async () => {
+  for (const weight of [1, 3]) {
+    const shares = new Shares((owner) => (owner === "few" ? weight : 1));
+    const { all, use } = play({ slots: 2, turnMs: 0, shares });
+    using _all = all;
+    const of = things(
+      20,
+      () => 10,
+      (id) => (id < 4 ? "few" : "many"),
+    );
+    const turns = { few: 0, many: 0 };
+    let isOver = false;
+    const callers = of.map(async (thing) => {
+      while (!isOver) {
+        await use(thing);
+        turns[thing.owner as keyof typeof turns]++;
+        isOver = turns.few + turns.many >= 600;
+      }
+    });
+    await Promise.all(callers);
+    expect(turns.few / turns.many).toBeWithin(0.8 * weight, 1.25 * weight);
+  }
 });
 
 test("what cannot be filled fails its own call alone", async () => {

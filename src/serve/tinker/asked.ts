@@ -63,6 +63,16 @@ export const SaveForSampler = v.object({
   sampling_session_seq_id: v.nullish(sequence),
   ...{ ttl_seconds: ttl, user_metadata: metadata, overwrite: v.nullish(v.boolean()) },
 });
+/**
+ * What is the same in each repeat of a request to save weights, for which Tinker's client takes a new number of a sampler each
+ * time that it sends it; null where it takes none. Throws an ApiError.
+ */
+export function repeatsOf(kind: string, body: Uint8Array): string | null {
+  if (kind !== "save_weights_for_sampler") return null;
+  const { sampling_session_seq_id: number, ...same } = read(v.record(v.string(), v.unknown()), body);
+  return number == null ? null : JSON.stringify(same);
+}
+
 export const CreateSampler = v.object({
   ...{ session_id: text, sampling_session_seq_id: sequence },
   ...{ base_model: v.nullish(text), model_path: v.nullish(text) },

@@ -83,15 +83,16 @@ export class Checkpoints {
     rmSync(folder, { recursive: true, force: true });
   }
 
-  /** Weights to sample from until the session ends, as its n-th sampler. */
+  /** Weights to sample from until the session ends, as its n-th sampler. Throws an ApiError where the number is taken. */
   async snapshot(
     { id: source, tenant, session }: ModelRow,
     adapter: string,
     number: number,
   ): Promise<Saved<{ readonly id: string }>> {
+    const id = samplerId(session, number);
+    if (this.store.hasSampler(id)) throw badRequest(`The sampler '${id}' is there already.`, "sampling_session_seq_id");
     const folder = this.#folder();
     await this.engine.save(adapter, folder);
-    const id = samplerId(session, number);
     const name = `${HIDDEN}${id}`;
     const add = () => {
       this.models.add({ name, tenant, folder, parent: this.models.base.name });

@@ -110,7 +110,7 @@ export function tinkerRoutes({ store, sessions, training, samples, futures, chec
     const id = samplerId(session_id, sampling_session_seq_id);
     const of = { model: model_path ?? null, path: model_path ?? null, source: null };
     store.addSampler({ id, tenant, session: session_id, ...of });
-    if (store.sampler(tenant, id).path !== of.path)
+    if (store.sampler(tenant, id).model !== of.model)
       throw badRequest(`The sampler '${id}' is there already.`, "sampling_session_seq_id");
     return Response.json({ type: "create_sampling_session", sampling_session_id: id });
   };

@@ -48,7 +48,7 @@ export class Samples {
   constructor(private readonly options: SamplingOptions) {}
 
   begin(): void {
-    for (const row of this.options.store.waiting()) if (row.kind === "sample") this.#start(row);
+    for (const row of this.options.store.waiting({ isOpen: true })) if (row.kind === "sample") this.#start(row);
   }
 
   /** Takes a request; its result is a future's. Throws ApiErrors. */
@@ -100,22 +100,23 @@ export class Samples {
   /** Never throws. */
   async #run(row: RequestRow): Promise<void> {
     const { futures, lost, log, store } = this.options;
-    let result: Result;
+    let outcome: { readonly result: Result; readonly more?: () => void };
     try {
-      result = await this.#sample(store.sampler(row.tenant, row.owner), row);
+      outcome = await this.#sample(store.sampler(row.tenant, row.owner), row);
     } catch (error) {
       if (this.#stop.signal.aborted) return; // it is made when the server is started again
       if (isFatal(error)) return lost(error);
       const isTheirs = error instanceof ApiError || error instanceof MloraError || error instanceof DatumFault;
       if (!isTheirs) log("error", { request: row.id, error: textFor(error), stack: (error as Error).stack });
-      result = isTheirs
-        ? failed(textFor(error), "user")
-        : failed("The server failed at this sample; its log says why.", "server");
+      const fault = "The server failed at this sample; its log says why.";
+      outcome = { result: isTheirs ? failed(textFor(error), "user") : failed(fault, "server") };
     }
-    if (store.request(row.owner, row.number)?.done_at === null) futures.finish(row, result, false);
+    const { result, more } = outcome;
+    if (store.request(row.owner, row.number)?.done_at === null) futures.finish(row, result, false, more);
   }
 
-  async #sample(sampler: SamplerRow, row: RequestRow): Promise<Result> {
+  /** `more` is written together with the result. */
+  async #sample(sampler: SamplerRow, row: RequestRow): Promise<{ readonly result: Result; readonly more: () => void }> {
     const { engine, models, usage } = this.options;
     const asked = read(Sample, row.body!);
     const { num_samples: n, sampling_params: params } = asked;
@@ -133,9 +134,11 @@ export class Samples {
     const sequences = await Promise.all(range(n).map((i) => this.#one(adapter, row, prompt, asked, maxTokens, i)));
     const completed = sequences.reduce((sum, { tokens }) => sum + tokens.length, 0);
     const used = { requests: 1, prompt_tokens: prompt.length, completion_tokens: completed };
-    usage.add(row.tenant, sampler.path ?? models.base.name, used);
     this.#giveBack.get(row.id)?.(prompt.length + completed);
-    return protobufResult(sampleResult({ sequences, ...scored }));
+    return {
+      result: protobufResult(sampleResult({ sequences, ...scored })),
+      more: () => usage.add(row.tenant, sampler.path ?? models.base.name, used),
+    };
   }
 
   #modelOf({ model, path }: SamplerRow) {

@@ -24,8 +24,10 @@ export class Sessions {
     private readonly seconds: number,
   ) {}
 
-  /** Those that an earlier server left have their time anew. */
+  /** Those that an earlier server left have their time anew; what a kill has left of those that were over goes. */
   begin(): void {
+    // What fails here has lost the stages, and the server ends by that.
+    for (const id of this.store.halfEnded()) this.finish(id).catch(() => undefined);
     for (const { id } of this.store.sessions(null, true)) this.#heard.set(id, now());
     this.#timer = setInterval(() => this.#sweep(), Math.min(SWEEP_MS, 250 * this.seconds));
   }

@@ -98,6 +98,9 @@ const rowOf = <T>(stored: Stored<T>): T => {
   } as T;
 };
 
+/** Of rows that belong to a session. */
+const OF_OPEN = "session IN (SELECT id FROM tinker_sessions WHERE ended_at IS NULL)";
+
 export const pathOf = ({ model, kind, name }: Pick<CheckpointRow, "model" | "kind" | "name">): string =>
   `tinker://${model}/${kind}/${name}`;
 
@@ -130,6 +133,14 @@ export class TinkerStore {
     return this.db.all<Stored<SessionRow>>(sql, tenant, tenant).map((row) => rowOf<SessionRow>(row));
   }
 
+  /** Sessions that are over, and of which something is left that goes with them. */
+  halfEnded(): string[] {
+    const sql = `SELECT id FROM tinker_sessions WHERE ended_at IS NOT NULL AND (
+      id IN (SELECT session FROM tinker_requests WHERE done_at IS NULL) OR
+      id IN (SELECT session FROM tinker_samplers JOIN models ON name = model WHERE source IS NOT NULL))`;
+    return this.db.all<{ readonly id: string }>(sql).map(({ id }) => id);
+  }
+
   endSession(id: string): void {
     this.db.run("UPDATE tinker_sessions SET ended_at = ? WHERE id = ? AND ended_at IS NULL", seconds(), id);
   }
@@ -153,9 +164,11 @@ export class TinkerStore {
     return row;
   }
 
-  models(where: { readonly tenant?: string; readonly session?: string }): ModelRow[] {
-    const { tenant = null, session = null } = where;
-    const sql = "SELECT * FROM tinker_models WHERE (? IS NULL OR tenant = ?) AND (? IS NULL OR session = ?) ORDER BY seq DESC";
+  /** `isOpen`: only those whose sessions are not over. */
+  models(where: { readonly tenant?: string; readonly session?: string; readonly isOpen?: boolean }): ModelRow[] {
+    const { tenant = null, session = null, isOpen = false } = where;
+    const sql = `SELECT * FROM tinker_models WHERE (? IS NULL OR tenant = ?) AND (? IS NULL OR session = ?)
+      ${isOpen ? `AND ${OF_OPEN}` : ""} ORDER BY seq DESC`;
     return this.db.all<Stored<ModelRow>>(sql, tenant, tenant, session, session).map((row) => rowOf<ModelRow>(row));
   }
 
@@ -178,6 +191,10 @@ export class TinkerStore {
       "INSERT OR IGNORE INTO tinker_samplers (id, tenant, session, model, path, source) VALUES (?, ?, ?, ?, ?, ?)",
       ...[id, tenant, session, model, path, source],
     );
+  }
+
+  hasSampler(id: string): boolean {
+    return this.db.get("SELECT 1 FROM tinker_samplers WHERE id = ?", id) !== null;
   }
 
   /** Throws an ApiError 404. */
@@ -208,17 +225,20 @@ export class TinkerStore {
   }
 
   /**
-   * The request's row, which is new (`isNew`) or that of the same request before. Throws an ApiError 400 where the number is
-   * another request's.
+   * The request's row, which is new (`isNew`) or that of the same request before: one of the same kind and body, or of the same
+   * `repeats` where that is given. Throws an ApiError 400 where the number is another request's.
    */
   addRequest(
-    of: Pick<RequestRow, "tenant" | "session" | "owner" | "number" | "kind" | "seed"> & { readonly body: Uint8Array },
+    of: Pick<RequestRow, "tenant" | "session" | "owner" | "number" | "kind" | "seed"> & {
+      readonly body: Uint8Array;
+      readonly repeats?: string | null;
+    },
   ): {
     readonly row: RequestRow;
     readonly isNew: boolean;
   } {
-    const { tenant, session, owner, number, kind, seed, body } = of;
-    const digest = `${kind} ${new Bun.CryptoHasher("sha256").update(body).digest("hex")}`;
+    const { tenant, session, owner, number, kind, seed, body, repeats } = of;
+    const digest = `${kind} ${new Bun.CryptoHasher("sha256").update(repeats ?? body).digest("hex")}`;
     const known = this.request(owner, number);
     if (known) {
       if (known.digest === digest) return { row: known, isNew: false };
@@ -236,11 +256,12 @@ export class TinkerStore {
     this.db.run("UPDATE tinker_models SET asked_at = ? WHERE id = ?", seconds(), model);
   }
 
-  /** Requests of an owner, or of all, that have no result. */
-  waiting(of: { readonly owner?: string; readonly session?: string } = {}): RequestRow[] {
-    const { owner = null, session = null } = of;
+  /** Requests of an owner, of a session or of all that have no result; `isOpen`: only those whose sessions are not over. */
+  waiting(of: { readonly owner?: string; readonly session?: string; readonly isOpen?: boolean } = {}): RequestRow[] {
+    const { owner = null, session = null, isOpen = false } = of;
     return this.db.all<RequestRow>(
-      "SELECT * FROM tinker_requests WHERE done_at IS NULL AND (? IS NULL OR owner = ?) AND (? IS NULL OR session = ?) ORDER BY seq",
+      `SELECT * FROM tinker_requests WHERE done_at IS NULL AND (? IS NULL OR owner = ?) AND (? IS NULL OR session = ?)
+       ${isOpen ? `AND ${OF_OPEN}` : ""} ORDER BY seq`,
       ...[owner, owner, session, session],
     );
   }

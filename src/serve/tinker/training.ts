@@ -2,7 +2,7 @@
 // stands in the tables with its result. Now and then a model's state is saved after a step. What a kill interrupts is computed
 // again from there, to the same bytes, and no result is made twice.
 
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { now } from "../../base/clock.ts";
 import { MloraError, RequestError } from "../../base/errors.ts";
@@ -13,7 +13,7 @@ import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";
 import type { Usage } from "../usage.ts";
-import { LoadInto, OptimStep, read, SaveForSampler, SaveWeights } from "./asked.ts";
+import { LoadInto, OptimStep, read, repeatsOf, SaveForSampler, SaveWeights } from "./asked.ts";
 import type { Checkpoints } from "./checkpoints.ts";
 import { type Futures, failed, JSON_TYPE, jsonResult, protobufResult, type Result, textFor } from "./futures.ts";
 import { forwardBackwardResult, readForwardBackward } from "./messages.ts";
@@ -74,10 +74,16 @@ export class Training {
 
   constructor(private readonly options: TrainingOptions) {}
 
-  /** Continues what an earlier server left. */
+  /** Continues what an earlier server left, and removes what a kill has left of states. */
   begin(): void {
-    const { store } = this.options;
-    for (const owner of new Set(store.waiting().map((row) => row.owner))) {
+    const { store, folder } = this.options;
+    const kept = new Map(store.models({ isOpen: true }).map(({ seq, saved }) => [`${seq}`, `state-${saved}`]));
+    for (const name of readdirSync(folder))
+      if (!kept.has(name)) rmSync(join(folder, name), { recursive: true, force: true });
+      else
+        for (const state of readdirSync(join(folder, name)))
+          if (state !== kept.get(name)) rmSync(join(folder, name, state), { recursive: true, force: true });
+    for (const owner of new Set(store.waiting({ isOpen: true }).map((row) => row.owner))) {
       const row = store.knownModel(owner);
       const unloading = store.request(owner, UNLOAD);
       if (row && unloading) void this.#unload(row, unloading);
@@ -115,7 +121,7 @@ export class Training {
       if (number > this.#liveOf(model).next + AHEAD)
         throw tooMany(`${AHEAD} requests of the model '${id}' wait for one before them: send that first.`);
     }
-    const { row, isNew } = store.addRequest({ ...this.#of(model), number, kind, body });
+    const { row, isNew } = store.addRequest({ ...this.#of(model), number, kind, body, repeats: repeatsOf(kind, body) });
     if (isNew) store.asked(id);
     this.options.heard(model.session);
     this.#run(this.#liveOf(model));
@@ -343,7 +349,8 @@ export class Training {
   /** After a step, when it is time: what came before need not be made again. */
   async #save(live: Live, number: number, isDue = now() - live.savedAt >= 1000 * this.options.saveSeconds): Promise<void> {
     const { engine, store, log } = this.options;
-    if (!isDue || !engine.has(live.adapter)) return;
+    // A state has no gradients: those of a step that failed are made again from an earlier one.
+    if (!isDue || !engine.has(live.adapter) || engine.hasGradient(live.adapter)) return;
     const folder = this.#stateOf(live.row, number);
     live.savedAt = now();
     try {

@@ -2,7 +2,7 @@
 //
 // "echo" takes messages in an order of its own within each group of `group`, checks them, and sends each back with every byte
 // turned around; then closes. "stuck" takes nothing. "gone" takes `take` messages and ends without a word.
-// "slow" takes all, slowly.
+// "slow" takes all, slowly, once anything is sent to it.
 
 import { Rng } from "../../../src/base/rng.ts";
 import type { Address } from "../../../src/bus/address.ts";
@@ -35,7 +35,7 @@ if (import.meta.main) {
   const { link, why } = await openLink({ device, stage: 1, neighbour: 0, kind, capacity, channel: control, bus });
   say({ why });
   const tensor = takeTensor(device, capacity.slotBytes);
-  if (mode === "stuck") await told();
+  if (mode === "stuck" || mode === "slow") await told();
   const rng = new Rng(5);
   for (let from = 0; mode === "echo" && from < sizes.length; from += group) {
     const order = Array.from({ length: Math.min(group, sizes.length - from) }, (_, i) => from + i);

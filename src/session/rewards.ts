@@ -1,0 +1,127 @@
+// Rewards of answers: a program of the recipe reads them, a JSON object a line, and prints a number for each; an address gets
+// the same as a JSON list, and answers with a list of numbers. One that fails is asked again.
+
+import { basename } from "node:path";
+import * as v from "valibot";
+import { onAbort } from "../base/abort.ts";
+import { sleep } from "../base/clock.ts";
+import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
+import { endWithin, startProgram } from "../cluster/spawn.ts";
+import { rewardsOf } from "../objectives/grpo.ts";
+import { rolloutsOf } from "../objectives/registry.ts";
+import type { Recipe } from "../recipe/recipe.ts";
+import { ask, shown } from "../sources/http.ts";
+
+export type NamedReward = ReturnType<typeof rewardsOf>[number];
+
+/** What a reward is asked of: the prompt as the model reads it, the answer, and the row with all its columns, as JSON. */
+export type Asked = { readonly prompt: string; readonly completion: string; readonly columns: string };
+
+/** For one call, where the recipe says nothing. */
+const SECONDS = 600;
+/** Calls of one reward for the same answers, and the wait before the second in ms; each further wait is four times as long. */
+const [ATTEMPTS, WAIT_MS] = [3, 500];
+/** Characters of output for each answer, at most. */
+const MOST_CHARACTERS = 64;
+
+/** null: it says nothing of this answer. */
+const value = v.nullable(v.pipe(v.number(), v.finite()));
+
+/**
+ * Throws a RequestError where a program is not there, `reward.command`, or two rewards have one name, `reward.name`.
+ */
+export function checkRewards({ adapters }: Pick<Recipe, "adapters">): void {
+  for (const { name, objective } of adapters) {
+    const rollouts = rolloutsOf(objective);
+    if (!rollouts) continue;
+    const rewards = rewardsOf(rollouts);
+    const twice = rewards.find((of, i) => rewards.findIndex((other) => other.name === of.name) !== i);
+    if (twice)
+      throw new RequestError(
+        "reward.name",
+        `adapter '${name}': two rewards are called '${twice.name}'`,
+        "give each its own name",
+      );
+    for (const reward of rewards)
+      if ("command" in reward && Bun.which(reward.command[0]!) === null)
+        throw new RequestError(
+          "reward.command",
+          `adapter '${name}': reward.command: there is no program '${reward.command[0]}'`,
+          "give its path",
+        );
+  }
+}
+
+/** A reward for each of the answers; what fails is asked again, and told to `notice`. Throws a RunError, `reward.failed`. */
+export async function rewardsFrom(
+  reward: NamedReward,
+  asked: readonly Asked[],
+  notice: (text: string) => void,
+  signal: AbortSignal,
+): Promise<readonly (number | null)[]> {
+  for (let attempt = 1; ; attempt++) {
+    signal.throwIfAborted();
+    try {
+      return await ("command" in reward ? ofProgram(reward, asked, signal) : ofAddress(reward, asked, signal));
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!(error instanceof MloraError)) throw error;
+      const why = `the reward '${reward.name}' of ${asked.length} answers is missing: ${textOf(error)}`;
+      if (attempt === ATTEMPTS)
+        throw new RunError("reward.failed", why, "fix it, and give the same command again: the run continues from here");
+      notice(`${why}; it is asked again`);
+      await sleep(WAIT_MS * 4 ** (attempt - 1));
+    }
+  }
+}
+
+/** An answer as one JSON object on one line; `columns` is JSON already. */
+const lineOf = ({ prompt, completion, columns }: Asked): string =>
+  `{"prompt":${JSON.stringify(prompt)},"completion":${JSON.stringify(completion)},"row":${columns}}`;
+
+const failed = (what: string) => new RunError("reward.answer", what);
+
+async function ofProgram(
+  { command: [program, ...args], seconds = SECONDS }: Extract<NamedReward, { readonly command: unknown }>,
+  asked: readonly Asked[],
+  signal: AbortSignal,
+): Promise<(number | null)[]> {
+  const path = Bun.which(program!);
+  if (path === null) throw failed(`${program} is not there any more`);
+  await using child = startProgram(path, args, {
+    name: basename(path),
+    input: asked.map((of) => `${lineOf(of)}\n`).join(""),
+    keepsOutput: MOST_CHARACTERS * asked.length,
+  });
+  using _stopped = onAbort(signal, () => child.kill());
+  const { fault, stdout } = await endWithin(child, 1000 * seconds);
+  if (fault !== null) throw failed(`${program} ${fault}`);
+  const lines = stdout.split("\n").filter((line) => line.trim() !== "");
+  if (lines.length !== asked.length)
+    throw failed(`expected ${asked.length} lines of ${program}, found ${lines.length}: one number for each answer`);
+  return lines.map((line, i) => {
+    const parsed = v.safeParse(v.pipe(v.string(), v.parseJson(), value), line);
+    if (parsed.success) return parsed.output;
+    throw failed(`line ${i + 1} of ${program}: expected a number or null, found ${JSON.stringify(line.slice(0, 100))}`);
+  });
+}
+
+async function ofAddress(
+  { url, seconds = SECONDS }: Extract<NamedReward, { readonly url: unknown }>,
+  asked: readonly Asked[],
+  signal: AbortSignal,
+): Promise<(number | null)[]> {
+  const body = `[${asked.map(lineOf).join(",")}]`;
+  const headers = { "content-type": "application/json" };
+  const { response } = await ask(url, { method: "POST", body, headers, headMs: 1000 * seconds, signal });
+  const text = (await response.text()).slice(0, MOST_CHARACTERS * (asked.length + 1));
+  if (!response.ok) throw failed(`${shown(url)} answered ${response.status}: ${text.slice(0, 100)}`);
+  const parsed = v.safeParse(v.pipe(v.string(), v.parseJson(), v.array(v.unknown())), text);
+  if (!parsed.success) throw failed(`${shown(url)}: expected a JSON list, found ${JSON.stringify(text.slice(0, 100))}`);
+  const { output: found } = parsed;
+  if (found.length !== asked.length) throw failed(`${shown(url)}: expected ${asked.length} rewards, found ${found.length}`);
+  return found.map((one, i) => {
+    if (v.is(value, one)) return one;
+    throw failed(`${shown(url)}: expected a number or null as reward ${i + 1}, found ${JSON.stringify(one)?.slice(0, 100)}`);
+  });
+}

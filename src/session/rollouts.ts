@@ -1,0 +1,220 @@
+// Answers that an adapter gives to a batch of prompts with its present weights, their rewards, and the rows that it learns of
+// them. A function of its own data, settings and weights alone: the same with others in the run, and after any interruption.
+
+import { hash } from "../base/rng.ts";
+import { range } from "../base/shape.ts";
+import { shortPositions } from "../base/spec.ts";
+import type { Bus } from "../bus/bus.ts";
+import { tokenizerOf } from "../data/dataset.ts";
+import { answerEnds } from "../data/ends.ts";
+import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { stopTokens } from "../files/generation.ts";
+import { tokenizerFolder } from "../files/tokenizer.ts";
+import { advantagesOf } from "../objectives/advantages.ts";
+import type { GroupPolicy } from "../objectives/group-policy.ts";
+import { type Grpo, groupPolicyOf, rewardsOf, scalesOf } from "../objectives/grpo.ts";
+import { rolloutsOf } from "../objectives/registry.ts";
+import { tileOf } from "../plan/generation.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { inputLength, type Row, type Segment } from "../schedule/pack.ts";
+import type { SegmentRef } from "../schedule/segments.ts";
+import { type StepRows, stepsOf, type Work } from "../schedule/steps.ts";
+import type { AdapterState } from "./adapter-state.ts";
+import { engineOver } from "./decoding.ts";
+import { runThrough } from "./evaluate.ts";
+import { PassTurns } from "./pass-turns.ts";
+import { type Asked, rewardsFrom } from "./rewards.ts";
+import { Sampler } from "./sampler.ts";
+import { Shares } from "./shares.ts";
+
+export type Answer = {
+  /** Of the training rows, and which of its answers. */
+  readonly row: number;
+  readonly sample: number;
+  readonly prompt: string;
+  readonly completion: string;
+  readonly tokens: number;
+  /** It ended because it had as many tokens as it may have. */
+  readonly isTruncated: boolean;
+  readonly rewards: readonly (number | null)[];
+  readonly advantage: number;
+};
+
+/** The answers that an adapter learns in its steps `from` to before `until`. */
+export type Rollouts = {
+  readonly from: number;
+  readonly until: number;
+  readonly work: Work;
+  readonly rows: readonly Row[];
+  readonly policy: GroupPolicy;
+  readonly answers: readonly Answer[];
+  /** Of each answer, the weighted sum of its rewards; NaN for one that none says anything of. */
+  readonly rewards: readonly number[];
+  readonly zeroStd: number;
+};
+
+export type RolloutsOptions = {
+  readonly plan: Plan;
+  readonly bus: Bus;
+  readonly notice: (adapter: AdapterPlan, text: string) => void;
+};
+
+type Sampled = { readonly prompt: Int32Array; readonly ids: number[]; end: "stop" | "length" | null };
+
+/** Separates its random numbers from those of others with the same seed. */
+const TAG = 0x6f77;
+
+export class RolloutMaker {
+  readonly #sampler: Sampler;
+  readonly #tokenizer: Tokenizer;
+  readonly #stops: readonly number[];
+
+  /** Throws a RequestError where the model's tokenizer cannot be read. */
+  constructor(private readonly options: RolloutsOptions) {
+    const { bus, plan } = options;
+    const { sizes } = plan.stages[0]!;
+    const engine = { tile: tileOf(plan.device), shortPositions: shortPositions(plan.spec) };
+    this.#sampler = new Sampler(
+      engineOver(bus, { ...engine, sizes: { ...sizes, cache: sizes.cache! } }),
+      new PassTurns(),
+      new Shares(),
+    );
+    const { path } = plan.recipe.model;
+    this.#tokenizer = loadTokenizer(tokenizerFolder(path));
+    this.#stops = stopTokens(path);
+  }
+
+  /**
+   * The answers for the adapter's next steps. Throws what `signal` is aborted with, and a RunError, `reward.failed`, where a
+   * reward cannot be had.
+   */
+  async make(adapter: AdapterState, signal: AbortSignal): Promise<Rollouts> {
+    const { plan, data, steps: from, slot } = adapter;
+    const { recipe } = plan;
+    const settings = rolloutsOf(recipe.objective)!;
+    const batch = Math.floor(from / settings.iterations);
+    const until = Math.min(plan.steps, (batch + 1) * settings.iterations);
+    const { rows } = stepsOf(plan.prompts!, this.options.plan.tokensPerMicrobatch, batch).next().value as StepRows;
+    const asked = rows.flatMap((row) => range(settings.generations).map((sample) => ({ row, sample })));
+    const sampled = await this.#sample(recipe, settings, slot!, data.train, asked, batch, signal);
+    const texts = sampled.map((of) => this.#textOf(of));
+    const rewards = await this.#rewards(plan, settings, data.train, asked, sampled, texts, signal);
+    const weights = rewardsOf(settings).map(({ weight }) => weight);
+    const judged = advantagesOf(rewards, { ...settings, weights });
+    const isLearned = (i: number) => !(settings.maskTruncated && sampled[i]!.end === "length");
+    const scales = scalesOf(
+      settings,
+      sampled.map(({ ids }, i) => (isLearned(i) ? ids.length : 0)),
+    );
+    const plain = sampled.map(({ prompt, ids }, i) => rowOf(prompt, ids, isLearned(i)));
+    // What is sampled once and learned once is as likely as it is now.
+    const old = settings.iterations === 1 ? null : await this.#logProbs(adapter, plain, slot!);
+    const reference = settings.beta === 0 ? null : await this.#logProbs(adapter, plain, BASE);
+    signal.throwIfAborted();
+    return {
+      ...{ from, until, policy: groupPolicyOf(settings), rewards: judged.rewards, zeroStd: judged.zeroStd },
+      work: {
+        lengths: plain.map(inputLength),
+        batchSize: recipe.batchSize * settings.generations,
+        ...{ accumulation: recipe.accumulation, epochs: null, steps: until, shuffle: false, seed: recipe.seed },
+      },
+      rows: plain.map((row, i) => {
+        const of = { advantage: judged.advantages[i]!, scale: scales[i]! };
+        return { ...row, completion: { ...of, old: old?.[i] ?? null, reference: reference?.[i] ?? null } };
+      }),
+      answers: asked.map((of, i) => ({
+        ...of,
+        ...texts[i]!,
+        tokens: sampled[i]!.ids.length,
+        isTruncated: sampled[i]!.end === "length",
+        rewards: rewards[i]!,
+        advantage: judged.advantages[i]!,
+      })),
+    };
+  }
+
+  async #sample(
+    recipe: AdapterRecipe,
+    { maxNewTokens, topK, topP }: Grpo,
+    slot: number,
+    train: readonly Row[],
+    asked: readonly { readonly row: number; readonly sample: number }[],
+    batch: number,
+    signal: AbortSignal,
+  ): Promise<readonly Sampled[]> {
+    const ends = answerEnds(tokenizerOf(recipe, this.#tokenizer));
+    const stops = new Set([...this.#stops, ...ends]);
+    const sampled = asked.map(({ row }): Sampled => ({ prompt: train[row]!.ids, ids: [], end: null }));
+    const sequences = sampled.map((of, i) => ({
+      ...{ adapter: slot, owner: recipe.name, prompt: [...of.prompt], limit: maxNewTokens, stops },
+      seed: hash(recipe.seed, batch, i, TAG),
+      sampling: { temperature: 1, topK, topP },
+      got: ({ token, end }: { readonly token: number; readonly end: Sampled["end"] }) => {
+        of.ids.push(token);
+        of.end = end;
+      },
+    }));
+    await this.#sampler.run(sequences, signal);
+    return sampled;
+  }
+
+  /** As rewards read it: the prompt with its marks, the answer without such as mean nothing to a reader, as TRL has it. */
+  #textOf({ prompt, ids, end }: Sampled): Omit<Asked, "columns"> {
+    const { decode, decodeText } = this.#tokenizer;
+    return { prompt: decode([...prompt]), completion: decodeText(end === "stop" ? ids.slice(0, -1) : ids) };
+  }
+
+  /** Of each answer, a number by each reward. All rewards are asked at once. */
+  async #rewards(
+    plan: AdapterPlan,
+    settings: Grpo,
+    train: readonly Row[],
+    asked: readonly { readonly row: number }[],
+    sampled: readonly Sampled[],
+    texts: readonly Omit<Asked, "columns">[],
+    signal: AbortSignal,
+  ): Promise<(number | null)[][]> {
+    const all = texts.map((text, i) => ({ ...text, columns: train[asked[i]!.row]!.columns! }));
+    const notice = (text: string) => this.options.notice(plan, text);
+    const found = await Promise.all(rewardsOf(settings).map((reward) => rewardsFrom(reward, all, notice, signal)));
+    return sampled.map((_, i) => found.map((of) => of[i]!));
+  }
+
+  /** Log-probabilities of each row's tokens under the adapter in a slot; 0 where a token is no target. */
+  async #logProbs({ plan }: AdapterState, rows: readonly Row[], slot: number): Promise<Float32Array[]> {
+    const { bus, plan: run } = this.options;
+    const batchSize = plan.work.batchSize;
+    const work = { slot, samples: rows, batchSize, objective: { name: "sft" }, references: null, logProbs: true } as const;
+    const found = new Array<Float32Array>(rows.length);
+    for (const { rows: of, losses } of await runThrough(bus, run, work).result)
+      for (const [i, row] of of.entries()) {
+        let target = 0;
+        const own = losses[i]!.logProbs!;
+        found[row] = Float32Array.from(rows[row]!.mask, (is, at) => (at > 0 && is === 1 ? own[target++]! : 0));
+      }
+    return found;
+  }
+}
+
+/** The base model by itself: what a fresh adapter begins as, and is measured against. */
+const BASE = -1;
+
+/** A prompt with its answer, whose tokens are learned unless all of it is masked. */
+function rowOf(prompt: Int32Array, ids: readonly number[], isLearned: boolean): Row {
+  const all = Int32Array.from([...prompt, ...ids]);
+  return { ids: all, mask: Uint8Array.from(all, (_, i) => Number(isLearned && i >= prompt.length)) };
+}
+
+/** A share of a training pass: answers that are learned, for the slot that the adapter has. */
+export const rolloutSegment = (
+  { recipe }: AdapterPlan,
+  slot: number,
+  { rows, policy }: Rollouts,
+  ref: SegmentRef,
+): Segment => ({
+  adapter: slot,
+  samples: ref.rows.map((row) => rows[row]!),
+  ...{ seed: recipe.seed, step: ref.step, dropout: recipe.dropout, firstRow: ref.firstRow },
+  ...{ weight: 1, group: policy },
+});

@@ -1,0 +1,139 @@
+// GRPO's numbers against TRL's own, and what they promise besides.
+
+import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Rng } from "../../src/base/rng.ts";
+import { range, sum } from "../../src/base/shape.ts";
+import { type AdvantageSettings, advantagesOf, deviationOf, meanOf } from "../../src/objectives/advantages.ts";
+import { type Completion, completionLoss, completionScales, type GroupPolicy } from "../../src/objectives/group-policy.ts";
+
+/** grpo.json as tests/golden/grpo/make.py writes it. */
+type Case = {
+  readonly settings: Omit<AdvantageSettings, "generations"> & {
+    readonly loss: "dapo" | "grpo" | "dr_grpo" | "cispo" | "luspo";
+    readonly beta: number;
+    readonly epsilon: number;
+    readonly epsilonHigh: number | null;
+    readonly delta: number | null;
+    readonly importanceSamplingLevel: "token" | "sequence";
+    readonly biasCorrection: boolean;
+    readonly maskTruncated: boolean;
+  };
+  readonly ended: readonly boolean[];
+  readonly rewards: readonly (readonly (number | null)[])[];
+  readonly now: readonly number[][];
+  readonly old: readonly number[][] | null;
+  readonly reference: readonly number[][] | null;
+  readonly advantages: readonly number[];
+  readonly mask: readonly number[][];
+  readonly loss: number;
+  readonly slopes: readonly number[][];
+  readonly metrics: Readonly<Record<string, number>>;
+};
+const GOLDEN: { readonly generations: number; readonly limit: number; readonly cases: readonly Case[] } = JSON.parse(
+  readFileSync(join(import.meta.dir, "..", "golden", "grpo", "grpo.json"), "utf8"),
+);
+
+const near = (got: number, want: number, by = 1e-9) =>
+  expect(Math.abs(got - want)).toBeLessThan(by * Math.max(1, Math.abs(want)));
+
+const policyOf = ({ loss, importanceSamplingLevel: level, epsilon, ...of }: Case["settings"]): GroupPolicy => {
+  const high = of.epsilonHigh ?? epsilon;
+  return {
+    ...{ name: "grpo", level, low: 1 - epsilon, delta: of.delta, beta: of.beta, isCorrected: of.biasCorrection },
+    ...(loss === "cispo" ? { form: "weighted", high } : { form: "clipped", high: 1 + high }),
+  };
+};
+
+describe.each(GOLDEN.cases.map((golden, i) => [`${i}: ${golden.settings.loss}`, golden] as const))(
+  "TRL's case %s",
+  (_, golden) => {
+    const { settings, metrics } = golden;
+
+    test("has the same advantages", () => {
+      const found = advantagesOf(golden.rewards, { ...settings, generations: GOLDEN.generations });
+      // TRL's correction of the deviation is a float32.
+      for (const [i, advantage] of found.advantages.entries()) near(advantage, golden.advantages[i]!, 1e-7);
+      near(meanOf(found.rewards), metrics["reward"]!);
+      near(deviationOf(found.rewards), metrics["reward_std"]!, 1e-7);
+      near(found.zeroStd, metrics["frac_reward_zero_std"]!, 1e-6);
+    });
+
+    test("has the same loss, slopes, divergence and share of clipped ratios", () => {
+      const isLearned = (i: number) => golden.ended[i]! || !settings.maskTruncated;
+      expect(golden.mask.map((of) => of.every((is) => is === 1))).toEqual(golden.mask.map((_, i) => isLearned(i)));
+      const learned = golden.now.map(({ length }, i) => (isLearned(i) ? length : 0));
+      const scales = completionScales(settings.loss, learned, GOLDEN.limit);
+      const found = golden.now.map((now, i) =>
+        completionLoss(policyOf(settings), {
+          now: now.slice(0, learned[i]),
+          old: golden.old?.[i] ?? null,
+          reference: golden.reference?.[i] ?? null,
+          advantage: golden.advantages[i]!,
+          scale: scales[i]!,
+        }),
+      );
+      near(sum(found.flatMap(({ targets }) => targets.map(({ loss }) => loss))), golden.loss);
+      for (const [i, { targets }] of found.entries())
+        for (const [t, slope] of golden.slopes[i]!.entries()) near(-(targets[t]?.weight ?? 0), slope);
+      const ratios = sum(found.map((of) => of.ratios));
+      const high = settings.loss === "cispo" ? "cispo_clip_ratio" : "clip_ratio/high_mean";
+      near(sum(found.map((of) => of.high)) / ratios, metrics[high]!, 1e-6);
+      near(sum(found.map((of) => of.low)) / ratios, metrics["clip_ratio/low_mean"] ?? 0, 1e-6);
+      if (settings.beta > 0) near(sum(found.map((of) => of.kl)) / sum(learned), metrics["kl"]!);
+    });
+  },
+);
+
+const POLICIES: readonly GroupPolicy[] = (["token", "sequence"] as const).flatMap((level) => [
+  { name: "grpo", form: "clipped", level, low: 0.8, high: 1.3, delta: null, beta: 0, isCorrected: true },
+  { name: "grpo", form: "clipped", level, low: 0.8, high: 1.2, delta: 1.5, beta: 0.2, isCorrected: true },
+  { name: "grpo", form: "clipped", level, low: 0.9, high: 1.2, delta: null, beta: 0.2, isCorrected: false },
+]);
+
+test.each(POLICIES.map((policy) => [JSON.stringify(policy), policy] as const))(
+  "its slopes are the derivatives of its loss: %s",
+  (_, policy) => {
+    const rng = new Rng(31);
+    const total = (of: Completion) => sum(completionLoss(policy, of).targets.map(({ loss }) => loss));
+    for (let round = 0; round < 40; round++) {
+      const now = range(5).map(() => -3 * rng.uniform() - 0.1);
+      const other = () => now.map((p) => p + rng.uniform() - 0.5);
+      const of = {
+        now,
+        old: other(),
+        reference: policy.beta > 0 ? other() : null,
+        advantage: 2 * rng.uniform() - 1,
+        scale: 0.3,
+      };
+      const { targets } = completionLoss(policy, of);
+      for (const i of now.keys()) {
+        const at = (by: number) => total({ ...of, now: now.map((p, j) => (i === j ? p + by : p)) });
+        const slope = (at(1e-6) - at(-1e-6)) / 2e-6;
+        near(-targets[i]!.weight, slope, 1e-6);
+      }
+    }
+  },
+);
+
+test("a completion that is as likely as when it was sampled has the loss of its advantage", () => {
+  const of = { now: [-1, -2], reference: null, advantage: 0.7, scale: 0.5 };
+  for (const policy of POLICIES) {
+    const { targets, low, high } = completionLoss(policy, { ...of, old: null });
+    expect(targets).toEqual([
+      { loss: -0.35, weight: 0.35 },
+      { loss: -0.35, weight: 0.35 },
+    ]);
+    expect(completionLoss(policy, { ...of, old: of.now }).targets).toEqual(targets);
+    expect([low, high]).toEqual([0, 0]);
+  }
+});
+
+test("nothing is made of rewards that are alike, that are missing, or of a completion without a target", () => {
+  const settings = { generations: 2, weights: [1], scaleRewards: "group", aggregation: "sum_then_normalize" } as const;
+  expect(advantagesOf([[3], [3], [null], [null]], settings).advantages).toEqual([0, 0, 0, 0]);
+  expect(advantagesOf([[3], [null], [1], [2]], settings).advantages.slice(0, 2)).toEqual([0, 0]);
+  const none = { now: [], old: null, reference: [], advantage: 1, scale: 1 };
+  for (const policy of POLICIES) expect(completionLoss(policy, none)).toMatchObject({ targets: [], kl: 0, low: 0, high: 0 });
+});
