@@ -1,4 +1,4 @@
-"""Ids of texts by Rust's tokenizers, for scripts/bench/tokens.ts: FOLDER has tokenizer.json, FILE an object with a text a line."""
+"""Ids of texts by Rust's tokenizers, for scripts/bench/tokens.ts: FOLDER has tokenizer.json, FILE a text a line, as JSON."""
 
 import hashlib
 import json

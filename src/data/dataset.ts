@@ -184,7 +184,7 @@ export function rowReader(
   const { objective, trainOn, thoughts } = recipe;
   const options = formatOptionsOf(recipe, tokenizer);
   const kind = rowKindOf(objective);
-  if (kind === "prompt") return askedReader(options, tokenizer);
+  if (kind === "prompt") return askedReader(options, tokenizer, settled);
   const single = exampleReader(options, settled);
   closingOf(tokenizer); // before any row: what it renders may ask for the date, too
   const double = { labelled: labelledReader, paraphrased: paraphrasedReader, paired: pairedReader };
@@ -211,8 +211,8 @@ export function rowReader(
 }
 
 /** Reads prompts, which have no answer to learn; all columns of a row go to its rewards, so that none of them is left out. */
-function askedReader(options: FormatOptions, tokenizer: Tokenizer): ReturnType<typeof rowReader> {
-  const read = promptReader({ options, tokenizer });
+function askedReader(options: FormatOptions, tokenizer: Tokenizer, settled: SettledForm): ReturnType<typeof rowReader> {
+  const read = promptReader({ options, tokenizer }, settled);
   return (row, source, book) => {
     const { ids } = read(row);
     if (options.asChat && tokenizer.usedDate()) book.add("today", source, "");

@@ -5,7 +5,7 @@ import { RequestError } from "../base/errors.ts";
 import { renamed } from "./columns.ts";
 import { checkDataFile, type DataFile, rowsOf } from "./data-file.ts";
 import { checkIds } from "./dataset.ts";
-import { type Example, exampleReader, type FormatOptions } from "./format.ts";
+import { type Example, exampleReader, type FormatOptions, type SettledForm } from "./format.ts";
 import { type Fields, placeOf, RowFault } from "./jsonl.ts";
 import { promptIds, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -43,8 +43,8 @@ export function promptOf(text: string, { options, tokenizer }: Reading): Prompt 
 const isAnswer = (field: string): boolean => ["completion", "output"].includes(field);
 
 /** Reads rows in any form that training reads; they may lack the answer. Throws a RowFault. */
-export function promptReader({ options, tokenizer }: Reading): (fields: Fields) => Prompt {
-  const read = exampleReader(options);
+export function promptReader({ options, tokenizer }: Reading, settled?: SettledForm): (fields: Fields) => Prompt {
+  const read = exampleReader(options, settled);
   const { template } = options;
   const open =
     options.format === "template" &&
