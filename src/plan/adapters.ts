@@ -213,11 +213,22 @@ function largestMicroBatch(work: Work, tokensPerMicrobatch: number, isBound: boo
   const perStep = batchSize * work.accumulation;
   for (let epoch = 0; epoch < epochs; epoch++) {
     const order = epochOrder(work, epoch);
-    for (let from = 0; from < order.length; from += perStep)
-      for (const rows of cut([...order.subarray(from, from + perStep)], lengths, batchSize, tokensPerMicrobatch))
-        most = Math.max(most, sum(rows.map((row) => lengths[row]!)));
+    for (let from = 0; from < order.length; from += perStep) {
+      const step = order.subarray(from, from + perStep);
+      const tokens = sumOf(step, lengths);
+      // One micro-batch, as it mostly is, needs no cut: steps may be millions.
+      if (step.length <= batchSize && tokens <= tokensPerMicrobatch) most = Math.max(most, tokens);
+      else
+        for (const rows of cut([...step], lengths, batchSize, tokensPerMicrobatch)) most = Math.max(most, sumOf(rows, lengths));
+    }
   }
   return most;
+}
+
+function sumOf(rows: ArrayLike<number>, lengths: readonly number[]): number {
+  let tokens = 0;
+  for (let i = 0; i < rows.length; i++) tokens += lengths[rows[i]!]!;
+  return tokens;
 }
 
 /** Tokens of an adapter's longest sequence. Throws a RequestError, `plan.length`, where the model has fewer positions. */
