@@ -15,6 +15,7 @@ const FIRST = [
   "commands.md",
   "docs/data.md",
   "docs/adapters.md",
+  "docs/rewards.md",
   "docs/keys.md",
   "docs/runs.md",
   "docs/using.md",

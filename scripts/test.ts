@@ -38,6 +38,8 @@ const CHECKS: Readonly<Record<string, readonly string[]>> = {
   prose: [BUN, "scripts/prose.ts"],
 };
 const BUILD = ["nice", "-n", "19", "scripts/build"];
+/** What a test that needs it fetches when it is not there (tests/helpers/needs.ts): begun early, since it takes the network. */
+const FETCHED: Readonly<Record<string, string>> = { clients: "scripts/clients", chromium: "scripts/chromium" };
 /** After the build, which makes those that are not: it can fail where MLORA_SKIP_KERNELS=1 kept old ones. */
 const KERNELS = {
   name: "kernels up to date",
@@ -61,12 +63,23 @@ process.exit(failed === 0 && passed > 0 ? 0 : 1);
 async function all(pattern: string | undefined): Promise<void> {
   const files = [...new Bun.Glob("tests/**/*.test.ts").scanSync(ROOT)].sort().filter((path) => path.includes(pattern ?? ""));
   if (files.length === 0) fail(`no test file's path contains '${pattern}'`);
+  for (const [what, script] of Object.entries(FETCHED))
+    if (files.some((path) => textOf(path).includes(`needs("${what}")`))) fetchEarly(script);
   if (pattern === undefined) await checkAll();
   const building = files.some((path) => path.startsWith(BUILT)) ? build(pattern === undefined) : Promise.resolve();
-  const isOfBuilt = (path: string) => path.startsWith(BUILT) || NEEDS_KERNELS.test(readFileSync(join(ROOT, path), "utf8"));
+  const isOfBuilt = (path: string) => path.startsWith(BUILT) || NEEDS_KERNELS.test(textOf(path));
   await runFolders(files.filter((path) => !isOfBuilt(path)));
   await building;
   await runFolders(files.filter(isOfBuilt));
+}
+
+function textOf(path: string): string {
+  return readFileSync(join(ROOT, path), "utf8");
+}
+
+/** The test that needs it waits for it, and is skipped where it fails. */
+function fetchEarly(script: string): void {
+  Bun.spawn([script], { cwd: ROOT, stdin: "ignore", stdout: "ignore", stderr: "ignore" });
 }
 
 async function build(isVerified: boolean): Promise<void> {

@@ -182,10 +182,11 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TOKENIZERS],
     tolerance: null,
   },
+  wandb: { script: "wandb/make.py", makes: ["wandb/records.json"], packages: ["wandb==0.31.0"], tolerance: null },
 };
 
-/** Files of tests/golden that are written by hand, or come from a model's family as they are: what the makers read. */
-export const INPUTS: readonly string[] = ["trl116/template.jinja", "tokenizers/*/*.jinja"];
+/** Files that are written by hand, come from a model's family as they are, or have the time in them. */
+export const INPUTS: readonly string[] = ["trl116/template.jinja", "tokenizers/*/*.jinja", "wandb/offline.json"];
 /** Scripts of tests/golden that make nothing that is kept, and what makers import. */
 export const HELPERS: readonly string[] = [
   "families/models.py",

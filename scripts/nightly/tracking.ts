@@ -1,4 +1,5 @@
-// Whole runs, one of them killed and resumed, as the real programs read their files: TensorBoard and trackio.
+// Whole runs, one of them killed and resumed, as the real programs read their files: TensorBoard and trackio; and as
+// W&B's own program sends them, to a server that answers as W&B's does.
 //
 //   bun scripts/nightly/tracking.ts
 
@@ -7,10 +8,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeTinyModel } from "../../tests/helpers/model.ts";
 import { call, pythonWith } from "../golden/python.ts";
+import { wandbServer } from "./wandb-server.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
 const MAIN = join(ROOT, "src", "main.ts");
-const PACKAGES = ["tensorboard==2.21.0", "trackio==0.43.0", "tbparse==0.0.9"];
+const PACKAGES = ["tensorboard==2.21.0", "trackio==0.43.0", "tbparse==0.0.9", "wandb==0.31.0"];
 
 /** Prints {run: {tag: [[step, value], ...]}}. */
 const READ = `
@@ -51,7 +53,8 @@ try {
   writeFileSync(join(work, "rows.jsonl"), `${rows.join("\n")}\n`);
   const adapter = (name: string) =>
     `[[adapter]]\nname = "${name}"\ndata = { train = "rows.jsonl", split = 0.25 }\nsteps = 400\neval_every = 50\n`;
-  const run = '[model]\npath = "model"\n[run]\noutput = "out"\ncheckpoint = { steps = 37 }\n';
+  const run =
+    '[model]\npath = "model"\n[run]\noutput = "out"\ncheckpoint = { steps = 37 }\ntracking = ["tensorboard", "wandb"]\n';
   writeFileSync(join(work, "recipe.toml"), `${run}${adapter("one")}${adapter("two")}`);
   const start = () =>
     Bun.spawn([process.execPath, MAIN, "run", "recipe.toml"], { cwd: work, stdout: "ignore", stderr: "pipe" });
@@ -72,16 +75,26 @@ try {
   const files = readdirSync(join(work, "out", "tb", "one"));
   if (files.length !== 2) throw new Error(`expected two event files of an adapter, found ${files.join(", ")}`);
   check(work);
+  await sync(work);
 } finally {
   rmSync(work, { recursive: true, force: true });
 }
 
-function check(folder: string): void {
-  const { python } = pythonWith({ script: "", makes: [], packages: PACKAGES, tolerance: null }, join(ROOT, ".golden"));
-  const lines: Line[] = readFileSync(join(folder, "out", "metrics.jsonl"), "utf8")
+function linesIn(folder: string): Line[] {
+  const text = readFileSync(join(folder, "out", "metrics.jsonl"), "utf8");
+  return text
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line));
+}
+
+function environment(): string {
+  return pythonWith({ script: "", makes: [], packages: PACKAGES, tolerance: null }, join(ROOT, ".golden")).python;
+}
+
+function check(folder: string): void {
+  const python = environment();
+  const lines = linesIn(folder);
   const read: Read = JSON.parse(call([python, "-c", READ, join(folder, "out", "tb")], folder));
   let compared = 0;
   for (const name of ["one", "two"])
@@ -113,4 +126,41 @@ function check(folder: string): void {
     if (steps.size !== 400) throw new Error(`${name}: expected the losses of 400 steps in trackio, found ${steps.size}`);
   }
   console.log("tracking: trackio imports the losses of all steps");
+}
+
+/** Twice: what was sent already is sent again with --include-synced, to the same rows. */
+async function sync(folder: string): Promise<void> {
+  const program = join(environment(), "..", "wandb");
+  using server = wandbServer();
+  const runs = readdirSync(join(folder, "out", "wandb")).map((name) => join(folder, "out", "wandb", name));
+  const env = { ...process.env, HOME: folder, WANDB_BASE_URL: server.url, WANDB_API_KEY: "a".repeat(40) };
+  for (const again of [false, true]) {
+    const flags = again ? ["--include-synced"] : [];
+    const child = Bun.spawn([program, "sync", "--yes", ...flags, ...runs], {
+      cwd: folder,
+      env,
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+    if (code !== 0) throw new Error(`W&B's sync ended with ${code}: ${out}${err}`);
+    const sent = [...server.runs.values()];
+    for (const name of ["one", "two"]) {
+      const { variables, lines, exitCode } = sent.find((run) => run.variables["displayName"] === name)!;
+      const config = JSON.parse(`${variables["config"]}`);
+      if (config.rank.value !== 16 || variables["project"] !== "mlora" || variables["groupName"] !== "out" || exitCode !== 0)
+        throw new Error(`${name}: ${JSON.stringify(variables)}, exit code ${exitCode}`);
+      const rows: Record<string, number>[] = lines.map((line) => JSON.parse(line));
+      for (const [key, type] of [
+        ["train/loss", "step"],
+        ["eval/loss", "evaluation"],
+      ] as const) {
+        const expected = linesIn(folder).filter((line) => line.type === type && line.adapter === name);
+        const found = rows.filter((row) => key in row).map((row) => [row["train/global_step"], row[key]]);
+        if (JSON.stringify(found) !== JSON.stringify(expected.map(({ step, loss }) => [step, loss])))
+          throw new Error(`${name} ${key}: ${found.length} rows in W&B, ${expected.length} in metrics.jsonl`);
+      }
+    }
+  }
+  console.log("tracking: W&B's own program sends each row once, with its run's settings and end");
 }

@@ -8,7 +8,7 @@ export const VARIABLES = {
   MLORA_DEBUG: "0 quiet, 1 stages, memory and servers, 2 also each request to a stage with its time",
   MLORA_CACHE: "the folder that the embedded libraries are unpacked into",
   MLORA_BLAS_CORE:
-    "the processor that OpenBLAS is to compute for (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",
+    "has OpenBLAS compute all products, for the processor named (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",
   MLORA_REQUIRE: "for tests: what this machine must have (gpu, nats, model, ...), so that its tests may not be skipped",
   MLORA_KERNELS: "for tests: ptr has a Hopper GPU run the kernels of those before it",
   MLORA_RUN_KEY: "with --nats or --listen: the key of the run, of 32 characters or more; a new one for each run",
@@ -23,6 +23,8 @@ export const VARIABLES = {
   MLORA_NATS_KEY: "the file with the key of MLORA_NATS_CERT",
   MLORA_SERVER_KEY: "the key for --server, without --key-file",
   MLORA_NOTIFY_URL: "where notifications go, in place of notify.url of a recipe, which is copied into the run's folder",
+  WANDB_PROJECT: "the project of the runs that tracking writes for W&B (else mlora)",
+  WANDB_ENTITY: "the user or team that they belong to (else the default of the account)",
   NO_COLOR: "set: drawings in the terminal have no colours (no-color.org); goes before FORCE_COLOR",
   FORCE_COLOR: "set, and not 0: they have, also where the output is no terminal",
   HF_ENDPOINT: "the Hugging Face hub, or one that speaks its API",

@@ -213,6 +213,7 @@ export function rowReader(
 /** Reads prompts, which have no answer to learn; all columns of a row go to its rewards, so that none of them is left out. */
 function askedReader(options: FormatOptions, tokenizer: Tokenizer, settled: SettledForm): ReturnType<typeof rowReader> {
   const read = promptReader({ options, tokenizer }, settled);
+  closingOf(tokenizer); // before any row: what it renders may ask for the date, too
   return (row, source, book) => {
     const { ids } = read(row);
     if (options.asChat && tokenizer.usedDate()) book.add("today", source, "");

@@ -3,7 +3,6 @@
 import { statSync } from "node:fs";
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
-import type { RowKind } from "../objectives/definition.ts";
 import { rowKindOf } from "../objectives/registry.ts";
 import { unreadRowsOf } from "./data-file.ts";
 import type { ReadRow, RowRead, Source } from "./jsonl.ts";
@@ -105,15 +104,12 @@ function readAlone(from: FileReading, merged: Merged): void {
 /** A chunk that is being read; `read` waits for what becomes of it. */
 type Pending = { readonly rows: readonly ReadRow[]; readonly read: () => ReadChunk };
 
-/** Rows that may have one form or another; preferences and their like have fields of their own. */
-const SETTLING: readonly RowKind[] = ["single", "prompt"];
-
 function readTogether(from: FileReading, pool: RowPool, merged: Merged): void {
   const { file, recipe, vocab, tokenizer, watch, most } = from;
   const reading: RowReading = { file, recipe, vocab, settled: { format: recipe.format } };
   const readHere = chunkReader(reading, tokenizer, watch.begin);
   /** The first row is yet to settle the form of all. */
-  const isOpen = () => SETTLING.includes(rowKindOf(recipe.objective)) && reading.settled.format === "auto";
+  const isOpen = () => ["single", "prompt"].includes(rowKindOf(recipe.objective)) && reading.settled.format === "auto";
   const pending: Pending[] = [];
   let isMerging = false;
   const merge = ({ rows, read }: Pending): void => {

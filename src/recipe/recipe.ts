@@ -11,6 +11,8 @@ import type { AdapterKey, adapterEntries, DefaultKey, RecipeTable } from "./sche
 export const CHECKPOINTS = "checkpoints";
 /** The same of TensorBoard's files. */
 export const TENSORBOARD = "tb";
+/** The same of W&B's, as its own programs call it. */
+export const WANDB = "wandb";
 
 type Entries = typeof adapterEntries;
 /** Every value is there; null for a key without a default that is not given. */

@@ -333,9 +333,11 @@ export const RecipeTable = v.strictObject({
         "which activations are computed again in the backward pass, for memory",
         "auto",
       ),
-      tracking: about(v.array(oneOf("tensorboard")), "files for trackers of experiments, in the run's folder; [] for none", [
-        "tensorboard",
-      ]),
+      tracking: about(
+        v.array(oneOf("tensorboard", "wandb")),
+        "files for trackers of experiments, in the run's folder; [] for none",
+        ["tensorboard"],
+      ),
       notify: v.exactOptional(
         about(
           v.strictObject(

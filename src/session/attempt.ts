@@ -21,7 +21,7 @@ import type { RunAdapters } from "./run-adapters.ts";
 import type { RunControl } from "./run-control.ts";
 import { checkModel } from "./sources.ts";
 import { Tracer } from "./trace.ts";
-import { tensorboard } from "./tracking.ts";
+import { trackersOf } from "./trackers.ts";
 import { Training } from "./training.ts";
 
 /** What all attempts at a run have in common. */
@@ -98,8 +98,8 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   const answers = patient(completions.append, notice);
   const record = recording(job, output, resumed);
   const listeners: Listener[] = [emit, metricsListener(lines.append), record.listener];
-  const tracking = plan.recipe.run.tracking.includes("tensorboard") ? tensorboard(plan, output, notice) : null;
-  if (tracking) listeners.push(tracking.listener);
+  const tracking = trackersOf(plan, resumed, notice);
+  listeners.push(...tracking.map(({ listener }) => listener));
   if (tracer) listeners.push(tracing(plan, tracer, (error) => notice(`the trace is not whole: ${textOf(error)}`)));
   const training = new Training({
     plan,
@@ -118,7 +118,9 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     stop: stop.signal,
     suspend: adapters.renewSuspend(),
     keepOpen,
-    store: noting(disk, job.saved, () => tracking?.write()),
+    store: noting(disk, job.saved, () => {
+      for (const { write } of tracking) write();
+    }),
     saveEvery: checkpoint,
     model,
     resumed: resumed?.ended ?? new Map(),
@@ -139,8 +141,8 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     throw await stages.causeOf(error);
   } finally {
     lines.flush();
+    for (const { flush } of tracking) flush();
     answers.flush();
-    tracking?.flush();
   }
 }
 

@@ -80,8 +80,10 @@ needs(missing)("scripts/launch, over hosts that ssh reaches", () => {
 
   slow("a connection that breaks while mlora is copied leaves no half of it", async () => {
     const run = await copying("host-b");
+    await hosts.cable("host-b", "down"); // nothing more of it arrives
     const session = (await hosts.processes()).find(({ command }) => command.startsWith("sshd: runs@notty"));
     expect(await hosts.run("kill", "-KILL", session!.pid)).toMatchObject({ code: 0 });
+    await hosts.cable("host-b", "up");
     const ended = await run.ended;
     expect([ended.code, linesOf(ended)]).toEqual([
       2,

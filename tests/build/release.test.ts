@@ -57,7 +57,7 @@ test("a binary gives one archive, with its checksum, licence and changelog, and 
   const fetched = await run(["sh", join(alone, "install.sh"), join(root, "bin2")], { MLORA_URL: server.url.origin });
   expect([fetched.code, fetched.err]).toEqual([0, ""]);
   expect(readdirSync(join(root, "bin2"))).toEqual(["mlora"]);
-}, 30_000);
+}, 120_000);
 
 test("an archive of other bytes is not installed, and what is there stays", async () => {
   const dist = await released("three");
@@ -73,4 +73,4 @@ test("an archive of other bytes is not installed, and what is there stays", asyn
   const missing = await run(["sh", join(dist, "install.sh"), target]);
   expect([missing.code, missing.err]).toEqual([1, expect.stringContaining("set MLORA_URL")]);
   expect(existsSync(join(target, "mlora"))).toBe(true);
-}, 30_000);
+}, 120_000);

@@ -30,7 +30,7 @@ needs("nats")("a run whose devices refuse memory", () => {
     expect([exitCode, `${stderr}`]).toEqual([0, ""]);
     undisturbed = place.project(text(1), SUMS);
     expect((await place.mlora("run", undisturbed)).code).toBe(0);
-  }, 30_000);
+  }, 120_000);
 
   test.each([
     ["fewer adapters at once", 1, 3_000_000, /[2-7] of 8 adapters at once/],

@@ -15,7 +15,11 @@ import { goldenRecipe } from "../helpers/golden.ts";
 import { kernelRows } from "../helpers/kernel-rows.ts";
 
 const rows = kernelRows();
-const REFUSED: Readonly<Record<string, string>> = { qwen3_5_moe: "device.delta", qwen3_next: "device.delta" };
+const REFUSED: Readonly<Record<string, string>> = {
+  ...{ qwen3_5_moe: "device.delta", qwen3_next: "device.delta" },
+  ...{ lfm2: "device.convolution", lfm2_moe: "device.convolution" },
+  ...{ granite_h: "device.mamba", nemotron_h: "device.mamba" },
+};
 
 const lengths = (all: readonly Row[]) =>
   all.map((row) => ({ length: inputLength(row), longest: inputLength(row), targets: inputLength(row) }));

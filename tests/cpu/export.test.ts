@@ -172,7 +172,7 @@ targets = ["q_proj", "down_proj"]
             if (!name.includes("_proj")) expect(worst, name).toBe(0);
           }
         }
-      }, 30_000);
+      }, 120_000);
 
   test("has the base's other files, its config with the type that is stored, and no tensor that the base has not", async () => {
     const base = at("furnished");
@@ -204,7 +204,7 @@ targets = ["q_proj", "down_proj"]
     const names = Object.keys(JSON.parse(header.subarray(8, 8 + Number(header.readBigUInt64LE(0))).toString()));
     expect(names.sort()).toEqual(["__metadata__", ...tensorShapes(spec).keys()].sort()); // tied: no lm_head
     expect(partsOf(to)).toEqual([]);
-  }, 30_000);
+  }, 120_000);
 
   test("is the same in many files", async () => {
     const adapter = writeAdapter("adapter-shards");
@@ -222,7 +222,7 @@ targets = ["q_proj", "down_proj"]
     expect(new Set(Object.values(index.weight_map))).toEqual(new Set(files));
     expect(index.metadata.total_size).toBe([...tensorShapes(spec).values()].reduce((all, shape) => all + 2 * sizeOf(shape), 0));
     expect(tensorsOf(many, spec)).toEqual(tensorsOf(one, spec));
-  }, 30_000);
+  }, 120_000);
 
   test("that reads otherwise than it was computed is reported", () => {
     const adapter = readPeftAdapter(writeAdapter("adapter-damage"), spec);
@@ -265,7 +265,7 @@ describe("refused, with nothing written,", () => {
     await refused([lost, ...to], "error[export.base]", join(lost, "adapter_config.json"), "'org/model-7b'", "--base");
     await refused([adapter, ...to, "--base", "nowhere"], "error[export.base]", "--base nowhere");
     await refused([adapter, ...to, "--base", adapter], "error[export.base]", "no config.json");
-  }, 20_000);
+  }, 120_000);
 
   test("is an output that holds something", async () => {
     const taken = at("taken");
@@ -279,7 +279,7 @@ describe("refused, with nothing written,", () => {
     symlinkSync(place.model, at("alias"));
     await refused([adapter, "--output", at("alias")], "error[export.output]", "the base model's own folder");
     expect(readdirSync(place.model)).toEqual(before);
-  }, 20_000);
+  }, 120_000);
 
   test("is an adapter of another model, a damaged one, or none", async () => {
     const other = writeAdapter("adapter-other", {}, { ...spec, layers: 3, intermediate: 64 });
@@ -299,14 +299,14 @@ describe("refused, with nothing written,", () => {
       "hint: name one adapter: ",
       `${join("output-of-two", "sums")}; or give --all`,
     );
-  }, 20_000);
+  }, 120_000);
 
   test("are flags that say nothing", async () => {
     await refused([adapter], "error[cli.flag]", "--output is missing");
     await refused([adapter, ...to, "--dtype", "fp8"], "error[cli.flag]", "--dtype is 'fp8'", "bf16, fp32");
     for (const size of ["0", "5 apples", "-1"])
       await refused([adapter, ...to, `--shard=${size}`], "error[cli.flag]", "--shard is");
-  }, 20_000);
+  }, 120_000);
 });
 
 test("killed while it writes, it leaves nothing under the final name; the next one clears up", async () => {

@@ -107,7 +107,7 @@ test("the adapter alone has its factors, rows of q and k in pairs, and the scale
     const from = row - within + (within % 2) * half + Math.floor(within / 2);
     expect([...b.values.subarray(3 * row, 3 * row + 3)]).toEqual([...own.subarray(3 * from, 3 * from + 3)]);
   }
-}, 30_000);
+}, 120_000);
 
 test("what cannot be is one error, and leaves nothing", async () => {
   const dora = writeAdapter("dora", { method: "dora" });

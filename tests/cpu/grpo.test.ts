@@ -2,11 +2,12 @@
 // whatever else is trained, however the model is divided, and after a kill; and rewards that fail lose nothing.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { sum } from "../../src/base/shape.ts";
+import { checkpointsIn } from "../../src/files/checkpoint.ts";
 import { until } from "../helpers/bus.ts";
-import { leftOf, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
+import { leftOf, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 type Asked = { readonly prompt: string; readonly completion: string; readonly row: { readonly wanted: string } };
 type Completion = { readonly adapter: string; readonly step: number; readonly row: number } & {
@@ -24,12 +25,19 @@ const REWARDS: Readonly<Record<string, (of: Asked) => number | null>> = {
 let [place, server]: [Workplace | null, ReturnType<typeof Bun.serve> | null] = [null, null];
 /** Calls that get no rewards before others do. */
 let failures = 0;
+/** Calls that are answered; the next is `held`, and gets no answer until `released`. */
+let answered = Number.POSITIVE_INFINITY;
+let [held, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
 beforeAll(() => {
   place = new Workplace(2);
   server = Bun.serve({
     port: 0,
     hostname: "127.0.0.1",
     async fetch(request) {
+      if (--answered < 0) {
+        held.resolve();
+        await released.promise;
+      }
       if (failures > 0) {
         failures--;
         return new Response("[0]");
@@ -122,12 +130,17 @@ describe("alone, with others, in stages, and killed", () => {
 
   test("killed in the middle, it is resumed to the same bytes", async () => {
     const recipe = place!.project(head("checkpoint = { steps = 1 }") + adapters(STEPS).join(""), FILES);
-    for (const steps of [2, 6]) {
+    const isStored = (name: string) => checkpointsIn(join(outputOf(recipe), "checkpoints", name)).length > 0;
+    for (const calls of [3, 7]) {
+      answered = calls; // of its three adapters, the second of which asks two addresses
+      [held, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
       const running = place!.start(["run", recipe]);
-      const file = join(outputOf(recipe), "metrics.jsonl");
-      await until("steps", 60_000, () => existsSync(file) && metrics(outputOf(recipe), "step").length >= steps);
+      await held.promise;
+      if (calls > 3) await until("a checkpoint", 60_000, () => NAMES.some(isStored));
       running.kill("SIGKILL");
       expect((await running.ended).code).toBe(137);
+      answered = Number.POSITIVE_INFINITY;
+      released.resolve();
     }
     expect(await place!.mlora("run", recipe)).toMatchObject({ code: 0 });
     expectSame(recipe);

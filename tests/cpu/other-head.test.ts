@@ -57,7 +57,7 @@ test("the plan tells, and has room for it", async () => {
   const more = one.memory_bytes.weights - none.memory_bytes.weights;
   expect(one.model.tiedEmbeddings).toBe(false);
   expect([more >= head, more < 1.3 * head]).toEqual([true, true]);
-}, 30_000);
+}, 120_000);
 
 test("trained on one stage and on two, and merged, it is the head of the files; an equal one stays tied", async () => {
   const path = recipe(other);
@@ -119,7 +119,7 @@ test("tensors that config.json does not describe are reported by name; what is c
     `${folder}: text is trained, which 1 tensor does not take part in: 1 of model.layers.9.* (layer beyond num_hidden_layers)`,
     `${folder}: 1 tensor that config.json does not describe is left out: model.layers.0.self_attn.q_proj.bias`,
   ]);
-}, 30_000);
+}, 120_000);
 
 test("a head of another shape is refused by name", async () => {
   const cut = (of: TensorData): TensorData =>
@@ -131,4 +131,4 @@ test("a head of another shape is refused by name", async () => {
     2,
     expect.stringContaining(`lm_head.weight is [5,${spec.hidden}], wanted [${spec.vocab},${spec.hidden}]`),
   ]);
-}, 30_000);
+}, 120_000);

@@ -134,4 +134,4 @@ test("without a token nothing is sent", async () => {
   const { code, err } = await place.start(["push", runFolder(), "me/dates", "--base", "org/base"], environment).ended;
   expect([code, err]).toEqual([2, expect.stringContaining("set HF_TOKEN")]);
   expect(server.sent).toEqual([]);
-}, 30_000);
+}, 120_000);

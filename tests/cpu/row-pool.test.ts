@@ -87,7 +87,7 @@ function outcome(name: string, changes: Partial<DatasetRecipe>, by: RowPool | nu
   try {
     const { train, counts, notices } = loadDataset(recipe, tokenizer, 2000, new Map(), {}, opened, null, by);
     const rows = [...train].map(
-      ({ ids, mask, other, label, source }) => `${ids};${mask};${other?.ids};${label};${source.line}`,
+      ({ ids, mask, other, label, columns, source }) => `${ids};${mask};${other?.ids};${label};${columns};${source.line}`,
     );
     return { rows: rows.length, all: Bun.hash.crc32(rows.join("\n")), counts, notices };
   } catch (error) {
@@ -96,12 +96,17 @@ function outcome(name: string, changes: Partial<DatasetRecipe>, by: RowPool | nu
   }
 }
 
+/** Of prompts, all columns are kept. */
+const PROMPTS = { name: "grpo", maxNewTokens: 3 } as DatasetRecipe["objective"];
+
 test.each<[string, Partial<DatasetRecipe>]>([
   ["chats.jsonl", {}],
   ["chats.jsonl", { thoughts: "every-turn", maxLength: 20, overlong: "drop" }],
   ["numbers.jsonl", { format: "template", template }],
   ["pairs.json", {}],
   ["pairs.csv", { objective: { name: "kto", beta: 0.1 } as DatasetRecipe["objective"] }],
+  ["chats.jsonl", { objective: PROMPTS, maxLength: 32 }],
+  ["numbers.jsonl", { objective: PROMPTS, format: "template", template }],
   ["blank.jsonl", { mostRows: { train: [2099], eval: [] } }],
   ["blank.jsonl", {}],
   ["bad.jsonl", {}],

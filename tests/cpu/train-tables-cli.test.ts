@@ -65,7 +65,7 @@ test("the plan has what is trained of the tables", async () => {
   const text = (await succeeds("plan", recipe)).out;
   for (const [name, told] of Object.entries({ tokens: "1, embedding, head", head: "0, head", plain: "7" }))
     expect(text).toMatch(new RegExp(`^ *${name} +\\d+ +${told} `, "m"));
-}, 30_000);
+}, 120_000);
 
 describe("trained", () => {
   const run = succeeds("run", recipe);
@@ -212,5 +212,5 @@ describe("before any work", () => {
       embedding: { tokens: [65] },
       head: { tokens: [65, 66] },
     });
-  }, 30_000);
+  }, 120_000);
 });

@@ -138,7 +138,7 @@ test("the plan tells the largest rank as such, the modules, and what is trained"
     const { method = "lora" } = keys as { method?: "lora" | "dora" | "vera" };
     expect(told.parameters).toBe(countParameters(spec, spec.layers, placed, method));
   }
-}, 30_000);
+}, 120_000);
 
 describe("trained", () => {
   const run = place.mlora("run", recipe);

@@ -116,7 +116,7 @@ test("what PEFT trained is merged by PEFT's formula: W + diag(b) B diag(d) A, of
         expect(after![n * width + k]!).toBeCloseTo(before![n * width + k]! + scale![n]! * sum, 5);
       }
   }
-}, 30_000);
+}, 120_000);
 
 test("projections of another program are read, merged and generated with, but not continued", async () => {
   const folder = join(place.root, "foreign");
@@ -158,4 +158,4 @@ test("projections of another program are read, merged and generated with, but no
   const path = place.project(recipe(`rank = 33\ntargets = ${JSON.stringify(targets)}\nfrom = "${folder}"\n`, base), rows);
   const { code, err } = await place.mlora("run", path);
   expect([code, err]).toEqual([2, expect.stringContaining("its projections were not drawn by mlora")]);
-}, 30_000);
+}, 120_000);

@@ -79,4 +79,4 @@ test("a target in the encoder is refused in one line", async () => {
   const { code, err } = await place.mlora("run", recipe('targets = ["attention.q_proj"]\n'));
   expect(code).toBe(2);
   expect(err).toContain("only its part for text, model.language_model, is trained");
-}, 30_000);
+}, 120_000);

@@ -54,13 +54,15 @@ export async function expectGradients(
   const of = given.map((adapter) => adapterOn(spec, adapter));
   const seeds = of.map((_, adapter) => 5 + adapter);
   using stage = await tinyStage(new CpuDevice(2), spec, of, seeds, changes);
-  const batch = pack(sharesOf(new Rng(9)), of.length, stage.device.rowTile);
-  // The same masks: they are a function of seed, step, module and row.
-  const lossOf = async (): Promise<number> => total(batch, (await stage.evaluate(batch))!);
-  await stage.forward(0, batch);
+  const shares = sharesOf(new Rng(9));
+  const packed = (some: readonly Segment[]) => pack(some, of.length, stage.device.rowTile);
+  await stage.forward(0, packed(shares));
   await stage.backward(0);
 
   for (const adapter of of.keys()) {
+    // The others' losses do not change with its factors. The same masks: they are a function of seed, step, module and row.
+    const own = packed(shares.filter((share) => share.adapter === adapter));
+    const lossOf = async (): Promise<number> => total(own, (await stage.evaluate(own))!);
     const gradients = factorsOf(stage, adapter, await stage.pool.read(adapter, "grads"));
     const start = await readAdapter(stage, adapter);
     const directions = (await randomFactors(stage, adapter, 123)).map((at) => withinTrained(of[adapter]!, at));
@@ -69,8 +71,9 @@ export async function expectGradients(
       const gradient = gradients[i]!.values;
       expect(gradient).toEqual(withinTrained(of[adapter]!, gradients[i]!).values);
       const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
-      // A vector is few numbers: a short step drowns in rounding.
-      const step = at.factor.startsWith("lambda") || at.values.length < 8 ? 0.03 : 0.004;
+      // A vector is few numbers: a short step drowns in rounding, which is seen in a longer one, too (0.13 % of granite's).
+      const isVector = at.factor.startsWith("lambda") || at.values.length < 8;
+      const [step, most] = isVector ? [0.03, 2e-3] : [0.004, 1e-3];
       const lossAt = async (moved: number): Promise<number> => {
         const values = at.values.map((value, j) => value + moved * step * direction[j]!);
         await writeAdapter(stage, adapter, [{ ...at, values }]);
@@ -85,7 +88,7 @@ export async function expectGradients(
       const size = Math.hypot(...gradient) * Math.hypot(...direction);
       const where = `${at.layer}.${at.linear}.${at.factor} of adapter ${adapter}: ${along} against ${numeric}`;
       expect(size, where).toBeGreaterThan(0);
-      expect(Math.abs(along - numeric) / size, where).toBeLessThan(1e-3); // a wrong mask or scale is off by 0.1 and more
+      expect(Math.abs(along - numeric) / size, where).toBeLessThan(most); // a wrong mask or scale is off by 0.1 and more
     }
   }
 }

@@ -7,6 +7,13 @@ import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { type AdvantageSettings, advantagesOf, deviationOf, meanOf } from "../../src/objectives/advantages.ts";
 import { type Completion, completionLoss, completionScales, type GroupPolicy } from "../../src/objectives/group-policy.ts";
+import { rewardsOf } from "../../src/objectives/grpo.ts";
+import { rolloutsOf } from "../../src/objectives/registry.ts";
+import { planAdapters } from "../../src/plan/adapters.ts";
+import type { StageDevice } from "../../src/plan/plan.ts";
+import { rolloutCache } from "../../src/plan/rollouts.ts";
+import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
+import { tinySpec } from "../helpers/tiny.ts";
 
 /** grpo.json as tests/golden/grpo/make.py writes it. */
 type Case = {
@@ -136,4 +143,63 @@ test("nothing is made of rewards that are alike, that are missing, or of a compl
   expect(advantagesOf([[3], [null], [1], [2]], settings).advantages.slice(0, 2)).toEqual([0, 0]);
   const none = { now: [], old: null, reference: [], advantage: 1, scale: 1 };
   for (const policy of POLICIES) expect(completionLoss(policy, none)).toMatchObject({ targets: [], kl: 0, low: 0, high: 0 });
+});
+
+describe("a recipe is refused, with the place,", () => {
+  const recipe = (objective: string, more = "") =>
+    `[model]\npath = "m"\n[run]\noutput = "o"\n[[adapter]]\nname = "a"\ndata = "a.jsonl"\n${more}\nobjective = ${objective}\n`;
+  const table = (more: string) => `{ name = "grpo", reward = { command = ["r"] }, max_new_tokens = 9${more} }`;
+  test.each([
+    ["without a reward", recipe('"grpo"'), '9:1: adapter[0].objective is "grpo", expected a table with that name and reward'],
+    ["with an empty reward", recipe('{ name = "grpo", reward = [] }'), "9:30: adapter[0].objective.reward is empty"],
+    ["without a bound of cispo", recipe(table(', loss = "cispo"')), '9:1: adapter[0].objective has the loss "cispo"'],
+    ["with luspo by tokens", recipe(table(', loss = "luspo"')), '9:1: adapter[0].objective has the loss "luspo"'],
+    ["where no prompt fits", recipe(table(""), "max_length = 9"), "9:1: adapter[0].objective has max_new_tokens = 9"],
+    ["with beta and from", recipe(table(", beta = 1"), 'from = "b"'), "9:1: adapter[0].objective has beta"],
+    [
+      "with held-out rows",
+      recipe(table(""), "").replace('"a.jsonl"', '{ train = "a", split = 0.1 }'),
+      "7:1: adapter[0].data has",
+    ],
+  ])("%s", (_, text, line) => {
+    const parse = () => parseRecipe(text, "/r.toml");
+    expect(parse).toThrow(
+      expect.objectContaining({ code: "recipe.invalid", message: expect.stringContaining(`/r.toml:${line}`) }),
+    );
+  });
+
+  test("and the whole one is what a run writes down", () => {
+    const text = recipe(
+      table(', epsilon_high = 0.3, reward = [{ url = "https://r", weight = 2 }, { command = ["r"], name = "s" }]').replace(
+        'reward = { command = ["r"] }, ',
+        "",
+      ),
+    );
+    const read = parseRecipe(text, "/r.toml");
+    const written = parseRecipe(formatRecipe(read), "/r.toml");
+    expect(written).toEqual(read);
+    const rewards = rewardsOf(rolloutsOf(read.adapters[0]!.objective)!);
+    expect(rewards.map(({ name, weight }) => [name, weight])).toEqual([
+      ["reward_1", 2],
+      ["s", 1],
+    ]);
+  });
+});
+
+test("a plan takes a cache for the answers that are extended at once, and refuses a GPU by name", () => {
+  const { adapters } = parseRecipe(
+    `[model]\npath = "m"\n[run]\noutput = "o"\n[[adapter]]\nname = "a"\ndata = "a.jsonl"\nbatch_size = 2\nobjective = { name = "grpo", reward = { command = ["r"] }, generations = 3, max_new_tokens = 9, iterations = 2 }\n`,
+    "/r.toml",
+  );
+  const spec = tinySpec({});
+  // Prompts of 12 tokens and more, with an answer.
+  const rows = range(5).map((i) => ({ length: 20 + i, longest: 20 + i, targets: 9 }));
+  const planned = planAdapters(adapters, spec, [{ train: rows, eval: [] }], 4096);
+  expect(planned[0]).toMatchObject({ steps: 6, stepsPerEpoch: 6, rows: 5, prompts: { steps: 3 }, work: { batchSize: 6 } });
+  const device = (kind: "cpu" | "cuda") =>
+    ({ kind, name: "one", compute: "f32", rowTile: 24, freeBytes: 1e9, host: "" }) as unknown as StageDevice;
+  expect(rolloutCache(planned, spec, [device("cpu")], null)).toEqual({ sequences: 6, capacity: 25 });
+  expect(() => rolloutCache(planned, spec, [device("cuda")], null)).toThrow(
+    "grpo is trained on CPUs alone yet; the device is one",
+  );
 });

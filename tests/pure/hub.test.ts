@@ -106,7 +106,7 @@ describe("the cache", () => {
     notices.length = 0;
     expect(await texts(name, { endpoint: "http://127.0.0.1:9" })).toEqual(rows);
     expect(notices.join()).toMatch(/127\.0\.0\.1:9.* cannot be reached: .*; the dataset org\/rows is taken from the cache$/);
-  }, 30_000);
+  }, 120_000);
 
   test("of huggingface_hub alone is used, but for shards of which some are missing", async () => {
     const root = join(folder, "hub", "datasets--org--other");
@@ -134,7 +134,7 @@ describe("downloads", () => {
       "org/small.model/model-00001-of-00002.safetensors has another hash than its server says after the download",
     );
     expect(Object.keys(cacheNow()).filter((name) => name.includes("00001"))).toEqual([]);
-  }, 30_000);
+  }, 120_000);
 
   test("of two processes at once both come out", async () => {
     const [one, two] = await Promise.all([1, 2].map(() => openModel("hf://org/small.model", { hub: hub() })));

@@ -1,17 +1,12 @@
-// Files for trackers of experiments in a run's folder. They are no result of the run: what cannot be written waits, is written
-// with what follows, and at the end it is said that it is missing.
+// Bytes that go to the end of files in a run's folder, a few writes for many events. They are no result of the run: what cannot
+// be written waits, is written with what follows, and at the end it is said that it is missing.
 
 import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { appendBytes } from "../base/atomic.ts";
-import { now, wallTime } from "../base/clock.ts";
+import { now } from "../base/clock.ts";
 import { MloraError, textOf } from "../base/errors.ts";
 import { count } from "../base/units.ts";
-import { scalarsRecord, startRecord, versionRecord } from "../files/tfevents.ts";
-import type { Plan } from "../plan/plan.ts";
-import { TENSORBOARD } from "../recipe/recipe.ts";
 import type { Listener } from "./events.ts";
-import { scalarsOf } from "./scalars.ts";
 
 /** Time between writes, and what waits at most: of all adapters together. */
 const [EVERY_MS, MOST_WAITING] = [5_000, 16 << 20];
@@ -24,8 +19,7 @@ export type Tracking = {
   readonly flush: () => void;
 };
 
-/** Bytes that go to the end of files, a few writes for many events. */
-class Waiting {
+export class WaitingBytes {
   readonly #of = new Map<string, Uint8Array[]>();
   #bytes = 0;
   #lost = 0;
@@ -70,26 +64,4 @@ class Waiting {
     const lost = this.#lost + [...this.#of.values()].flat().length;
     if (lost > 0 && this.#fault !== null) this.notice(`${textOf(this.#fault)}; ${count(lost)} of its last records are missing`);
   }
-}
-
-/** TensorBoard's files, a run for each adapter: `tensorboard --logdir OUTPUT/tb`. */
-export function tensorboard(plan: Plan, output: string, notice: (text: string) => void): Tracking {
-  const waiting = new Waiting(output, notice);
-  const files = new Map<string, string>();
-  const began = Math.floor(wallTime() / 1000);
-  const listener: Listener = (event) => {
-    const found = scalarsOf(event, (index) => plan.adapters[index]!.stepsPerEpoch);
-    if (!found) return;
-    const { adapter, step, scalars } = found;
-    const at = { wallTime: wallTime() / 1000 };
-    let file = files.get(adapter);
-    if (file === undefined) {
-      file = join(output, TENSORBOARD, adapter, `events.out.tfevents.${began}.mlora.${process.pid}.${files.size}`);
-      files.set(adapter, file);
-      waiting.add(file, versionRecord(at));
-      waiting.add(file, startRecord(at, event.type === "step" ? step : step + 1)); // the step of an evaluation is made already
-    }
-    waiting.add(file, scalarsRecord(at, step, scalars));
-  };
-  return { listener, write: () => waiting.write(), flush: () => waiting.end() };
 }
