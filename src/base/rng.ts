@@ -61,10 +61,12 @@ export class Rng {
     return Math.sqrt(-2 * Math.log(1 - this.uniform())) * Math.cos(2 * Math.PI * this.uniform());
   }
   /** Fisher and Yates, in place. */
-  shuffle<T>(items: T[]): T[] {
+  shuffle<L extends { readonly length: number; [index: number]: unknown }>(items: L): L {
     for (let i = items.length - 1; i > 0; i--) {
       const j = this.below(i + 1);
-      [items[i], items[j]] = [items[j] as T, items[i] as T];
+      const item = items[i];
+      items[i] = items[j];
+      items[j] = item;
     }
     return items;
   }

@@ -1,6 +1,12 @@
 // Small helpers on sizes.
 
 export const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+/** The same numbers, of four bytes each: for millions of rows. */
+export const rangeOfRows = (n: number): Int32Array => {
+  const rows = new Int32Array(n);
+  for (let i = 0; i < n; i++) rows[i] = i;
+  return rows;
+};
 export const sum = (values: Iterable<number>): number => {
   let total = 0;
   for (const value of values) total += value;

@@ -2,7 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import { Rng } from "../base/rng.ts";
-import { range, sum } from "../base/shape.ts";
+import { rangeOfRows, sum } from "../base/shape.ts";
 import { rolloutsOf, rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { closingOf } from "./answers.ts";
@@ -26,7 +26,7 @@ import { mergedNotices, type Notice, type NoticeBook, type NoticeKind } from "./
 import type { ReadingWatch } from "./pack-rows.ts";
 import { promptReader } from "./prompts.ts";
 import type { RowPool } from "./row-pool.ts";
-import { chosenOf, joined, type Sample, type Sequence } from "./rows.ts";
+import { chosenOf, ints, joined, Numbers, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -308,13 +308,13 @@ export function fit(
  */
 function splitRows(rows: readonly Sample[], sizes: readonly number[], { evalSplit, name, train: files }: DatasetRecipe) {
   // What comes from one row is held out together.
-  const lines = new Map<string, Map<number, number>>();
+  const lines = new Map<string, Numbers>();
   const group = new Int32Array(rows.length);
   let first = 0;
   for (const [i, { source }] of rows.entries()) {
-    const groups = lines.getOrInsertComputed(source.file, () => new Map());
-    if (!groups.has(source.line)) groups.set(source.line, first++);
-    group[i] = groups.get(source.line)!;
+    const groups = lines.getOrInsertComputed(source.file, () => new Numbers(ints)); // by line, from 1 on
+    if (groups.at(source.line) === 0) groups.set(source.line, ++first);
+    group[i] = groups.at(source.line) - 1;
   }
   const heldOut = Math.max(1, Math.round(first * evalSplit));
   if (heldOut >= first)
@@ -323,13 +323,14 @@ function splitRows(rows: readonly Sample[], sizes: readonly number[], { evalSpli
       `${files.join(", ")}: ${first} rows, ${heldOut} held out: none is left for '${name}'`,
       "lower data.split, or give more rows",
     );
-  const chosen = new Set(new Rng(0x5b117).shuffle(range(first)).slice(0, heldOut));
-  const isHeldOut = (i: number) => chosen.has(group[i]!);
+  const chosen = new Uint8Array(first);
+  for (const one of new Rng(0x5b117).shuffle(rangeOfRows(first)).subarray(0, heldOut)) chosen[one] = 1;
+  const isHeldOut = (i: number) => chosen[group[i]!] === 1;
   let row = 0;
   const left = sizes.map((size) => {
-    const from = row;
-    row += size;
-    return sum(range(size).map((i) => Number(!isHeldOut(from + i))));
+    let kept = 0;
+    for (const end = row + size; row < end; row++) kept += Number(!isHeldOut(row));
+    return kept;
   });
   return { train: chosenOf(rows, (i) => !isHeldOut(i)), eval: chosenOf(rows, isHeldOut), sizes: left };
 }

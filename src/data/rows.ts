@@ -2,7 +2,6 @@
 // not be handed from a thread to another without a copy. To those who read them they are an array of samples.
 
 import { invariant } from "../base/errors.ts";
-import { range } from "../base/shape.ts";
 import type { Source } from "./jsonl.ts";
 
 /** One sequence: mask[i] = 1 where token i is to be predicted from those before it. */
@@ -40,31 +39,44 @@ export type PackedFile = Packed & { readonly pieces: readonly Sequence[]; readon
 /** Rows of files, one after the other; of these `chosen`, where it is there. */
 export type PackedRows = { readonly files: readonly PackedFile[]; readonly chosen: Int32Array | null };
 
-/** An Int32Array that grows. */
-class Numbers {
-  #all = new Int32Array(64);
+/** A typed array that grows, by half of itself; what is not set is 0. */
+export class Numbers<T extends Int32Array<ArrayBuffer> | Uint8Array<ArrayBuffer> = Int32Array<ArrayBuffer>> {
+  #all: T;
   length = 0;
-  push(...values: readonly number[]): void {
-    if (this.length + values.length > this.#all.length) {
-      const larger = new Int32Array(2 * this.#all.length);
+  constructor(private readonly make: (length: number) => T) {
+    this.#all = make(64);
+  }
+  push(value: number): void {
+    this.set(this.length, value);
+  }
+  set(index: number, value: number): void {
+    if (index >= this.#all.length) {
+      const larger = this.make(Math.max(index + 1, this.#all.length + (this.#all.length >> 1)));
       larger.set(this.#all);
       this.#all = larger;
     }
-    for (const value of values) this.#all[this.length++] = value;
+    this.#all[index] = value;
+    if (index >= this.length) this.length = index + 1;
   }
-  get values(): Int32Array<ArrayBuffer> {
-    return this.#all.slice(0, this.length);
+  at(index: number): number {
+    return this.#all[index] ?? 0;
+  }
+  /** A view, until it grows. */
+  get values(): T {
+    return this.#all.subarray(0, this.length) as T;
   }
 }
+
+export const ints = (length: number): Int32Array<ArrayBuffer> => new Int32Array(length);
 
 const NOTHING: Sequence = { ids: new Int32Array(), mask: new Uint8Array() };
 
 /** Packs the rows of one file. All rows have another sequence, or none. With `spill`, full pieces go there and are not kept. */
 export class RowPacker {
   readonly #pieces: Sequence[] = [];
-  readonly #index = new Numbers();
-  readonly #lines = new Numbers();
-  readonly #labels = new Numbers();
+  readonly #index = new Numbers(ints);
+  readonly #lines = new Numbers(ints);
+  readonly #labels = new Numbers((length) => new Uint8Array(length));
   readonly #columns: Uint8Array[] = [];
   #columnBytes = 0;
   /** Tokens that pieces in memory have room for. */
@@ -100,7 +112,9 @@ export class RowPacker {
   }
 
   get rows(): readonly Sample[] {
-    return unpack({ files: [{ ...this.#packed, pieces: this.#pieces }], chosen: null });
+    const packed = this.#packed;
+    const own = { index: packed.index.slice(), lines: packed.lines.slice(), labels: packed.labels.slice() };
+    return unpack({ files: [{ ...packed, ...own, pieces: this.#pieces }], chosen: null });
   }
 
   /** Spills the last piece, too; what is left to know of the rows. */
@@ -110,8 +124,8 @@ export class RowPacker {
   }
 
   get #packed(): Packed {
-    const labels = Uint8Array.from(this.#labels.values);
-    const own = { file: this.file, paired: this.#paired, index: this.#index.values, lines: this.#lines.values, labels };
+    const [index, lines, labels] = [this.#index.values, this.#lines.values, this.#labels.values];
+    const own = { file: this.file, paired: this.#paired, index, lines, labels };
     if (this.#columns.length === 0) return own;
     let end = 0;
     const ends = Float64Array.from(this.#columns, ({ length }) => (end += length));
@@ -139,7 +153,7 @@ export class RowPacker {
     }
     piece.ids.set(ids, this.#used);
     piece.mask.set(mask, this.#used);
-    this.#index.push(this.#pieces.length - 1, this.#used, ids.length);
+    for (const number of [this.#pieces.length - 1, this.#used, ids.length]) this.#index.push(number);
     this.#used += ids.length;
   }
 }
@@ -196,7 +210,15 @@ export function unpack(packed: PackedRows): readonly Sample[] {
   return rows;
 }
 
+/**
+ * Samples between two collections of garbage. The collector counts a mapped file as memory, and lets as much garbage come
+ * together before it begins: the views of 10 million rows took 1.7 GiB, and as long again to make.
+ */
+const COLLECTED = 1 << 18;
+let made = 0;
+
 function sampleOf({ file, paired, pieces, index, lines, labels, columns }: PackedFile, row: number): Sample {
+  if (++made % COLLECTED === 0) Bun.gc(true);
   const sequence = (number: number): Sequence => {
     const [piece, from, length] = [index[WIDTH * number]!, index[WIDTH * number + 1]!, index[WIDTH * number + 2]!];
     const { ids, mask } = pieces[piece]!;
@@ -231,7 +253,9 @@ export function joined(lists: readonly (readonly Sample[])[]): readonly Sample[]
 export function chosenOf(rows: readonly Sample[], is: (row: number) => boolean): readonly Sample[] {
   const { files, chosen } = pack(rows);
   invariant(chosen === null, "rows are chosen once");
-  return unpack({ files, chosen: Int32Array.from(range(rows.length).filter(is)) });
+  const numbers = new Numbers(ints);
+  for (let row = 0; row < rows.length; row++) if (is(row)) numbers.push(row);
+  return unpack({ files, chosen: numbers.values.slice() });
 }
 
 /** An array, for reading alone, whose elements are made when they are asked for. */
@@ -243,14 +267,26 @@ export function lazyArray<T>(length: number, at: (index: number) => T): readonly
   const iterate = function* (): Generator<T> {
     for (let i = 0; i < length; i++) yield at(i);
   };
+  // An array's own would ask for each element by a text.
+  const entries = function* (): Generator<[number, T]> {
+    for (let i = 0; i < length; i++) yield [i, at(i)];
+  };
+  const map = <U>(make: (value: T, index: number, all: readonly T[]) => U): U[] => {
+    const made: U[] = [];
+    for (let i = 0; i < length; i++) made.push(make(at(i), i, array));
+    return made;
+  };
   const handler: ProxyHandler<T[]> = {
     get(target, key) {
       if (key === "length") return length;
       if (key === Symbol.iterator) return iterate;
+      if (key === "entries") return entries;
+      if (key === "map") return map;
       const index = indexOf(key);
       return index === null ? Reflect.get(target, key) : at(index);
     },
     has: (target, key) => indexOf(key) !== null || Reflect.has(target, key),
   };
-  return new Proxy<T[]>([], handler);
+  const array: readonly T[] = new Proxy<T[]>([], handler);
+  return array;
 }

@@ -203,8 +203,9 @@ export function largestRows(
  */
 function largestMicroBatch(work: Work, tokensPerMicrobatch: number, isBound: boolean): number {
   const { lengths, batchSize } = work;
-  const sorted = [...lengths].sort((a, b) => b - a);
-  const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.slice(0, batchSize)); // a mixed epoch may repeat rows
+  const sorted = Int32Array.from(lengths).sort().reverse();
+  // A mixed epoch may repeat rows.
+  const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.subarray(0, batchSize));
   const bound = Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, batch));
   const epochs = epochsBegun(work);
   if (isBound || epochs > 20) return bound;
@@ -212,11 +213,22 @@ function largestMicroBatch(work: Work, tokensPerMicrobatch: number, isBound: boo
   const perStep = batchSize * work.accumulation;
   for (let epoch = 0; epoch < epochs; epoch++) {
     const order = epochOrder(work, epoch);
-    for (let from = 0; from < order.length; from += perStep)
-      for (const rows of cut(order.slice(from, from + perStep), lengths, batchSize, tokensPerMicrobatch))
-        most = Math.max(most, sum(rows.map((row) => lengths[row]!)));
+    for (let from = 0; from < order.length; from += perStep) {
+      const step = order.subarray(from, from + perStep);
+      const tokens = sumOf(step, lengths);
+      // One micro-batch, as it mostly is, needs no cut: steps may be millions.
+      if (step.length <= batchSize && tokens <= tokensPerMicrobatch) most = Math.max(most, tokens);
+      else
+        for (const rows of cut([...step], lengths, batchSize, tokensPerMicrobatch)) most = Math.max(most, sumOf(rows, lengths));
+    }
   }
   return most;
+}
+
+function sumOf(rows: ArrayLike<number>, lengths: readonly number[]): number {
+  let tokens = 0;
+  for (let i = 0; i < rows.length; i++) tokens += lengths[rows[i]!]!;
+  return tokens;
 }
 
 /** Tokens of an adapter's longest sequence. Throws a RequestError, `plan.length`, where the model has fewer positions. */
@@ -225,7 +237,8 @@ export function longestRow(
   spec: ModelSpec,
   { train, eval: heldOut }: DataSummary,
 ): number {
-  const longest = maxOf([...train, ...heldOut].map((row) => row.longest));
+  let longest = 0;
+  for (const rows of [train, heldOut]) for (const row of rows) longest = Math.max(longest, row.longest);
   if (longest > spec.maxPositions)
     throw new RequestError(
       "plan.length",

@@ -1,7 +1,7 @@
 // What each optimizer step of one adapter trains on: a function of its own data and settings alone, never of others.
 
 import { Rng } from "../base/rng.ts";
-import { range, sum } from "../base/shape.ts";
+import { range, rangeOfRows, sum } from "../base/shape.ts";
 import { mixedCounts, mixedOrder, type SourceMix } from "./mix.ts";
 
 export type Work = {
@@ -34,9 +34,9 @@ export const totalSteps = (work: Work): number =>
   work.steps ?? Math.max(1, Math.ceil((work.epochs ?? 1) * stepsPerEpoch(work) - 1e-9));
 
 /** The order of the rows in an epoch. */
-export function epochOrder({ lengths, shuffle, seed, sources }: Work, epoch: number): number[] {
-  if (sources) return mixedOrder(sources, lengths, seed, epoch, shuffle);
-  const order = range(lengths.length);
+export function epochOrder({ lengths, shuffle, seed, sources }: Work, epoch: number): Int32Array {
+  if (sources) return Int32Array.from(mixedOrder(sources, lengths, seed, epoch, shuffle));
+  const order = rangeOfRows(lengths.length);
   return shuffle ? new Rng(seed, epoch, 0x0e0c).shuffle(order) : order;
 }
 
@@ -96,12 +96,12 @@ export function* stepsOf(work: Work, tokensPerMicrobatch: number, from = 0): Gen
   const perStep = work.batchSize * work.accumulation;
   const perEpoch = stepsPerEpoch(work);
   const total = totalSteps(work);
-  let order: number[] = [];
+  let order: Int32Array = new Int32Array();
   for (let step = from; step < total; step++) {
     const epoch = Math.floor(step / perEpoch);
     const inEpoch = step % perEpoch;
     if (inEpoch === 0 || step === from) order = epochOrder(work, epoch);
-    const rows = order.slice(inEpoch * perStep, (inEpoch + 1) * perStep);
+    const rows = [...order.subarray(inEpoch * perStep, (inEpoch + 1) * perStep)];
     yield { epoch, rows, microBatches: cut(rows, work.lengths, work.batchSize, tokensPerMicrobatch) };
   }
 }
@@ -111,14 +111,19 @@ export const epochsBegun = (work: Work): number => Math.ceil(totalSteps(work) / 
 
 /** The rows that are trained on, ascending: in less than an epoch not all of them. */
 export function usedRows(work: Work): number[] {
-  const used = new Set<number>();
-  let left = totalSteps(work);
-  for (let epoch = 0; left > 0 && used.size < work.lengths.length; epoch++) {
+  const isUsed = new Uint8Array(work.lengths.length);
+  let [left, unused] = [totalSteps(work), isUsed.length];
+  for (let epoch = 0; left > 0 && unused > 0; epoch++) {
     const rows = Math.min(left, stepsPerEpoch(work)) * work.batchSize * work.accumulation;
-    for (const row of epochOrder(work, epoch).slice(0, rows)) used.add(row);
+    for (const row of epochOrder(work, epoch).subarray(0, rows)) {
+      unused -= 1 - isUsed[row]!;
+      isUsed[row] = 1;
+    }
     left -= stepsPerEpoch(work);
   }
-  return [...used].sort((a, b) => a - b);
+  const used: number[] = [];
+  for (let row = 0; row < isUsed.length; row++) if (isUsed[row] === 1) used.push(row);
+  return used;
 }
 
 /** Tokens of an epoch, on the average. */
@@ -139,10 +144,10 @@ export function totalTokens(work: Work): number {
   const perEpoch = stepsPerEpoch(work);
   const total = totalSteps(work);
   const epochs = Math.floor(total / perEpoch);
-  const tokensOf = (rows: readonly number[]) => sum(rows.map((row) => work.lengths[row]!));
+  const tokensOf = (rows: Int32Array) => rows.reduce((all, row) => all + work.lengths[row]!, 0);
   const whole = work.sources
     ? sum(range(epochs).map((epoch) => tokensOf(epochOrder(work, epoch))))
     : epochs * sum(work.lengths);
-  const rest = epochOrder(work, epochs).slice(0, (total % perEpoch) * work.batchSize * work.accumulation);
-  return whole + tokensOf(rest);
+  const rest = (total % perEpoch) * work.batchSize * work.accumulation;
+  return rest === 0 ? whole : whole + tokensOf(epochOrder(work, epochs).subarray(0, rest));
 }

@@ -47,6 +47,7 @@ const files: Readonly<Record<string, string>> = {
   "blank.jsonl": jsonl(pairs.flatMap((row, i) => (i % 2 === 0 ? [row, ""] : [row]))),
   "bad.jsonl": jsonl(pairs.map((row, i) => (i % 999 === 998 ? { prompt: "p" } : row))),
   "worse.jsonl": jsonl(pairs.map((row, i) => (i > 1500 && i % 100 === 7 ? "{" : row))),
+  "mixed.jsonl": jsonl(pairs.map((row, i) => (i === 1024 || i === 1026 ? { text: "another form" } : row))),
   "bad.csv": `prompt,completion\n${range(ROWS)
     .map((i) => (i === 2050 ? "a" : "a,b"))
     .join("\n")}\n`,
@@ -110,6 +111,8 @@ test.each<[string, Partial<DatasetRecipe>]>([
   ["blank.jsonl", {}],
   ["bad.jsonl", {}],
   ["worse.jsonl", {}],
+  ["mixed.jsonl", {}],
+  ["mixed.jsonl", { objective: { name: "grpo" } as DatasetRecipe["objective"] }],
   ["bad.csv", {}],
   ["cut.json", {}],
 ])(

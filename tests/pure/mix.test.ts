@@ -70,7 +70,7 @@ describe("an epoch", () => {
       const mix = mixOf({ stop, weights: [3, 1, 2], sizes: [31, 40, 17] });
       const work = workOf(mix, { shuffle });
       for (const epoch of [0, 1, 5]) {
-        const order = epochOrder(work, epoch);
+        const order = [...epochOrder(work, epoch)];
         expect(countsIn(order, mix)).toEqual(mixedCounts(mix, work.lengths));
         const half = countsIn(order.slice(0, order.length / 2), mix);
         for (const [i, count] of countsIn(order, mix).entries())
@@ -87,7 +87,7 @@ test("over epochs each row of a source is used as often as its others, but for o
     for (const stop of ["first_exhausted", "all_exhausted"] as const) {
       const mix = mixOf({ stop, weights: [2, 3], sizes: [13, 47] });
       const work = workOf(mix, { shuffle });
-      const rows = range(6).flatMap((epoch) => epochOrder(work, epoch));
+      const rows = range(6).flatMap((epoch) => [...epochOrder(work, epoch)]);
       const times = timesOf(rows);
       for (const source of [0, 1]) {
         const own = [...times].filter(([row]) => sourceOf(row, mix) === source).map(([, count]) => count);
