@@ -31,6 +31,7 @@ export function openNative(): void {
 /** What is no kernel: memory, threads, and the product that several kernels are made of. */
 export const base = native({
   native_threads: { args: [I, I], returns: I },
+  native_gemm: { args: [I], returns: I },
   native_allocate: { args: [L], returns: P },
   native_populate: { args: [P, L, I], returns: "void" },
   native_is_populated: { args: [P], returns: I },

@@ -1,4 +1,4 @@
-// Causal attention within sequences, blocked over queries; the products of each block are OpenBLAS's.
+// Causal attention within sequences, blocked over queries; the products of each block are product.c's.
 //
 // A piece of work is one key head of one sequence: its dk and dv are summed by one thread, in a fixed order.
 #include "native.h"
@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define QUERIES 64 // rows of a block of scores
-enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
+enum { PLAIN = 0, TRANSPOSED = 1 };
 
 typedef struct {
   sgemm_fn sgemm;
@@ -41,7 +41,7 @@ static void visible(const attention_args *a, const block_view *b, int query, int
 }
 
 static void scores(const attention_args *a, const block_view *b, int queries, float *s) {
-  a->sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, queries, b->keys, a->dim, a->scale, b->q, b->width, b->k, b->width, 0, s, b->keys);
+  product_here(a->sgemm, PLAIN, TRANSPOSED, queries, b->keys, a->dim, a->scale, b->q, b->width, b->k, b->width, 0, s, b->keys);
   if (a->cap > 0)
     for (int64_t i = 0; i < (int64_t)queries * b->keys; i++) s[i] = a->cap * tanhf(s[i] / a->cap);
 }
@@ -62,7 +62,7 @@ static void forward_block(const attention_args *a, int64_t start, int head, int 
     a->lse[(int64_t)head * a->rows + start + query + i] = max + logf(total);
   }
   int out_width = a->q_heads * a->dim;
-  a->sgemm(ROW_MAJOR, PLAIN, PLAIN, queries, a->dim, b.keys, 1, s, b.keys, b.v, b.width, 0,
+  product_here(a->sgemm, PLAIN, PLAIN, queries, a->dim, b.keys, 1, s, b.keys, b.v, b.width, 0,
            a->to + (start + query) * out_width + head * a->dim, out_width);
 }
 
@@ -75,7 +75,7 @@ static void backward_block(const attention_args *a, int64_t start, int head, int
   const float *dout = a->dout + (start + query) * out_width + head * a->dim;
   const float *out = a->out + (start + query) * out_width + head * a->dim;
   scores(a, &b, queries, p);
-  a->sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, queries, b.keys, a->dim, 1, dout, out_width, b.v, b.width, 0, dp, b.keys);
+  product_here(a->sgemm, PLAIN, TRANSPOSED, queries, b.keys, a->dim, 1, dout, out_width, b.v, b.width, 0, dp, b.keys);
   for (int i = 0; i < queries; i++) {
     float *p_row = p + (int64_t)i * b.keys, *dp_row = dp + (int64_t)i * b.keys;
     int64_t at = (int64_t)head * a->rows + start + query + i;
@@ -91,9 +91,9 @@ static void backward_block(const attention_args *a, int64_t start, int head, int
     }
     for (int j = to; j < b.keys; j++) p_row[j] = dp_row[j] = 0;
   }
-  a->sgemm(ROW_MAJOR, TRANSPOSED, PLAIN, b.keys, a->dim, queries, 1, p, b.keys, dout, out_width, 1, dv, b.width);
-  a->sgemm(ROW_MAJOR, PLAIN, PLAIN, queries, a->dim, b.keys, 1, dp, b.keys, b.k, b.width, 0, dq, b.width);
-  a->sgemm(ROW_MAJOR, TRANSPOSED, PLAIN, b.keys, a->dim, queries, 1, dp, b.keys, b.q, b.width, 1, dk, b.width);
+  product_here(a->sgemm, TRANSPOSED, PLAIN, b.keys, a->dim, queries, 1, p, b.keys, dout, out_width, 1, dv, b.width);
+  product_here(a->sgemm, PLAIN, PLAIN, queries, a->dim, b.keys, 1, dp, b.keys, b.k, b.width, 0, dq, b.width);
+  product_here(a->sgemm, TRANSPOSED, PLAIN, b.keys, a->dim, queries, 1, dp, b.keys, b.q, b.width, 1, dk, b.width);
 }
 
 static void attention_range(void *context, int64_t begin, int64_t end) {

@@ -10,7 +10,7 @@ typedef struct {
   float eps;
 } gated_args;
 
-static void forward_range(void *context, int64_t begin, int64_t end) {
+WIDE static void forward_range(void *context, int64_t begin, int64_t end) {
   const gated_args *a = context;
   int dim = a->dim;
   for (int64_t piece = begin; piece < end; piece++) {
@@ -26,7 +26,7 @@ void gatednorm_forward(const float *x, const float *gate, int64_t gate_stride, c
   parallel((int64_t)rows * heads, 16, forward_range, &a);
 }
 
-static void backward_range(void *context, int64_t begin, int64_t end) {
+WIDE static void backward_range(void *context, int64_t begin, int64_t end) {
   const gated_args *a = context;
   int dim = a->dim;
   for (int64_t piece = begin; piece < end; piece++) {

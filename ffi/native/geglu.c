@@ -13,7 +13,7 @@ typedef struct {
   int gate_stride, up_stride, dgate_stride, dup_stride, width;
 } geglu_args;
 
-static void geglu_forward_range(void *context, int64_t begin, int64_t end) {
+WIDE static void geglu_forward_range(void *context, int64_t begin, int64_t end) {
   const geglu_args *a = context;
   for (int64_t m = begin; m < end; m++) {
     const float *gate = a->gate + m * a->gate_stride, *up = a->up + m * a->up_stride;
@@ -28,7 +28,7 @@ void geglu_forward(const float *gate, int gate_stride, const float *up, int up_s
   parallel(rows, 16, geglu_forward_range, &(geglu_args){gate, up, NULL, h, NULL, gate_stride, up_stride, 0, 0, width});
 }
 
-static void geglu_backward_range(void *context, int64_t begin, int64_t end) {
+WIDE static void geglu_backward_range(void *context, int64_t begin, int64_t end) {
   const geglu_args *a = context;
   for (int64_t m = begin; m < end; m++) {
     const float *gate = a->gate + m * a->gate_stride, *up = a->up + m * a->up_stride, *dh = a->dh + m * a->width;

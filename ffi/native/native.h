@@ -9,6 +9,13 @@
 
 #define LANES 16 // accumulators of a sum: wide enough for AVX-512, and the fixed order of every reduction
 
+// Compiled for AVX-512, too, which is taken where the processor has it: of functions that go through rows element by element.
+#ifdef __clang__
+#define WIDE
+#else
+#define WIDE __attribute__((target_clones("avx512f", "default")))
+#endif
+
 // Calls fn(context, begin, end) over [0, n) on all threads; returns when all is done. Pieces are whole multiples of `grain`.
 typedef void (*range_fn)(void *context, int64_t begin, int64_t end);
 void parallel(int64_t n, int64_t grain, range_fn fn, void *context);
@@ -17,10 +24,16 @@ void parallel(int64_t n, int64_t grain, range_fn fn, void *context);
 int thread_number(void);
 
 // Threads that share the work, the caller among them.
+int pool_threads(void);
+
 int machine_cores(void);
 
 typedef void (*sgemm_fn)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
                          const float *b, int ldb, float beta, float *c, int ldc);
+
+// c[m, n] = alpha op(a) op(b) + beta c in the calling thread (product.c).
+void product_here(sgemm_fn sgemm, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
+                  const float *b, int ldb, float beta, float *c, int ldc);
 
 static inline float lanes_sum(const float *acc) {
   float half[8], quarter[4];

@@ -78,6 +78,7 @@ int native_threads(int threads, int cores) {
   return pool.threads;
 }
 
+int pool_threads(void) { return pool.threads; }
 int machine_cores(void) { return pool.cores; }
 int thread_number(void) { return number; }
 

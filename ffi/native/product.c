@@ -1,9 +1,10 @@
-// Matrix products: OpenBLAS's sgemm on one thread for each piece of the output, pieces shared by our threads.
+// Matrix products: ours (gemm.c) where the processor has AVX-512, else OpenBLAS's sgemm on one thread for each piece of the
+// output, pieces shared by our threads.
 //
 // A row's sums must not depend on how many rows there are (an adapter's results may not depend on what it is co-batched with).
 // Two things see to that: pieces begin at multiples of ROW_TILE rows, where all of OpenBLAS's x86 kernels do the same sums for
 // a row whatever comes after it; and the call is column-major, since the row-major one takes another path for some sizes.
-#include "packed.h"
+#include "gemm.h"
 
 #define ROW_TILE 24 // rows: src/device/tile.ts has the same
 #define TALL (20 * ROW_TILE)
@@ -14,7 +15,7 @@
 static int widest(void) { return machine_cores() <= 2 ? 288 : 192; }
 static int shortest(void) { return machine_cores() <= 2 ? 12 * ROW_TILE : 4 * ROW_TILE; }
 
-enum { COLUMN_MAJOR = 102, PLAIN = 111, TRANSPOSED = 112 };
+enum { ROW_MAJOR = 101, COLUMN_MAJOR = 102, PLAIN = 111, TRANSPOSED = 112 };
 
 typedef struct {
   sgemm_fn sgemm;
@@ -62,12 +63,24 @@ static void cut_and_run(product_args p) {
 // c[m, n] = alpha op(a) op(b) + beta c, all row-major; op transposes where asked: a is then [k, m], b [n, k].
 void product(sgemm_fn sgemm, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
              const float *b, int ldb, float beta, float *c, int ldc) {
-  cut_and_run((product_args){sgemm, trans_a, trans_b, m, n, k, lda, ldb, ldc, 0, 0, alpha, beta, a, b, c, NULL, NULL});
+  gemm_args g = {trans_a, trans_b, m, n, k, alpha, beta, a, lda, b, NULL, ldb, c, ldc};
+  if (gemm_works()) gemm(&g);
+  else cut_and_run((product_args){sgemm, trans_a, trans_b, m, n, k, lda, ldb, ldc, 0, 0, alpha, beta, a, b, c, NULL, NULL});
+}
+
+// As `product`, small and in the calling thread.
+void product_here(sgemm_fn sgemm, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
+                  const float *b, int ldb, float beta, float *c, int ldc) {
+  gemm_args g = {trans_a, trans_b, m, n, k, alpha, beta, a, lda, b, NULL, ldb, c, ldc};
+  if (gemm_works()) gemm_here(&g);
+  else sgemm(ROW_MAJOR, trans_a ? TRANSPOSED : PLAIN, trans_b ? TRANSPOSED : PLAIN, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 // c[m, n] = a op(w) + beta c with a packed w, [n, k] where op transposes, else [k, n]: the same sums as over w in f32.
 // `scratch` has room for widest() * k values for each thread.
 void product_packed(sgemm_fn sgemm, int transposed, int m, int n, int k, const float *a, int lda, const packed_weight *w, float beta,
                     float *c, int ldc, float *scratch) {
-  cut_and_run((product_args){sgemm, 0, transposed, m, n, k, lda, transposed ? k : n, ldc, 0, 0, 1, beta, a, NULL, c, w, scratch});
+  gemm_args g = {0, transposed, m, n, k, 1, beta, a, lda, NULL, w, 0, c, ldc};
+  if (gemm_works()) gemm(&g);
+  else cut_and_run((product_args){sgemm, 0, transposed, m, n, k, lda, transposed ? k : n, ldc, 0, 0, 1, beta, a, NULL, c, w, scratch});
 }

@@ -13,7 +13,7 @@ typedef struct {
 
 static float head_rstd(const float *x, int dim, float eps) { return 1.0f / sqrtf(dot(x, x, dim) / (float)dim + eps); }
 
-static void rope_forward_range(void *context, int64_t begin, int64_t end) {
+WIDE static void rope_forward_range(void *context, int64_t begin, int64_t end) {
   const rope_args *a = context;
   int dim = a->dim, half = a->rotated / 2, rotated = a->q_heads + a->k_heads;
   int64_t width = (int64_t)(rotated + a->k_heads) * dim;
@@ -51,7 +51,7 @@ void rope_forward(const float *qkv, const int32_t *positions, const float *cos, 
   parallel(rows, 16, rope_forward_range, &a);
 }
 
-static void rope_backward_range(void *context, int64_t begin, int64_t end) {
+WIDE static void rope_backward_range(void *context, int64_t begin, int64_t end) {
   const rope_args *a = context;
   int dim = a->dim, half = a->rotated / 2, rotated = a->q_heads + a->k_heads;
   int64_t width = (int64_t)(rotated + a->k_heads) * dim;

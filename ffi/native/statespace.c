@@ -1,5 +1,5 @@
-// Mamba 2's recurrence, token by token: the readable reference. A piece of work is one head of one sequence (backward: a group
-// of heads, which share B and C), so that no sum depends on what else is computed in the pass.
+// Mamba 2's recurrence, token by token: the readable reference. A piece of work is one head of one sequence (backward: a part
+// of the heads that share B and C), so that no sum depends on what else is computed in the pass.
 //
 // Of a head's state S[dim][size] each token keeps the share e^(rate step), and writes its value times its step at its B:
 //   S = keeps S + step x B^T,  out = S C + skip x.
@@ -18,6 +18,8 @@ typedef struct {
   const int32_t *sequences, *places, *bounds;
   int heads, dim, groups, size, capacity;
   float least, most; // limits of a step
+  float *sums;       // of the parts of a group after the first: their gradients of B and C
+  int parts, rows;
 } space_args;
 
 static inline int64_t mixed_width(const space_args *a) {
@@ -81,7 +83,7 @@ void statespace_forward(const float *mixed, const float *steps, int64_t steps_st
                         int capacity, float *out, float *scratch, int64_t room, int heads, int dim, int groups, int size,
                         float least, float most) {
   space_args a = {mixed, steps, steps_stride, 0, decay, bias, skip, NULL, out, NULL, NULL, state, scratch, room, sequences,
-                  places, NULL, heads, dim, groups, size, capacity, least, most};
+                  places, NULL, heads, dim, groups, size, capacity, least, most, NULL, 1, 0};
   parallel((int64_t)count * heads, 1, forward_range, &a);
 }
 
@@ -95,12 +97,21 @@ static inline void read_gradient(int size, float dout, float value, const float 
   }
 }
 
+// Where a part of the heads adds to the gradients of a token's B and C of all groups.
+static float *shared_gradients(const space_args *a, int64_t m, int part) {
+  if (part == 0) return a->dmixed + m * mixed_width(a) + (int64_t)a->heads * a->dim;
+  return a->sums + ((int64_t)(part - 1) * a->rows + m) * 2 * a->groups * a->size;
+}
+
 // Of one token: the gradient of the state after it becomes that of the state before it.
-static void token_backward(const space_args *a, int64_t m, int head, const float *before, const float *after, float *gradient) {
-  int64_t width = mixed_width(a), keys = key_column(a, head), queries = keys + (int64_t)a->groups * a->size;
-  const float *row = a->mixed + m * width, *x = row + value_column(a, head), *key = row + keys, *query = row + queries;
+static void token_backward(const space_args *a, int64_t m, int head, int part, const float *before, const float *after,
+                           float *gradient) {
+  int64_t width = mixed_width(a), keys = key_column(a, head), between = (int64_t)a->groups * a->size;
+  const float *row = a->mixed + m * width, *x = row + value_column(a, head), *key = row + keys, *query = key + between;
   const float *dout = a->dout + (m * a->heads + head) * a->dim;
-  float *drow = a->dmixed + m * width, *dx = drow + value_column(a, head), *dkey = drow + keys, *dquery = drow + queries;
+  float *dx = a->dmixed + m * width + value_column(a, head), *dkey = shared_gradients(a, m, part), *dquery;
+  dkey += keys - (int64_t)a->heads * a->dim;
+  dquery = dkey + between;
   token_step of = step_of(a, m, head);
   float dstep = 0, dkeeps = 0;
   for (int i = 0; i < a->dim; i++) {
@@ -115,7 +126,7 @@ static void token_backward(const space_args *a, int64_t m, int head, const float
   a->dsteps[m * a->dsteps_stride + head] = (dstep - of.rate * of.keeps * dkeeps) * of.slope;
 }
 
-static void head_backward(const space_args *a, const int32_t *sequence, int head, float *room) {
+static void head_backward(const space_args *a, const int32_t *sequence, int head, int part, float *room) {
   int64_t size = (int64_t)a->dim * a->size;
   float *gradient = room, *states = gradient + size, *kept = states + (CHUNK + 1) * size;
   int chunks = (sequence[1] + CHUNK - 1) / CHUNK;
@@ -132,7 +143,7 @@ static void head_backward(const space_args *a, const int32_t *sequence, int head
     memcpy(states, kept + c * size, sizeof(float) * (size_t)size);
     for (int t = 0; t < tokens; t++) write_token(a, states + t * size, states + (t + 1) * size, first + t, head);
     for (int t = tokens - 1; t >= 0; t--)
-      token_backward(a, first + t, head, states + t * size, states + (t + 1) * size, gradient);
+      token_backward(a, first + t, head, part, states + t * size, states + (t + 1) * size, gradient);
   }
 }
 
@@ -141,9 +152,10 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
   int each = a->heads / a->groups;
   float *room = a->scratch + thread_number() * a->room;
   for (int64_t piece = begin; piece < end; piece++) {
-    const int32_t *sequence = a->sequences + 2 * (piece / a->groups);
-    int group = (int)(piece % a->groups);
-    for (int i = 0; i < each; i++) head_backward(a, sequence, group * each + i, room);
+    const int32_t *sequence = a->sequences + 2 * (piece / (a->groups * a->parts));
+    int group = (int)(piece / a->parts % a->groups), part = (int)(piece % a->parts);
+    for (int i = part * each / a->parts; i < (part + 1) * each / a->parts; i++)
+      head_backward(a, sequence, group * each + i, part, room);
   }
 }
 
@@ -152,17 +164,30 @@ static void clear_range(void *context, int64_t begin, int64_t end) {
   int64_t width = mixed_width(a);
   memset(a->dmixed + begin * width, 0, sizeof(float) * (size_t)((end - begin) * width));
   for (int64_t m = begin; m < end; m++)
+    for (int part = 1; part < a->parts; part++)
+      memset(shared_gradients(a, m, part), 0, sizeof(float) * 2 * (size_t)(a->groups * a->size));
+  for (int64_t m = begin; m < end; m++)
     if (a->bounds[2 * m + 1] <= a->bounds[2 * m])
       memset(a->dsteps + m * a->dsteps_stride, 0, sizeof(float) * (size_t)a->heads);
 }
+static void sum_range(void *context, int64_t begin, int64_t end) {
+  const space_args *a = context;
+  for (int64_t m = begin; m < end; m++)
+    for (int part = 1; part < a->parts; part++) {
+      float *to = shared_gradients(a, m, 0), *from = shared_gradients(a, m, part);
+      for (int i = 0; i < 2 * a->groups * a->size; i++) to[i] += from[i];
+    }
+}
+
 void statespace_backward(const float *dout, const float *mixed, const float *steps, int64_t steps_stride, const float *decay,
                          const float *bias, const float *skip, const int32_t *bounds, int rows, const int32_t *sequences,
-                         int count, float *dmixed, float *dsteps, int64_t dsteps_stride, float *scratch, int64_t room, int heads,
-                         int dim, int groups, int size, float least, float most) {
+                         int count, float *dmixed, float *dsteps, int64_t dsteps_stride, float *scratch, int64_t room,
+                         float *sums, int parts, int heads, int dim, int groups, int size, float least, float most) {
   space_args a = {mixed, steps, steps_stride, dsteps_stride, decay, bias, skip, dout, NULL, dmixed, dsteps, NULL, scratch, room,
-                  sequences, NULL, bounds, heads, dim, groups, size, 0, least, most};
+                  sequences, NULL, bounds, heads, dim, groups, size, 0, least, most, sums, parts, rows};
   parallel(rows, 16, clear_range, &a);
-  parallel((int64_t)count * groups, 1, backward_range, &a);
+  parallel((int64_t)count * groups * parts, 1, backward_range, &a);
+  parallel(rows, 16, sum_range, &a);
 }
 
 static void decode_range(void *context, int64_t begin, int64_t end) {
@@ -185,6 +210,6 @@ void statespace_decode(const float *mixed, const float *steps, int64_t steps_str
                        const float *skip, const int32_t *places, float *state, int capacity, float *out, int rows, int heads,
                        int dim, int groups, int size, float least, float most) {
   space_args a = {mixed, steps, steps_stride, 0, decay, bias, skip, NULL, out, NULL, NULL, state, NULL, 0, NULL,
-                  places, NULL, heads, dim, groups, size, capacity, least, most};
+                  places, NULL, heads, dim, groups, size, capacity, least, most, NULL, 1, 0};
   parallel((int64_t)rows * heads, 1, decode_range, &a);
 }

@@ -7,7 +7,7 @@ typedef struct {
   int width;
 } swiglu_args;
 
-static void swiglu_forward_range(void *context, int64_t begin, int64_t end) {
+WIDE static void swiglu_forward_range(void *context, int64_t begin, int64_t end) {
   const swiglu_args *a = context;
   for (int64_t m = begin; m < end; m++) {
     const float *gate = a->gate_up + m * 2 * a->width, *up = gate + a->width;
@@ -19,7 +19,7 @@ void swiglu_forward(const float *gate_up, float *h, int rows, int width) {
   parallel(rows, 16, swiglu_forward_range, &(swiglu_args){NULL, gate_up, h, width});
 }
 
-static void swiglu_backward_range(void *context, int64_t begin, int64_t end) {
+WIDE static void swiglu_backward_range(void *context, int64_t begin, int64_t end) {
   const swiglu_args *a = context;
   for (int64_t m = begin; m < end; m++) {
     const float *gate = a->gate_up + m * 2 * a->width, *up = gate + a->width, *dh = a->dh + m * a->width;

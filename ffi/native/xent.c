@@ -25,7 +25,7 @@ static inline float unshaped(const xent_args *a, float gradient, float z) {
   return gradient * a->scale * (1.0f - share * share);
 }
 
-static void xent_range(void *context, int64_t begin, int64_t end) {
+WIDE static void xent_range(void *context, int64_t begin, int64_t end) {
   const xent_args *a = context;
   for (int64_t t = begin; t < end; t++) {
     float *z = a->logits + t * a->stride, top[LANES], acc[LANES] = {0};

@@ -12,14 +12,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 MIB = 2**20
-WIDTHS = (20, 20, 5, 9, 9, 5)
+WIDTHS = (20, 20, 5, 9, 9, 5, 20, 20, 5)
 HEAD = (
     "# Measurements\n\n"
     "Rows of `scripts/bench/cpu --write`: SmolLM2-135M shape, fp32, 4 x 64 tokens an adapter, rank 16 on all linears. Medians\n"
-    "of alternating runs on one machine: tokens/s with its range over the runs, and the process's peak memory in MiB.\n\n"
+    "of alternating runs on one machine: tokens/s with its range over the runs, the process's peak memory in MiB, and the\n"
+    "processor time of a step in ms of all cores, which on a busy machine is the one to compare, of one core each.\n\n"
     "| date (UTC) | commit | machine | adapters | rounds | mlora | PEFT | speed ratio "
-    "| mlora MiB | PEFT MiB | memory ratio | PyTorch |\n"
-    "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"
+    "| mlora MiB | PEFT MiB | memory ratio | mlora CPU ms | PEFT CPU ms | CPU ratio | PyTorch |\n"
+    "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"
 )
 
 
@@ -44,6 +45,9 @@ class Runs:
         self.rounds = len(reports)
         self.speed = statistics.median(speeds)
         self.range = f"{self.speed:.0f} ({speeds[0]:.0f} to {speeds[-1]:.0f})"
+        times = sorted(report["cpu_ms"] for report in reports)
+        self.processor = statistics.median(times)
+        self.processor_range = f"{self.processor:.0f} ({times[0]:.0f} to {times[-1]:.0f})"
         self.peak = statistics.median(report["peak_rss_bytes"] for report in reports)
 
 
@@ -60,15 +64,16 @@ def main() -> None:
         found.setdefault(entry["report"]["adapters"], {}).setdefault(entry["program"], []).append(entry["report"])
 
     rows = []
-    print(line_of("adapters", "mlora tokens/s", "PEFT tokens/s", "ratio", "mlora MiB", "PEFT MiB", "ratio"))
+    print(line_of("adapters", "mlora tokens/s", "PEFT tokens/s", "ratio", "mlora MiB", "PEFT MiB", "ratio", "mlora CPU ms", "PEFT CPU ms", "ratio"))
     for adapters, by in sorted(found.items()):
         ours, theirs = Runs(by["mlora"]), Runs(by["peft"])
         speed, memory = ours.speed / theirs.speed, ours.peak / theirs.peak
         speeds = (ours.range, theirs.range, f"{speed:.2f}")
         peaks = (f"{ours.peak / MIB:.0f}", f"{theirs.peak / MIB:.0f}", f"{memory:.2f}")
-        print(line_of(adapters, *speeds, *peaks))
+        times = (ours.processor_range, theirs.processor_range, f"{theirs.processor / ours.processor:.2f}")
+        print(line_of(adapters, *speeds, *peaks, *times))
         now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
-        cells = (now, args.commit, machine(), adapters, ours.rounds, *speeds, *peaks, by["peft"][0]["torch"])
+        cells = (now, args.commit, machine(), adapters, ours.rounds, *speeds, *peaks, *times, by["peft"][0]["torch"])
         rows.append(f"| {' | '.join(map(str, cells))} |\n")
     if args.write:
         new = not args.write.exists()

@@ -197,16 +197,18 @@ def measure(args: argparse.Namespace, model: peft.PeftModel, optimizers: dict[st
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     batches = [torch.randint(0, vocab, (args.rows, args.length), device=args.device) for _ in range(args.adapters)]
-    seconds = []
+    seconds, processor = [], []
     for _ in range(WARM_UP + args.steps):
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         loss = step(model, optimizers, batches)  # reads the loss, so that all of the step is done when it returns
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
+        processor.append(time.process_time() - worked)
     median = statistics.median(seconds[WARM_UP:])
     report = vars(args) | dict(
         ms=round(median * 1e3, 1),
+        cpu_ms=round(statistics.median(processor[WARM_UP:]) * 1e3, 1),
         tokens_per_s=round(args.adapters * args.rows * args.length / median, 1),
         peak_rss_bytes=peak_bytes(),
         device_bytes=torch.cuda.max_memory_allocated() if cuda else None,

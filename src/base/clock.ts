@@ -3,6 +3,12 @@
 /** Milliseconds since the process began: never goes back, whatever is done to the system's clock. */
 export const now = (): number => performance.now();
 
+/** Milliseconds of processor time that all threads of the process have taken. */
+export function processorTime(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
 /** Resolves after at least `ms` milliseconds. */
 export const sleep = (ms: number): Promise<void> => Bun.sleep(ms);
 

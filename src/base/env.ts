@@ -8,7 +8,7 @@ export const VARIABLES = {
   MLORA_DEBUG: "0 quiet, 1 stages, memory and servers, 2 also each request to a stage with its time",
   MLORA_CACHE: "the folder that the embedded libraries are unpacked into",
   MLORA_BLAS_CORE:
-    "the processor that OpenBLAS is to compute for (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",
+    "has OpenBLAS compute all products, for the processor named (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",
   MLORA_REQUIRE: "for tests: what this machine must have (gpu, nats, model, ...), so that its tests may not be skipped",
   MLORA_KERNELS: "for tests: ptr has a Hopper GPU run the kernels of those before it",
   MLORA_RUN_KEY: "with --nats or --listen: the key of the run, of 32 characters or more; a new one for each run",

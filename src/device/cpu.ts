@@ -1,4 +1,4 @@
-// The cpu device: kernels over OpenBLAS and our C, in f32. It runs where there is no GPU, and it is the readable reference that
+// The cpu device: kernels over our C and OpenBLAS, in f32. It runs where there is no GPU, and it is the readable reference that
 // the CUDA kernels are tested against. Launches run at once, in the caller's thread.
 
 import { hostView } from "../../ffi/memory.ts";

@@ -70,6 +70,17 @@ export function stateSpaceRoom({ headDim, stateDim }: MambaSizes, tokens: number
   return states * headDim * stateDim;
 }
 
+/**
+ * Parts of a group whose heads are computed apart in the backward pass, so that models with few groups keep more threads busy:
+ * a number of the model alone, as sums of the parts go by it.
+ */
+export const headParts = ({ heads, groups }: MambaSizes): number =>
+  Math.max(1, Math.min(heads / groups, Math.floor(8 / groups)));
+
+/** Floats that the parts after the first leave of their gradients of B and C in a pass of M rows. */
+export const partsRoom = (sizes: MambaSizes, M: number): number =>
+  (headParts(sizes) - 1) * M * 2 * sizes.groups * sizes.stateDim;
+
 /** What a GPU's kernels leave each other in a pass of M rows (kernels/triton/deltanet.py): where each part begins, and all. */
 export function deltaScratch(compute: "f32" | "bf16", { valueHeads: N, keyDim: K, valueDim: V }: DeltaSizes, M: number) {
   const [c, states] = [bytesOf(compute), Math.ceil(M / DELTA_CHUNK) * N * K * V];
@@ -95,7 +106,8 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
     const widths = groupsOfModel(spec).flatMap((group) => groupShapes(spec, group).map((shape) => shape.in));
     const dropped = rows * maxOf(widths) * 4; // x under its mask
     const delta = spec.delta ? device.threads * deltaRoom(spec.delta.heads, rows) * 4 : 0;
-    const space = spec.mamba ? device.threads * stateSpaceRoom(spec.mamba.heads, rows) * 4 : 0;
+    const heads = spec.mamba?.heads;
+    const space = heads ? 4 * (device.threads * stateSpaceRoom(heads, rows) + partsRoom(heads, rows)) : 0;
     const pieces = need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4;
     return Math.max(dropped, delta, space, pieces, expertScratch(device.threads, need));
   }

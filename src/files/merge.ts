@@ -60,10 +60,14 @@ export function tensorsOf({ spec, base, adapter, dtype }: Merge): readonly Omit<
     [embedding, adapter.changes?.embedding],
     [head, adapter.changes?.head],
   ]);
+  // What a model has in f32 next to weights in fewer bits needs it: decays of recurrences, corrections of routers.
+  const isMixed = base.tensor(embedding).dtype !== "f32";
   return [...tensorShapes(spec)].map(([name, shape]) => {
     const from = name === head && base.spec.tiedEmbeddings ? embedding : name; // one table of the base becomes two
     const stored = keepsNames && from === name ? base.stored(name) : name;
-    return { name, stored, from, shape, dtype, table: tables.get(name) ?? null, site: sites.get(name) ?? null };
+    const [table, site] = [tables.get(name) ?? null, sites.get(name) ?? null];
+    const isWide = isMixed && table === null && site === null && base.tensor(from).dtype === "f32";
+    return { name, stored, from, shape, dtype: isWide ? "f32" : dtype, table, site };
   });
 }
 

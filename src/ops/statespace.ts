@@ -14,13 +14,13 @@ import { bytesOf } from "../base/dtype.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Host } from "../device/cpu/host.ts";
 import type { Tensor } from "../device/device.ts";
-import { type MambaSizes, stateSpaceRoom } from "../device/scratch.ts";
+import { headParts, type MambaSizes, partsRoom, stateSpaceRoom } from "../device/scratch.ts";
 import { sequencesOf } from "./attention.ts";
 import { dim, onCpuAlone, op, strideOf } from "./op.ts";
 
 const c = native({
   statespace_forward: { args: [P, P, L, P, P, P, P, I, P, P, I, P, P, L, I, I, I, I, F, F], returns: "void" },
-  statespace_backward: { args: [P, P, P, L, P, P, P, P, I, P, I, P, P, L, P, L, I, I, I, I, F, F], returns: "void" },
+  statespace_backward: { args: [P, P, P, L, P, P, P, P, I, P, I, P, P, L, P, L, P, I, I, I, I, I, F, F], returns: "void" },
   statespace_decode: { args: [P, P, L, P, P, P, P, P, I, P, I, I, I, I, I, F, F], returns: "void" },
 });
 
@@ -48,9 +48,9 @@ const inputsOf = ({ mixed, steps, decay, bias, skip }: Shared) =>
 const sizesOf = ({ heads, headDim, groups, stateDim, least, most }: Shared) =>
   [heads, headDim, groups, stateDim, least, most ?? Number.POSITIVE_INFINITY] as const;
 
-/** Scratch of each thread, and how much of it, for sequences of up to `tokens`. */
-function roomOf(host: Host, sizes: MambaSizes, tokens: number): readonly [ptr: number, floats: number] {
-  const room = stateSpaceRoom(sizes, tokens);
+/** Scratch of each thread, and how much of it. */
+function roomOf(host: Host, sizes: MambaSizes): readonly [ptr: number, floats: number] {
+  const room = stateSpaceRoom(sizes, 0);
   return [host.scratch(host.threads * room * 4), room];
 }
 
@@ -64,7 +64,7 @@ export const stateSpaceForward = op<Shared & { bounds: Tensor; out: Tensor } & (
       const { table, count } = sequencesOf(of.bounds);
       base.native_zero(of.out.ptr, sizeOf(of.out.shape) * bytesOf(of.out.dtype));
       const [places, state, capacity] = of.state ? [of.places.ptr, of.state.ptr, of.capacity] : [null, null, 1];
-      const kept = [places, state, capacity, of.out.ptr, ...roomOf(host, of, 0)] as const;
+      const kept = [places, state, capacity, of.out.ptr, ...roomOf(host, of)] as const;
       c.statespace_forward(...inputsOf(of), table, count, ...kept, ...sizesOf(of));
     },
     cuda: onCpuAlone("Mamba layers"),
@@ -80,7 +80,10 @@ export const stateSpaceBackward = op<Shared & { bounds: Tensor; dout: Tensor; dm
     cpu: (of, host) => {
       const { table, count, longest } = sequencesOf(of.bounds);
       const rows = [of.bounds.ptr, dim(of.mixed, 0), table, count] as const;
-      const out = [of.dmixed.ptr, of.dsteps.ptr, strideOf(of.dsteps), ...roomOf(host, of, longest)] as const;
+      const room = stateSpaceRoom(of, longest);
+      const scratch = host.scratch(4 * (host.threads * room + partsRoom(of, dim(of.mixed, 0))));
+      const parts = [scratch + 4 * host.threads * room, headParts(of)] as const;
+      const out = [of.dmixed.ptr, of.dsteps.ptr, strideOf(of.dsteps), scratch, room, ...parts] as const;
       c.statespace_backward(of.dout.ptr, ...inputsOf(of), ...rows, ...out, ...sizesOf(of));
     },
     cuda: onCpuAlone("Mamba layers"),

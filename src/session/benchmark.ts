@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { now } from "../base/clock.ts";
+import { now, processorTime } from "../base/clock.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Bus } from "../bus/bus.ts";
@@ -64,7 +64,7 @@ export async function benchmark(options: BenchmarkOptions) {
   }));
   const plan = makePlan(recipe, spec, summaries, devices, { exact: exactOf(spec) });
   const measured = await timeSteps(plan, data, steps, watched, link, checkpoint);
-  const { times, losses, loads, traces, peak, deviceBytes, links, saves, bubble } = measured;
+  const { times, processorTimes, losses, loads, traces, peak, deviceBytes, links, saves, bubble } = measured;
   if (trace !== undefined) writeTrace(trace, plan, measured.tracer, measured.spans);
   const ms = median(times.slice(WARM_UP));
   const tokens = adapters * rows * length;
@@ -92,6 +92,8 @@ export async function benchmark(options: BenchmarkOptions) {
     steps: measuredSteps,
     ms: rounded(ms, 1),
     mean_ms: rounded(sum(times.slice(WARM_UP)) / measuredSteps, 2),
+    /** Processor time of a step, of this process, in which one stage computes on a CPU; null where it computes elsewhere. */
+    cpu_ms: device.kind === "cpu" && plan.stages.length === 1 ? rounded(median(processorTimes.slice(WARM_UP)), 1) : null,
     checkpoints: saves,
     tokens_per_s: Math.round((1000 * tokens) / ms),
     tflops: rounded(flops / 1e12, 3),
@@ -150,7 +152,8 @@ async function timeSteps(
   const spans = new SpanNames();
   let traced: Promise<void> | null = null;
   let taken: Promise<readonly { readonly takenBytes: number }[]> | null = null;
-  let [seen, last] = [0, now()];
+  const processorTimes: number[] = [];
+  let [seen, last, lastProcessor] = [0, now(), processorTime()];
   const losses = plan.adapters.map(() => Number.NaN);
   const loads = plan.adapters.map(() => Number.NaN);
   let bubble: number | null = null;
@@ -159,7 +162,8 @@ async function timeSteps(
     loads[index] = busiest;
     if (++seen % plan.adapters.length !== 0) return;
     times.push(now() - last);
-    last = now();
+    processorTimes.push(processorTime() - lastProcessor);
+    [last, lastProcessor] = [now(), processorTime()];
     if (watched > 0 && times.length === steps) traced = tracer.record({ passes: true, kernels: false });
     if (times.length === steps + watched)
       traced = tracer.record({ passes: true, kernels: true }).then(() => {
@@ -182,6 +186,7 @@ async function timeSteps(
     const deviceBytes = sum(((await taken) ?? []).map(({ takenBytes }) => takenBytes));
     return {
       times: times.slice(0, steps),
+      processorTimes: processorTimes.slice(0, steps),
       losses,
       loads,
       traces: tracer.traces,

@@ -9,6 +9,7 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import { weightsOf } from "../../src/engine/weight-source.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
+import { toBf16 } from "../../src/files/convert.ts";
 import { type Merge, shardsOf, verifyMerged, writeShards } from "../../src/files/merge.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
@@ -167,6 +168,35 @@ test("experts that lie turned in the files, as Qwen3-VL's were released, are the
     return { ...tensor, shape: [experts, columns, rows], data };
   });
   await expectSameModel(golden, tensors, ["rows", "columns"]);
+});
+
+test("what a model has in f32 next to weights in bf16 stays so when it is merged into bf16", () => {
+  const golden = goldens.find(({ name }) => name === "nemotron_h")!;
+  const spec = specOf(golden);
+  const [base, merged] = ["mixed", "merged-mixed"].map((name) => join(golden.model, "..", name));
+  for (const folder of [base!, merged!]) {
+    mkdirSync(folder);
+    cpSync(join(golden.model, "config.json"), join(folder, "config.json"));
+  }
+  const isWide = (name: string) => /A_log|\.D$|dt_bias|correction_bias|gate\.weight/.test(name);
+  const tensors = tensorsOf(golden).map((tensor): TensorData => {
+    if (isWide(tensor.name)) return tensor;
+    return { ...tensor, dtype: "bf16", data: toBf16(tensor.data as Float32Array) };
+  });
+  writeSafetensors(join(base!, "model.safetensors"), tensors);
+  using files = openBaseModel(base!, spec);
+  const merge: Merge = { spec, base: files, adapter: savedAll(golden).saved, dtype: "bf16" };
+  const shards = shardsOf(merge, 1e9);
+  writeShards([{ folder: merged!, shard: shards[0]!, merge }]);
+  verifyMerged(merged!, shards, merge);
+  using after = openSafetensors(join(merged!, "model.safetensors"));
+  for (const { name, dtype, data } of tensors) {
+    expect([name, after.tensors.get(name)!.dtype]).toEqual([name, dtype]);
+    if (dtype !== "f32") continue;
+    const found = new Uint8Array(data.byteLength);
+    after.readInto(name, found);
+    expect(found).toEqual(new Uint8Array(data.buffer as ArrayBuffer));
+  }
 });
 
 test("experts that lie in one tensor, as Qwen 3.5's were released, are the same", async () => {

@@ -71,8 +71,9 @@ export async function expectGradients(
       const gradient = gradients[i]!.values;
       expect(gradient).toEqual(withinTrained(of[adapter]!, gradients[i]!).values);
       const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
-      // A vector is few numbers: a short step drowns in rounding.
-      const step = at.factor.startsWith("lambda") || at.values.length < 8 ? 0.03 : 0.004;
+      // A vector is few numbers: a short step drowns in rounding, which is seen in a longer one, too (0.13 % of granite's).
+      const isVector = at.factor.startsWith("lambda") || at.values.length < 8;
+      const [step, most] = isVector ? [0.03, 2e-3] : [0.004, 1e-3];
       const lossAt = async (moved: number): Promise<number> => {
         const values = at.values.map((value, j) => value + moved * step * direction[j]!);
         await writeAdapter(stage, adapter, [{ ...at, values }]);
@@ -87,7 +88,7 @@ export async function expectGradients(
       const size = Math.hypot(...gradient) * Math.hypot(...direction);
       const where = `${at.layer}.${at.linear}.${at.factor} of adapter ${adapter}: ${along} against ${numeric}`;
       expect(size, where).toBeGreaterThan(0);
-      expect(Math.abs(along - numeric) / size, where).toBeLessThan(1e-3); // a wrong mask or scale is off by 0.1 and more
+      expect(Math.abs(along - numeric) / size, where).toBeLessThan(most); // a wrong mask or scale is off by 0.1 and more
     }
   }
 }

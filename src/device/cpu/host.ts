@@ -4,6 +4,7 @@ import { openBlas } from "../../../ffi/blas.ts";
 import { hostView } from "../../../ffi/memory.ts";
 import { base, openNative } from "../../../ffi/native.ts";
 import { assetPath } from "../../base/assets.ts";
+import { environment } from "../../base/env.ts";
 import { requireProcessor, usableCores } from "../../base/machine.ts";
 import { sizeOf } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
@@ -21,12 +22,15 @@ export function openHost(threads: number, scratch: (bytes: number) => number) {
   requireProcessor(); // before an instruction that it may lack
   const openblas = openBlas(assetPath("libscipy_openblas.so"));
   openNative();
+  const gemm = base.native_gemm(environment("MLORA_BLAS_CORE") === undefined ? 1 : 0) === 1;
   const sgemmPtr = openblas.scipy_cblas_sgemm.ptr;
   return {
     threads: base.native_threads(threads, usableCores()),
     cores: usableCores(),
     sgemmPtr,
     scratch,
+    /** Whether products are ours (ffi/native/gemm.c), which sum an element alike in products of all sizes; else OpenBLAS's. */
+    gemm,
     /** c[m, n] = alpha op(a) op(b) + beta c, where op transposes: a is [m, k] or, transposed, [k, m]; b likewise. */
     product(
       [m, n, k]: readonly [number, number, number],

@@ -1,7 +1,7 @@
 // The frozen product of a linear layer: on the CPU over all rows at once, on GPUs in tiles together with the low-rank product.
 //
-// For the CPU's see ffi/native/product.c; where OpenBLAS may take its path for small matrices, rows are multiplied tile by
-// tile, so that the path does not depend on how many there are.
+// For the CPU's see ffi/native/product.c; where it is OpenBLAS's, which may take its path for small matrices, rows are
+// multiplied tile by tile, so that the path does not depend on how many there are.
 
 import { alignUp } from "../../base/shape.ts";
 import { floats, type Host } from "../../device/cpu/host.ts";
@@ -27,7 +27,7 @@ function narrowestPiece(host: Host, n: number): number {
 /** y[M, N] = x op(w) + beta y, the same sums for a row whatever M (a multiple of the row tile) is. */
 export function frozen(host: Host, x: Tensor, w: Weight, transposed: boolean, y: Tensor, beta: number): void {
   const [m, k, n] = [dim(x, 0), dim(x, 1), dim(y, 1)];
-  const step = ROW_TILE * narrowestPiece(host, n) * k <= SMALL_PRODUCT ? ROW_TILE : m;
+  const step = !host.gemm && ROW_TILE * narrowestPiece(host, n) * k <= SMALL_PRODUCT ? ROW_TILE : m;
   for (let row = 0; row < m; row += step) {
     const [size, from, to] = [[Math.min(step, m - row), n, k] as const, rowsOf(x, row), rowsOf(y, row)];
     if (isPacked(w)) packedProduct(host, size, from, w, transposed, to, beta);
