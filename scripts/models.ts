@@ -71,13 +71,14 @@ ${rows.map(([family, of]) => rowOf(family, of)).join("\n")}
 
 The usual seven are \`q_proj\`, \`k_proj\`, \`v_proj\`, \`o_proj\`, \`gate_proj\`, \`up_proj\` and \`down_proj\`. Linears that are one tensor in the files are one target. Muse-Glimmer has a second
 \`gate_proj\`, of attention: \`self_attn.gate_proj\` and \`mlp.gate_proj\` name one of them. Qwen 3.5's \`q_proj\` holds the gates of its heads, too.
+Of Granite 4's hybrids \`in_proj\` and \`out_proj\` are those of Mamba. All linears of Nemotron-H lie in \`mixer\`, and those of the experts that all tokens pass in \`shared_experts\`.
 LFM2 has an \`out_proj\` in layers of both kinds, so that \`conv.out_proj\` and \`self_attn.out_proj\` name one of them.
 
 ## Mixtures of experts
 
-Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5, Qwen3-VL, Qwen 3.5, Qwen3-Next and LFM2. Routers and the gates of shared experts stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
+Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5, Qwen3-VL, Qwen 3.5, Qwen3-Next, LFM2, Granite 4's hybrids and Nemotron 3 Nano. Routers and the gates of shared experts stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
 The routers differ by numbers alone (softmax or sigmoid, normalised or not, groups, a correction, a factor), which each family reads from config.json. Of logits as large the lower expert comes first.
-A plan for a GPU refuses Qwen 3.5's mixtures, Qwen3-Next and LFM2, and experts that are more than 512 in a layer or 16 for a token.
+A plan for a GPU refuses Qwen 3.5's mixtures, Qwen3-Next, LFM2 and all with Mamba layers, and experts that are more than 512 in a layer or 16 for a token.
 
 Adapters act in attention and dense MLPs as in other models, and in experts where \`targets\` names their linears (\`gate_proj\`, \`up_proj\`, \`down_proj\`; \`w1\`, \`w2\`, \`w3\`; \`gate_up_proj\`). "all-linear" has none of
 them: \`mlora plan\` counts the linears of each kind, and says so. With \`experts = "shared-outer"\`, the default, all experts share one A of gate and up and one B of down, and have the other factor each;
@@ -85,7 +86,8 @@ with "per-expert" each has both, and the rank is that of each. Only LoRA acts in
 
 Files follow the model's: a tensor for each expert's linear where the model's files have them so (\`experts.3.gate_proj.lora_A\`, a shared factor repeated), which vLLM and PEFT read; PEFT's nested \`target_parameters\` where
 one tensor has all experts (gpt-oss, Granite 3, Qwen3-VL). Both are read back, and PEFT's fused layout also for models whose files have each expert apart. PEFT 0.21 with transformers 5.24 takes names of dense MLPs
-(\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones. It does not know the experts of LFM2: adapters in them have the per-expert names, which it does not find; merge these.
+(\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones. It does not know the experts of LFM2 and
+Nemotron: adapters in them have the per-expert names, which it does not find; merge these.
 
 vLLM 0.33's own loader, run on exports of Qwen 3, Mixtral, GLM 4.5 and gpt-oss (shared or not, one rank or several), comes to the same products for every expert within 4e-6. It stops at an adapter that acts in some linears of a
 layer's experts and not in the others, so name all of them, and by its source it refuses adapters in Granite 3's experts.
@@ -102,6 +104,12 @@ LongRoPE has factors for short and for long sequences, and transformers chooses 
 \`original_max_position_embeddings\`. A generated sequence has the long ones where its prompt and the tokens that may follow are more; transformers begins a sequence with the short ones and reads it
 again with the long ones when it passes that length.
 
+## Mamba
+
+Layers of Mamba 2 are computed token by token, in fp32, on CPUs alone; adapters act on \`in_proj\` and \`out_proj\`, the rest stays as it is. Of
+Nemotron-H PEFT refuses adapters on \`out_proj\`, so that "all-linear" leaves it out here, and its name is refused. Steps of time are within the config's limits wherever a token is read.
+transformers 5.24 forgets the limits where it generates over a cache (\`findings/transformers-mamba-step-limits.sh\`), so that models that have some generate otherwise there than they were trained.
+
 ## GGUF
 
 \`mlora export --gguf\` writes ${ggufFamilies()}; mixtures of experts and all others are refused by name, and can be merged into a folder.
@@ -117,7 +125,7 @@ The adapter alone is in f32, LoRA of any scale, ranks and layers, VeRA as the Lo
 
 ## Not supported
 
-Other mixtures of experts, Mamba, linear attention other than the gated delta rule, chunked attention, latent attention (MLA), encoders of images and sound.
+Other mixtures of experts, experts of projected features (Nemotron 3 Super), Mamba 1, linear attention other than the gated delta rule and Mamba 2, chunked attention, latent attention (MLA), encoders of images and sound.
 `;
 }
 

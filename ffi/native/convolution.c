@@ -5,16 +5,16 @@
 #define BLOCK 64 // channels of a piece of work
 
 typedef struct {
-  const float *dy, *x, *weight;
+  const float *dy, *x, *weight, *bias; // bias may be NULL
   float *y, *window;
   const int32_t *bounds, *places;
   int64_t stride; // from one row of x to the next
   int rows, channels, taps, capacity;
 } conv_args;
 
-// The sum over the taps of one channel; `first`: the first row of the row's sequence.
+// The sum over the taps of one channel, and its bias; `first`: the first row of the row's sequence.
 static inline float taps_sum(const conv_args *a, int64_t m, int64_t first, int c) {
-  float sum = 0;
+  float sum = a->bias ? a->bias[c] : 0;
   for (int t = 0; t < a->taps; t++) {
     int64_t from = m - a->taps + 1 + t;
     if (from >= first) sum += a->weight[c * a->taps + t] * a->x[from * a->stride + c];
@@ -37,9 +37,9 @@ static void forward_range(void *context, int64_t begin, int64_t end) {
     }
   }
 }
-void convolution_forward(const float *x, int64_t stride, const float *weight, const int32_t *bounds, float *y, int rows,
-                         int channels, int taps) {
-  conv_args a = {NULL, x, weight, y, NULL, bounds, NULL, stride, rows, channels, taps, 0};
+void convolution_forward(const float *x, int64_t stride, const float *weight, const float *bias, const int32_t *bounds, float *y,
+                         int rows, int channels, int taps) {
+  conv_args a = {NULL, x, weight, bias, y, NULL, bounds, NULL, stride, rows, channels, taps, 0};
   parallel(rows, 16, forward_range, &a);
 }
 
@@ -63,9 +63,9 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
     }
   }
 }
-void convolution_backward(const float *dy, const float *x, int64_t stride, const float *weight, const int32_t *bounds, float *dx,
-                          int rows, int channels, int taps) {
-  conv_args a = {dy, x, weight, dx, NULL, bounds, NULL, stride, rows, channels, taps, 0};
+void convolution_backward(const float *dy, const float *x, int64_t stride, const float *weight, const float *bias,
+                          const int32_t *bounds, float *dx, int rows, int channels, int taps) {
+  conv_args a = {dy, x, weight, bias, dx, NULL, bounds, NULL, stride, rows, channels, taps, 0};
   parallel(channels, BLOCK, backward_range, &a);
 }
 
@@ -86,7 +86,7 @@ static void keep_range(void *context, int64_t begin, int64_t end) {
 }
 void convolution_keep(const float *x, int64_t stride, const int32_t *bounds, const int32_t *places, float *window, int rows,
                       int channels, int taps, int capacity) {
-  conv_args a = {NULL, x, NULL, NULL, window, bounds, places, stride, rows, channels, taps, capacity};
+  conv_args a = {NULL, x, NULL, NULL, NULL, window, bounds, places, stride, rows, channels, taps, capacity};
   parallel(rows, 16, keep_range, &a);
 }
 
@@ -102,7 +102,7 @@ static void decode_range(void *context, int64_t begin, int64_t end) {
     float *window = a->window + (int64_t)(a->places[m] / a->capacity) * kept * channels;
     const float *x = a->x + m * a->stride;
     for (int c = 0; c < channels; c++) {
-      float sum = 0;
+      float sum = a->bias ? a->bias[c] : 0;
       for (int t = 0; t < kept; t++) sum += a->weight[c * a->taps + t] * window[(int64_t)t * channels + c];
       sum += a->weight[c * a->taps + kept] * x[c];
       y[c] = sum * sigmoid(sum);
@@ -111,8 +111,8 @@ static void decode_range(void *context, int64_t begin, int64_t end) {
     memcpy(window + (int64_t)(kept - 1) * channels, x, sizeof(float) * (size_t)channels);
   }
 }
-void convolution_decode(const float *x, int64_t stride, const float *weight, const int32_t *places, float *window, float *y,
-                        int rows, int channels, int taps, int capacity) {
-  conv_args a = {NULL, x, weight, y, window, NULL, places, stride, rows, channels, taps, capacity};
+void convolution_decode(const float *x, int64_t stride, const float *weight, const float *bias, const int32_t *places,
+                        float *window, float *y, int rows, int channels, int taps, int capacity) {
+  conv_args a = {NULL, x, weight, bias, y, window, NULL, places, stride, rows, channels, taps, capacity};
   parallel(rows, 1, decode_range, &a);
 }

@@ -123,6 +123,22 @@ export const modelSpec = v.strictObject({
       layers: v.array(v.boolean()),
     }),
   ),
+  /** Layers of Mamba 2, its heads and the groups that they share B and C in; `null` for none. */
+  mamba: v.nullable(
+    v.strictObject({
+      heads: v.strictObject({ heads: natural, headDim: natural, groups: natural, stateDim: natural }),
+      /** Of the steps of time; `null`: no upper one. */
+      limits: v.strictObject({ least: real, most: v.nullable(real) }),
+      /** Biases of the convolution; of the linears before and after it. */
+      convolutionBias: v.boolean(),
+      bias: v.boolean(),
+      /** Of the norm of its output. */
+      normEps: real,
+      layers: v.array(v.boolean()),
+    }),
+  ),
+  /** Where layers have either attention or an MLP, for each whether it has attention; nothing at all where all have both. */
+  attentionLayers: v.array(v.boolean()),
   /** For each layer: whether a short convolution is in the place of its attention; nothing at all for none. */
   convolutions: v.array(v.boolean()),
   /** Of a mixture of experts; `null` for none. */

@@ -6,6 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
+import { parsePython } from "../base/python-json.ts";
 import { type AddedToken, sectioner } from "./added-tokens.ts";
 import { Bpe, type BpeModel } from "./bpe.ts";
 import type { Chat } from "./format.ts";
@@ -167,7 +168,7 @@ function readJson(folder: string, name: string): Json {
   const path = join(folder, name);
   let value: unknown;
   try {
-    value = JSON.parse(readFileSync(path, "utf8"));
+    value = parsePython(readFileSync(path, "utf8"));
   } catch (error) {
     if ((error as { code?: string }).code === "ENOENT")
       throw unusable(path, "no such file", "the model's folder must hold its tokenizer");

@@ -51,7 +51,7 @@ const UP_COLUMNS = { f32: 64, bf16: 128 };
 
 /** Heads of q and k, heads of v, and the sizes of both. */
 export type DeltaSizes = NonNullable<ModelSpec["delta"]>["heads"];
-/** Tokens between states that the backward pass of the delta rule keeps (ffi/native/deltanet.c). */
+/** Tokens between states that the backward pass of a recurrence keeps (ffi/native/deltanet.c, statespace.c). */
 const DELTA_CHUNK = 64;
 
 /** Floats that a thread of the cpu device needs for a head of a sequence of this length; 0: without a backward pass. */
@@ -59,6 +59,15 @@ export function deltaRoom({ keyDim, valueDim }: DeltaSizes, tokens: number): num
   const vectors = 2 * keyDim + valueDim;
   if (tokens === 0) return keyDim * valueDim + vectors;
   return (DELTA_CHUNK + 2 + Math.ceil(tokens / DELTA_CHUNK)) * keyDim * valueDim + DELTA_CHUNK * valueDim + vectors;
+}
+
+/** Heads of Mamba 2, the groups that share B and C, and the sizes of both. */
+export type MambaSizes = NonNullable<ModelSpec["mamba"]>["heads"];
+
+/** Floats that a thread of the cpu device needs for a head of a sequence of this length; 0: without a backward pass. */
+export function stateSpaceRoom({ headDim, stateDim }: MambaSizes, tokens: number): number {
+  const states = tokens === 0 ? 1 : DELTA_CHUNK + 2 + Math.ceil(tokens / DELTA_CHUNK);
+  return states * headDim * stateDim;
 }
 
 /** What a GPU's kernels leave each other in a pass of M rows (kernels/triton/deltanet.py): where each part begins, and all. */
@@ -86,8 +95,9 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
     const widths = groupsOfModel(spec).flatMap((group) => groupShapes(spec, group).map((shape) => shape.in));
     const dropped = rows * maxOf(widths) * 4; // x under its mask
     const delta = spec.delta ? device.threads * deltaRoom(spec.delta.heads, rows) * 4 : 0;
+    const space = spec.mamba ? device.threads * stateSpaceRoom(spec.mamba.heads, rows) * 4 : 0;
     const pieces = need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4;
-    return Math.max(dropped, delta, pieces, expertScratch(device.threads, need));
+    return Math.max(dropped, delta, space, pieces, expertScratch(device.threads, need));
   }
   const linears = Object.entries(need.low).flatMap(([group, elements]) =>
     expertProducts(spec).some((product) => product.group === group)

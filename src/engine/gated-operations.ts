@@ -31,30 +31,31 @@ export const ungated: Behaviour<"ungated"> = {
 };
 
 export const convolution: Behaviour<"convolution"> = {
-  width: ({ channels }, width) => {
-    invariant(channels <= width, `a convolution of ${channels} features of ${width}`);
+  width: ({ first, channels }, width) => {
+    invariant(first + channels <= width, `a convolution of ${channels} features from ${first} on of ${width}`);
     return channels;
   },
   isCheap: () => true,
   saved: null,
   inputGradient: "own",
-  forward: ({ from, to, weight, channels }, pass) => {
+  forward: ({ from, to, weight, bias, first, channels }, pass) => {
     const { device, cached, batch } = pass;
-    const x = columnsFrom(pass.value(from), 0, channels);
-    const of = { x, weight: pass.factor(weight), y: pass.value(to) };
+    const x = columnsFrom(pass.value(from), first, channels);
+    const of = { x, weight: pass.factor(weight), bias: bias === null ? null : pass.factor(bias), y: pass.value(to) };
     if (!cached) return convolutionForward(device, { ...of, bounds: batch.bounds });
     const kept = { places: cached.places, window: cached.cache.linear!.window, capacity: cached.capacity };
     if (cached.from === "cache") return convolutionDecode(device, { ...of, ...kept });
     convolutionForward(device, { ...of, bounds: batch.bounds });
     convolutionKeep(device, { x, bounds: batch.bounds, ...kept });
   },
-  backward: ({ from, to, weight, channels }, pass) =>
+  backward: ({ from, to, weight, bias, first, channels }, pass) =>
     convolutionBackward(pass.device, {
       dy: pass.gradient(to)!,
-      x: columnsFrom(pass.value(from), 0, channels),
+      x: columnsFrom(pass.value(from), first, channels),
       weight: pass.factor(weight),
+      bias: bias === null ? null : pass.factor(bias),
       bounds: pass.batch.bounds,
-      dx: columnsFrom(pass.gradient(from)!, 0, channels),
+      dx: columnsFrom(pass.gradient(from)!, first, channels),
     }),
 };
 

@@ -4,6 +4,7 @@
 import type { DType } from "../base/dtype.ts";
 import { sum } from "../base/shape.ts";
 import type { Tensor } from "../device/device.ts";
+import type { Operation } from "../families/definition.ts";
 import type { Program } from "./program.ts";
 
 /** Sequences that are generated at once, and tokens that each may have. */
@@ -12,7 +13,7 @@ export type CacheSizes = { readonly sequences: number; readonly capacity: number
 /** What layers keep of each sequence in place of its keys: the last rows of their convolution, and the states of attention. */
 export type LinearCache = {
   readonly window: Tensor; // c[sequences, taps - 1, channels]
-  readonly state: Tensor | null; // f32[sequences, N, K, V]; null where a convolution is all
+  readonly state: Tensor | null; // f32[sequences, N, K, V] or [sequences, N, P, S]; null where a convolution is all
 };
 
 export type LayerCache = {
@@ -49,9 +50,15 @@ export const takeCache = (take: Take, compute: DType, program: Program, { sequen
 function takeLinear(take: Take, compute: DType, operations: Program[0]["operations"], sequences: number): LinearCache | null {
   const convolution = operations.find((of) => of.op === "convolution" || of.op === "shortConvolution");
   if (!convolution) return null;
-  const rule = operations.find((of) => of.op === "deltaRule");
+  const shape = operations.map(stateShape).find((sizes) => sizes !== null);
   return {
     window: take(compute, sequences, convolution.taps - 1, convolution.channels),
-    state: rule ? take("f32", sequences, rule.heads.valueHeads, rule.heads.keyDim, rule.heads.valueDim) : null,
+    state: shape ? take("f32", sequences, ...shape) : null,
   };
+}
+
+/** Of the states of a sequence, by heads; null for an operation without them. */
+function stateShape(of: Operation): readonly number[] | null {
+  if (of.op === "deltaRule") return [of.heads.valueHeads, of.heads.keyDim, of.heads.valueDim];
+  return of.op === "stateSpace" ? [of.heads.heads, of.heads.headDim, of.heads.stateDim] : null;
 }

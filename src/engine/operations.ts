@@ -16,6 +16,7 @@ import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
 import { spansBackward, spansForward } from "../ops/spans.ts";
+import { squaredReluBackward, squaredReluForward } from "../ops/squaredrelu.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../ops/values.ts";
 import * as adapted from "./adapted-linear.ts";
@@ -23,6 +24,7 @@ import { expertsPassBackward, expertsPassForward } from "./experts.ts";
 import { convolution, deltaRule, gatedNorm, gatedWidth, regrouped, tokenGate, ungated } from "./gated-operations.ts";
 import type { LayerPass } from "./layer-pass.ts";
 import { shortConvolution } from "./short-convolution.ts";
+import { groupNorm, stateSpace } from "./state-space.ts";
 
 type Kind = Operation["op"];
 
@@ -226,6 +228,16 @@ const swiglu: Behaviour<"swiglu"> = {
     swigluBackward(pass.device, { dh: pass.gradient(to)!, gateUp: pass.value(from), dgateUp: pass.gradient(from)! }),
 };
 
+const squaredRelu: Behaviour<"squaredRelu"> = {
+  width: (_, width) => width,
+  isCheap: () => true,
+  saved: null,
+  inputGradient: "input",
+  forward: ({ from, to }, pass) => squaredReluForward(pass.device, { x: pass.value(from), y: pass.value(to) }),
+  backward: ({ from, to }, pass) =>
+    squaredReluBackward(pass.device, { dy: pass.gradient(to)!, x: pass.value(from), dx: pass.gradient(from)! }),
+};
+
 const geglu: Behaviour<"geglu"> = {
   width: (_, width) => width / 2,
   isCheap: () => true,
@@ -346,9 +358,9 @@ const experts: Behaviour<"experts"> = {
 };
 
 const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = {
-  ...{ norm, spans, linears, rope, attention, gate, swiglu, geglu, experts },
+  ...{ norm, spans, linears, rope, attention, gate, swiglu, squaredRelu, geglu, experts },
   ...{ valueNorm, keepKv, sharedKv, perLayer, scale },
-  ...{ ungated, convolution, deltaRule, gatedNorm, tokenGate, shortConvolution, regroup: regrouped },
+  ...{ ungated, convolution, deltaRule, gatedNorm, tokenGate, shortConvolution, stateSpace, groupNorm, regroup: regrouped },
 };
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */

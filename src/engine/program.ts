@@ -58,7 +58,8 @@ export const isLinears = (operation: Operation): operation is Op<"linears"> => o
 export const isExperts = (operation: Operation): operation is Op<"experts"> => operation.op === "experts";
 const isAdapted = (operation: Operation): boolean => isLinears(operation) || isExperts(operation);
 /** Those whose backward pass has their input computed again where it is not kept. */
-const restores = (operation: Operation): boolean => isAdapted(operation) || operation.op === "deltaRule";
+const restores = (operation: Operation): boolean =>
+  isAdapted(operation) || operation.op === "deltaRule" || operation.op === "stateSpace";
 
 /** Those whose backward pass has the value that they read next to their input computed again where it is not kept. */
 const restoresOther = (operation: Operation): boolean => operation.op === "tokenGate";

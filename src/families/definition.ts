@@ -13,6 +13,10 @@ export type ExpertFiles = NonNullable<ModelSpec["experts"]>["files"];
 /** Heads of linear attention. */
 export type DeltaHeads = NonNullable<ModelSpec["delta"]>["heads"];
 
+/** Heads of Mamba 2, and what limits their steps. */
+export type MambaHeads = NonNullable<ModelSpec["mamba"]>["heads"];
+export type MambaLimits = NonNullable<ModelSpec["mamba"]>["limits"];
+
 /** What is added to the weights of a norm; they are held with it, in f32. */
 export type NormOffset = 0 | 1;
 /** Weights of norms, by their path within the layer; null for none. */
@@ -36,9 +40,10 @@ export type ExpertProduct = {
 
 /**
  * silu(gate) up; with a clamp, of g = min(gate, limit) and u = up within -limit and limit, (u + 1) g sigmoid(alpha g). Gate is
- * the first half of the features, or, `interleaved`, every other.
+ * the first half of the features, or, `interleaved`, every other. `squares`: the square of what is above 0, without a gate.
  */
 export type ExpertActivation = {
+  readonly squares?: true;
   readonly interleaved: boolean;
   readonly clamp: { readonly limit: number; readonly alpha: number } | null;
 };
@@ -103,8 +108,11 @@ export type Operation =
   | Step<"regroup", { groups: number; parts: readonly [number, number, number, number] }>
   /** q, k and v, of a value in which a gate follows each head of q. */
   | Step<"ungated", { heads: Heads }>
-  /** silu of the causal convolution of each of the first `channels` features by its own `taps` weights. */
-  | Step<"convolution", { weight: string; channels: number; taps: number }>
+  /**
+   * silu of the causal convolution of each of `channels` features, from the column `first` on, by its own `taps` weights, with
+   * a bias of each where there is one.
+   */
+  | Step<"convolution", { weight: string; bias: string | null; first: number; channels: number; taps: number }>
   /**
    * Of a value of three parts of `channels` features: the first times the third, convolved causally, each feature by its own
    * `taps` weights, times the second.
@@ -112,8 +120,20 @@ export type Operation =
   | Step<"shortConvolution", { weight: string; channels: number; taps: number }>
   /** The gated delta rule of q, k and v; `gates` is a value with b and a of each head, `decay` and `bias` are vectors. */
   | Step<"deltaRule", { heads: DeltaHeads; gates: string; decay: string; bias: string }>
+  /**
+   * The recurrence of Mamba 2 of a value of x, B and C; the last features of `steps`, a value, are dt of each head, `decay`,
+   * `bias` and `skip` are vectors, and steps are within `limits` (ops/statespace.ts).
+   */
+  | Step<"stateSpace", { heads: MambaHeads; steps: string; decay: string; bias: string; skip: string; limits: MambaLimits }>
+  /**
+   * RMSNorm of each of `groups` equal parts of a value times the silu of the first features of another, times a weight of each
+   * of its `size` features.
+   */
+  | Step<"groupNorm", { gate: string; weight: string; size: number; groups: number; eps: number }>
   /** RMSNorm of each head of `size` features, times the silu of the last features of another value. */
   | Step<"gatedNorm", { gate: string; weight: string; size: number; eps: number }>
+  /** The square of what is above 0. */
+  | Step<"squaredRelu">
   /** silu(gate) * up of a value that holds gate and up next to each other. */
   | Step<"swiglu">
   /** The same with gelu, by its tanh approximation. */
@@ -140,6 +160,8 @@ export type Groups = Readonly<Record<string, readonly string[]>>;
 export type Definition = {
   /** The names in config.json's `architectures` that it stands for. */
   readonly architectures: readonly string[];
+  /** Where several families have an architecture: whether a config is this one's, unless it is an earlier one's. */
+  readonly isFor?: (config: ConfigReader) => boolean;
   /**
    * For docs/models.md: released models, the folder of tests/golden that compares the family with transformers and PEFT, null
    * where there is none, and when that was done.
@@ -161,6 +183,8 @@ export type Definition = {
   };
   /** How llama.cpp has it; left out: no GGUF is written of it. */
   readonly gguf?: GgufForm;
+  /** Linears, by their paths within a layer, that PEFT refuses adapters on in models of this type. */
+  readonly unadapted?: readonly string[];
   /** Of the norm after the last layer. */
   readonly finalNormOffset?: NormOffset;
   /** How files of some versions have the weights of experts: their shapes tell (files/modelfacts.ts). */

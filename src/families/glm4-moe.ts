@@ -14,7 +14,7 @@ const DEFAULTS = {
 };
 
 /** DeepSeek V3's router by its keys. */
-function readRouter(config: ConfigReader, count: number, perToken: number) {
+export function readRouter(config: ConfigReader, count: number, perToken: number) {
   const [groups, keptGroups] = [config.count("n_group", 1), config.count("topk_group", 1)];
   if (count % groups !== 0) throw config.wrong("n_group", `is ${groups}, which does not divide the ${count} experts`);
   if (groups > 1 && count / groups < 2) throw config.wrong("n_group", `is ${groups}, so that groups have fewer than 2 experts`);

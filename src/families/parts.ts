@@ -14,8 +14,8 @@ export const INPUT = "x";
 /** The value that an operation reads next to its input; null for none. */
 export function otherOf(operation: Operation): string | null {
   if (operation.op === "deltaRule") return operation.gates;
-  const { op } = operation;
-  return op === "gate" || op === "gatedNorm" || op === "tokenGate" ? operation.gate : null;
+  if (operation.op === "stateSpace") return operation.steps;
+  return "gate" in operation ? operation.gate : null;
 }
 
 /** The value that an operation adds to its output; null for none. */

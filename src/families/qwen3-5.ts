@@ -68,7 +68,10 @@ function linearAttention(spec: ModelSpec, projected: Projections): readonly Oper
   const path = "linear_attn";
   return [
     ...projected(spec),
-    { op: "convolution", from: "qkvz", to: "mixed", weight: `${path}.conv1d.weight`, channels: mixed, taps: TAPS },
+    {
+      ...{ op: "convolution", from: "qkvz", to: "mixed", weight: `${path}.conv1d.weight`, bias: null },
+      ...{ first: 0, channels: mixed, taps: TAPS },
+    },
     {
       ...{ op: "deltaRule", from: "mixed", to: "read", heads, gates: "gates" },
       ...{ decay: `${path}.A_log`, bias: `${path}.dt_bias` },

@@ -11,6 +11,7 @@ import { gemma4, gemma4Text } from "./gemma4.ts";
 import { glm4moe } from "./glm4-moe.ts";
 import { gptOss } from "./gpt-oss.ts";
 import { granite } from "./granite.ts";
+import { graniteH } from "./granite-h.ts";
 import { graniteMoe } from "./granite-moe.ts";
 import { granite4 } from "./granite4.ts";
 import { lfm2 } from "./lfm2.ts";
@@ -20,6 +21,7 @@ import { ministral3 } from "./ministral3.ts";
 import { mistral, mistral3 } from "./mistral.ts";
 import { mixtral } from "./mixtral.ts";
 import { museGlimmer } from "./muse-glimmer.ts";
+import { nemotronH } from "./nemotron-h.ts";
 import { olmo2, olmo3 } from "./olmo.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen3vl, qwen3vlMoe, qwen25vl } from "./qwen-vl.ts";
@@ -32,7 +34,10 @@ import { qwen3Next } from "./qwen3-next.ts";
 import { smollm3 } from "./smollm3.ts";
 import { towerOf, WRAPPERS } from "./wrappers.ts";
 
-/** The order is that of groups and linears (linears.ts), which numbers them: what is new comes last. */
+/**
+ * By `model_type`, but for families that share one. The order is that of groups and linears (linears.ts), which numbers them:
+ * what is new comes last.
+ */
 export const FAMILIES = {
   llama,
   mistral,
@@ -67,6 +72,8 @@ export const FAMILIES = {
   qwen3_next: qwen3Next,
   lfm2,
   lfm2_moe: lfm2Moe,
+  granite_h: graniteH,
+  nemotron_h: nemotronH,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;
@@ -83,8 +90,9 @@ export function familyOf({ family }: Pick<ModelSpec, "family">): Definition {
 export const tokenizerOf = (modelType: unknown): Definition["tokenizer"] =>
   isFamily(modelType) ? FAMILIES[modelType].tokenizer : { class: null, isFixed: false };
 
-const ARCHITECTURES = new Map(
+const ARCHITECTURES: ReadonlyMap<unknown, readonly (readonly [name: string, Family])[]> = Map.groupBy(
   FAMILY_NAMES.flatMap((family) => FAMILIES[family].architectures.map((name) => [name as string, family] as const)),
+  ([name]) => name,
 );
 
 /** What else tells a model's family, for messages. */
@@ -105,7 +113,7 @@ export function specOf(config: ConfigObject, path: string): ModelSpec {
     const { family, config: own, decided } = towerOf(WRAPPERS[name], given);
     return { family, ...familyOf({ family }).read(own), ...decided };
   }
-  const family = ARCHITECTURES.get(name);
+  const family = ARCHITECTURES.get(name)?.find(([, family]) => familyOf({ family }).isFor?.(given) ?? true)?.[1];
   if (family === undefined)
     throw new RequestError(
       "model.architecture",

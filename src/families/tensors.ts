@@ -63,11 +63,14 @@ const isOp =
     operation.op === kind;
 
 /** What an operation reads of the files next to norms and linears: the path within the layer, and the shape. */
-function factorsOf(of: Operation): (readonly [factor: string, ...shape: number[]])[] {
+function factorsOf(of: Operation): readonly (readonly [factor: string, ...shape: number[]])[] {
   if (of.op === "scale") return [[of.factor, 1]];
   if (of.op === "attention") return of.sinks ? [[of.sinks, of.heads.heads]] : [];
   if (of.op === "experts") return of.correction === null ? [] : [[of.correction, of.count]];
-  if (of.op === "convolution" || of.op === "shortConvolution") return [[of.weight, of.channels, 1, of.taps]];
+  if (of.op === "shortConvolution") return [[of.weight, of.channels, 1, of.taps]];
+  if (of.op === "convolution")
+    return [[of.weight, of.channels, 1, of.taps], ...(of.bias === null ? [] : [[of.bias, of.channels] as const])];
+  if (of.op === "stateSpace") return [of.decay, of.bias, of.skip].map((vector) => [vector, of.heads.heads] as const);
   if (of.op === "tokenGate") return [[of.weight, 1, of.size]];
   if (of.op === "deltaRule") return [of.decay, of.bias].map((vector) => [vector, of.heads.valueHeads] as const);
   return [];
@@ -91,6 +94,7 @@ export function layerTensors(
       ...operations.filter(isOp("rope")).flatMap(({ norms, heads }) => {
         return norms ? [norms.q, norms.k].map((weight) => norm(weight, heads.headDim, norms.offset)) : [];
       }),
+      ...operations.filter(isOp("groupNorm")).map(({ weight, size }) => norm(weight, size)),
       ...operations.filter(isOp("gatedNorm")).map(({ weight, size }) => norm(weight, size)),
       ...operations.filter(isOp("spans")).flatMap(({ weights, sizes }) => weights.map((weight, i) => norm(weight, sizes[i]!))),
     ],

@@ -58,14 +58,14 @@ export function openBaseModel(path: string, spec: ModelSpec): BaseModelFiles {
 export type FoundTensor = { readonly actual: string; readonly tensor: ModelTensor };
 
 /**
- * How files call what a text model calls `name`: some leave out the "model." in front, and of a model with other parts
- * versions of transformers differ.
+ * How files call what a text model calls `name`: some leave out the "model." in front, Nemotron-H's have "backbone." there, and
+ * of a model with other parts versions of transformers differ.
  */
 const callings = (name: string): string[] => {
   const bare = name.replace(/^model\./, "");
   return name === bare
     ? [name, `language_model.${bare}`]
-    : [`model.language_model.${bare}`, `language_model.model.${bare}`, name, bare];
+    : [`model.language_model.${bare}`, `language_model.model.${bare}`, name, bare, `backbone.${bare}`];
 };
 
 /** A model's files as they are: tensors by the names that a text model's have. */

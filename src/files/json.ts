@@ -3,6 +3,7 @@
 import { readFileSync, statSync } from "node:fs";
 import * as v from "valibot";
 import { RequestError, textOf } from "../base/errors.ts";
+import { parsePython } from "../base/python-json.ts";
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
@@ -18,7 +19,7 @@ export function readJsonObject(path: string, code: string, mostBytes = 256 << 20
   try {
     const { size } = statSync(path);
     if (size > mostBytes) throw new Error(`it has ${size} bytes, at most ${mostBytes} are read`);
-    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path)));
+    value = parsePython(new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path)));
   } catch (error) {
     const missing = (error as { code?: string }).code === "ENOENT";
     throw new RequestError(
@@ -45,7 +46,7 @@ const { rawJSON } = JSON as unknown as { readonly rawJSON: (text: string) => Spe
 export function jsonLike(value: unknown, like: string): string {
   const spelled = (_key: string, found: unknown, { source }: { source?: string } = {}) =>
     typeof found === "number" && source !== undefined ? rawJSON(source) : found;
-  return `${JSON.stringify(spelledAs(value, JSON.parse(like, spelled as (key: string, value: unknown) => unknown)), null, 2)}\n`;
+  return `${JSON.stringify(spelledAs(value, parsePython(like, spelled)), null, 2)}\n`;
 }
 
 function spelledAs(value: unknown, like: unknown): unknown {

@@ -53,15 +53,16 @@ export function tensorsOf({ spec, base, adapter, dtype }: Merge): readonly Omit<
   for (let layer = 0; layer < spec.layers; layer++)
     for (const linear of adapter.targets)
       if (rankAt(adapter, layer, linear) > 0) for (const [name, site] of sitesOf(spec, layer, linear)) sites.set(name, site);
-  const isPart = spec.tower !== "model";
   const { embedding, head } = familyOf(spec).tensors;
+  // Older files of some models leave out "model.", which others need; what stands in its place is kept.
+  const keepsNames = spec.tower !== "model" || base.stored(embedding).startsWith("backbone.");
   const tables = new Map([
     [embedding, adapter.changes?.embedding],
     [head, adapter.changes?.head],
   ]);
   return [...tensorShapes(spec)].map(([name, shape]) => {
     const from = name === head && base.spec.tiedEmbeddings ? embedding : name; // one table of the base becomes two
-    const stored = isPart && from === name ? base.stored(name) : name;
+    const stored = keepsNames && from === name ? base.stored(name) : name;
     return { name, stored, from, shape, dtype, table: tables.get(name) ?? null, site: sites.get(name) ?? null };
   });
 }

@@ -1,27 +1,38 @@
-// Causal depthwise convolution within packed sequences, then SiLU: what mixes the queries, keys and values of linear attention.
+// Causal depthwise convolution within packed sequences, then SiLU: what mixes the queries, keys and values of linear attention,
+// with a bias in Mamba 2.
 
 import { I, L, native, P } from "../../ffi/native.ts";
 import type { Tensor } from "../device/device.ts";
-import { cdiv, dim, op, strideOf } from "./op.ts";
+import { cdiv, dim, onCpuAlone, op, strideOf } from "./op.ts";
 
 const c = native({
-  convolution_forward: { args: [P, L, P, P, P, I, I, I], returns: "void" },
-  convolution_backward: { args: [P, P, L, P, P, P, I, I, I], returns: "void" },
+  convolution_forward: { args: [P, L, P, P, P, P, I, I, I], returns: "void" },
+  convolution_backward: { args: [P, P, L, P, P, P, P, I, I, I], returns: "void" },
   convolution_keep: { args: [P, L, P, P, P, I, I, I, I], returns: "void" },
-  convolution_decode: { args: [P, L, P, P, P, P, I, I, I, I], returns: "void" },
+  convolution_decode: { args: [P, L, P, P, P, P, P, I, I, I, I], returns: "void" },
 });
+
+/** `bias` f32[C] is that of the sums; null for none, as is all that GPUs compute. */
+type Weights = { readonly weight: Tensor; readonly bias: Tensor | null };
+const weightsOf = ({ weight, bias }: Weights) => [weight.ptr, bias?.ptr ?? null] as const;
+const withoutBias = ({ bias }: Weights) => {
+  if (bias) onCpuAlone("convolutions with a bias")();
+};
 
 /**
  * y[m] = silu(sum over t of weight[:, t] x[m - T + 1 + t]), rows before the sequence's first being 0: x c[M, C], strided;
  * weight f32[C, T], T at most 8; bounds as attention_forward has them (padding rows: y is 0); y c[M, C].
  */
-export const convolutionForward = op<{ x: Tensor; weight: Tensor; bounds: Tensor; y: Tensor }>(
+export const convolutionForward = op<Weights & { x: Tensor; bounds: Tensor; y: Tensor }>(
   "convolution_forward",
-  { x: "c M C", weight: "f32 C T", bounds: "i32 M 2", y: "c M C" },
+  { x: "c M C", weight: "f32 C T", bias: "f32 C", bounds: "i32 M 2", y: "c M C" },
   {
-    cpu: ({ x, weight, bounds, y }) =>
-      c.convolution_forward(x.ptr, strideOf(x), weight.ptr, bounds.ptr, y.ptr, dim(x, 0), dim(x, 1), dim(weight, 1)),
-    cuda: ({ x, weight, bounds, y }, gpu) => {
+    cpu: ({ x, weight, bias, bounds, y }) => {
+      const sizes = [dim(x, 0), dim(x, 1), dim(weight, 1)] as const;
+      c.convolution_forward(x.ptr, strideOf(x), ...weightsOf({ weight, bias }), bounds.ptr, y.ptr, ...sizes);
+    },
+    cuda: ({ x, weight, bias, bounds, y }, gpu) => {
+      withoutBias({ weight, bias });
       const [M, C] = [dim(x, 0), dim(x, 1)];
       const kernel = gpu.kernel("convolution_forward", { TAPS: dim(weight, 1) });
       const grid = [cdiv(M, kernel.constant("BM")), cdiv(C, kernel.constant("BC"))] as const;
@@ -31,15 +42,16 @@ export const convolutionForward = op<{ x: Tensor; weight: Tensor; bounds: Tensor
 );
 
 /** dx c[M, C], strided as x, from dy c[M, C]; 0 in padding rows. */
-export const convolutionBackward = op<{ dy: Tensor; x: Tensor; weight: Tensor; bounds: Tensor; dx: Tensor }>(
+export const convolutionBackward = op<Weights & { dy: Tensor; x: Tensor; bounds: Tensor; dx: Tensor }>(
   "convolution_backward",
-  { dy: "c M C", x: "c M C", weight: "f32 C T", bounds: "i32 M 2", dx: "c M C" },
+  { dy: "c M C", x: "c M C", weight: "f32 C T", bias: "f32 C", bounds: "i32 M 2", dx: "c M C" },
   {
-    cpu: ({ dy, x, weight, bounds, dx }) => {
+    cpu: ({ dy, x, weight, bias, bounds, dx }) => {
       const sizes = [dim(x, 0), dim(x, 1), dim(weight, 1)] as const;
-      c.convolution_backward(dy.ptr, x.ptr, strideOf(x), weight.ptr, bounds.ptr, dx.ptr, ...sizes);
+      c.convolution_backward(dy.ptr, x.ptr, strideOf(x), ...weightsOf({ weight, bias }), bounds.ptr, dx.ptr, ...sizes);
     },
-    cuda: ({ dy, x, weight, bounds, dx }, gpu) => {
+    cuda: ({ dy, x, weight, bias, bounds, dx }, gpu) => {
+      withoutBias({ weight, bias });
       const [M, C] = [dim(x, 0), dim(x, 1)];
       const kernel = gpu.kernel("convolution_backward", { TAPS: dim(weight, 1) });
       const grid = [cdiv(M, kernel.constant("BM")), cdiv(C, kernel.constant("BC"))] as const;
@@ -73,15 +85,16 @@ export const convolutionKeep = op<Kept & { x: Tensor; bounds: Tensor }>(
 );
 
 /** A row of each sequence: y as convolution_forward has it, from its window, which moves on by the row; 0 without a place. */
-export const convolutionDecode = op<Kept & { x: Tensor; weight: Tensor; y: Tensor }>(
+export const convolutionDecode = op<Kept & Weights & { x: Tensor; y: Tensor }>(
   "convolution_decode",
-  { x: "c M C", weight: "f32 C T", places: "i32 M", window: "c S K C", y: "c M C" },
+  { x: "c M C", weight: "f32 C T", bias: "f32 C", places: "i32 M", window: "c S K C", y: "c M C" },
   {
-    cpu: ({ x, weight, places, window, y, capacity }) => {
+    cpu: ({ x, weight, bias, places, window, y, capacity }) => {
       const sizes = [dim(x, 0), dim(x, 1), dim(weight, 1), capacity] as const;
-      c.convolution_decode(x.ptr, strideOf(x), weight.ptr, places.ptr, window.ptr, y.ptr, ...sizes);
+      c.convolution_decode(x.ptr, strideOf(x), ...weightsOf({ weight, bias }), places.ptr, window.ptr, y.ptr, ...sizes);
     },
-    cuda: ({ x, weight, places, window, y, capacity }, gpu) => {
+    cuda: ({ x, weight, bias, places, window, y, capacity }, gpu) => {
+      withoutBias({ weight, bias });
       const [M, C] = [dim(x, 0), dim(x, 1)];
       const kernel = gpu.kernel("convolution_decode", { TAPS: dim(weight, 1) });
       const grid = [M, cdiv(C, kernel.constant("BC"))] as const;

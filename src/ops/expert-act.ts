@@ -2,7 +2,7 @@
 
 import { F, I, native, P } from "../../ffi/native.ts";
 import type { Tensor } from "../device/device.ts";
-import { cdiv, dim, op } from "./op.ts";
+import { cdiv, dim, onCpuAlone, op } from "./op.ts";
 import type { Routes } from "./route.ts";
 
 const c = native({
@@ -12,27 +12,37 @@ const c = native({
 
 /**
  * silu(gate) up; with a clamp, of g = min(gate, limit) and u = up within -limit and limit, (u + 1) g sigmoid(alpha g). Gate is
- * the first half of a row, or, `interleaved`, every other of its columns.
+ * the first half of a row, or, `interleaved`, every other of its columns. `squares`: without a gate, the square of what is
+ * above 0 (on CPUs alone).
  */
 export type ExpertActivation = {
+  readonly squares?: true;
   readonly interleaved: boolean;
   readonly clamp: { readonly limit: number; readonly alpha: number } | null;
 };
 
-const numbers = ({ interleaved, clamp }: ExpertActivation) =>
-  [Number(interleaved), clamp?.limit ?? 0, clamp?.alpha ?? 0] as const;
+const numbers = ({ squares, interleaved, clamp }: ExpertActivation) =>
+  [squares ? 2 : Number(interleaved), clamp?.limit ?? 0, clamp?.alpha ?? 0] as const;
 
 /** For GPUs: without a clamp sigmoid(gate) is that with an alpha of 1. */
 const clampOf = ({ clamp }: ExpertActivation) => ({ limit: clamp?.limit ?? 0, alpha: clamp?.alpha ?? 1 });
 
-/** act c[P, I] of gateUp c[P, 2 I]. */
+/** What an activation reads of I features; GPUs read two of each alone. */
+const read = (kind: ExpertActivation, I: number) => ({ G: (kind.squares ? 1 : 2) * I });
+const withoutSquares = ({ squares }: ExpertActivation) => {
+  if (squares) onCpuAlone("squares of experts")();
+};
+
+/** act c[P, I] of gateUp c[P, G]: G is 2 I, but I of squares. */
 export const expertActForward = op<{ gateUp: Tensor; act: Tensor; kind: ExpertActivation; routes: Routes }>(
   "expert_act_forward",
-  { gateUp: "c P 2I", act: "c P I" },
+  { gateUp: "c P G", act: "c P I" },
   {
+    known: ({ kind, act }) => read(kind, dim(act, 1)),
     cpu: ({ gateUp, act, kind, routes: { firstRow } }) =>
       c.expert_act_forward(gateUp.ptr, act.ptr, firstRow.ptr, dim(firstRow, 0) - 1, dim(act, 1), ...numbers(kind)),
     cuda: ({ gateUp, act, kind, routes: { source } }, gpu) => {
+      withoutSquares(kind);
       const kernel = gpu.kernel("expert_act_forward", { INTERLEAVED: Number(kind.interleaved) });
       const [P, width] = [dim(act, 0), dim(act, 1)];
       const args = { gate_up: gateUp, act, source, I: width, ...clampOf(kind) };
@@ -43,7 +53,7 @@ export const expertActForward = op<{ gateUp: Tensor; act: Tensor; kind: ExpertAc
 
 /**
  * Of dact c[P, I], which lacks the routing weight: dweights f32[M, k] = <dact, act>, 0 where there is no expert, and dgateUp
- * c[P, 2 I] (may be gateUp) = act'(gateUp) times the weight times dact; zeros in padding. dact becomes act times the weight,
+ * c[P, G] (may be gateUp) = act'(gateUp) times the weight times dact; zeros in padding. dact becomes act times the weight,
  * which the gradient of what adapters have of the next product is of.
  */
 export const expertActBackward = op<{
@@ -55,8 +65,9 @@ export const expertActBackward = op<{
   dweights: Tensor;
 }>(
   "expert_act_backward",
-  { dact: "c P I", gateUp: "c P 2I", dgateUp: "c P 2I", dweights: "f32 M S" },
+  { dact: "c P I", gateUp: "c P G", dgateUp: "c P G", dweights: "f32 M S" },
   {
+    known: ({ kind, dact }) => read(kind, dim(dact, 1)),
     cpu: ({ dact, gateUp, kind, routes, dgateUp, dweights }) => {
       const { firstRow, source, weights } = routes;
       const rows = [source.ptr, weights.ptr, firstRow.ptr] as const;
@@ -64,6 +75,7 @@ export const expertActBackward = op<{
       c.expert_act_backward(dact.ptr, gateUp.ptr, ...rows, dgateUp.ptr, dweights.ptr, ...sizes, ...numbers(kind));
     },
     cuda: ({ dact, gateUp, kind, routes: { source, weights, place }, dgateUp, dweights }, gpu) => {
+      withoutSquares(kind);
       const kernel = gpu.kernel("expert_act_backward", { INTERLEAVED: Number(kind.interleaved) });
       const pairs = dim(place, 0) * dim(place, 1);
       gpu.launch(kernel, [dim(dact, 0)], {

@@ -12,7 +12,7 @@ import type { AdapterRecipe } from "../recipe/recipe.ts";
 /** Linears of attention, of dense MLPs, and of experts; one that experts have each counts once. */
 export type SiteCounts = { readonly attention: number; readonly dense: number; readonly experts: number };
 
-const isOfAttention = (linear: Linear): boolean => modulePath(linear).startsWith("self_attn.");
+const isOfAttention = (linear: Linear): boolean => /^(self_attn\.|mixer\.[qkvo]_proj$)/.test(modulePath(linear));
 
 export function countSites(adapter: Placed, layers: number): SiteCounts {
   const of = (is: (linear: Linear) => boolean) =>

@@ -41,6 +41,13 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
   const refuse = (code: string, what: string) => {
     throw new RequestError(code, `${what}; the device is ${name}`, 'set device to "cpu"');
   };
+  if (spec.mamba !== null)
+    refuse("device.mamba", `the base model (${spec.family}) has Mamba layers, which GPUs do not compute yet`);
+  if (spec.convolutions.includes(true))
+    refuse(
+      "device.convolution",
+      `the base model (${spec.family}) has layers that are a short convolution, which GPUs do not compute yet`,
+    );
   for (const linear of linearsIn(spec))
     for (const { in: width, out } of linearShapes(spec, linear))
       if (width % WIDTH !== 0 || out % WIDTH !== 0)
@@ -48,11 +55,6 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
           "device.widths",
           `the base model's ${linear} has ${out} rows of ${width}, expected multiples of ${WIDTH} on a GPU`,
         );
-  if (spec.convolutions.includes(true))
-    refuse(
-      "device.convolution",
-      `the base model (${spec.family}) has layers that are a short convolution, which GPUs do not compute yet`,
-    );
   if (spec.experts === null) return;
   if (spec.delta !== null)
     refuse(

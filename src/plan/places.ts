@@ -4,7 +4,8 @@ import { RequestError } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, type PatternTable, patternValue } from "../base/targeting.ts";
-import { expertsOf, isOfExperts, type Linear, linearsIn, modulesOf } from "../families/linears.ts";
+import { expertsOf, isOfExperts, type Linear, linearsIn, modulePath, modulesOf } from "../families/linears.ts";
+import { familyOf } from "../families/registry.ts";
 import { layerTensors, tableModules } from "../families/tensors.ts";
 import type { Placed, PlacedAdapter } from "../methods/adapter.ts";
 import { placed, scaleOf } from "../methods/placement.ts";
@@ -32,7 +33,8 @@ type Asked = Pick<
 /** Ranks and scales as the recipe has them. A name or pattern that matches nothing is a RequestError, `plan.targets`. */
 export function placeAdapter(recipe: Asked, spec: ModelSpec): PlacedAdapter {
   const { rank, rankPattern, alpha, alphaPattern, rslora, method } = recipe;
-  const modules = modulesOf(spec);
+  const { unadapted = [] } = familyOf(spec);
+  const modules = modulesOf(spec).filter(({ linear }) => !unadapted.includes(modulePath(linear)));
   const paths = modules.map(({ path }) => path);
   checkNames(recipe, paths, spec);
   const targeted = modules.filter(({ layer, linear, path }) =>
@@ -88,6 +90,15 @@ function checkNames(recipe: Asked, paths: readonly string[], spec: ModelSpec): v
   const router = routerPaths(spec).find((path) => !isAll(targets) && isNamed(path, targets) && !paths.includes(path));
   if (router !== undefined && (exclude === null || !isNamed(router, exclude)))
     throw nothing(recipe, `its targets have ${router}, a router`, "routers stay as they are: leave it out");
+  const refused = isAll(targets)
+    ? undefined
+    : modulesOf(spec).find(({ layer, path }) => !paths.includes(path) && isTargeted(recipe, layer, path))?.path;
+  if (refused !== undefined)
+    throw nothing(
+      recipe,
+      `its targets have ${refused}, where PEFT refuses adapters`,
+      'leave it out; "all-linear" has none there',
+    );
   if (typeof targets !== "string") {
     const unknown = targets.filter((target) => !all.some((path) => isNamed(path, [target])));
     const names = unknown.map((target) => `'${target}'`).join(", ");

@@ -57,3 +57,13 @@ test("two stages learn what one does where the last layers share keys and values
   const two = await train([1, 2, 5], { ...ground("gemma4"), spec: late }, [1]);
   for (const i of [1, 2, 5]) expectSame(two.get(i)!, one.get(i)!);
 });
+
+test.each(["llama", "gemma4", "mixtral", "qwen3_5", "lfm2", "granite_h"])(
+  "adapters of %s whose numbers are NaN change no other",
+  async (family) => {
+    const of: Ground = { ...ground(family), lost: [1, 3] };
+    const all = await train([1, 2, 3, 0], of);
+    for (const i of [1, 3]) expect(all.get(i)!.losses.at(-1)).toBeNaN();
+    for (const i of [2, 0]) expectSame(all.get(i)!, (await train([i], of)).get(i)!);
+  },
+);

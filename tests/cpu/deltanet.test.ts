@@ -20,19 +20,23 @@ const { starts, rows: ROWS, bounds: BOUNDS, isPadding, places: PLACES, slotOf, c
 const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
 const silu = (x: number) => x * sigmoid(x);
 
-describe("convolution", () => {
+describe.each(["without a bias", "with a bias"])("convolution %s", (of) => {
   const [C, T, STRIDE] = [37, 4, 50];
   const rng = new Rng(3);
   const [x, weight, dy] = [random(rng, ROWS * STRIDE), random(rng, C * T), random(rng, ROWS * C)];
+  const bias = of === "with a bias" ? random(rng, C) : null;
   const reference = (x: Values): Float64Array =>
     Float64Array.from({ length: ROWS * C }, (_, at) => {
       const [m, c] = [Math.floor(at / C), at % C];
       const taps = range(T).map((t) => [m - T + 1 + t, t] as const);
       const seen = taps.filter(([row]) => row >= BOUNDS[2 * m]!);
-      return isPadding(m) ? 0 : silu(seen.reduce((sum, [row, t]) => sum + weight[c * T + t]! * x[row * STRIDE + c]!, 0));
+      return isPadding(m)
+        ? 0
+        : silu(seen.reduce((sum, [row, t]) => sum + weight[c * T + t]! * x[row * STRIDE + c]!, bias?.[c] ?? 0));
     });
   const columns = (of: Tensor): Tensor => ({ ...of, shape: [ROWS, C], stride: STRIDE });
-  const args = { x: columns(put(x, ROWS, STRIDE)), weight: put(weight, C, T), bounds: putInts(BOUNDS, ROWS, 2) };
+  const weights = { weight: put(weight, C, T), bias: bias && put(bias, C) };
+  const args = { x: columns(put(x, ROWS, STRIDE)), ...weights, bounds: putInts(BOUNDS, ROWS, 2) };
 
   test("forward is the plain sum, and no row sees another sequence", async () => {
     const y = empty(ROWS, C);
@@ -83,7 +87,7 @@ describe("convolution", () => {
       LENGTHS.length,
     );
     const y = empty(LENGTHS.length, C);
-    convolutionDecode(device, { x: put(rows, LENGTHS.length, C), weight: args.weight, places, window, y, capacity: CAPACITY });
+    convolutionDecode(device, { x: put(rows, LENGTHS.length, C), ...weights, places, window, y, capacity: CAPACITY });
     const got = await read(y);
     for (const [i, row] of last.entries())
       for (const c of range(C)) expect(got[i * C + c]!).toBeCloseTo(row < 0 ? 0 : whole[row * C + c]!, 5);

@@ -59,8 +59,9 @@ const uneven: readonly PoolAdapter[] = [
   },
 ];
 
-/** A loss has no gradient where another expert would be chosen, so all are, nor where a clamp begins, so it is far. */
-function smooth(spec: ModelSpec): ModelSpec {
+/** A loss has no gradient where another expert would be chosen, so all are, nor where a clamp or limit begins, so it is far. */
+function smooth({ mamba, ...rest }: ModelSpec): ModelSpec {
+  const spec = { ...rest, mamba: mamba && { ...mamba, limits: { least: 0, most: null } } };
   if (spec.experts === null) return spec;
   const { perToken, clamp, router } = spec.experts;
   const all = { count: perToken, router: { ...router, groups: 1, keptGroups: 1 }, clamp: clamp && { ...clamp, limit: 50 } };

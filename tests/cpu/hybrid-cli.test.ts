@@ -1,6 +1,6 @@
 // Qwen 3.5 as a person trains it: a wrapper with an encoder and a head that predicts several tokens, an adapter on all linears;
-// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, and LFM2 are continued, over two
-// stages, too.
+// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, LFM2, Granite 4 with
+// Mamba and Nemotron-H are continued, over two stages, too.
 
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
@@ -43,11 +43,33 @@ writeTinyModel(convolved, 3, {
   ...{ architectures: ["Lfm2ForCausalLM"], model_type: "lfm2", full_attn_idxs: [1], block_multiple_of: 16, norm_eps: 1e-4 },
 });
 
+const mamba = join(place.root, "mamba");
+writeTinyModel(mamba, 3, {
+  ...{ architectures: ["GraniteMoeHybridForCausalLM"], model_type: "granitemoehybrid", position_embedding_type: "nope" },
+  ...{ layers_block_type: ["mamba", "attention", "mamba"], mamba_n_heads: 8, mamba_n_groups: 2, mamba_d_state: 12 },
+  ...{ num_local_experts: 0, shared_intermediate_size: 40, residual_multiplier: 0.5, attention_multiplier: 0.3 },
+});
+{
+  // As Python writes a config.
+  const config = join(mamba, "config.json");
+  const text = readFileSync(config, "utf8");
+  await Bun.write(config, text.replace(/\}$/, ', "time_step_limit": [0.001, Infinity]}'));
+}
+
+const nemotron = join(place.root, "nemotron");
+writeTinyModel(nemotron, 9, {
+  ...{ architectures: ["NemotronHForCausalLM"], model_type: "nemotron_h", hybrid_override_pattern: "M*-E", head_dim: 16 },
+  ...{ mamba_num_heads: 6, mamba_head_dim: 8, n_groups: 2, ssm_state_size: 12, n_routed_experts: 8, num_experts_per_tok: 3 },
+  ...{ moe_intermediate_size: 24, moe_shared_expert_intermediate_size: 40 },
+});
+
 /** What the second adapter acts on. */
 const SOME = new Map([
   [model, ["o_proj", "in_proj_a", "in_proj_qkv"]],
   [next, ["o_proj", "in_proj_ba", "in_proj_qkvz"]],
   [convolved, ["in_proj", "out_proj", "w3"]],
+  [mamba, ["in_proj", "q_proj", "output_linear"]],
+  [nemotron, ["in_proj", "o_proj", "mixer.up_proj", "shared_experts.down_proj"]],
 ]);
 const recipe = (run = "", steps = 40, of = model) =>
   place.project(
@@ -94,6 +116,8 @@ test.each([
   ["dense", model, 40],
   ["with experts", next, 20],
   ["LFM2", convolved, 20],
+  ["Granite 4 with Mamba", mamba, 20],
+  ["Nemotron-H", nemotron, 20],
 ] as const)(
   "killed and continued, and over two stages, it learns the same, %s",
   async (_, of, steps) => {

@@ -72,6 +72,12 @@ needs("gpu")("other adapters change nothing on the GPU", () => {
           }
         });
 
+        test("next to adapters whose numbers are NaN, bit for bit", async () => {
+          const all = await train([1, 2, 3, 0], { ...ground, lost: [1, 3] });
+          for (const i of [1, 3]) expect(all.get(i)!.losses.at(-1)).toBeNaN();
+          for (const i of [2, 0]) expectSame(all.get(i)!, (await train([i], ground)).get(i)!);
+        });
+
         test("the same run twice, and over two stages on one GPU", async () => {
           const [once, again] = [await train([1, 2, 5], ground), await train([1, 2, 5], ground)];
           const staged = await train([1, 2, 5], ground, [1]);

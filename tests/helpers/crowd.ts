@@ -41,6 +41,8 @@ export type Ground = {
   readonly tables?: (i: number, spec: ModelSpec) => PoolAdapter["tables"];
   /** Tiles of a chunk of targets. */
   readonly chunkTiles?: number;
+  /** Adapters that learn at a rate by which all their numbers are NaN after a step or two. */
+  readonly lost?: readonly number[];
   /** Adapters act in experts (tiny.ts, inExperts). */
   readonly isInExperts?: true;
 };
@@ -100,7 +102,7 @@ export async function train(
   { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, ...more }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
-  const { isInExperts, tables, chunkTiles = 1 } = more;
+  const { isInExperts, tables, chunkTiles = 1, lost = [] } = more;
   const crowd = who.map((i) => settings(i, spec, ranks));
   const ofExperts = isInExperts ? inExperts(spec) : null;
   const adapters = crowd.map(({ adapter, seed }, at) => {
@@ -193,7 +195,8 @@ export async function train(
         const steps = action.steps.map(({ adapter, step }, at) => {
           losses[adapter]!.push(sums[adapter]!);
           sums[adapter] = 0;
-          const { learningRate, ratio, maxGradNorm } = crowd[adapter]!;
+          const { ratio, maxGradNorm } = crowd[adapter]!;
+          const learningRate = lost.includes(who[adapter]!) ? 1e30 : crowd[adapter]!.learningRate;
           const coefficient = clipCoefficient(gradNormOf(squares.map((of) => of[at]!)), maxGradNorm);
           const betas = { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
           return { adapter, t: step + 1, learningRate, ratio, ...betas, weightDecay: 0.01, coefficient };

@@ -26,6 +26,8 @@ export const FAMILY_GOLDENS = [
     "qwen3_next",
     "lfm2",
     "lfm2_moe",
+    "granite_h",
+    "nemotron_h",
   ],
 ];
 

@@ -18,29 +18,10 @@ import { stageMemory } from "../../src/plan/memory.ts";
 import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
+import { OTHER_NAMES } from "./other-names.ts";
 
 /** The linears of Llama, and of most families. */
 export const LINEARS: readonly Linear[] = linearsOfModel({ family: "llama" });
-
-/** What families call the linears that hold one of Llama's. */
-const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
-  qkv_proj: ["q_proj", "k_proj", "v_proj"],
-  gate_up_proj: ["gate_proj", "up_proj"],
-  input_linear: ["gate_proj", "up_proj"],
-  output_linear: ["down_proj"],
-  "self_attn.gate_proj": ["o_proj"],
-  in_proj_qkv: ["q_proj", "v_proj"],
-  in_proj_z: ["gate_proj"],
-  in_proj_b: ["k_proj"],
-  in_proj_a: ["up_proj"],
-  out_proj: ["o_proj"],
-  in_proj: ["q_proj", "v_proj"],
-  "conv.out_proj": ["o_proj"],
-  "self_attn.out_proj": ["o_proj"],
-  "feed_forward.w1": ["gate_proj"],
-  "feed_forward.w3": ["up_proj"],
-  "feed_forward.w2": ["down_proj"],
-};
 
 /** The linears of a model that are called one of these, or hold one that is. */
 export const namedIn = (spec: Pick<ModelSpec, "family">, names: readonly Linear[]): readonly Linear[] =>
@@ -173,6 +154,11 @@ const HYBRID = {
   ...{ ropes: [{ headDim: 12, rotated: 6, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
 };
 
+const MAMBA = {
+  heads: { heads: 6, headDim: 5, groups: 2, stateDim: 7 },
+  ...{ limits: { least: 0.2, most: 2.5 }, convolutionBias: true, bias: false, normEps: 1 },
+};
+
 /**
  * Families whose layers have unequal linears, for adapters placed on them: Gemma 4 with keys as values, shared keys and values,
  * and inputs of each layer's own; mixtures of experts.
@@ -216,6 +202,26 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
   lfm2: tinySpec({
     ...{ family: "lfm2", headDim: 12, normEps: 1e-3, tiedEmbeddings: true },
     ...{ convolutions: [true, false], layerRopes: [null, 0] },
+  }),
+  granite_h: tinySpec({
+    ...{ family: "granite_h", embeddingScale: 2, logitScale: 1, kvHeads: 1, layerRopes: [null, null] },
+    mamba: { ...MAMBA, bias: true, layers: [true, false] },
+  }),
+  graniteHmoe: tinySpec({
+    ...{ family: "granite_h", layerRopes: [null, 0], embeddingScale: 1.4 },
+    mamba: { ...MAMBA, convolutionBias: false, limits: { least: 0, most: null }, layers: [false, true] },
+    experts: tinyExperts(2, { files: "rows" }),
+  }),
+  nemotronH: tinySpec({
+    ...{ family: "nemotron_h", layers: 2, layerRopes: [null, null], embeddingScale: 2, mlpBias: true },
+    mamba: { ...MAMBA, bias: true, layers: [true, false] },
+    attentionLayers: [false, true],
+  }),
+  nemotronHmoe: tinySpec({
+    ...{ family: "nemotron_h", layerRopes: [null, null], embeddingScale: 2 },
+    mamba: { ...MAMBA, layers: [false, false] },
+    attentionLayers: [false, false],
+    experts: tinyExperts(2, { layers: [true, false], shared: 24, router: { score: "sigmoid", eps: 1e-20, scaling: 1.8 } }),
   }),
   lfm2moe: tinySpec({
     ...{ family: "lfm2_moe", convolutions: [false, true], layerRopes: [0, null] },

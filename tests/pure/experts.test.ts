@@ -1,13 +1,13 @@
 // What of a mixture of experts GPUs have kernels for.
 
 import { expect, test } from "bun:test";
-import { isOfExperts } from "../../src/families/linears.ts";
+import { isOfExperts, linearsIn } from "../../src/families/linears.ts";
 import { countSites, expertNotices } from "../../src/plan/experts.ts";
 import { requireKernels } from "../../src/plan/memory.ts";
 import { placeAdapter } from "../../src/plan/places.ts";
 import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
 import { refused } from "../helpers/refused.ts";
-import { inExperts, sparseFamilies, tinyExperts, tinySpec } from "../helpers/tiny.ts";
+import { inExperts, placedOn, sparseFamilies, tinyExperts, tinySpec } from "../helpers/tiny.ts";
 
 const GPU = { kind: "cuda", name: "a GPU" } as const;
 const of = (count: number, perToken: number) => tinySpec({ family: "mixtral", experts: tinyExperts(2, { count, perToken }) });
@@ -38,6 +38,9 @@ test("a plan counts linears of attention, of dense MLPs and of experts, and says
   const [shared, , , , attention] = inExperts(spec);
   expect(countSites(shared!, spec.layers)).toEqual({ attention: 3, dense: 0, experts: 6 });
   expect(countSites(attention!, spec.layers)).toEqual({ attention: 3, dense: 0, experts: 0 });
+  const mixers = sparseFamilies["nemotronH"]!; // a layer of Mamba, one of attention
+  const everywhere = placedOn(mixers, { rank: 2, scale: 1, targets: linearsIn(mixers) });
+  expect(countSites(everywhere, mixers.layers)).toEqual({ attention: 4, dense: 2, experts: 0 });
   const all = recipe("a", "all-linear", 0.1);
   const named = recipe("b", ["q_proj", "down_proj"], 0.1);
   const [without, dropping, ...more] = expertNotices([all, named, recipe("c", ["q_proj"], 0.1)], spec);

@@ -1,6 +1,8 @@
 // Base models that are refused, each with one line that says what was found and what is supported; and how wrappers are read.
 
 import { describe, expect, test } from "bun:test";
+import { parsePython } from "../../src/base/python-json.ts";
+import { range } from "../../src/base/shape.ts";
 import type { Json } from "../../src/data/pre-tokenise.ts";
 import { resolveTokenizer } from "../../src/data/tokenizer-json.ts";
 import { ropeFrequencies, ropeTables } from "../../src/engine/rope.ts";
@@ -17,6 +19,7 @@ const wrapped = (architecture: string, text: object, more: object = {}) =>
 
 const QWEN_VL = "Qwen3VLForConditionalGeneration";
 const MISTRAL3 = "Mistral3ForConditionalGeneration";
+const GRANITE4 = "GraniteMoeHybridForCausalLM";
 const QWEN35 = "Qwen3_5ForCausalLM";
 
 describe("refused with what was found and what is supported", () => {
@@ -93,17 +96,20 @@ describe("refused with what was found and what is supported", () => {
       "",
     ],
     [
-      "Mamba layers",
-      () => of("GraniteMoeHybridForCausalLM", { layer_types: ["attention", "mamba"], num_local_experts: 0 }),
-      'layer_types has "mamba" for layer 1',
-      "supported is attention",
+      "a kind of layer next to Mamba",
+      () => of(GRANITE4, { layer_types: ["mamba", "sliding_attention"] }),
+      "layer_types has another kind for layer 1",
+      "",
     ],
+    ["heads of Mamba", () => of(GRANITE4, { mamba_n_heads: 3 }), "mamba_n_heads is 3", ""],
     [
-      "experts",
-      () => of("GraniteMoeHybridForCausalLM", { layer_types: ["attention", "attention"] }),
-      "num_local_experts is 8",
-      "a dense MLP",
+      "groups of heads",
+      () => of(GRANITE4, { mamba_n_heads: 4, mamba_n_groups: 3 }),
+      "3, which does not divide the 4 heads",
+      "",
     ],
+    ["limits of steps", () => of(GRANITE4, { mamba_n_heads: 4, time_step_limit: [1, 0.5] }), "time_step_limit is [1,0.5]", ""],
+    ["a position of tokens", () => of(GRANITE4, { position_embedding_type: "alibi" }), '"alibi"', '"nope"'],
     [
       "a kind of linear attention",
       () => of(QWEN35, { layer_types: ["mamba", "full_attention"] }),
@@ -209,6 +215,86 @@ describe("Qwen 3.5", () => {
     expect(has(0)).toEqual(["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj", ...mlp]);
     expect(has(1)).toEqual(["q_proj", "k_proj", "v_proj", "o_proj", ...mlp]);
     expect(linearShape(spec, "q_proj", 1)).toMatchObject({ out: 2 * 2 * 256, in: 16 });
+  });
+});
+
+describe("Granite 4", () => {
+  const mamba = { layer_types: ["mamba", "attention"], mamba_n_heads: 4 };
+
+  test("attention with a dense MLP is the family it was; Mamba layers, experts, and a config that is silent are another", () => {
+    const family = (more: object) => of(GRANITE4, { mamba_n_heads: 4, ...more }).family;
+    expect(family({ layer_types: ["attention", "full_attention"], num_local_experts: 0 })).toBe("granitemoehybrid");
+    expect(family({ layer_types: ["attention", "attention"] })).toBe("granite_h");
+    expect(family({ ...mamba, num_local_experts: 0 })).toBe("granite_h");
+    expect(of(GRANITE4, { mamba_n_heads: 4 }).mamba!.layers).toEqual([true, true]);
+  });
+
+  test("limits of steps as Python and as transformers 5 write them, and where there are none", () => {
+    const limits = (more: object) => of(GRANITE4, { ...mamba, ...more }).mamba!.limits;
+    expect(limits({})).toEqual({ least: 0, most: null });
+    expect(limits({ time_step_limit: [0.5, 2] })).toEqual({ least: 0.5, most: 2 });
+    const written = parsePython('{"time_step_limit": [0.25, Infinity], "text": "not NaN, nor \\"Infinity"}');
+    expect(written).toEqual({ time_step_limit: [0.25, { __float__: "Infinity" }], text: 'not NaN, nor "Infinity' });
+    expect(limits(written as object)).toEqual({ least: 0.25, most: null });
+    expect(() => parsePython('{"time_step_limit": [0, Infinty]}')).toThrow(SyntaxError);
+  });
+
+  test("an adapter acts on the linears that each layer has; GPUs are refused by name", () => {
+    const spec = of(GRANITE4, { ...mamba, hidden_size: 64, num_local_experts: 0 });
+    const has = (layer: number) => modulesOf(spec).flatMap((module) => (module.layer === layer ? [module.path] : []));
+    const mlp = ["shared_mlp.input_linear", "shared_mlp.output_linear"];
+    const paths = (names: readonly string[], layer: number) => names.map((name) => `model.layers.${layer}.${name}`);
+    expect(has(0)).toEqual(paths(["mamba.in_proj", "mamba.out_proj", ...mlp], 0));
+    expect(has(1)).toEqual(paths([..."qkvo"].map((name) => `self_attn.${name}_proj`).concat(mlp), 1));
+    expect(() => requireKernels(spec, { kind: "cuda", name: "a GPU" })).toThrow("(granite_h) has Mamba layers");
+  });
+});
+
+describe("Nemotron-H", () => {
+  const NEMOTRON = "NemotronHForCausalLM";
+  const kindsOf = (more: object) => {
+    const { layers, mamba, attentionLayers, experts } = of(NEMOTRON, more);
+    return range(layers)
+      .map((i) => (mamba!.layers[i] ? "M" : attentionLayers[i] ? "*" : experts?.layers[i] ? "E" : "-"))
+      .join("");
+  };
+
+  test("layers are those of the list, else of the pattern, however many the config says", () => {
+    expect(kindsOf({})).toBe("ME*-");
+    expect(kindsOf({ hybrid_override_pattern: "MM*-" })).toBe("MM*-");
+    expect(kindsOf({ layers_block_type: ["mamba", "attention", "moe"], hybrid_override_pattern: "M" })).toBe("M*E");
+    expect(kindsOf({ layer_types: ["linear_attention", "full_attention", "mlp"] })).toBe("M*-");
+  });
+
+  test("steps have the lower limit of time_step_min, as transformers 5.24 has it, whatever time_step_limit says", () => {
+    const least = (more: object) => of(NEMOTRON, more).mamba!.limits;
+    expect(least({})).toEqual({ least: 0.001, most: null });
+    expect(least({ time_step_min: 0.25, time_step_limit: [0.5, 1] })).toEqual({ least: 0.25, most: null });
+    expect(least({ mamba_dt_min: 0.125 })).toEqual({ least: 0.125, most: null });
+  });
+
+  test.each([
+    [{ hybrid_override_pattern: "M?" }, 'hybrid_override_pattern has "?" for layer 1'],
+    [{ mlp_hidden_act: "silu" }, 'mlp_hidden_act is "silu"'],
+    [{ moe_latent_size: 8 }, "moe_latent_size is 8"],
+    [{ n_groups: 3 }, "n_groups is 3, which does not divide the 128 heads"],
+    [{ conv_kernel: 3 }, "conv_kernel is 3"],
+  ])("refused: %p", (more, message) => {
+    expect(refused(() => of(NEMOTRON, more)).message).toContain(message);
+  });
+
+  test("no adapter acts on out_proj, as in PEFT: all-linear leaves it out, and its name is refused", () => {
+    const spec = of(NEMOTRON, { hybrid_override_pattern: "M-" });
+    const recipe = {
+      ...{ name: "a", exclude: null, layers: null, rank: 2, rankPattern: {}, alpha: 2, alphaPattern: {}, rslora: false },
+      ...({ method: "lora", init: "default", experts: "shared-outer" } as const),
+    };
+    const placedOn = (targets: string | readonly string[]): readonly string[] =>
+      placeAdapter({ ...recipe, targets }, spec).targets;
+    expect(placedOn("all-linear")).toEqual(["mixer.in_proj", "mixer.up_proj", "mixer.down_proj"]);
+    expect(placedOn(["in_proj"])).toEqual(["mixer.in_proj"]);
+    for (const targets of [["out_proj"], ".*_proj"])
+      expect(refused(() => placedOn(targets)).message).toContain("model.layers.0.mixer.out_proj, where PEFT refuses adapters");
   });
 });
 

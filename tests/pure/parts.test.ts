@@ -26,7 +26,7 @@ test.each(specs)("the parts of %s are programs, and have each operation once", (
       operationsIn(spec, { from: layer + 0.5, to: spec.layers }, layer),
     ];
     expect([...before, ...after].map(({ op, to }) => `${op} ${to}`)).toEqual(all.map(({ op, to }) => `${op} ${to}`));
-    expect(before.some(({ op }) => ["attention", "deltaRule", "shortConvolution"].includes(op))).toBe(true);
+    expect(before.some(({ op }) => ["attention", "deltaRule", "shortConvolution", "stateSpace"].includes(op))).toBe(true);
     expect(after[0]!.from).toBe(INPUT);
     for (const part of [before, after]) expect(resolve(part, layer, spec.hidden).values.get(INPUT)!.width).toBe(spec.hidden);
   }

@@ -129,7 +129,7 @@ function launchLinear(gpu: DryGpu, { heads }: NonNullable<ModelSpec["delta"]>): 
   const [bounds, places] = [arena.tensor("i32", rows, 2), arena.tensor("i32", rows)];
   const kept = { places, window: arena.tensor(gpu.compute, 2, 3, channels), capacity: 8 };
   convolutionKeep(gpu, { x: mixed, bounds, ...kept });
-  convolutionDecode(gpu, { x: mixed, weight: arena.tensor("f32", channels, 4), y, ...kept });
+  convolutionDecode(gpu, { x: mixed, weight: arena.tensor("f32", channels, 4), bias: null, y, ...kept });
   const state = arena.tensor("f32", 2, valueHeads, keyDim, valueDim);
   const vectors = { decay: arena.tensor("f32", valueHeads), bias: arena.tensor("f32", valueHeads) };
   const gates = arena.tensor(gpu.compute, rows, 2 * valueHeads);

@@ -224,10 +224,11 @@ def logits_of(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def greedy(model: torch.nn.Module, ids: list[int], grown: int) -> list[int]:
-    """With a cache, as transformers generates; without a mask it takes the token 0 for padding."""
+def greedy(model: torch.nn.Module, ids: list[int], family: Family) -> list[int]:
+    """As transformers generates; without a mask it takes the token 0 for padding."""
     tokens = torch.tensor([ids])
-    out = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=grown, do_sample=False, eos_token_id=None, pad_token_id=0)
+    settings = dict(max_new_tokens=family.grown, do_sample=False, eos_token_id=None, pad_token_id=0, use_cache=family.cached)
+    out = model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), **settings)
     return out[0, len(ids) :].tolist()
 
 
@@ -272,7 +273,7 @@ def make_adapter(family: Family, adapter: Adapter, folder: Path, probe: list[int
     print(f"  {family.name}/{adapter.name}: loss {steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}, apart {spread['losses']:.1e} {spread['weights']:.1e}")
     numbers = {f"{adapter.name}/{name}": value for name, value in final.items()}
     if adapter.name == "all":
-        part |= dict(greedy=greedy(model, probe[: family.prompt], family.grown))
+        part |= dict(greedy=greedy(model, probe[: family.prompt], family))
         numbers |= {"logits/all": logits_of(model, probe)}
     return part, numbers
 

@@ -58,6 +58,8 @@ class Family:
     attention: str = "sdpa"
     #: Tokens of the greedy continuation: where it passes the original positions transformers begins anew with the long factors.
     grown: int = 12
+    #: Whether the greedy continuation is over a cache. There transformers' Mamba layers take steps without their limits.
+    cached: bool = True
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:
@@ -127,6 +129,11 @@ CONVOLVED = {key: value for key, value in SMALL.items() if key != "rms_norm_eps"
 CONVOLVED_LINEARS = {name: f"self_attn.{name}" for name in ALL[:3]} | {
     "self_attn.out_proj": "self_attn.out_proj", "in_proj": "conv.in_proj", "conv.out_proj": "conv.out_proj",
 }  # fmt: skip
+
+
+MAMBA_VALUES = {"A_log": (-1.0, 2.0), "dt_bias": (0.0, 1.0), ".D": (1.0, 0.5)}
+#: Of heads that share B and C by twos; steps with limits that many of them pass.
+MAMBA = dict(mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=4, mamba_d_state=12, mamba_expand=2, mamba_chunk_size=16, time_step_limit=(0.3, 1.5))
 
 
 def gpt_oss(**changes: int) -> hf.GptOssConfig:
@@ -345,5 +352,40 @@ FAMILIES = [
         linears=CONVOLVED_LINEARS,
         plain=(dict(num_experts_per_tok=2), dict(norm_topk_prob=False), dict(routed_scaling_factor=1.0)),
         lengths=(30, 2, 9, 3, 2),
+    ),  # fmt: skip
+    Family(
+        "granite_h",
+        lambda: hf.GraniteMoeHybridConfig(
+            **SMALL | dict(num_hidden_layers=3, intermediate_size=24, max_position_embeddings=256), **GRANITE, **MAMBA, mamba_proj_bias=True, shared_intermediate_size=40,
+            num_local_experts=8, num_experts_per_tok=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
+        ),
+        linears=ATTENTION | {"mamba.in_proj": "mamba.in_proj", "mamba.out_proj": "mamba.out_proj", "input_linear": "shared_mlp.input_linear", "output_linear": "shared_mlp.output_linear"},
+        plain=(*({key: 1.0} for key in GRANITE), dict(num_experts_per_tok=2), dict(position_embedding_type="rope"), dict(time_step_limit=(0.0, 1.5)), dict(time_step_limit=(0.3, float("inf")))),
+        values=MAMBA_VALUES,
+        # Below the taps of the convolution, a chunk of 64 (the last token is not read), several, a token more than one.
+        lengths=(3, 65, 170, 2, 66),
+        probe=40,
+        prompt=20,
+        cached=False,
+    ),  # fmt: skip
+    Family(
+        "nemotron_h",
+        lambda: hf.NemotronHConfig(
+            **{key: value for key, value in SMALL.items() if key not in ("num_hidden_layers", "rms_norm_eps")}, layer_norm_epsilon=1e-3, head_dim=12,
+            layers_block_type=["linear_attention", "mlp", "full_attention", "moe", "linear_attention"], mamba_num_heads=6, mamba_head_dim=8, n_groups=3, ssm_state_size=12, chunk_size=16,
+            time_step_min=0.4, time_step_limit=(0.0, 0.5), use_bias=True, mlp_bias=True, n_routed_experts=8, num_experts_per_tok=3, moe_intermediate_size=24,
+            moe_shared_expert_intermediate_size=20, n_group=4, topk_group=2, routed_scaling_factor=1.7,
+        ),
+        # PEFT refuses out_proj in models of this type.
+        linears={
+            path: path
+            for path in (f"mixer.{name}" for name in ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj", "up_proj", "down_proj", "shared_experts.up_proj", "shared_experts.down_proj"])
+        },
+        plain=(dict(time_step_min=0.001), dict(num_experts_per_tok=2), dict(topk_group=4), dict(routed_scaling_factor=1.0), dict(norm_topk_prob=False)),
+        values=MAMBA_VALUES,
+        lengths=(65, 3, 30, 2, 66),
+        probe=40,
+        prompt=20,
+        cached=False,
     ),  # fmt: skip
 ]

@@ -3,7 +3,8 @@ autograd. One command: python3 tests/gpu/kernels/deltanet.py [--time]
 
 Fresh random inputs, poisoned outputs and scratch, sequences shorter than the convolution, of one chunk, a token more, and of
 many chunks, with padding; keys that are nearly alike, whose chunk's matrix is hard to invert; each sequence alone and among
-others bit for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU. --time measures a layer of Qwen3.5-4B.
+others, and all between others that are NaN, bit for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU. --time
+measures a layer of Qwen3.5-4B.
 """
 import sys
 import time
@@ -27,6 +28,14 @@ def packed(lengths):
         bounds[row : row + length] = [[row, row + length]] * length
         row += length
     return ints(bounds), starts, rows
+
+
+def between(bounds, *tensors):
+    """The same next to tiles of two other adapters, whose sequences fill them and whose values are NaN: none may come
+    through."""
+    other = ints([[0, TILE]] * TILE)
+    nan = lambda t: torch.full((TILE, t.shape[1]), float("nan"), device=t.device, dtype=t.dtype)  # noqa: E731
+    return torch.cat([other, bounds + TILE, other + TILE + len(bounds)]), *(torch.cat([nan(t), t, nan(t)]) for t in tensors)
 
 
 def recurrence(mixed, gates, decay, bias, starts, lengths, H, heads, K, V):
@@ -98,6 +107,12 @@ def delta(kind, lengths, H, heads, K, V, alike=False):
         run.delta_backward(kind, cut(mixed), dgates2, decay, bias, own, cut(dout), dmixed2, **of)
         for name, a, b in (("out", out2, out), ("dmixed", dmixed2, dmixed), ("dgates", dgates2, dgates)):
             case.same(f"{name} alone", a[:length], b[start : start + length])
+    wide, mixed2, gates2, dout2 = between(bounds, mixed, gates, dout)
+    out2, dmixed2, dgates2 = poison(kind, len(wide), heads * V), poison(kind, *mixed2.shape), gates2.clone()
+    run.delta_forward(kind, mixed2, gates2, decay, bias, wide, out2, **of)
+    run.delta_backward(kind, mixed2, dgates2, decay, bias, wide, dout2, dmixed2, **of)
+    for name, a, b in (("out", out2, out), ("dmixed", dmixed2, dmixed), ("dgates", dgates2, dgates)):
+        case.same(f"{name} between others", a[TILE:-TILE], b)
     # A row more of each sequence, over the state that was kept, and a row without a place.
     more, more_gates = rnd(kind, len(lengths) + 1, mixed.shape[1]), rnd(kind, len(lengths) + 1, 2 * heads)
     after, out3 = state.clone(), poison(kind, len(lengths) + 1, heads * V)
@@ -131,6 +146,12 @@ def convolution(kind, lengths, C):
     case.near("dx", dx[:, :C], x64.grad)
     if not bool(dx[:, C:].isnan().all()):
         case.wrong.append("other columns are written")
+    bounds2, wide2, dy2 = between(bounds, wide, dy)
+    y2, dx2 = poison(kind, len(bounds2), C), poison(kind, *wide2.shape)
+    run.convolution_forward(kind, wide2[:, :C], weight, bounds2, y2)
+    run.convolution_backward(kind, dy2, wide2[:, :C], weight, bounds2, dx2[:, :C])
+    case.same("y between others", y2[TILE:-TILE], y)
+    case.same("dx between others", dx2[TILE:-TILE, :C], dx[:, :C])
     capacity = max(lengths) + 2
     places = torch.full((rows,), -1, device=DEVICE, dtype=torch.int32)
     for i, (start, length) in enumerate(zip(starts, lengths)):

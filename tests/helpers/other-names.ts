@@ -1,0 +1,33 @@
+// For tests that name the linears of one family and train another.
+
+/** What families call the linears that hold one of Llama's. */
+export const OTHER_NAMES: Readonly<Record<string, readonly string[]>> = {
+  qkv_proj: ["q_proj", "k_proj", "v_proj"],
+  gate_up_proj: ["gate_proj", "up_proj"],
+  input_linear: ["gate_proj", "up_proj"],
+  output_linear: ["down_proj"],
+  "self_attn.gate_proj": ["o_proj"],
+  in_proj_qkv: ["q_proj", "v_proj"],
+  in_proj_z: ["gate_proj"],
+  in_proj_b: ["k_proj"],
+  in_proj_a: ["up_proj"],
+  out_proj: ["o_proj"],
+  in_proj: ["q_proj", "v_proj"],
+  "conv.out_proj": ["o_proj"],
+  "mamba.in_proj": ["q_proj", "v_proj"],
+  "mamba.out_proj": ["o_proj"],
+  "self_attn.out_proj": ["o_proj"],
+  "mixer.q_proj": ["q_proj"],
+  "mixer.k_proj": ["k_proj"],
+  "mixer.v_proj": ["v_proj"],
+  "mixer.o_proj": ["o_proj"],
+  "mixer.in_proj": ["q_proj", "v_proj"],
+  "mixer.out_proj": ["o_proj"],
+  "mixer.up_proj": ["gate_proj", "up_proj"],
+  "mixer.down_proj": ["down_proj"],
+  "mixer.shared_experts.up_proj": ["gate_proj", "up_proj"],
+  "mixer.shared_experts.down_proj": ["down_proj"],
+  "feed_forward.w1": ["gate_proj"],
+  "feed_forward.w3": ["up_proj"],
+  "feed_forward.w2": ["down_proj"],
+};
