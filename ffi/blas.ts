@@ -30,10 +30,16 @@ export const blas = {
   scipy_openblas_get_corename: { args: [], returns: "cstring" },
 } as const;
 
+/**
+ * What it computes for on any 64-bit Arm: its choice for processors with SME is kernels that are empty in this package
+ * (findings/openblas-sme-empty-kernels.sh), and one choice is the same bits on all.
+ */
+const ARM = "NEOVERSEN1";
+
 /** Opens OpenBLAS at an absolute path, on one thread, whatever OPENBLAS_* and OMP_* say. Throws what `openLibrary` throws. */
 export function openBlas(path: string) {
   setNativeEnvironment({
-    OPENBLAS_CORETYPE: environment("MLORA_BLAS_CORE"),
+    OPENBLAS_CORETYPE: environment("MLORA_BLAS_CORE") ?? (process.arch === "arm64" ? ARM : undefined),
     OPENBLAS_L2_SIZE: undefined,
     OPENBLAS_BLOCK_FACTOR: undefined,
     OPENBLAS_VERBOSE: undefined,

@@ -7,7 +7,7 @@
 #define NOTHING 1e-15f // values below count as zeros
 
 static inline void put_half(uint8_t *at, float value) {
-  uint16_t bits = (uint16_t)_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
+  uint16_t bits = half_of(value);
   memcpy(at, &bits, 2);
 }
 

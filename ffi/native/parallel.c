@@ -26,7 +26,13 @@ static struct {
   int64_t n, piece;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .threads = 1, .cores = 1};
 
-static inline void relax(void) { __builtin_ia32_pause(); }
+static inline void relax(void) {
+#ifdef __x86_64__
+  __builtin_ia32_pause();
+#else
+  __asm__ volatile("yield");
+#endif
+}
 
 // Takes pieces of the current round until none is left.
 static void work(void) {

@@ -6,7 +6,7 @@ import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import { RunError } from "./errors.ts";
 
-/** What x86-64-v3 code uses, by the names of /proc/cpuinfo: ffi/native is compiled for it. */
+/** What x86-64-v3 code uses, by the names of /proc/cpuinfo: ffi/native is compiled for it, or for any 64-bit Arm. */
 const NEEDED = ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"];
 
 export type Processor = {
@@ -33,7 +33,8 @@ type Read = (path: string) => string | undefined;
 export function processor(read: Read = readFile): Processor {
   const [, flags = ""] = /^flags\s*:(.*)$/m.exec(read("/proc/cpuinfo") ?? "") ?? [];
   const has = new Set(flags.trim().split(/\s+/));
-  const missing = process.arch === "x64" ? NEEDED.filter((name) => !has.has(name)) : ["x86-64"];
+  const isArm = process.arch === "arm64";
+  const missing = isArm ? [] : process.arch === "x64" ? NEEDED.filter((name) => !has.has(name)) : ["x86-64"];
   return { model: cpus()[0]?.model.trim() || process.arch, cores: usableCores(read), missing, avx512: has.has("avx512f") };
 }
 
@@ -47,7 +48,7 @@ export function requireProcessor(read: Read = readFile): Processor {
   throw new RunError(
     "machine.processor",
     `the processor, ${found.model}, lacks ${found.missing.join(", ")}`,
-    "mlora's kernels need x86-64-v3: Intel since Haswell (2013), AMD since Excavator (2015)",
+    "mlora's kernels need x86-64-v3 (Intel since Haswell, AMD since Excavator: 2013 and 2015) or 64-bit Arm",
   );
 }
 
