@@ -7,8 +7,10 @@
 // A panel is DEPTH rows of PANEL columns of op(b): both ways of reading a frozen weight, W^T forward and W backward, end in one
 // form, and so does one in fewer bits. Packing takes a tenth of the time at 264 rows.
 #include "gemm.h"
-#include <immintrin.h>
 #include <stdlib.h>
+
+#ifdef __x86_64__
+#include <immintrin.h>
 
 #define ROWS 8         // of a tile
 #define VECTORS 3      // of 16 columns, of a tile
@@ -226,3 +228,19 @@ static void cut_and_run(const gemm_args *g, int pieces) {
 
 void gemm(const gemm_args *g) { cut_and_run(g, pool_threads() == 1 ? 1 : 4 * pool_threads()); }
 void gemm_here(const gemm_args *g) { cut_and_run(g, 1); }
+
+#else
+int native_gemm(int allow) {
+  (void)allow;
+  return 0;
+}
+int gemm_works(void) { return 0; }
+void gemm(const gemm_args *g) {
+  (void)g;
+  abort();
+}
+void gemm_here(const gemm_args *g) {
+  (void)g;
+  abort();
+}
+#endif

@@ -10,10 +10,10 @@
 #define LANES 16 // accumulators of a sum: wide enough for AVX-512, and the fixed order of every reduction
 
 // Compiled for AVX-512, too, which is taken where the processor has it: of functions that go through rows element by element.
-#ifdef __clang__
-#define WIDE
-#else
+#if defined(__x86_64__) && !defined(__clang__)
 #define WIDE __attribute__((target_clones("avx512f", "default")))
+#else
+#define WIDE
 #endif
 
 // Calls fn(context, begin, end) over [0, n) on all threads; returns when all is done. Pieces are whole multiples of `grain`.
