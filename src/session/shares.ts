@@ -26,7 +26,12 @@ export class Shares {
 
   /** An owner did not need this much of what it was charged with. */
   refund(owner: string, amount: number): void {
-    if (this.#had.has(owner)) this.charge(owner, -amount); // else it has no work, and no claim
+    this.add(owner, -amount);
+  }
+
+  /** An owner has had work of this size since it had its turn. */
+  add(owner: string, amount: number): void {
+    if (this.#had.has(owner)) this.charge(owner, amount); // else it has no work, and no claim
   }
 
   /** An owner has had work of this size. */

@@ -96,6 +96,7 @@ export class Slots<T extends Resident> {
     } finally {
       of.uses--;
       of.usedAt = now();
+      this.#shares.add(of.owner, 1);
       this.#settle();
     }
   }
