@@ -4,13 +4,13 @@
 import { basename } from "node:path";
 import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
-import { sleep } from "../base/clock.ts";
+import { MOST_TIMER_MS, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { endWithin, startProgram } from "../cluster/spawn.ts";
 import { rewardsOf } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
 import type { Recipe } from "../recipe/recipe.ts";
-import { ask, shown } from "../sources/http.ts";
+import { type Ask, ask, shown } from "../sources/http.ts";
 
 export type NamedReward = ReturnType<typeof rewardsOf>[number];
 
@@ -106,6 +106,11 @@ async function ofProgram(
   });
 }
 
+async function answerOf(url: string, options: Ask): Promise<{ readonly response: Response; readonly text: string }> {
+  const { response } = await ask(url, options);
+  return { response, text: await response.text() };
+}
+
 async function ofAddress(
   { url, seconds = SECONDS }: Extract<NamedReward, { readonly url: unknown }>,
   asked: readonly Asked[],
@@ -113,8 +118,15 @@ async function ofAddress(
 ): Promise<(number | null)[]> {
   const body = `[${asked.map(lineOf).join(",")}]`;
   const headers = { "content-type": "application/json" };
-  const { response } = await ask(url, { method: "POST", body, headers, headMs: 1000 * seconds, signal });
-  const text = (await response.text()).slice(0, MOST_CHARACTERS * (asked.length + 1));
+  const headMs = Math.min(1000 * seconds, MOST_TIMER_MS);
+  const late = AbortSignal.timeout(headMs);
+  const sent = { method: "POST", body, headers, headMs, signal: AbortSignal.any([signal, late]) } as const;
+  const broken = (error: unknown) => {
+    if (late.aborted) return failed(`${shown(url)}: no whole answer after ${seconds} s`);
+    return error instanceof MloraError ? error : failed(`${shown(url)}: its answer breaks off: ${textOf(error)}`);
+  };
+  const { response, text: whole } = await answerOf(url, sent).catch((error: unknown) => Promise.reject(broken(error)));
+  const text = whole.slice(0, MOST_CHARACTERS * (asked.length + 1));
   if (!response.ok) throw failed(`${shown(url)} answered ${response.status}: ${text.slice(0, 100)}`);
   const parsed = v.safeParse(v.pipe(v.string(), v.parseJson(), v.array(v.unknown())), text);
   if (!parsed.success) throw failed(`${shown(url)}: expected a JSON list, found ${JSON.stringify(text.slice(0, 100))}`);
