@@ -10,7 +10,7 @@ import { endWithin, startProgram } from "../cluster/spawn.ts";
 import { rewardsOf } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
 import type { Recipe } from "../recipe/recipe.ts";
-import { type Ask, ask, shown } from "../sources/http.ts";
+import { ask, shown } from "../sources/http.ts";
 
 export type NamedReward = ReturnType<typeof rewardsOf>[number];
 
@@ -52,8 +52,31 @@ export function checkRewards({ adapters }: Pick<Recipe, "adapters">): void {
   }
 }
 
-/** A reward for each of the answers; what fails is asked again, and told to `notice`. Throws a RunError, `reward.failed`. */
-export async function rewardsFrom(
+/**
+ * By each reward, a number for each of the answers. All are asked at once; what fails is asked again, and told to `notice`.
+ * Throws a RunError, `reward.failed`, when none is asked any more.
+ */
+export async function allRewards(
+  rewards: readonly NamedReward[],
+  asked: readonly Asked[],
+  notice: (text: string) => void,
+  signal: AbortSignal,
+): Promise<(readonly (number | null)[])[]> {
+  const over = new AbortController();
+  const stop = AbortSignal.any([signal, over.signal]);
+  const asking = rewards.map(async (reward) => {
+    try {
+      return await rewardsFrom(reward, asked, notice, stop);
+    } catch (error) {
+      over.abort(error); // nothing is learned of these answers: other programs end
+      throw error;
+    }
+  });
+  await Promise.allSettled(asking);
+  return await Promise.all(asking);
+}
+
+async function rewardsFrom(
   reward: NamedReward,
   asked: readonly Asked[],
   notice: (text: string) => void,
@@ -106,11 +129,6 @@ async function ofProgram(
   });
 }
 
-async function answerOf(url: string, options: Ask): Promise<{ readonly response: Response; readonly text: string }> {
-  const { response } = await ask(url, options);
-  return { response, text: await response.text() };
-}
-
 async function ofAddress(
   { url, seconds = SECONDS }: Extract<NamedReward, { readonly url: unknown }>,
   asked: readonly Asked[],
@@ -120,13 +138,15 @@ async function ofAddress(
   const headers = { "content-type": "application/json" };
   const headMs = Math.min(1000 * seconds, MOST_TIMER_MS);
   const late = AbortSignal.timeout(headMs);
-  const sent = { method: "POST", body, headers, headMs, signal: AbortSignal.any([signal, late]) } as const;
-  const broken = (error: unknown) => {
-    if (late.aborted) return failed(`${shown(url)}: no whole answer after ${seconds} s`);
-    return error instanceof MloraError ? error : failed(`${shown(url)}: its answer breaks off: ${textOf(error)}`);
+  const options = { method: "POST", body, headers, headMs, signal: AbortSignal.any([signal, late]) } as const;
+  const answer = async () => {
+    const { response } = await ask(url, options);
+    return { response, text: await textIn(response, MOST_CHARACTERS * (asked.length + 1)) };
   };
-  const { response, text: whole } = await answerOf(url, sent).catch((error: unknown) => Promise.reject(broken(error)));
-  const text = whole.slice(0, MOST_CHARACTERS * (asked.length + 1));
+  const { response, text } = await answer().catch((error: unknown) => {
+    if (late.aborted) throw failed(`${shown(url)} did not answer within ${seconds} s`);
+    throw error instanceof MloraError ? error : failed(`${shown(url)}: its answer broke off: ${textOf(error)}`);
+  });
   if (!response.ok) throw failed(`${shown(url)} answered ${response.status}: ${text.slice(0, 100)}`);
   const parsed = v.safeParse(v.pipe(v.string(), v.parseJson(), v.array(v.unknown())), text);
   if (!parsed.success) throw failed(`${shown(url)}: expected a JSON list, found ${JSON.stringify(text.slice(0, 100))}`);
@@ -136,4 +156,15 @@ async function ofAddress(
     if (v.is(value, one)) return one;
     throw failed(`${shown(url)}: expected a number or null as reward ${i + 1}, found ${JSON.stringify(one)?.slice(0, 100)}`);
   });
+}
+
+/** The beginning of an answer, of about as many characters: one without an end is not read on. */
+async function textIn(response: Response, most: number): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const bytes of response.body ?? []) {
+    text += decoder.decode(bytes, { stream: true });
+    if (text.length > most) break;
+  }
+  return text;
 }
