@@ -79,7 +79,7 @@ describe("an address", () => {
   });
 });
 
-test("a limit of time beyond a timer's own is none", async () => {
+test("a limit of time beyond a timer's own lets them answer", async () => {
   const seconds = 3e20;
   const both = [at("right", seconds), { ...program("prints", "cat >/dev/null; echo 1; echo 2"), seconds }] as const;
   const { found, notices } = rewardsOf(...both);
