@@ -4,7 +4,7 @@
 import { basename } from "node:path";
 import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
-import { sleep } from "../base/clock.ts";
+import { MOST_TIMER_MS, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { endWithin, startProgram } from "../cluster/spawn.ts";
 import { rewardsOf } from "../objectives/grpo.ts";
@@ -136,8 +136,9 @@ async function ofAddress(
 ): Promise<(number | null)[]> {
   const body = `[${asked.map(lineOf).join(",")}]`;
   const headers = { "content-type": "application/json" };
-  const late = AbortSignal.timeout(1000 * seconds);
-  const options = { method: "POST", body, headers, headMs: 1000 * seconds, signal: AbortSignal.any([signal, late]) } as const;
+  const headMs = Math.min(1000 * seconds, MOST_TIMER_MS);
+  const late = AbortSignal.timeout(headMs);
+  const options = { method: "POST", body, headers, headMs, signal: AbortSignal.any([signal, late]) } as const;
   const answer = async () => {
     const { response } = await ask(url, options);
     return { response, text: await textIn(response, MOST_CHARACTERS * (asked.length + 1)) };
