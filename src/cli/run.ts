@@ -87,7 +87,7 @@ function checkResult({ adapters, stopped }: RunResult, output: string): void {
       "run.failed",
       `${failed.length} of ${adapters.length} adapters failed: ${failed.map(({ name }) => name).join(", ")}`,
       failed.some(({ status }) => status === "stopped")
-        ? "mend what the notices name, and give the same command again: it continues what has stopped"
+        ? "fix what the notices name, and give the same command again: it continues what has stopped"
         : undefined,
     );
   if (stopped)

@@ -164,7 +164,7 @@ describe("a reward that fails", () => {
     let answered = 0;
     (REWARDS as Record<string, unknown>)["other"] = (of: Asked) => (answered++ < 8 ? other["share"]!(of) : "none");
     const first = await place!.mlora("run", recipe);
-    expect([first.code, first.err]).toEqual([1, expect.stringContaining("1 of 2 adapters failed: g0\nhint: mend what")]);
+    expect([first.code, first.err]).toEqual([1, expect.stringContaining("1 of 2 adapters failed: g0\nhint: fix what")]);
     expect(first.out).toMatch(/g0 +stopped +1 /);
     expect(first.out).toMatch(/g2 +done +4 /);
     expect(first.err).toContain('expected a number or null as reward 1, found "none"');
