@@ -6,7 +6,7 @@ import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
 import { MOST_TIMER_MS, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
-import { endWithin, startProgram } from "../cluster/spawn.ts";
+import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
 import { rewardsOf } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
 import type { Recipe } from "../recipe/recipe.ts";
@@ -42,13 +42,11 @@ export function checkRewards({ adapters }: Pick<Recipe, "adapters">): void {
         `adapter '${name}': two rewards are called '${twice.name}'`,
         "give each its own name",
       );
-    for (const reward of rewards)
-      if ("command" in reward && Bun.which(reward.command[0]!) === null)
-        throw new RequestError(
-          "reward.command",
-          `adapter '${name}': reward.command: there is no program '${reward.command[0]}'`,
-          "give its path",
-        );
+    for (const reward of rewards) {
+      const fault = "command" in reward ? programFault(reward.command[0]!) : null;
+      if (fault !== null)
+        throw new RequestError("reward.command", `adapter '${name}': reward.command: ${fault.message}`, fault.hint);
+    }
   }
 }
 
