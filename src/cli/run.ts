@@ -7,7 +7,7 @@ import { shortPath } from "../base/units.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { Overrides, Recipe } from "../recipe/recipe.ts";
 import type { RunPageFlags } from "../serve/run-page.ts";
-import type { RunResult, SessionEvent } from "../session/events.ts";
+import { isFailure, type RunResult, type SessionEvent } from "../session/events.ts";
 import type { RemoteStageOptions } from "../session/remote-stages.ts";
 import { openSession } from "../session/session.ts";
 import { fileOf, LINKS, oneOf, wholeNumber } from "./flags.ts";
@@ -81,11 +81,14 @@ async function openPage(recipe: Recipe, flags: RunPageFlags) {
 }
 
 function checkResult({ adapters, stopped }: RunResult, output: string): void {
-  const failed = adapters.filter(({ status }) => status === "failed");
+  const failed = adapters.filter(isFailure);
   if (failed.length > 0)
     throw new RunError(
       "run.failed",
       `${failed.length} of ${adapters.length} adapters failed: ${failed.map(({ name }) => name).join(", ")}`,
+      failed.some(({ status }) => status === "stopped")
+        ? "fix what the notices name, and give the same command again: it continues what has stopped"
+        : undefined,
     );
   if (stopped)
     throw new RunError(

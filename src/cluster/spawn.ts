@@ -6,8 +6,9 @@
 // Another program is started through mlora itself: `child` below becomes that program by execve, which keeps the request, so
 // that no process stands between.
 
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { sleep } from "../base/clock.ts";
+import { MOST_TIMER_MS, sleep } from "../base/clock.ts";
 import { inheritedEnvironment } from "../base/env.ts";
 import { RunError, textOf } from "../base/errors.ts";
 
@@ -50,6 +51,14 @@ const KEPT = 16_384;
 /** Starts mlora itself once more, with these arguments. Throws a RunError, `spawn.start`. */
 export const startSelf = (args: readonly string[], options: ChildOptions): Child =>
   start([...self(), "child", `${process.pid}`, ...args], options);
+
+/** Why a program that a recipe names cannot be started, and the way out; null where it can. */
+export function programFault(program: string): { readonly message: string; readonly hint: string } | null {
+  if (Bun.which(program) !== null) return null;
+  return program.includes("/") && existsSync(program)
+    ? { message: `'${program}' is not an executable file`, hint: "make it one (chmod +x), or name its interpreter before it" }
+    : { message: `there is no program '${program}'`, hint: "give its path, from the folder that mlora is started in" };
+}
 
 /** Starts another program by its absolute path, as a child that dies with this process. Throws a RunError, `spawn.start`. */
 export const startProgram = (path: string, args: readonly string[], options: ChildOptions): Child =>
@@ -113,10 +122,13 @@ export async function endWithin(
   mostMs: number,
 ): Promise<{ readonly fault: string | null; readonly stdout: string }> {
   let isLate = false;
-  const timer = setTimeout(() => {
-    isLate = true;
-    child.kill();
-  }, mostMs);
+  const timer = setTimeout(
+    () => {
+      isLate = true;
+      child.kill();
+    },
+    Math.min(mostMs, MOST_TIMER_MS),
+  );
   const ending = await child.ended.finally(() => clearTimeout(timer));
   const { code, stdout } = ending;
   if (isLate) return { fault: `was still running after ${mostMs / 1000} s`, stdout };

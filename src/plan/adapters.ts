@@ -9,7 +9,7 @@ import { isSvdInit } from "../methods/init.ts";
 import { countParameters } from "../methods/layout.ts";
 import { rankAt } from "../methods/placement.ts";
 import { settingsOf } from "../methods/registry.ts";
-import { isContrastive, rolloutsOf } from "../objectives/registry.ts";
+import { isContrastive, referenceOf, rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
 import { cut, epochOrder, epochsBegun, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
@@ -194,12 +194,13 @@ export function largestRows(
   const evaluation = cut([...heldOut.keys()], heldOut, recipe.batchSize, tokensPerMicrobatch).map((rows) =>
     sum(rows.map((row) => heldOut[row]!)),
   );
-  return alignUp(maxOf([largestMicroBatch(work, tokensPerMicrobatch, prompts !== null), ...evaluation, 1]), rowTile);
+  const isBound = prompts !== null || referenceOf(recipe.objective) !== null;
+  return alignUp(maxOf([largestMicroBatch(work, tokensPerMicrobatch, isBound), ...evaluation, 1]), rowTile);
 }
 
 /**
- * Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs or rows may
- * be shorter than planned (`isBound`), as more of these go into one.
+ * Tokens of an adapter's largest micro-batch: over the first epochs' orders, or a bound where there are many epochs or others
+ * are put together (`isBound`): rows that may be shorter than planned, or those that a reference is measured on.
  */
 function largestMicroBatch(work: Work, tokensPerMicrobatch: number, isBound: boolean): number {
   const { lengths, batchSize } = work;

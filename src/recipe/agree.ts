@@ -45,10 +45,18 @@ export function checkTogether(
   if (all.template && all.format !== "template")
     faults.push({ path: [...at, "template"], message: 'is given, but format is not "template"' });
   // in [defaults], evaluations are for adapters that have rows
+  const { objective = DEFAULTS.objective } = all;
+  const name = typeof objective === "string" ? objective : objective.name;
+  const answersPrompts = OBJECTIVE_NAMES.includes(name) && rowKindOf({ name }) === "prompt";
   const asked = { eval_every: adapter.eval_every, patience: all.patience, halving: all.halving, metrics: all.metrics };
   for (const key of ["eval_every", "patience", "halving", "metrics"] as const)
     if (asked[key] !== undefined && !heldOut(all.data))
-      faults.push({ path: [...at, key], message: "needs held-out rows: give data.eval or data.split" });
+      faults.push({
+        path: [...at, key],
+        message: answersPrompts
+          ? `needs held-out rows, which ${name} does not answer yet; leave it out`
+          : "needs held-out rows: give data.eval or data.split",
+      });
   if (all.patience !== undefined && all.eval_every === undefined)
     faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
   if (all.metrics?.best !== undefined && all.eval_every === undefined)

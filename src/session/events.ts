@@ -103,6 +103,10 @@ export const resultOf = ({ result }: EventOf<"ended">): AdapterResult => v.parse
  */
 export type AdapterResult = Outcome;
 
+/** Whether an adapter came to less than was asked by a fault, and not on request: it failed, or its rewards did. */
+export const isFailure = ({ status, message }: Pick<AdapterResult, "status" | "message">): boolean =>
+  status === "failed" || (status === "stopped" && message !== null);
+
 export type RunResult = {
   readonly adapters: readonly AdapterResult[];
   /** What was trained here, and for how long: of a run that was continued, not what came before. */

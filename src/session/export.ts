@@ -39,7 +39,8 @@ export async function exportAdapter(
   // Of a prompt, which has no answer, the tokens that it has itself.
   const maskOf = ({ ids, mask, columns }: Row) => (columns === undefined ? mask : new Uint8Array(ids.length).fill(1));
   const probe = samples.slice(0, PROBE_ROWS).map((row) => ({ ids: row.ids, mask: maskOf(row) }));
-  const work = { slot, samples: probe, batchSize: adapter.recipe.batchSize, objective: SFT, references: null };
+  // One by one: the plan has room for each, and not for several that no step and no evaluation has together.
+  const work = { slot, samples: probe, batchSize: 1, objective: SFT, references: null };
   const { loss } = await evaluate(bus, plan, work).result;
   if (!Number.isFinite(loss) && probe.some(({ mask }) => mask.includes(1, 1)))
     throw new RunError(

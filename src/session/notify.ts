@@ -6,11 +6,11 @@ import { environment } from "../base/env.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { count, duration } from "../base/units.ts";
-import { endWithin, startProgram } from "../cluster/spawn.ts";
+import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import type { NOTIFIED } from "../recipe/schema.ts";
 import { postJson } from "../sources/http.ts";
-import type { Listener, RunResult } from "./events.ts";
+import { isFailure, type Listener, type RunResult } from "./events.ts";
 
 type About = (typeof NOTIFIED)[number] | "below";
 type Facts = Readonly<Record<string, unknown>>;
@@ -33,12 +33,9 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
   const { command, on = DEFAULT, below = null } = notify ?? {};
   const [program] = command ?? [];
   const path = program === undefined ? null : Bun.which(program);
-  if (program !== undefined && path === null)
-    throw new RequestError(
-      "notify.command",
-      `run.notify.command: there is no program '${program}'`,
-      "give its path, or leave it out",
-    );
+  const fault = program === undefined ? null : programFault(program);
+  if (fault !== null)
+    throw new RequestError("notify.command", `run.notify.command: ${fault.message}`, `${fault.hint}; or leave it out`);
   const name = basename(output);
   const under = new Set<Promise<void>>();
   const tell = (about: About, text: string, facts: Facts = {}): void => {
@@ -75,7 +72,7 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
           `${event.adapter} is ${status} after ${count(steps)} steps${message === null ? "" : `: ${message}`}`,
           facts,
         );
-        if (status === "failed" && !on.includes("adapter")) tell("failed", `${event.adapter} failed: ${message}`, facts);
+        if (isFailure(event.result) && !on.includes("adapter")) tell("failed", `${event.adapter} failed: ${message}`, facts);
       }
       if (event.type === "reopening" && event.cause.why === "lost")
         tell("restarted", `the stages are started again: ${event.cause.message}`);
@@ -86,7 +83,7 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
       tell("below", `the held-out loss of ${adapter} is ${loss.toFixed(4)} at step ${count(step)}`, { adapter, step, loss });
     },
     ended: ({ adapters, seconds, tokens, stopped }) => {
-      const failed = adapters.filter(({ status }) => status === "failed").map((of) => of.name);
+      const failed = adapters.filter(isFailure).map((of) => of.name);
       const about = stopped ? "stopped" : failed.length > 0 ? "failed" : "done";
       const what = stopped
         ? "stopped"

@@ -6,7 +6,7 @@ import { basename, join } from "node:path";
 import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
 import { RequestError, RunError } from "../base/errors.ts";
-import { endWithin, startProgram } from "../cluster/spawn.ts";
+import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import type { Evaluation } from "./evaluate.ts";
 
@@ -36,13 +36,15 @@ export function scoreOf({ metrics }: Pick<AdapterRecipe, "metrics">, { loss, met
 
 /** Throws a RequestError, `metrics.command`, where a program is not there. */
 export function checkMetrics({ adapters }: Recipe): void {
-  for (const { name, metrics } of adapters)
-    if (metrics && Bun.which(metrics.command[0]!) === null)
+  for (const { name, metrics } of adapters) {
+    const fault = metrics ? programFault(metrics.command[0]!) : null;
+    if (fault !== null)
       throw new RequestError(
         "metrics.command",
-        `adapter '${name}': metrics.command: there is no program '${metrics.command[0]}'`,
-        "give its path, or leave metrics out",
+        `adapter '${name}': metrics.command: ${fault.message}`,
+        `${fault.hint}; or leave metrics out`,
       );
+  }
 }
 
 /** A folder of its own; disposing removes it. */

@@ -4,9 +4,9 @@
 import { basename } from "node:path";
 import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
-import { sleep } from "../base/clock.ts";
+import { MOST_TIMER_MS, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
-import { endWithin, startProgram } from "../cluster/spawn.ts";
+import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
 import { rewardsOf } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
 import type { Recipe } from "../recipe/recipe.ts";
@@ -42,13 +42,11 @@ export function checkRewards({ adapters }: Pick<Recipe, "adapters">): void {
         `adapter '${name}': two rewards are called '${twice.name}'`,
         "give each its own name",
       );
-    for (const reward of rewards)
-      if ("command" in reward && Bun.which(reward.command[0]!) === null)
-        throw new RequestError(
-          "reward.command",
-          `adapter '${name}': reward.command: there is no program '${reward.command[0]}'`,
-          "give its path",
-        );
+    for (const reward of rewards) {
+      const fault = "command" in reward ? programFault(reward.command[0]!) : null;
+      if (fault !== null)
+        throw new RequestError("reward.command", `adapter '${name}': reward.command: ${fault.message}`, fault.hint);
+    }
   }
 }
 
@@ -136,8 +134,9 @@ async function ofAddress(
 ): Promise<(number | null)[]> {
   const body = `[${asked.map(lineOf).join(",")}]`;
   const headers = { "content-type": "application/json" };
-  const late = AbortSignal.timeout(1000 * seconds);
-  const options = { method: "POST", body, headers, headMs: 1000 * seconds, signal: AbortSignal.any([signal, late]) } as const;
+  const headMs = Math.min(1000 * seconds, MOST_TIMER_MS);
+  const late = AbortSignal.timeout(headMs);
+  const options = { method: "POST", body, headers, headMs, signal: AbortSignal.any([signal, late]) } as const;
   const answer = async () => {
     const { response } = await ask(url, options);
     return { response, text: await textIn(response, MOST_CHARACTERS * (asked.length + 1)) };

@@ -164,6 +164,7 @@ describe("a reward that fails", () => {
     let answered = 0;
     (REWARDS as Record<string, unknown>)["other"] = (of: Asked) => (answered++ < 8 ? other["share"]!(of) : "none");
     const first = await place!.mlora("run", recipe);
+    expect([first.code, first.err]).toEqual([1, expect.stringContaining("1 of 2 adapters failed: g0\nhint: fix what")]);
     expect(first.out).toMatch(/g0 +stopped +1 /);
     expect(first.out).toMatch(/g2 +done +4 /);
     expect(first.err).toContain('expected a number or null as reward 1, found "none"');
@@ -181,6 +182,10 @@ describe("a reward that fails", () => {
     expect(await run(program("no-such-program"))).toMatchObject({
       code: 2,
       err: expect.stringContaining("there is no program"),
+    });
+    expect(await run(program("/etc/passwd"))).toMatchObject({
+      code: 2,
+      err: expect.stringContaining("'/etc/passwd' is not an executable file\nhint: make it one"),
     });
     expect(await run(program("sh", "-c", "echo 1; exit 3"))).toMatchObject({ err: expect.stringContaining("sh ended with 3") });
   });

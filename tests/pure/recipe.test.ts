@@ -233,6 +233,11 @@ describe("a fault is reported with its place", () => {
       "8:1: adapter[0].eval_every needs held-out rows: give data.eval or data.split",
     ],
     [
+      "evaluations of what answers prompts",
+      HEAD + adapter('objective = { name = "grpo", reward = { command = ["r"] } }\nmax_length = 1024\neval_every = 5'),
+      "10:1: adapter[0].eval_every needs held-out rows, which grpo does not answer yet; leave it out",
+    ],
+    [
       "the folder of checkpoints",
       `${HEAD}[[adapter]]\nname = "Checkpoints"\ndata = "d"`,
       "6:1: adapter[0].name 'Checkpoints' is where a run keeps its checkpoints; give it another",

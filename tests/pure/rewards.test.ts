@@ -6,6 +6,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { range } from "../../src/base/shape.ts";
 import { withoutSecrets } from "../../src/session/public-settings.ts";
 import { allRewards, type NamedReward } from "../../src/session/rewards.ts";
 import { until } from "../helpers/bus.ts";
@@ -76,6 +77,14 @@ describe("an address", () => {
     expect([(error as Error).message, ...notices].join()).not.toContain("private");
     expect([asked.length, notices.length]).toEqual([3, 2]);
   });
+});
+
+test("a limit of time beyond a timer's own lets them answer", async () => {
+  const seconds = 3e20;
+  const both = [at("right", seconds), { ...program("prints", "cat >/dev/null; echo 1; echo 2"), seconds }] as const;
+  const { found, notices } = rewardsOf(...both);
+  expect(await found).toEqual(range(2).map(() => [1, 2]));
+  expect(notices).toEqual([]);
 });
 
 test("where one reward fails, the programs of the others have ended when that is known", async () => {
