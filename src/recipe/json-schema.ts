@@ -51,5 +51,7 @@ export function valuesOf({ type, const: only, enum: names, anyOf, items, propert
     .join(" ");
 }
 
-const pluralOf = (of: JsonSchema): string =>
-  of.type === "integer" ? "whole numbers" : of.type === "number" ? "numbers" : of.type === "string" ? "strings" : "values";
+const PLURALS: Readonly<Record<string, string>> = { integer: "whole numbers", number: "numbers", string: "strings" };
+
+const pluralOf = ({ type, enum: names }: JsonSchema): string =>
+  names ? `some of ${names.map(code).join(", ")}` : (PLURALS[`${type}`] ?? "values");

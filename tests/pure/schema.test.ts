@@ -7,7 +7,7 @@ import { join } from "node:path";
 import Ajv from "ajv";
 import { parse } from "smol-toml";
 import { files } from "../../scripts/keys.ts";
-import { editorSchema, recipeSchema } from "../../src/recipe/json-schema.ts";
+import { editorSchema, recipeSchema, valuesOf } from "../../src/recipe/json-schema.ts";
 import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
 import { ADAPTER_KEYS } from "../../src/recipe/schema.ts";
 
@@ -59,6 +59,11 @@ test.each([
 ])("%s is taken by both", (line) => {
   expect(accepts(`${HEAD}${line}`), JSON.stringify(validate.errors)).toBe(true);
   expect(parseRecipe(`${HEAD}${line}`, "/r.toml").adapters).toHaveLength(1);
+});
+
+test("a list of known words is described by these", () => {
+  const tracking = recipeSchema().properties!["run"]!.properties!["tracking"]!;
+  expect(valuesOf(tracking)).toBe('a list of some of `"tensorboard"`, `"wandb"`');
 });
 
 test("every key says what it means", () => {
