@@ -214,6 +214,7 @@ static void gemm_range(void *context, int64_t begin, int64_t end) {
 static int least(int a, int b) { return a < b ? a : b; }
 
 static void cut_and_run(const gemm_args *g, int pieces) {
+  if (g->m == 0 || g->n == 0) return;
   int panels = (g->n + PANEL - 1) / PANEL, wide = least(panels / pieces, MOST_PANELS);
   cut c = {g, least(g->m, MOST_ROWS), (wide > 1 ? wide : 1) * PANEL, 0};
   c.across = (g->n + c.columns - 1) / c.columns;

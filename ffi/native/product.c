@@ -53,6 +53,7 @@ static void product_range(void *context, int64_t begin, int64_t end) {
 }
 
 static void cut_and_run(product_args p) {
+  if (p.m == 0 || p.n == 0) return;
   int pair = 2 * widest(), across = (p.n + pair - 1) / pair * 2; // even: most machines have an even number of cores
   p.columns = ((p.n + across - 1) / across + 15) / 16 * 16;
   p.rows = across < 8 ? shortest() : TALL;

@@ -9,6 +9,9 @@ export function processorTime(): number {
   return (user + system) / 1000;
 }
 
+/** The longest wait of a timer in ms, 24 days: one that is set for longer ends at once. */
+export const MOST_TIMER_MS = 2 ** 31 - 1;
+
 /** Resolves after at least `ms` milliseconds. */
 export const sleep = (ms: number): Promise<void> => Bun.sleep(ms);
 

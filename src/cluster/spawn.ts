@@ -8,7 +8,7 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { sleep } from "../base/clock.ts";
+import { MOST_TIMER_MS, sleep } from "../base/clock.ts";
 import { inheritedEnvironment } from "../base/env.ts";
 import { RunError, textOf } from "../base/errors.ts";
 
@@ -122,10 +122,13 @@ export async function endWithin(
   mostMs: number,
 ): Promise<{ readonly fault: string | null; readonly stdout: string }> {
   let isLate = false;
-  const timer = setTimeout(() => {
-    isLate = true;
-    child.kill();
-  }, mostMs);
+  const timer = setTimeout(
+    () => {
+      isLate = true;
+      child.kill();
+    },
+    Math.min(mostMs, MOST_TIMER_MS),
+  );
   const ending = await child.ended.finally(() => clearTimeout(timer));
   const { code, stdout } = ending;
   if (isLate) return { fault: `was still running after ${mostMs / 1000} s`, stdout };

@@ -75,6 +75,12 @@ export const rewardsOf = ({ reward }: Grpo): readonly (Reward & { readonly name:
     weight: of.weight ?? 1,
   }));
 
+/** The same settings without what decides no number: how long rewards may take. */
+export const withoutLimits = (of: Grpo): Grpo => ({
+  ...of,
+  reward: [of.reward].flat().map(({ seconds: _, ...reward }): Reward => reward),
+});
+
 /** The loss of its completions as it travels to the stages. */
 export function groupPolicyOf(of: Grpo): GroupPolicy {
   const high = of.epsilonHigh ?? of.epsilon;

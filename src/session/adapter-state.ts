@@ -3,6 +3,8 @@
 import { now } from "../base/clock.ts";
 import { isQuantised } from "../base/precision.ts";
 import type { Progress } from "../files/checkpoint.ts";
+import { withoutLimits } from "../objectives/grpo.ts";
+import { rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { adapterTable } from "../recipe/resolve.ts";
 import { type Row, sequencesOf } from "../schedule/pack.ts";
@@ -160,7 +162,9 @@ export function madeOf(
 ): Progress["made"] {
   const { precision } = run.model;
   const base = isQuantised(precision) ? { precision } : {}; // otherwise the files of the base decide
-  const settings = Object.entries({ ...adapterTable(recipe), ...base, tokens_per_microbatch: tokensPerMicrobatch });
+  const rollouts = rolloutsOf(recipe.objective);
+  const table = adapterTable(rollouts ? { ...recipe, objective: withoutLimits(rollouts) } : recipe);
+  const settings = Object.entries({ ...table, ...base, tokens_per_microbatch: tokensPerMicrobatch });
   const mixed = recipe.mix ? [["data.mix", recipe.mix] as const] : [];
   const deciding = Object.fromEntries([...settings.filter(([key]) => !NEUTRAL_KEYS.includes(key)), ...mixed]);
   const adapters = Object.fromEntries((data.sources ?? []).map((source) => [source.key, source.fingerprint]));

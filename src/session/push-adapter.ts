@@ -93,16 +93,20 @@ function hubName(path: string): string | null {
 /** Keys that say nothing to others, or name what is here: programs and folders. */
 const LEFT_OUT = ["name", "data", "from", "seed", "priority", "metrics"];
 
-/** An adapter's keys as others may read them: of a path its last part. */
+/** An adapter's keys as others may read them: of a path its last part, and no program or address of rewards. */
 function settingsOf(table: JsonObject): JsonObject {
   const kept = Object.fromEntries(Object.entries(table).filter(([key]) => !LEFT_OUT.includes(key)));
   const { chat_template: template, objective } = kept;
-  const { reference } = (typeof objective === "object" ? objective : {}) as JsonObject;
   return {
     ...kept,
     ...(typeof template === "string" ? { chat_template: basename(template) } : {}),
-    ...(typeof reference === "string" ? { objective: { ...(objective as JsonObject), reference: basename(reference) } } : {}),
+    ...(typeof objective === "object" ? { objective: shownObjective(objective as JsonObject) } : {}),
   };
+}
+
+function shownObjective({ reward: _, ...objective }: JsonObject): JsonObject {
+  const { reference } = objective;
+  return typeof reference === "string" ? { ...objective, reference: basename(reference) } : objective;
 }
 
 /** A source of rows as others may read it, and the data set on the hub that it is. */

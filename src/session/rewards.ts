@@ -4,7 +4,7 @@
 import { basename } from "node:path";
 import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
-import { sleep } from "../base/clock.ts";
+import { MOST_TIMER_MS, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
 import { rewardsOf } from "../objectives/grpo.ts";
@@ -50,8 +50,31 @@ export function checkRewards({ adapters }: Pick<Recipe, "adapters">): void {
   }
 }
 
-/** A reward for each of the answers; what fails is asked again, and told to `notice`. Throws a RunError, `reward.failed`. */
-export async function rewardsFrom(
+/**
+ * By each reward, a number for each of the answers. All are asked at once; what fails is asked again, and told to `notice`.
+ * Throws a RunError, `reward.failed`, when none is asked any more.
+ */
+export async function allRewards(
+  rewards: readonly NamedReward[],
+  asked: readonly Asked[],
+  notice: (text: string) => void,
+  signal: AbortSignal,
+): Promise<(readonly (number | null)[])[]> {
+  const over = new AbortController();
+  const stop = AbortSignal.any([signal, over.signal]);
+  const asking = rewards.map(async (reward) => {
+    try {
+      return await rewardsFrom(reward, asked, notice, stop);
+    } catch (error) {
+      over.abort(error); // nothing is learned of these answers: other programs end
+      throw error;
+    }
+  });
+  await Promise.allSettled(asking);
+  return await Promise.all(asking);
+}
+
+async function rewardsFrom(
   reward: NamedReward,
   asked: readonly Asked[],
   notice: (text: string) => void,
@@ -111,8 +134,17 @@ async function ofAddress(
 ): Promise<(number | null)[]> {
   const body = `[${asked.map(lineOf).join(",")}]`;
   const headers = { "content-type": "application/json" };
-  const { response } = await ask(url, { method: "POST", body, headers, headMs: 1000 * seconds, signal });
-  const text = (await response.text()).slice(0, MOST_CHARACTERS * (asked.length + 1));
+  const headMs = Math.min(1000 * seconds, MOST_TIMER_MS);
+  const late = AbortSignal.timeout(headMs);
+  const options = { method: "POST", body, headers, headMs, signal: AbortSignal.any([signal, late]) } as const;
+  const answer = async () => {
+    const { response } = await ask(url, options);
+    return { response, text: await textIn(response, MOST_CHARACTERS * (asked.length + 1)) };
+  };
+  const { response, text } = await answer().catch((error: unknown) => {
+    if (late.aborted) throw failed(`${shown(url)} did not answer within ${seconds} s`);
+    throw error instanceof MloraError ? error : failed(`${shown(url)}: its answer broke off: ${textOf(error)}`);
+  });
   if (!response.ok) throw failed(`${shown(url)} answered ${response.status}: ${text.slice(0, 100)}`);
   const parsed = v.safeParse(v.pipe(v.string(), v.parseJson(), v.array(v.unknown())), text);
   if (!parsed.success) throw failed(`${shown(url)}: expected a JSON list, found ${JSON.stringify(text.slice(0, 100))}`);
@@ -122,4 +154,15 @@ async function ofAddress(
     if (v.is(value, one)) return one;
     throw failed(`${shown(url)}: expected a number or null as reward ${i + 1}, found ${JSON.stringify(one)?.slice(0, 100)}`);
   });
+}
+
+/** The beginning of an answer, of about as many characters: one without an end is not read on. */
+async function textIn(response: Response, most: number): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const bytes of response.body ?? []) {
+    text += decoder.decode(bytes, { stream: true });
+    if (text.length > most) break;
+  }
+  return text;
 }

@@ -24,7 +24,7 @@ import type { AdapterState } from "./adapter-state.ts";
 import { engineOver } from "./decoding.ts";
 import { runThrough } from "./evaluate.ts";
 import { PassTurns } from "./pass-turns.ts";
-import { type Asked, rewardsFrom } from "./rewards.ts";
+import { type Asked, allRewards } from "./rewards.ts";
 import { Sampler } from "./sampler.ts";
 import { Shares } from "./shares.ts";
 
@@ -165,7 +165,7 @@ export class RolloutMaker {
     return { prompt: decode([...prompt]), completion: decodeText(end === "stop" ? ids.slice(0, -1) : ids) };
   }
 
-  /** Of each answer, a number by each reward. All rewards are asked at once. */
+  /** Of each answer, a number by each reward. */
   async #rewards(
     plan: AdapterPlan,
     settings: Grpo,
@@ -177,7 +177,7 @@ export class RolloutMaker {
   ): Promise<(number | null)[][]> {
     const all = texts.map((text, i) => ({ ...text, columns: train[asked[i]!.row]!.columns! }));
     const notice = (text: string) => this.options.notice(plan, text);
-    const found = await Promise.all(rewardsOf(settings).map((reward) => rewardsFrom(reward, all, notice, signal)));
+    const found = await allRewards(rewardsOf(settings), all, notice, signal);
     return sampled.map((_, i) => found.map((of) => of[i]!));
   }
 

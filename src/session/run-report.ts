@@ -10,6 +10,7 @@ import type { Recipe } from "../recipe/recipe.ts";
 import { adapterTable } from "../recipe/resolve.ts";
 import { metricLines } from "./metrics.ts";
 import { type PlannedRun, planOf } from "./planned-run.ts";
+import { withoutSecrets } from "./public-settings.ts";
 import { ranked } from "./ranking.ts";
 import { RUN_RECIPE, withAdded } from "./run-folder.ts";
 
@@ -101,7 +102,7 @@ export async function reportOf(folder: string, { isPlanned = true } = {}): Promi
       outcome,
       isBest: outcome !== null && ranking.best.has(outcome),
       curves: curves.get(name)!,
-      settings: adapterTable(recipes.get(name)!),
+      settings: withoutSecrets(adapterTable(recipes.get(name)!)) as ReportedAdapter["settings"],
     };
   });
   return { folder, recipe, adapters, time, planned: isPlanned ? await plannedOr(recipe) : "it was not asked for" };

@@ -13,9 +13,10 @@ import { randomText } from "../base/secret.ts";
 import { VERSION } from "../base/version.ts";
 import { continueLog, type Row, STEP, WandbLog } from "../files/wandb.ts";
 import type { Plan } from "../plan/plan.ts";
-import { WANDB } from "../recipe/recipe.ts";
+import { type AdapterRecipe, WANDB } from "../recipe/recipe.ts";
 import { adapterTable } from "../recipe/resolve.ts";
 import type { Listener } from "./events.ts";
+import { withoutSecrets } from "./public-settings.ts";
 import type { Resumed } from "./resume.ts";
 import { scalarsOf } from "./scalars.ts";
 import { type Tracking, WaitingBytes } from "./tracking-files.ts";
@@ -89,11 +90,14 @@ function openRun(
     project: environment("WANDB_PROJECT") ?? "mlora",
     group: basename(output),
     name: adapter,
-    config: { model: plan.recipe.model.path, precision: plan.recipe.model.precision, ...adapterTable(recipe) },
+    config: { model: plan.recipe.model.path, precision: plan.recipe.model.precision, ...settingsOf(recipe) },
   };
   waiting.add(path, log.begin({ ...facts, began, host: hostname(), version: VERSION }));
   return { path, log, began, last: {} };
 }
+
+/** What goes to W&B's server. */
+const settingsOf = (recipe: AdapterRecipe) => withoutSecrets(adapterTable(recipe)) as Readonly<Record<string, unknown>>;
 
 /** 20261130_024500: the local time, as W&B's own programs write it. */
 const stampOf = (seconds: number): string => {

@@ -2,7 +2,7 @@
 // whatever else is trained, however the model is divided, and after a kill; and rewards that fail lose nothing.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sum } from "../../src/base/shape.ts";
 import { checkpointsIn } from "../../src/files/checkpoint.ts";
@@ -157,7 +157,7 @@ describe("a reward that fails", () => {
     expect(left(recipe, "g0")).toEqual(left(alone[0]!, "g0"));
   });
 
-  test("always stops its adapter alone, saved; the same command continues", async () => {
+  test("always stops its adapter alone, saved; the same command continues, also with more time for rewards", async () => {
     const failing = head("checkpoint = { steps = 1 }") + one(STEPS) + adapters(STEPS)[2]!;
     const recipe = place!.project(failing.replace("/share", "/other"), FILES);
     const other = { ...REWARDS };
@@ -169,6 +169,7 @@ describe("a reward that fails", () => {
     expect(first.out).toMatch(/g2 +done +4 /);
     expect(first.err).toContain('expected a number or null as reward 1, found "none"');
     (REWARDS as Record<string, unknown>)["other"] = other["share"];
+    writeFileSync(recipe, readFileSync(recipe, "utf8").replace('name = "share" }', 'name = "share", seconds = 900 }'));
     expect(await place!.mlora("run", recipe)).toMatchObject({ code: 0 });
     expect(left(recipe, "g0").weights).toBe(left(alone[0]!, "g0").weights);
   });

@@ -27,6 +27,8 @@ const SIZES = [
   [37, 100, 193],
   [130, 301, 400],
   [9, 47, 0],
+  [0, 5, 3],
+  [5, 0, 3],
 ] as const;
 
 for (const [m, n, k] of SIZES)

@@ -65,8 +65,13 @@ test("the card is the one that huggingface_hub was shown, and found all of it", 
   });
 });
 
-/** A run's folder with an adapter that ended. */
-function runFolder(): string {
+const COMPARES = `objective = { name = "dpo", reference = "/home/me/before" }
+metrics = { command = ["python3", "/home/me/score.py"] }
+data = { split = 0.5, train = ["/home/me/rows.jsonl", { dataset = "org/rows", split = "test" }, "https://host.example/more.jsonl?key=private"] }
+`;
+
+/** A run's folder with an adapter that ended; `own`: of its keys. */
+function runFolder(own = COMPARES): string {
   const run = mkdtempSync(join(root, "run-"));
   const adapter = join(run, "dates");
   mkdirSync(adapter);
@@ -88,10 +93,7 @@ rank = 2
 seed = 5
 steps = 1
 chat_template = "/home/me/chat.jinja"
-objective = { name = "dpo", reference = "/home/me/before" }
-metrics = { command = ["python3", "/home/me/score.py"] }
-data = { split = 0.5, train = ["/home/me/rows.jsonl", { dataset = "org/rows", split = "test" }, "https://host.example/more.jsonl?key=private"] }
-`,
+${own}`,
   );
   return adapter;
 }
@@ -126,6 +128,18 @@ test("the listed files alone are pushed, without paths of this machine", async (
     expect(all).toContain(said);
   for (const said of ["| chat_template | chat.jinja |", '"reference":"before"', "| rank | 2 |"]) expect(all).toContain(said);
   expect([out, err, dry.out].join()).not.toContain(server.token);
+});
+
+test("a card has the settings of learning from rewards, and no program or address of them", async () => {
+  const reward = '[{ command = ["python3", "/home/me/score.py"] }, { url = "https://host.example/score?key=private" }]';
+  const objective = `{ name = "grpo", reward = ${reward}, generations = 3, max_new_tokens = 16 }`;
+  const adapter = runFolder(`data = "rows.jsonl"\nobjective = ${objective}\n`);
+  const environment = { HF_ENDPOINT: "http://127.0.0.1:9", HF_TOKEN: "hf_none", HF_HUB_OFFLINE: "" };
+  const { code, out, err } = await place.start(["push", adapter, "me/dates", "--base", "org/base", "--dry-run"], environment)
+    .ended;
+  expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+  expect(out).toContain('"generations":3');
+  for (const own of ["score.py", "host.example/score", "key=private"]) expect(out).not.toContain(own);
 });
 
 test("without a token nothing is sent", async () => {

@@ -71,9 +71,10 @@ export async function expectGradients(
       const gradient = gradients[i]!.values;
       expect(gradient).toEqual(withinTrained(of[adapter]!, gradients[i]!).values);
       const along = gradient.reduce((total, g, j) => total + g * direction[j]!, 0);
-      // A vector is few numbers: a short step drowns in rounding, which is seen in a longer one, too (0.13 % of granite's).
+      // A vector is few numbers: a short step drowns in rounding, which is seen in a longer one, too: 0.21 % at most, by one
+      // processor's products or another's; 0.07 % of matrices.
       const isVector = at.factor.startsWith("lambda") || at.values.length < 8;
-      const [step, most] = isVector ? [0.03, 2e-3] : [0.004, 1e-3];
+      const [step, most] = isVector ? [0.03, 5e-3] : [0.004, 2e-3];
       const lossAt = async (moved: number): Promise<number> => {
         const values = at.values.map((value, j) => value + moved * step * direction[j]!);
         await writeAdapter(stage, adapter, [{ ...at, values }]);

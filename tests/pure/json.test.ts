@@ -69,6 +69,11 @@ test("the order of keys outlives a copy with other keys", () => {
   expect(b).toBe(1);
 });
 
+test.each(["a", "\n", '\\"'])("a string of megabytes of %j next to a float", (unit) => {
+  const text = unit.repeat(3_000_000);
+  expect(parseJson(`{"n": 1.0, "text": ${JSON.stringify(text)}}`)).toEqual({ n: floatOf(1), text });
+});
+
 test("of equal keys the last one counts, in the first one's place", () => {
   expect(again('{"a":1,"b":2,"a":3.0}')).toBe('{"a":3.0,"b":2}');
 });

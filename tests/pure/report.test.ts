@@ -1,7 +1,7 @@
 // The report of a run: one file that loads nothing, in which everything foreign is text, whatever the run's folder holds.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { reportPage } from "../../src/cli/report/page.ts";
@@ -117,4 +117,14 @@ test("a folder without a run is refused, and one whose data is gone is drawn wit
   const report = await reportOf(folderOf("gone", 2, 3));
   expect(report.planned).toBeString();
   expect(reportPage(report)).toContain("The schedule cannot be drawn here: ");
+});
+
+test("settings in a report have addresses without what may be secret in them", async () => {
+  const folder = folderOf("addresses", 1, 1);
+  const recipe = join(folder, "recipe.toml");
+  writeFileSync(recipe, readFileSync(recipe, "utf8").replace("gone.jsonl", "https://host.example/rows.jsonl?key=private"));
+  const { adapters } = await reportOf(folder, { isPlanned: false });
+  const settings = JSON.stringify(adapters[0]!.settings);
+  expect(settings).toContain("https://host.example/rows.jsonl?...");
+  expect(settings).not.toContain("private");
 });

@@ -2,11 +2,15 @@
 // runs.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
 import { continueLog, historyIn, recordsOf, STEP, WandbLog } from "../../src/files/wandb.ts";
+import type { Plan } from "../../src/plan/plan.ts";
+import { parseRecipe } from "../../src/recipe/load.ts";
+import type { SessionEvent } from "../../src/session/events.ts";
+import { wandb } from "../../src/session/wandb.ts";
 
 const GOLDEN = join(import.meta.dir, "..", "golden", "wandb");
 const golden: Readonly<Record<string, string>> = JSON.parse(readFileSync(join(GOLDEN, "records.json"), "utf8"));
@@ -109,4 +113,22 @@ describe("a run that is resumed", () => {
     continueLog(path, () => true);
     expect(statSync(path).size).toBe(ends[4]!);
   });
+});
+
+test("a run's settings have addresses without what may be secret in them", () => {
+  const [data, reward] = ["https://host.example/rows.jsonl?key=private", "https://me:word@host.example/score?key=private"];
+  const recipe = parseRecipe(
+    `[model]\npath = "m"\n[run]\noutput = "o"\n[[adapter]]\nname = "a"\ndata = "${data}"\nobjective = { name = "grpo", reward = { url = "${reward}" } }\n`,
+    "/r.toml",
+  );
+  const output = mkdtempSync(join(root, "run-"));
+  const { listener, flush } = wandb({ recipe, adapters: [] } as unknown as Plan, output, null, (text) => expect(text).toBe(""));
+  listener({ type: "ended", adapter: "a", result: { status: "done" } } as unknown as SessionEvent);
+  flush();
+  const [file] = readdirSync(join(output, "wandb"), { recursive: true, encoding: "utf8" }).filter((name) =>
+    name.endsWith(".wandb"),
+  );
+  const text = readFileSync(join(output, "wandb", file!), "latin1");
+  for (const shown of ["https://host.example/rows.jsonl?...", "https://host.example/score?..."]) expect(text).toContain(shown);
+  for (const secret of ["private", "word@"]) expect(text).not.toContain(secret);
 });
