@@ -1,6 +1,7 @@
 // A first recipe for a base model and a file of rows, from what its first rows hold.
 
-import { basename, dirname, relative, resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { basename, dirname, join, relative, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { maxOf } from "../base/shape.ts";
 import { isHub, isRemote, REPO } from "../base/source-name.ts";
@@ -36,6 +37,12 @@ type Adapter = FirstTables["adapter"];
 export async function openFirstRecipe(model: string, file: string, path: string): Promise<string> {
   if (!isModelPath(model) && REPO.test(model))
     throw new RequestError("init.model", `${model}: no such folder`, `a model of the Hugging Face hub is named hf://${model}`);
+  if (!isModelPath(model) && existsSync(model) && existsSync(join(file, "config.json")))
+    throw new RequestError(
+      "init.order",
+      `${model} is a file, and ${file} the folder of a model`,
+      `the model comes first: mlora init ${file} ${model}`,
+    );
   const name = isRemote(file) ? file : resolve(file);
   const [first] = (await openFiles([name])).get(name)!;
   return firstRecipe(

@@ -102,6 +102,7 @@ describe("scripts/bench/host on this machine", () => {
   ])("%p is refused: %s", async (args, message) => {
     const { code, err } = await here(...args);
     expect([code, err.split("\n")[0]]).toEqual([2, `bench/host: ${message}`]);
+    if (message.endsWith("none")) expect(err).toContain("scripts/build makes dist/mlora");
   });
 });
 

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import Ajv from "ajv";
 import { parse } from "smol-toml";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import { firstRecipe } from "../../src/session/first-recipe.ts";
+import { firstRecipe, openFirstRecipe } from "../../src/session/first-recipe.ts";
 import { planOf } from "../../src/session/planned-run.ts";
 import { writeTinyModel } from "../helpers/model.ts";
 
@@ -82,6 +82,12 @@ describe("the form of the rows", () => {
   test("fields of other names go through a template that says so", async () => {
     const { recipe } = await planned(rowsFile(6, (i) => ({ question: `${i}?`, answer: `${i}!`, id: i })));
     expect(recipe.template).toEqual({ prompt: "{{ question }}", completion: "{{ answer }}" });
+  });
+
+  test("a model and rows in the other order are put right", async () => {
+    const rows = rowsFile(3, () => ({ text: "a" }));
+    const swapped = openFirstRecipe(rows, model, join(rows, "..", "r.toml"));
+    expect(await swapped.catch(({ hint }) => hint)).toBe(`the model comes first: mlora init ${model} ${rows}`);
   });
 
   test("fields that say nothing of it, and rows at fault, are refused with their place", () => {
