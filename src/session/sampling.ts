@@ -53,8 +53,8 @@ export class Sampling {
     if (adapter.status === "ended") return;
     if (fault !== null) return stopped(adapter, fault);
     if (adapter.status === "active" && !signal.aborted) scheduler.train(adapter);
-    if (adapter.status === "resting" && isBetweenSteps(adapter)) scheduler.rest(adapter);
-    if (adapter.status === "leaving" && isBetweenSteps(adapter)) leaves(adapter);
+    else if (adapter.status === "resting" && isBetweenSteps(adapter)) scheduler.rest(adapter);
+    else if (adapter.status === "leaving" && isBetweenSteps(adapter)) leaves(adapter);
   }
 }
 

@@ -335,9 +335,11 @@ export class Training {
       this.#background.start(result);
     }
     adapter.step = null;
-    if (adapter.status === "resting" && isBetweenSteps(adapter)) this.#scheduler.rest(adapter);
-    if (adapter.status === "leaving" && isBetweenSteps(adapter)) this.#leaves(adapter);
-    if (adapter.status === "active" && isBetweenSteps(adapter) && needsAnswers(adapter)) this.#sampling.start(adapter);
+    if (!isBetweenSteps(adapter)) return;
+    // One of them: a request that comes while it is offloaded may have it leave.
+    if (adapter.status === "resting") this.#scheduler.rest(adapter);
+    else if (adapter.status === "leaving") this.#leaves(adapter);
+    else if (adapter.status === "active" && needsAnswers(adapter)) this.#sampling.start(adapter);
   }
 
   #leaves(adapter: AdapterState): void {

@@ -182,6 +182,19 @@ test.each([
   },
 );
 
+test("adapters that are paused while one of them is offloaded leave once, and come to the same", async () => {
+  const all = ["a", "b", "c"].map((name) => adapter(name, 1e-3, { steps: 12 }));
+  const undisturbed = await trained(all);
+  let pauses = 0;
+  const during = (training: Training, request: StageRequest): void => {
+    if (request.type !== "offload" || pauses++ > 20) return;
+    training.controls.pause(null);
+    if (pauses === 1) for (const { name } of all) void resuming(training, name);
+  };
+  expect(await trained(all, during, 3, 1)).toEqual(undisturbed);
+  expect(pauses).toBeGreaterThan(0);
+});
+
 test("an adapter that is paused at a rung is compared there, and stays paused", async () => {
   const halving = { rung: 2, keep: 0.5, group: "sweep" };
   const sweep = [adapter("best", 1e-2, { halving }), adapter("worst", 1e-6, { halving })];
