@@ -82,15 +82,16 @@ export function writeRecord(folder: string, adapters: Iterable<Outcome>, time?: 
  * Throws a RunError; then the file is as it was.
  */
 export function rewindMetrics(folder: string, stepsOf: (adapter: string) => number | null): void {
-  for (const name of [METRICS, COMPLETIONS]) rewind(join(folder, name), stepsOf);
+  rewind(join(folder, METRICS), LONGEST.metrics, stepsOf);
+  rewind(join(folder, COMPLETIONS), LONGEST.completions, stepsOf);
 }
 
-function rewind(path: string, stepsOf: (adapter: string) => number | null): void {
+function rewind(path: string, longest: number, stepsOf: (adapter: string) => number | null): void {
   if (!existsSync(path)) return;
   let fd: number | null = null;
   try {
     fd = openSync(path, "r");
-    const kept = stretches(fd, (line) => isKept(line, stepsOf));
+    const kept = stretches(fd, longest, (line) => isKept(line, stepsOf));
     const { value: first } = kept.next();
     if (first?.from === 0 && first.to === fstatSync(fd).size) return;
     const file = fd;
@@ -107,16 +108,17 @@ function rewind(path: string, stepsOf: (adapter: string) => number | null): void
   }
 }
 
-const LONGEST = 1 << 20;
+/** Bytes of a line: a completion has its prompt, too. */
+const LONGEST = { metrics: 1 << 20, completions: 1 << 26 } as const;
 const CHUNK = 4 << 20;
 type Stretch = { readonly from: number; readonly to: number };
 
 /** Bytes of whole lines that are kept, one after the other, as far as they have no gap. */
-function* stretches(fd: number, isKept: (line: string) => boolean): Generator<Stretch> {
+function* stretches(fd: number, longest: number, isKept: (line: string) => boolean): Generator<Stretch> {
   const decoder = new TextDecoder();
   let from = 0;
   let to = 0;
-  for (const { bytes, end } of linesOf(fd, LONGEST)) {
+  for (const { bytes, end } of linesOf(fd, longest)) {
     if (bytes === null || !isKept(decoder.decode(bytes))) {
       if (to > from) yield { from, to };
       from = end;

@@ -123,3 +123,12 @@ test("200 MB of metrics are taken back in memory that does not grow with them", 
   expect(kept.length).toBe(25_010);
   expect(JSON.parse(kept.at(-1)!)).toMatchObject({ adapter: "b", step: 25_000 });
 });
+
+test("a completion with a long prompt is kept where its step is, and goes where it is not", () => {
+  const folder = mkdtempSync(join(root, "long-"));
+  const line = (step: number) => `${JSON.stringify({ type: "completion", adapter: "a", step, prompt: "x".repeat(3 << 20) })}\n`;
+  const path = join(folder, "completions.jsonl");
+  writeFileSync(path, line(1) + line(2) + line(3));
+  rewindMetrics(folder, () => 2);
+  expect(readFileSync(path, "utf8") === line(1) + line(2)).toBe(true);
+});
