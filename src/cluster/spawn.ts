@@ -48,6 +48,8 @@ const DIE_WITH_PARENT = { BUN_FEATURE_FLAG_NO_ORPHANS: "1" };
 const GRACE_MS = 3_000;
 /** Characters of output that are kept. */
 const KEPT = 16_384;
+/** Looks, so far apart, at an output that stays open after its child has ended, before it is left. */
+const [LOOKS, LOOK_MS] = [3, 1_000];
 /** Starts mlora itself once more, with these arguments. Throws a RunError, `spawn.start`. */
 export const startSelf = (args: readonly string[], options: ChildOptions): Child =>
   start([...self(), "child", `${process.pid}`, ...args], options);
@@ -91,12 +93,13 @@ function start(command: readonly string[], { name, input, keepsOutput = false, l
       env: { ...(environment ?? inheritedEnvironment()), ...DIE_WITH_PARENT },
     }),
   );
-  const stderr = keepEnd(child.stderr, line);
+  const stderr = new Output(child.stderr, KEPT, line);
   const kept = typeof keepsOutput === "number" ? Math.max(keepsOutput, KEPT) : KEPT;
-  const stdout = child.stdout instanceof ReadableStream ? keepEnd(child.stdout, undefined, kept) : "";
+  const stdout = child.stdout instanceof ReadableStream ? new Output(child.stdout, kept) : null;
   const ended = child.exited.then(async (code): Promise<Ending> => {
     const signal = child.signalCode as string | null;
-    return { code: signal === null ? code : null, signal, stderr: await stderr, stdout: await stdout };
+    const [said, printed] = await Promise.all([stderr.end(), stdout?.end() ?? ""]);
+    return { code: signal === null ? code : null, signal, stderr: said, stdout: printed };
   });
   const stop = async (graceMs = GRACE_MS): Promise<Ending> => {
     child.kill("SIGTERM");
@@ -143,20 +146,42 @@ export function describeEnding({ code, signal, stderr }: Ending): string {
   return `${signal ? `was killed by ${signal}` : `ended with ${code}`}${why === "" ? "" : `: ${why.slice(-4000)}`}`;
 }
 
-/** The last of what a child wrote, once it has closed its end. */
-async function keepEnd(stream: ReadableStream<Uint8Array>, line?: (line: string) => void, most = KEPT): Promise<string> {
-  const decoder = new TextDecoder();
-  let [kept, open] = ["", ""];
-  for await (const bytes of stream) {
-    const text = decoder.decode(bytes, { stream: true });
-    kept = (kept + text).slice(-most);
-    if (!line) continue;
-    const lines = (open + text).split("\n");
-    open = lines.pop()!.slice(-KEPT);
-    for (const whole of lines) line(whole);
+/** The last of what a child writes to one of its outputs, `most` characters. */
+class Output {
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
+  readonly #closed: Promise<true>;
+  #kept = "";
+
+  constructor(
+    stream: ReadableStream<Uint8Array>,
+    private readonly most: number,
+    line?: (line: string) => void,
+  ) {
+    this.#reader = stream.getReader() as ReadableStreamDefaultReader<Uint8Array>;
+    this.#closed = this.#read(line);
   }
-  if (open !== "") line?.(open);
-  return kept;
+
+  /** To be asked when the child has ended: the rest is read, but not what others write who hold the output open. */
+  async end(): Promise<string> {
+    for (let look = 0; look < LOOKS; look++) if (await Promise.race([this.#closed, sleep(LOOK_MS)])) return this.#kept;
+    void this.#reader.cancel();
+    return this.#kept;
+  }
+
+  async #read(line?: (line: string) => void): Promise<true> {
+    const decoder = new TextDecoder();
+    let open = "";
+    for (let got = await this.#reader.read(); !got.done; got = await this.#reader.read()) {
+      const text = decoder.decode(got.value, { stream: true });
+      this.#kept = (this.#kept + text).slice(-this.most);
+      if (!line) continue;
+      const lines = (open + text).split("\n");
+      open = lines.pop()!.slice(-KEPT);
+      for (const whole of lines) line(whole);
+    }
+    if (open !== "") line?.(open);
+    return true;
+  }
 }
 
 function attempt<T>(name: string, start: () => T): T {

@@ -43,6 +43,18 @@ describe("a program that prints numbers", () => {
     expect(metrics(output, "evaluation").map((of) => of["metrics"])).toEqual(Array(5).fill({ f1: 3 }));
   });
 
+  test("may leave a program behind that holds its output open", async () => {
+    const leaves = ["sh", "-c", "setsid sleep 120 & echo '{\"f1\": 4}'"];
+    const { code, output } = await run(
+      adapter("leaves", `steps = 2\nmetrics = { command = ${JSON.stringify(leaves)}, seconds = 60 }`).replace(
+        "steps = 8\n",
+        "",
+      ),
+    );
+    expect(code).toBe(0);
+    expect(metrics(output, "evaluation").map((of) => of["metrics"])).toEqual(Array(2).fill({ f1: 4 }));
+  });
+
   test("is given the adapter at each evaluation; the best by its number is what is saved", async () => {
     const { code, out, err, output } = await run(
       adapter("kept", `metrics = { command = ${program("kept")}, best = "f1" }`) +
