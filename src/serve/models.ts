@@ -141,7 +141,7 @@ export class Models {
     const others = [...this.#asked].filter(isUnused).sort(([, a], [, b]) => a - b);
     for (const [name] of others.slice(0, Math.max(0, this.#asked.size - this.most))) {
       this.#asked.delete(name);
-      void this.engine.remove(name); // after the answers that use it
+      this.engine.remove(name).catch(() => undefined); // after the answers that use it; fails where the stages are lost
     }
   }
 }
