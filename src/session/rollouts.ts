@@ -17,14 +17,13 @@ import { rolloutsOf } from "../objectives/registry.ts";
 import { tileOf } from "../plan/generation.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
-import { inputLength, type Row, type Segment } from "../schedule/pack.ts";
-import type { SegmentRef } from "../schedule/segments.ts";
+import { inputLength, type Row } from "../schedule/pack.ts";
 import { type StepRows, stepsOf, type Work } from "../schedule/steps.ts";
 import type { AdapterState } from "./adapter-state.ts";
 import { engineOver } from "./decoding.ts";
-import { runThrough } from "./evaluate.ts";
 import { PassTurns } from "./pass-turns.ts";
 import { type Asked, allRewards } from "./rewards.ts";
+import { BASE, logProbsOf, rowOf } from "./rollout-rows.ts";
 import { Sampler } from "./sampler.ts";
 import { Shares } from "./shares.ts";
 
@@ -109,8 +108,8 @@ export class RolloutMaker {
     );
     const plain = sampled.map(({ prompt, ids }, i) => rowOf(prompt, ids, isLearned(i)));
     // What is sampled once and learned once is as likely as it is now.
-    const old = settings.iterations === 1 ? null : await this.#logProbs(adapter, plain, slot!);
-    const reference = settings.beta === 0 ? null : await this.#logProbs(adapter, plain, BASE);
+    const old = settings.iterations === 1 ? null : await logProbsOf(this.options, adapter.plan, plain, slot!);
+    const reference = settings.beta === 0 ? null : await logProbsOf(this.options, adapter.plan, plain, BASE);
     signal.throwIfAborted();
     return {
       ...{ from, until, policy: groupPolicyOf(settings), rewards: judged.rewards, zeroStd: judged.zeroStd },
@@ -180,41 +179,4 @@ export class RolloutMaker {
     const found = await allRewards(rewardsOf(settings), all, notice, signal);
     return sampled.map((_, i) => found.map((of) => of[i]!));
   }
-
-  /** Log-probabilities of each row's tokens under the adapter in a slot; 0 where a token is no target. */
-  async #logProbs({ plan }: AdapterState, rows: readonly Row[], slot: number): Promise<Float32Array[]> {
-    const { bus, plan: run } = this.options;
-    const batchSize = plan.work.batchSize;
-    const work = { slot, samples: rows, batchSize, objective: { name: "sft" }, references: null, logProbs: true } as const;
-    const found = new Array<Float32Array>(rows.length);
-    for (const { rows: of, losses } of await runThrough(bus, run, work).result)
-      for (const [i, row] of of.entries()) {
-        let target = 0;
-        const own = losses[i]!.logProbs!;
-        found[row] = Float32Array.from(rows[row]!.mask, (is, at) => (at > 0 && is === 1 ? own[target++]! : 0));
-      }
-    return found;
-  }
 }
-
-/** The base model by itself: what a fresh adapter begins as, and is measured against. */
-const BASE = -1;
-
-/** A prompt with its answer, whose tokens are learned unless all of it is masked. */
-function rowOf(prompt: Int32Array, ids: readonly number[], isLearned: boolean): Row {
-  const all = Int32Array.from([...prompt, ...ids]);
-  return { ids: all, mask: Uint8Array.from(all, (_, i) => Number(isLearned && i >= prompt.length)) };
-}
-
-/** A share of a training pass: answers that are learned, for the slot that the adapter has. */
-export const rolloutSegment = (
-  { recipe }: AdapterPlan,
-  slot: number,
-  { rows, policy }: Rollouts,
-  ref: SegmentRef,
-): Segment => ({
-  adapter: slot,
-  samples: ref.rows.map((row) => rows[row]!),
-  ...{ seed: recipe.seed, step: ref.step, dropout: recipe.dropout, firstRow: ref.firstRow },
-  ...{ weight: 1, group: policy },
-});
