@@ -5,6 +5,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseRows } from "../../scripts/bench/history/rows.ts";
+import { benchReport, versioned } from "../helpers/bench-program.ts";
 import { until } from "../helpers/bus.ts";
 import { Hosts, sshdPath } from "../helpers/hosts.ts";
 import { needs } from "../helpers/needs.ts";
@@ -23,22 +24,12 @@ afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 /** A program of a known speed: `mlora bench` in `bench` milliseconds a step, or what else it does. */
 function program(name: string, bench: number | string): string {
-  const report = {
-    ...{ shape: "tiny", device: "a processor", compute: "f32", recomputation: "none", targets: ["q_proj"], ms: bench },
-    ...{
-      adapters: 1,
-      rows: 1,
-      length: 8,
-      dropout: 0,
-      ranks: [4],
-      stages: [{ layers: 1 }],
-      device_bytes: 1e6,
-      peak_rss_bytes: 1e6,
-    },
-  };
-  const made = typeof bench === "string" ? bench : `echo '${JSON.stringify(report)}'`;
+  const made =
+    typeof bench === "string"
+      ? bench
+      : `echo '${JSON.stringify(benchReport(bench, { device: "a processor", compute: "f32" }))}'`;
   const path = join(root, name);
-  writeFileSync(path, `#!/bin/sh\n[ "$1" = --version ] && echo mlora 1.2.3 && exit\n${made}\n`, { mode: 0o755 });
+  writeFileSync(path, versioned(made), { mode: 0o755 });
   return path;
 }
 const measured = (history: string) => parseRows(readFileSync(join(root, history), "utf8"));

@@ -4,6 +4,7 @@ import { afterAll, expect, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { benchReport, versioned } from "../helpers/bench-program.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
 const root = mkdtempSync(join(tmpdir(), "mlora-bench-workflow-"));
@@ -33,25 +34,12 @@ const git = (...args: readonly string[]) => {
 function measured(number: number, speed: number, event: { readonly pull: string }) {
   const temporary = join(root, `runner-${number}`);
   mkdirSync(join(temporary, "built"), { recursive: true });
-  const report = {
-    ...{ shape: "tiny", device: "NVIDIA H200", compute: "bf16", recomputation: "none", targets: ["q_proj"], ms: 8000 / speed },
-    ...{
-      adapters: 1,
-      rows: 1,
-      length: 8,
-      dropout: 0,
-      ranks: [4],
-      stages: [{ layers: 1 }],
-      device_bytes: 1e6,
-      peak_rss_bytes: 1e6,
-    },
-  };
+  const report = benchReport(8000 / speed, { device: "NVIDIA H200", compute: "bf16" });
   const dist = join(temporary, "dist");
   mkdirSync(dist);
   // Each case is a shape of its own.
   const told = `echo '${JSON.stringify(report)}' | sed "s/tiny/$(echo "$*" | cksum | cut -d ' ' -f 1)/"`;
-  const program = `#!/bin/sh\n[ "$1" = --version ] && echo mlora 1.2.3 && exit\n${told}\n`;
-  writeFileSync(join(dist, "mlora"), program, { mode: 0o755 });
+  writeFileSync(join(dist, "mlora"), versioned(told), { mode: 0o755 });
   expect(Bun.spawnSync([join(ROOT, "scripts", "release"), dist]).exitCode).toBe(0);
   cpSync(join(dist, "mlora-1.2.3-linux-x64.tar.xz"), join(temporary, "built", "now.tar.xz"));
   const said = {
