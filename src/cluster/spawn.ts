@@ -161,7 +161,7 @@ class Output {
     this.#closed = this.#read(line);
   }
 
-  /** To be asked when the child has ended: the rest is read, but not what others write who hold the output open. */
+  /** To be asked when the child has ended: the rest is read, but not what other processes write to it. */
   async end(): Promise<string> {
     for (let look = 0; look < LOOKS; look++) if (await Promise.race([this.#closed, sleep(LOOK_MS)])) return this.#kept;
     void this.#reader.cancel();

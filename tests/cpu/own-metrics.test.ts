@@ -43,7 +43,7 @@ describe("a program that prints numbers", () => {
     expect(metrics(output, "evaluation").map((of) => of["metrics"])).toEqual(Array(5).fill({ f1: 3 }));
   });
 
-  test("may leave a program behind that holds its output open", async () => {
+  test("may leave a program running that holds its output open", async () => {
     const leaves = ["sh", "-c", "setsid sleep 120 & echo '{\"f1\": 4}'"];
     const { code, output } = await run(
       adapter("leaves", `steps = 2\nmetrics = { command = ${JSON.stringify(leaves)}, seconds = 60 }`).replace(
