@@ -100,8 +100,10 @@ function expectNear(got: Passed, want: Passed, allowed: { readonly loss: number;
 type Passed = Awaited<ReturnType<typeof pass>>;
 
 needs("gpu")("a step on the GPU", () => {
-  const { qwen3_5, lfm2 } = sparseGpuFamilies;
-  for (const [family, spec] of Object.entries({ ...gpuFamilies, qwen3_5: qwen3_5!, lfm2: lfm2! }))
+  const recurrent = ["qwen3_5", "lfm2", "granite_h", "nemotronH"].map(
+    (family) => [family, sparseGpuFamilies[family]!] as const,
+  );
+  for (const [family, spec] of [...Object.entries(gpuFamilies), ...recurrent])
     for (const compute of ["f32", "bf16"] as const)
       for (const recomputation of ["none", "selective", "full"] as const)
         describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {
@@ -116,6 +118,16 @@ needs("gpu")("a step on the GPU", () => {
   test("of the delta rule with heads of 128, in bf16, is the cpu device's", async () => {
     const delta = { heads: { keyHeads: 4, valueHeads: 8, keyDim: 128, valueDim: 128 }, layers: [true, false] };
     const spec = { ...sparseGpuFamilies["qwen3_5"]!, delta };
+    const want = await pass(new CpuDevice(), spec, 0.1, "selective");
+    expectNear(await pass(new CudaDevice("bf16"), spec, 0.1, "selective"), want, TOLERANCE.bf16);
+  });
+
+  test.each([
+    [64, 128],
+    [80, 128],
+  ])("of Mamba 2 with heads of %i and states of %i, in bf16, is the cpu device's", async (headDim, stateDim) => {
+    const { mamba, ...rest } = sparseGpuFamilies["granite_h"]!;
+    const spec = { ...rest, mamba: { ...mamba!, heads: { heads: 16, headDim, groups: 1, stateDim } } };
     const want = await pass(new CpuDevice(), spec, 0.1, "selective");
     expectNear(await pass(new CudaDevice("bf16"), spec, 0.1, "selective"), want, TOLERANCE.bf16);
   });

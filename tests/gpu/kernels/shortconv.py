@@ -10,9 +10,9 @@ import time
 
 import torch
 
-from deltanet import TILE, between, packed
 from rows_check import Case, ints, poison, rnd
 from rows_launch import DEVICE, DTYPE, INTERPRET, cdiv, find, launch
+from sequences import TILE, between, packed
 
 TAPS = 3
 
