@@ -1,5 +1,5 @@
 """Checks the kernels of Mamba 2's layers against the recurrence in float64, token by token, with gradients by autograd. One
-command: python3 tests/gpu/kernels/statespace.py [--time | CASE ...]
+command: python3 tests/gpu/kernels/mamba.py [--time | CASE ...]
 
 Fresh random inputs, poisoned outputs and scratch, sequences of a token, of one chunk, a token more, and of many chunks, with
 padding; steps at their limits, and tiny ones; each sequence alone and among others, and all between others that are NaN, bit
@@ -12,7 +12,7 @@ import time
 import torch
 
 import deltanet_launch
-import statespace_launch as run
+import mamba_launch as run
 from rows_check import Case, floats, ints, poison, rnd
 from rows_launch import DEVICE, INTERPRET
 from sequences import TILE, between, packed
