@@ -2,7 +2,9 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
+import { CpuDevice } from "../../src/device/cpu.ts";
 import { type Asked, learnsAlike, RewardedPlace, rewardsRise, STEPS } from "../helpers/grpo.ts";
+import { temperedLikeTrl } from "../helpers/grpo-golden.ts";
 
 let place: RewardedPlace | null = null;
 const on = () => place!;
@@ -16,6 +18,7 @@ afterAll(() => place![Symbol.dispose]());
 
 describe("alone, with others, in stages, and killed", () => learnsAlike(on, () => alone, 2));
 rewardsRise(on);
+temperedLikeTrl(() => new CpuDevice());
 
 describe("a reward that fails", () => {
   const one = (steps: number) => on().adapters(steps)[0]!;

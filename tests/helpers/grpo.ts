@@ -73,8 +73,8 @@ export class RewardedPlace implements Disposable {
     const [share, short] = [this.at("share"), this.at("short", ", weight = 0.1")];
     return [
       `name = "g0"\ndropout = 0.1\nbatch_size = 2\nobjective = { name = "grpo", reward = ${share}, generations = 4, max_new_tokens = 6 }`,
-      `name = "g1"\nrank = 6\nbatch_size = 1\naccumulation = 2\nobjective = { name = "grpo", reward = [${share}, ${short}], generations = 3, max_new_tokens = 7, iterations = 2, beta = 0.1, loss = "grpo", importance_sampling_level = "sequence" }`,
-      `name = "g2"\nmethod = "dora"\nbatch_size = 3\nobjective = { name = "grpo", reward = ${share}, generations = 2, max_new_tokens = 5, loss = "cispo", epsilon_high = 3, scale_rewards = "batch", top_k = 40 }`,
+      `name = "g1"\nrank = 6\nbatch_size = 1\naccumulation = 2\nobjective = { name = "grpo", reward = [${share}, ${short}], generations = 3, max_new_tokens = 7, iterations = 2, beta = 0.1, temperature = 1.3, loss = "grpo", importance_sampling_level = "sequence" }`,
+      `name = "g2"\nmethod = "dora"\nbatch_size = 3\nobjective = { name = "grpo", reward = ${share}, generations = 2, max_new_tokens = 5, temperature = 0.7, loss = "cispo", epsilon_high = 3, scale_rewards = "batch", top_k = 40 }`,
     ].map((text) => `[[adapter]]\ndata = "prompts.jsonl"\nmax_length = 30\nlearning_rate = 2e-2\nsteps = ${steps}\n${text}\n`);
   }
 
@@ -203,6 +203,6 @@ export function rewardsRise(on: () => RewardedPlace): void {
       .left(recipe, "g0")
       .steps.map((step) => step["reward"] as number);
     const mean = (of: readonly number[]) => sum(of) / of.length;
-    expect(mean(rewards.slice(-5))).toBeGreaterThan(mean(rewards.slice(0, 5)) + 0.08); // of six seeds the least is 0.15
+    expect(mean(rewards.slice(-5))).toBeGreaterThan(mean(rewards.slice(0, 5)) + 0.08); // the least of six seeds is 0.16
   });
 }

@@ -1,13 +1,11 @@
 // GRPO's numbers against TRL's own, and what they promise besides.
 
 import { describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { cacheBytes } from "../../src/engine/stage-buffers.ts";
 import { weightBytes, wholeModel } from "../../src/engine/weights.ts";
-import { type AdvantageSettings, advantagesOf, deviationOf, meanOf } from "../../src/objectives/advantages.ts";
+import { advantagesOf, deviationOf, meanOf } from "../../src/objectives/advantages.ts";
 import { type Completion, completionLoss, completionScales, type GroupPolicy } from "../../src/objectives/group-policy.ts";
 import { rewardsOf } from "../../src/objectives/grpo.ts";
 import { rolloutsOf } from "../../src/objectives/registry.ts";
@@ -15,45 +13,11 @@ import { planAdapters } from "../../src/plan/adapters.ts";
 import type { StageDevice } from "../../src/plan/plan.ts";
 import { rolloutCache } from "../../src/plan/rollouts.ts";
 import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
+import { GOLDEN, policyOf } from "../helpers/grpo-golden.ts";
 import { tinySpec } from "../helpers/tiny.ts";
-
-/** grpo.json as tests/golden/grpo/make.py writes it. */
-type Case = {
-  readonly settings: Omit<AdvantageSettings, "generations"> & {
-    readonly loss: "dapo" | "grpo" | "dr_grpo" | "cispo" | "luspo";
-    readonly beta: number;
-    readonly epsilon: number;
-    readonly epsilonHigh: number | null;
-    readonly delta: number | null;
-    readonly importanceSamplingLevel: "token" | "sequence";
-    readonly biasCorrection: boolean;
-    readonly maskTruncated: boolean;
-  };
-  readonly ended: readonly boolean[];
-  readonly rewards: readonly (readonly (number | null)[])[];
-  readonly now: readonly number[][];
-  readonly old: readonly number[][] | null;
-  readonly reference: readonly number[][] | null;
-  readonly advantages: readonly number[];
-  readonly mask: readonly number[][];
-  readonly loss: number;
-  readonly slopes: readonly number[][];
-  readonly metrics: Readonly<Record<string, number>>;
-};
-const GOLDEN: { readonly generations: number; readonly limit: number; readonly cases: readonly Case[] } = JSON.parse(
-  readFileSync(join(import.meta.dir, "..", "golden", "grpo", "grpo.json"), "utf8"),
-);
 
 const near = (got: number, want: number, by = 1e-9) =>
   expect(Math.abs(got - want)).toBeLessThan(by * Math.max(1, Math.abs(want)));
-
-const policyOf = ({ loss, importanceSamplingLevel: level, epsilon, ...of }: Case["settings"]): GroupPolicy => {
-  const high = of.epsilonHigh ?? epsilon;
-  return {
-    ...{ name: "grpo", level, low: 1 - epsilon, delta: of.delta, beta: of.beta, isCorrected: of.biasCorrection },
-    ...(loss === "cispo" ? { form: "weighted", high } : { form: "clipped", high: 1 + high }),
-  };
-};
 
 describe.each(GOLDEN.cases.map((golden, i) => [`${i}: ${golden.settings.loss}`, golden] as const))(
   "TRL's case %s",
