@@ -17,8 +17,8 @@ Shapes: x, out c[N, K] or c[size]; codes i8 or u8; scale, nested, mean f32; absm
 nf4_nest, else u8. K a multiple of 8, size even; 16-byte alignment.
 
 Launch, no scratch: int8_quantise (N); nf4_quantise (ceil(size / (64 BLOCKS))); nf4_mean (1); nf4_nest (ceil(blocks / 256));
-nf4_dequantise and mxfp4_expand (ceil(size / BLOCK), 1, weights), WORDS threads; int8_dequantise (ceil(N / ROWS),
-ceil(K / BLOCK), weights); fp8_expand (N, ceil(K / BLOCK), weights).
+nf4_dequantise and mxfp4_expand (ceil(size / BLOCK), 1, weights), WORDS threads; int8_dequantise and fp8_expand (N,
+ceil(K / BLOCK), weights).
 
 Why so: 2 bytes a value are written, which bounds these kernels if nothing else does. So a value is looked up, not chosen bit by
 bit, what a block has in common is computed once, and lines are written whole.
@@ -189,18 +189,14 @@ def nf4_dequantise(codes, absmax, nested, mean, out, size, step, out_step, BLOCK
 
 
 @triton.jit
-def int8_dequantise(codes, scale, out, N, K, step, out_step, BLOCK: tl.constexpr, ROWS: tl.constexpr):
-    """A part of ROWS rows a program."""
+def int8_dequantise(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
+    """A part of a row a program."""
     K, step, out_step = K // 8 * 8, step // 256 * 256, out_step // 8 * 8
     weight = tl.program_id(2).to(tl.int64)
     codes, scale, out = codes + weight * step, scale + weight * (step // 4), out + weight * out_step
-    first, k = tl.program_id(0).to(tl.int64) * ROWS, tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    rows = ()
-    for row in tl.static_range(ROWS):  # all are under way before the first is needed
-        rows = rows + (tl.load(codes + (first + row) * K + k, mask=(first + row < N) & (k < K), other=0, eviction_policy="evict_first"),)
-    for row in tl.static_range(ROWS):
-        value = rows[row].to(tl.float32) * tl.load(scale + first + row, mask=first + row < N, other=0.0)
-        tl.store(out + (first + row) * K + k, value.to(out.dtype.element_ty), mask=(first + row < N) & (k < K))
+    n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    code = tl.load(codes + n * K + k, mask=k < K, other=0).to(tl.float32)
+    tl.store(out + n * K + k, (code * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
 
 
 @triton.jit
@@ -256,7 +252,7 @@ from variants import row
 def variants():
     for kind in ("ptr", "f32"):
         yield row("packed", "int8_quantise", kind, "x:c codes:*i8 scale:*fp32 K:i32", warps=8, BLOCK=4096)
-        yield row("packed", "int8_dequantise", kind, "codes:*i8 scale:*fp32 out:c N:i32 K:i32 step:i64 out_step:i64", BLOCK=1024, ROWS=4)
+        yield row("packed", "int8_dequantise", kind, "codes:*i8 scale:*fp32 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)
         yield row("packed", "mxfp4_expand", kind, "codes:*u8 scale:*u8 out:c size:i64 step:i64 out_step:i64", BLOCK=8192, WORDS=128)
         yield row("packed", "nf4_quantise", kind, "x:c codes:*u8 absmax:*fp32 size:i64", BLOCKS=32)
         yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64 step:i64 out_step:i64", BLOCK=8192, WORDS=128)

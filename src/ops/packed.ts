@@ -166,9 +166,8 @@ function expand(gpu: Launcher, weight: PackedWeight, out: Tensor, step = 0): voi
   if (format === "int8" || format === "fp8") {
     const isWhole = format === "fp8" && !weight.isSingle;
     const kernel = gpu.kernel(isWhole ? "fp8_dequantise" : format === "fp8" ? "fp8_expand" : "int8_dequantise");
-    const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, N, K, ...steps };
-    const rows = format === "int8" ? kernel.constant("ROWS") : 1;
-    gpu.launch(kernel, [cdiv(N, rows), cdiv(K, kernel.constant("BLOCK")), weights], args);
+    const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, K, ...steps };
+    gpu.launch(kernel, [N, cdiv(K, kernel.constant("BLOCK")), weights], args);
     return;
   }
   if (format === "mxfp4") {

@@ -81,8 +81,7 @@ def nf4_dequantise(kind, codes, absmax, nested, mean, out, size, step, out_step,
 
 def int8_dequantise(kind, codes, scale, out, N, K, step, out_step, weights):
     row = find("int8_dequantise", kind)
-    c = row["constants"]
-    launch(row, (cdiv(N, c["ROWS"]), cdiv(K, c["BLOCK"]), weights), codes, scale, out, N, K, step, out_step)
+    launch(row, (N, cdiv(K, row["constants"]["BLOCK"]), weights), codes, scale, out, K, step, out_step)
 
 
 def mxfp4_expand(kind, codes, scale, out, size, step, out_step, weights):

@@ -50,7 +50,7 @@ def nf4(kind, small):
 
 
 def int8(kind, small):
-    """Rows that are no whole program's, columns that end within a part, several weights, every code."""
+    """Columns that end within a program's part, several weights, every code."""
     case = Case(kind)
     for N, K, weights in ((3, 8, 1), (6, 1032, 2)) if small else ((3, 8, 1), (6, 1032, 3), (517, 2080, 2), (4096, 11008, 1)):
         begin = -(-(N * K) // 256) * 256
