@@ -64,7 +64,8 @@ def sizes_of(P, S, PD: tl.constexpr, SD: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def decays(c_C):
-    """e^(c_i - c_j) where j <= i, else 0."""
+    """e^(c_i - c_j) where j <= i, else 0. Rows after a sequence have the c of its last one: with 0 the exponential of what a
+    chunk decays by would be infinite, and 0 times that is NaN."""
     i = tl.arange(0, 64)
     lower = i[:, None] >= i[None, :]
     return tl.where(lower, tl.exp(tl.where(lower, c_C[:, None] - c_C[None, :], 0.0)), 0.0)
@@ -159,7 +160,7 @@ def space_scan(mixed, bounds, vectors, states, places, state, M, heads, groups, 
                         inside = m_C < end
                         m = m_C.to(tl.int64)
                         last = tl.load(sums + tl.minimum(begin + 64, end) - 1)
-                        by_C = tl.load(step + m_C, mask=inside, other=0.0) * tl.exp(last - tl.load(sums + m_C, mask=inside, other=0.0))
+                        by_C = tl.load(step + m_C, mask=inside, other=0.0) * tl.exp(last - tl.load(sums + tl.minimum(m_C, end - 1)))
                         from_CP = mixed + m[:, None] * width + head * P + p_P[None, :]
                         x_CP = tl.load(from_CP, mask=inside[:, None] & (p_P < P)[None, :], other=0.0)
                         from_CS = mixed + m[:, None] * width + of_keys + s_S[None, :]
@@ -199,7 +200,7 @@ def space_out(mixed, bounds, vectors, skip, scores, states, out, M, heads, group
             m_C = begin + i
             inside = m_C < end
             m = m_C.to(tl.int64)
-            c_C, s_C = tl.load(sums + m_C, mask=inside, other=0.0), tl.load(step + m_C, mask=inside, other=0.0)
+            c_C, s_C = tl.load(sums + tl.minimum(m_C, end - 1)), tl.load(step + m_C, mask=inside, other=0.0)
             g_CC = tl.load(scores + (m * groups + group)[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
             p_CC = (g_CC * decays(c_C) * s_C[None, :]).to(el)
             for p0 in range(0, PD, BP):

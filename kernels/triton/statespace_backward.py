@@ -53,7 +53,7 @@ def space_scan_backward(mixed, bounds, vectors, dout, after, M, heads, groups, P
                     inside = m_C < end
                     m = m_C.to(tl.int64)
                     last = tl.load(sums + tl.minimum(begin + 64, end) - 1)
-                    e_C = tl.exp(tl.load(sums + m_C, mask=inside, other=0.0))
+                    e_C = tl.exp(tl.load(sums + tl.minimum(m_C, end - 1)))
                     from_CP = dout + (m * heads + head)[:, None] * P + p_P[None, :]
                     do_CP = tl.load(from_CP, mask=inside[:, None] & (p_P < P)[None, :], other=0.0)
                     from_CS = mixed + m[:, None] * width + of_queries + s_S[None, :]
@@ -93,7 +93,7 @@ def space_values_backward(mixed, steps, decay, bias, skip, bounds, vectors, scor
             m_C = begin + i
             inside = m_C < end
             m = m_C.to(tl.int64)
-            c_C, s_C = tl.load(sums + m_C, mask=inside, other=0.0), tl.load(step + m_C, mask=inside, other=0.0)
+            c_C, s_C = tl.load(sums + tl.minimum(m_C, end - 1)), tl.load(step + m_C, mask=inside, other=0.0)
             last = tl.load(sums + tl.minimum(begin + 64, end) - 1)
             do_x_CC = tl.zeros((64, 64), tl.float32)
             for p0 in range(0, PD, BP):
@@ -176,7 +176,7 @@ def space_keys_backward(mixed, bounds, vectors, before, after, dout, sums, M, he
             for head in range(first_head, end_head):
                 step = vectors + M.to(tl.int64) * head
                 sum_of = step + M.to(tl.int64) * heads
-                c_C, s_C = tl.load(sum_of + m_C, mask=inside, other=0.0), tl.load(step + m_C, mask=inside, other=0.0)
+                c_C, s_C = tl.load(sum_of + tl.minimum(m_C, end - 1)), tl.load(step + m_C, mask=inside, other=0.0)
                 last = tl.load(sum_of + tl.minimum(begin + 64, end) - 1)
                 e_C, rest_C = tl.exp(c_C), tl.where(inside, tl.exp(last - c_C), 0.0) * s_C
                 do_x_CC = tl.zeros((64, 64), tl.float32)

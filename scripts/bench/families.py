@@ -3,9 +3,9 @@ python3 scripts/bench/families.py [SHAPE ..] [--write]
 
 Each shape trains adapters of rank 16 on all linears with batches of 8 x 512 and of 2 x 2048 tokens: by `mlora bench`, then by
 peer.py with every layer compiled. Qwen 3.5 has batches of 4 x 2048 and of 1 x 16384, and its peer is as it is, for loops over
-chunks take minutes to compile; the longer rows with its checkpointing; so is that of Mamba. Ratios count. The peers' layers are compiled
-first, on models of few layers, all shapes at once: torch keeps what it has compiled, and the measured models find it. Needs
-what gpu.py needs; --write adds the rows to docs/measurements/families.md.
+chunks take minutes to compile; the longer rows with its checkpointing. That of Mamba is as it is, too. Ratios count. The peers'
+layers are compiled first, on models of few layers, all shapes at once: torch keeps what it has compiled, and the measured
+models find it. Needs what gpu.py needs; --write adds the rows to docs/measurements/families.md.
 """
 
 import json

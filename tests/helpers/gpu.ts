@@ -91,7 +91,7 @@ const HYBRID = {
 
 const MAMBA = {
   heads: { heads: 8, headDim: 16, groups: 2, stateDim: 12 },
-  ...{ limits: { least: 0.2, most: 2.5 }, convolutionBias: true, bias: false, normEps: 1e-2 },
+  ...{ limits: { least: 0.2, most: 2.5 }, convolutionBias: true, bias: false, normEps: 1 },
 };
 
 /**
@@ -145,7 +145,7 @@ export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
   }),
   nemotronHmoe: tinySpec({
     ...{ family: "nemotron_h", hidden: 64, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003, layerRopes: [null, null] },
-    ...{ embeddingScale: 2, attentionLayers: [false, false] },
+    ...{ embeddingScale: 2, normEps: 3e-2, attentionLayers: [false, false] },
     mamba: { ...MAMBA, layers: [true, false] },
     experts: tinyExperts(2, {
       ...{ count: 16, perToken: 4, intermediate: 72, shared: 40, layers: [false, true] },

@@ -2,9 +2,9 @@
 command: python3 tests/gpu/kernels/mamba.py [--time | CASE ...]
 
 Fresh random inputs, poisoned outputs and scratch, sequences of a token, of one chunk, a token more, and of many chunks, with
-padding; steps at their limits, and tiny ones; each sequence alone and among others, and all between others that are NaN, bit
-for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU. --time measures layers of Granite 4.0 H small and of
-Nemotron 3 Nano.
+padding; steps at their limits, and tiny ones, and chunks that decay beyond e^-88; each sequence alone and among others, and all
+between others that are NaN, bit for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU. --time measures layers of
+Granite 4.0 H small and of Nemotron 3 Nano.
 """
 import sys
 import time
@@ -41,10 +41,10 @@ def recurrence(mixed, steps, vectors, starts, lengths, limits, N, G, P, S):
     return torch.stack(out).reshape(M, N * P), torch.stack(states)
 
 
-def inputs(kind, rows, N, G, P, S, offset=0.0):
-    """dt lies in the last columns of wider rows; `offset` makes the steps small."""
+def inputs(kind, rows, N, G, P, S, offset=0.0, decay=-2.0):
+    """dt lies in the last columns of wider rows; a negative `offset` makes the steps small."""
     mixed, wide = rnd(kind, rows, N * P + 2 * G * S), rnd(kind, rows, N + 40, scale=2)
-    vectors = {"decay": torch.randn(N, device=DEVICE) - 2, "bias": torch.randn(N, device=DEVICE) + offset, "skip": torch.randn(N, device=DEVICE)}
+    vectors = {"decay": torch.randn(N, device=DEVICE) + decay, "bias": torch.randn(N, device=DEVICE) + offset, "skip": torch.randn(N, device=DEVICE)}
     return mixed, wide, vectors
 
 
@@ -57,12 +57,12 @@ def both(kind, mixed, wide, vectors, bounds, dout, limits, kept=None, **of):
     return {"out": out, "dmixed": dmixed, "dsteps": dwide[:, -N:]}, dwide[:, :-N]
 
 
-def space(kind, lengths, N, G, P, S, limits=(0.0, INFINITE), offset=0.0):
+def space(kind, lengths, N, G, P, S, limits=(0.0, INFINITE), **how):
     case = Case(kind)
     of = dict(N=N, G=G, P=P, S=S)
     limit = 2e-5 if kind == "f32" else 3e-2 if INTERPRET else 1.2e-2
     bounds, starts, rows = packed(lengths)
-    mixed, wide, vectors = inputs(kind, rows, **of, offset=offset)
+    mixed, wide, vectors = inputs(kind, rows, **of, **how)
     dout = rnd(kind, rows, N * P)
     reference = [t.double().requires_grad_() for t in (mixed, wide[:, -N:])]
     exact = {name: t.double() for name, t in vectors.items()}
@@ -215,6 +215,7 @@ SMALL = {
     "space": lambda kind: space(kind, (2, 64, 65, 3, 70), 4, 2, 16, 24),
     "limits": lambda kind: space(kind, (70, 2), 2, 2, 8, 12, LIMITS),
     "tiny steps": lambda kind: space(kind, (70, 130), 10, 2, 16, 16, offset=-9.0),
+    "fast decay": lambda kind: space(kind, (70, 60, 2), 2, 2, 16, 16, decay=3.0),
 }
 MANY = (2, 64, 65, 3, 1, 300, 129)
 WHOLE = {
@@ -227,6 +228,7 @@ WHOLE = {
     "odd": lambda kind: space(kind, MANY, 6, 3, *((80, 128) if kind == "ptr" else (20, 28)), LIMITS),
     "large": lambda kind: space(kind, (70, 2, 200), 4, 2, *((128, 256) if kind == "ptr" else (32, 16))),
     "small": lambda kind: space(kind, (70, 2, 33, 200), 8, 4, 8, 12, LIMITS),
+    "fast decay": lambda kind: space(kind, (256, 60, 2), 4, 2, *((64, 128) if kind == "ptr" else (32, 32)), decay=3.0),
     "tiny steps": lambda kind: space(kind, (256, 70), 4, 2, *((64, 128) if kind == "ptr" else (32, 32)), offset=-9.0),
 }
 
