@@ -40,7 +40,7 @@ const LONGEST = 1 << 20;
 /** Bytes that are read at once. */
 const CHUNK = 1 << 20;
 
-/** Null for what is no line of ours. */
+/** Null for a line that this program did not write. */
 const parsed = (text: string): MlflowLine | null => {
   try {
     return v.parse(schema, JSON.parse(text));

@@ -15,7 +15,7 @@ const [EVERY_MS, MOST_MS, END_MS] = [5_000, 60_000, 15_000];
 
 type Notice = (text: string) => void;
 
-/** Sends all lines of a run's folder that the server does not have; how many. `lost` is called for an adapter that it refuses. */
+/** Sends the lines of a run's folder that the server does not have. `lost` is called for an adapter that it refuses. */
 export class MlflowSending {
   readonly #folder: string;
   readonly #refused = new Set<string>();

@@ -10,8 +10,9 @@ import { MlflowSending } from "./mlflow-sender.ts";
 import { mlflowServer } from "./mlflow-server.ts";
 
 /**
- * Sends what the server does not have; how many lines, and where they went. Throws RequestErrors where there is nothing to send or no
- * server, or a run is under way in the folder, which sends by itself; a RunError, `mlflow.failed`, where the server fails.
+ * Sends what the server does not have; how many lines, and where they went. Throws RequestErrors where there is nothing to
+ * send or no server, or a run is under way in the folder, which sends by itself; a RunError, `mlflow.failed`, where the server
+ * fails.
  */
 export async function syncRun(
   output: string,
@@ -22,7 +23,7 @@ export async function syncRun(
     throw new RequestError(
       "sync.none",
       `${output} holds nothing for MLflow`,
-      'a run has it with tracking = ["mlflow"]; W&B has a program of its own: wandb sync',
+      'a run has it with tracking = ["mlflow"]; W&B has its own program for its files',
     );
   const server = mlflowServer();
   if (!server)

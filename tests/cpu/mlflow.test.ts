@@ -130,7 +130,7 @@ test("a server that never answers holds up no run, and one that refuses an adapt
   expect([gone!.info.status, left!.info.status]).toEqual(["RUNNING", "KILLED"]);
 }, 300_000);
 
-test("no address is said, one that is none is refused before anything is done, and a secret goes nowhere in the clear", async () => {
+test("no address is said, a wrong one is refused before anything is done, and a secret goes nowhere in the clear", async () => {
   const path = project(2);
   const output = join(path, "..", "out");
   for (const [uri, more, says] of [

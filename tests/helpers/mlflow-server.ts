@@ -1,4 +1,5 @@
-// What MLflow's server (3.17) says to what a run asks it, and no more; scripts/nightly/tracking.ts has runs speak to the real one.
+// What MLflow's server (3.17) says to what a run asks it, and no more; scripts/nightly/tracking.ts has runs speak to the real
+// one.
 
 type Metric = { readonly key: string; readonly value: number; readonly timestamp: number; readonly step: number };
 type Text = { readonly key: string; readonly value: string };
