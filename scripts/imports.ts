@@ -44,7 +44,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   },
   data: { values: ["families", "objectives"], types: ["recipe"] },
   files: { values: ["families", "ffi", "methods"] },
-  sources: { values: ["data/data-file.ts", "files/fingerprint.ts"], types: ["data"] },
+  sources: { values: ["data/data-file.ts", "data/row-digest.ts", "data/rows.ts", "files/fingerprint.ts"], types: ["data"] },
   device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device", "ffi", "methods/layout.ts"] },
   engine: {

@@ -32,7 +32,7 @@ export function rolloutCache(
       `adapter '${sampling[0]!.name}': ${sampling[0]!.recipe.objective.name} is trained on CPUs alone yet; the device is ${device.name}`,
       'set device to "cpu"',
     );
-  const capacity = maxOf(sampling.flatMap(({ work }) => work.lengths)) + 1; // the last token is sampled, and never read
+  const capacity = maxOf(sampling.map(({ work }) => maxOf(work.lengths))) + 1; // the last token is sampled, and never read
   const each = tileOf(device).sameOrder.length;
   const wanted = sampling.map(({ work }) => Math.min(each, work.batchSize * work.accumulation)).sort((a, b) => b - a);
   const bytes = 2 * capacity * spec.layers * spec.kvHeads * spec.headDim * bytesOf(device.compute);
