@@ -81,7 +81,7 @@ const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "@nats-io/transport-node": ["src/bus/nats.ts"],
   "@msgpack/msgpack": ["src/bus/codec.ts"],
   cac: ["src/main.ts"],
-  hyparquet: ["src/data/parquet.ts"],
+  hyparquet: ["src/data/parquet.ts", "src/data/parquet-pages.ts"],
   "@valibot/to-json-schema": ["src/recipe/json-schema.ts", "src/serve/openapi.ts"],
   uplot: ["src/web/page/chart.ts"],
   "bun:sqlite": ["src/serve/store.ts"],
