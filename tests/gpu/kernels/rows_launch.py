@@ -74,6 +74,16 @@ def rows_gather(kind, x, rows, y):
     launch(row, (y.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(x), rows, words(y), W)
 
 
+def nf4_dequantise(kind, codes, absmax, nested, mean, out, size, step, out_step, weights):
+    row = find("nf4_dequantise", kind)
+    launch(row, (cdiv(size, row["constants"]["BLOCK"]), 1, weights), codes, absmax, nested, mean, out, size, step, out_step)
+
+
+def int8_dequantise(kind, codes, scale, out, N, K, step, out_step, weights):
+    row = find("int8_dequantise", kind)
+    launch(row, (N, cdiv(K, row["constants"]["BLOCK"]), weights), codes, scale, out, K, step, out_step)
+
+
 def mxfp4_expand(kind, codes, scale, out, size, step, out_step, weights):
     row = find("mxfp4_expand", kind)
     launch(row, (cdiv(size, row["constants"]["BLOCK"]), 1, weights), codes, scale, out, size, step, out_step)
@@ -204,9 +214,9 @@ def spans_backward(kind, dy, x, first, second, rstd):
     launch(spans_row("spans_backward", kind, A, B), (M, 2), dy, x, first, second, rstd, M, W, A, B)
 
 
-def xent(kind, logits, classes, targets, weights, loss, hit, grad, scale=1.0, cap=0.0):
+def xent(kind, logits, classes, targets, weights, sharpness, loss, hit, grad, scale=1.0, cap=0.0):
     row = find("xent", kind, SHAPED=int(scale != 1 or cap > 0))
-    launch(row, (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], classes, grad, scale, cap)
+    launch(row, (logits.shape[0],), logits, targets, weights, sharpness, loss, hit, logits.shape[1], classes, grad, scale, cap)
 
 
 def rows_multiply(kind, x, factor, y):
