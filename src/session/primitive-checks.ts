@@ -47,7 +47,7 @@ export function checkRows(
     if (rowKindOf(objective) === "labelled" && row.label === undefined)
       throw fault(`${objective.name} expects a label, found none`);
     for (const sequence of sequencesOf(row)) {
-      const wrong = faultOf(sequence, vocab, policy?.name === "grpo");
+      const wrong = faultOf(sequence, vocab, isOfGroup(policy));
       if (wrong !== null) throw fault(wrong);
     }
   }
@@ -61,9 +61,12 @@ export function checkRows(
     throw refuse(`: expected ${rows.length} references, found ${references.length}`);
   const odd = references?.findIndex((of) => of.length !== 2 || !of.every(Number.isFinite)) ?? -1;
   if (odd >= 0) throw refuse(`: expected two finite numbers as reference ${odd}, found ${references![odd]!.join(", ")}`);
-  if (policy?.name === "grpo") checkCompletions(name, rows);
+  if (isOfGroup(policy)) checkCompletions(name, rows);
   else checkSampled(name, rows, objective, policy);
 }
+
+const isOfGroup = (policy: PolicyLoss | GroupPolicy | undefined): policy is GroupPolicy =>
+  policy !== undefined && "form" in policy;
 
 /** Throws a RequestError, `primitives.rows`, where rows are no completions of a group. */
 function checkCompletions(name: string, rows: readonly Row[]): void {
