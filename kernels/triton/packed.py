@@ -17,7 +17,11 @@ Shapes: x, out c[N, K] or c[size]; codes i8 or u8; scale, nested, mean f32; absm
 nf4_nest, else u8. K a multiple of 8, size even; 16-byte alignment.
 
 Launch, no scratch: int8_quantise (N); nf4_quantise (ceil(size / (64 BLOCKS))); nf4_mean (1); nf4_nest (ceil(blocks / 256));
-nf4_dequantise and mxfp4_expand (ceil(size / BLOCK), 1, weights); int8_dequantise and fp8_expand (N, ceil(K / BLOCK), weights).
+nf4_dequantise and mxfp4_expand (ceil(size / BLOCK), 1, weights), WORDS threads; int8_dequantise and fp8_expand (N,
+ceil(K / BLOCK), weights).
+
+Why so: 2 bytes a value are written, which bounds these kernels if nothing else does. So a value is looked up, not chosen bit by
+bit, what a block has in common is computed once, and lines are written whole.
 """
 import triton
 import triton.language as tl
@@ -72,11 +76,14 @@ def nf4_code(v):
 
 
 @triton.jit
-def bound(i, parts):
-    """Bound i of the equal parts of [0.1, 1] as torch.linspace computes it in f32: from the nearer end, rounded once."""
-    least = tl.full((), 0.1, tl.float32).to(tl.float64)
-    width = ((1.0 - least).to(tl.float32).to(tl.float64) / parts).to(tl.float32).to(tl.float64)
-    return tl.where(2 * i < parts, least + width * i, 1.0 - width * (parts - i)).to(tl.float32)
+def bound(i, exponent):
+    """
+    Bound i of the 2^exponent equal parts of [0.1, 1], in units of 2^-30, as torch.linspace computes it in f32: from the nearer
+    end, rounded once. In these units 0.1f and the parts of 0.9f are whole, up to an exponent of 6.
+    """
+    from_first = 107374184 + 15099494 * (i << (6 - exponent))
+    from_last = 1073741824 - 15099494 * (((1 << exponent) - i) << (6 - exponent))
+    return tl.where(2 * i < (1 << exponent), from_first, from_last).to(tl.float32)
 
 
 @triton.jit
@@ -86,12 +93,12 @@ def dynamic_value(q):
     Each is the middle of two bounds times a power of ten, in f32 with the bits of bitsandbytes, as on a CPU.
     """
     p = tl.where(q >= 128, q - 128, 126 - q)
+    p = tl.minimum(tl.maximum(p, 0), 126)
     exponent = ((p + 1).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127  # floor(log2(p + 1)): p = 2^exponent - 1 + step
-    count = ((exponent + 127) << 23).to(tl.float32, bitcast=True).to(tl.float64)
-    step = (p + 1).to(tl.float64) - count
+    step = p + 1 - (1 << exponent)
     power = tl.where(exponent == 6, 1.0, tl.where(exponent == 5, 1e-1, tl.where(exponent == 4, 1e-2, tl.where(
         exponent == 3, 1e-3, tl.where(exponent == 2, 1e-4, tl.where(exponent == 1, 1e-5, 1e-6)))))).to(tl.float32)
-    value = power * ((bound(step, count) + bound(step + 1, count)) * 0.5)
+    value = power * ((bound(step, exponent) + bound(step + 1, exponent)) * 2**-31)
     value = tl.where(q >= 128, value, -value)
     return tl.where(q == 127, 0.0, tl.where(q == 255, 1.0, value))
 
@@ -136,23 +143,49 @@ def nf4_nest(absmax, mean, nested, codes, blocks):
 
 
 @triton.jit
-def nf4_dequantise(codes, absmax, nested, mean, out, size, step, out_step, BLOCK: tl.constexpr):
+def words_at(codes, first, left, WORDS: tl.constexpr, TURNS: tl.constexpr):
+    """
+    TURNS words of 8 codes from value `first` on for each of WORDS threads, next to each other in each turn, so that a warp
+    writes the 8 values of each in whole lines; all are under way before the first is needed. `left` values are there.
+    """
+    start = codes.to(tl.pointer_type(tl.int32)) + first // 8
+    words = ()
+    for turn in tl.static_range(TURNS):
+        word = turn * WORDS + tl.arange(0, WORDS)
+        words = words + (tl.load(start + word, mask=word * 8 < left, other=0, eviction_policy="evict_first"),)
+    return words
+
+
+@triton.jit
+def store_words(out, left, words, book, times, flip, WORDS: tl.constexpr, TURNS: tl.constexpr, SHARING: tl.constexpr):
+    """out[i] = book[code] times[i // (8 SHARING)]; flip 4: the first of a byte's codes is in the high half, 0: in the low."""
+    bits = (tl.arange(0, 8) * 4) ^ flip
+    for turn in tl.static_range(TURNS):
+        word = turn * WORDS + tl.arange(0, WORDS)
+        code = (words[turn][:, None] >> bits[None, :]) & 15
+        value = tl.gather(book, code.reshape(WORDS * 8), 0).reshape(WORDS, 8) * tl.gather(times, word // SHARING, 0)[:, None]
+        i = word[:, None] * 8 + tl.arange(0, 8)[None, :]
+        tl.store(out + i, value.to(out.dtype.element_ty), mask=(word * 8 < left)[:, None])
+
+
+@triton.jit
+def nf4_dequantise(codes, absmax, nested, mean, out, size, step, out_step, BLOCK: tl.constexpr, WORDS: tl.constexpr):
     """BLOCK values a program, of BLOCK / 64 blocks."""
     step, out_step = step // 256 * 256, out_step // 8 * 8  # as they are: tells the compiler that weights are aligned
     weight = tl.program_id(2).to(tl.int64)
     codes, absmax, out = codes + weight * step, absmax + weight * step, out + weight * out_step
     nested, mean = nested + weight * (step // 4), mean + weight * (step // 4)
+    TURNS: tl.constexpr = BLOCK // 8 // WORDS
     first = tl.program_id(0).to(tl.int64) * BLOCK
-    block = tl.program_id(0).to(tl.int64) * (BLOCK // NF4_BLOCK) + tl.arange(0, BLOCK // NF4_BLOCK)
-    some = block * NF4_BLOCK < size
-    most = dynamic_value(tl.load(absmax + block, mask=some, other=0).to(tl.int32))
-    scale = tl.load(nested + block // NESTED_BLOCK, mask=some, other=0.0)
+    left = tl.minimum(size - first, BLOCK).to(tl.int32)
+    block = tl.arange(0, BLOCK // NF4_BLOCK)
+    some = block * NF4_BLOCK < left
+    quantised = tl.load(absmax + first // NF4_BLOCK + block, mask=some, other=0).to(tl.int32)
+    scale = tl.load(nested + (first // NF4_BLOCK + block) // NESTED_BLOCK, mask=some, other=0.0)
+    words = words_at(codes, first, left, WORDS, TURNS)
+    most = dynamic_value(quantised)
     most = tl.fma(most, scale, tl.zeros_like(most)) + tl.load(mean)  # the product is rounded before the sum
-    at = tl.arange(0, BLOCK // 2)
-    byte = tl.load(codes + first // 2 + at, mask=first + 2 * at < size, other=0).to(tl.int32)
-    value = tl.join(nf4_value(byte >> 4), nf4_value(byte & 15)).reshape(BLOCK // NF4_BLOCK, NF4_BLOCK) * most[:, None]
-    i = first + tl.arange(0, BLOCK)
-    tl.store(out + i, value.reshape(BLOCK).to(out.dtype.element_ty), mask=i < size)
+    store_words(out + first, left, words, nf4_value(tl.arange(0, 16)), most, 4, WORDS, TURNS, NF4_BLOCK // 8)
 
 
 @triton.jit
@@ -173,27 +206,27 @@ def power_of_2(exponent):
 
 
 @triton.jit
-def mxfp4_expand(codes, scale, out, size, step, out_step, BLOCK: tl.constexpr):
+def mxfp4_expand(codes, scale, out, size, step, out_step, BLOCK: tl.constexpr, WORDS: tl.constexpr):
     """BLOCK values a program, of BLOCK / 32 blocks."""
     step, out_step = step // 256 * 256, out_step // 8 * 8
     weight = tl.program_id(2).to(tl.int64)
     codes, scale, out = codes + weight * step, scale + weight * step, out + weight * out_step
+    TURNS: tl.constexpr = BLOCK // 8 // WORDS
     first = tl.program_id(0).to(tl.int64) * BLOCK
-    at, block = tl.arange(0, BLOCK // 2), tl.arange(0, BLOCK // MX_BLOCK)
-    byte = tl.load(codes + first // 2 + at, mask=first + 2 * at < size, other=0).to(tl.int32)
-    value = tl.join(mx_value(byte & 15), mx_value(byte >> 4)).reshape(BLOCK // MX_BLOCK, MX_BLOCK)
-    e = tl.load(scale + first // MX_BLOCK + block, mask=first + block * MX_BLOCK < size, other=127).to(tl.int32)
+    left = tl.minimum(size - first, BLOCK).to(tl.int32)
+    block = tl.arange(0, BLOCK // MX_BLOCK)
+    e = tl.load(scale + first // MX_BLOCK + block, mask=block * MX_BLOCK < left, other=127).to(tl.int32)
+    words = words_at(codes, first, left, WORDS, TURNS)
     times = tl.where(e == 255, float("nan"), power_of_2(tl.maximum(e, 1) - 127)) * tl.where(e == 0, 0.5, 1.0)
-    i = first + tl.arange(0, BLOCK)
-    tl.store(out + i, (value * times[:, None]).reshape(BLOCK).to(out.dtype.element_ty), mask=i < size)
+    store_words(out + first, left, words, mx_value(tl.arange(0, 16)), times, 0, WORDS, TURNS, MX_BLOCK // 8)
 
 
 @triton.jit
 def mx_value(code):
-    """Of e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives."""
+    """Of e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives, that of 0 among them."""
     exponent, half = (code >> 1) & 3, (code & 1).to(tl.float32) * 0.5
     value = tl.where(exponent == 0, half, (1.0 + half) * power_of_2(exponent - 1))
-    return tl.where(code > 7, -value, value)
+    return value * tl.where(code > 7, -1.0, 1.0)
 
 
 @triton.jit
@@ -207,7 +240,7 @@ def fp8_expand(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
     magnitude, exponent = code & 7, (code >> 3) & 15
     power = power_of_2(tl.maximum(exponent, 1) - 10)  # without an exponent that of 1
     value = (magnitude + tl.where(exponent > 0, 8, 0)).to(tl.float32) * power
-    value = tl.where(code & 127 == 127, float("nan"), tl.where(code > 127, -value, value))
+    value = tl.where(code & 127 == 127, float("nan"), value * tl.where(code > 127, -1.0, 1.0))
     tl.store(out + n * K + k, (value * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
 
 
@@ -220,9 +253,9 @@ def variants():
     for kind in ("ptr", "f32"):
         yield row("packed", "int8_quantise", kind, "x:c codes:*i8 scale:*fp32 K:i32", warps=8, BLOCK=4096)
         yield row("packed", "int8_dequantise", kind, "codes:*i8 scale:*fp32 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)
-        yield row("packed", "mxfp4_expand", kind, "codes:*u8 scale:*u8 out:c size:i64 step:i64 out_step:i64", BLOCK=4096)
+        yield row("packed", "mxfp4_expand", kind, "codes:*u8 scale:*u8 out:c size:i64 step:i64 out_step:i64", BLOCK=8192, WORDS=128)
         yield row("packed", "nf4_quantise", kind, "x:c codes:*u8 absmax:*fp32 size:i64", BLOCKS=32)
-        yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64 step:i64 out_step:i64", BLOCK=4096)
+        yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64 step:i64 out_step:i64", BLOCK=8192, WORDS=128)
     yield row("packed", "fp8_expand", "ptr", "codes:*u8 scale:*fp32 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)
     yield row("packed", "nf4_mean", None, "absmax:*fp32 mean:*fp32 blocks:i32", warps=8, BLOCK=4096)
     yield row("packed", "nf4_nest", None, "absmax:*fp32 mean:*fp32 nested:*fp32 codes:*u8 blocks:i32")

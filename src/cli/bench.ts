@@ -26,6 +26,7 @@ const choice =
 const CHECKS: { readonly [Flag in keyof BenchmarkOptions]-?: (value: unknown) => BenchmarkOptions[Flag] } = {
   shape: String,
   steps: natural("steps"),
+  seconds: natural("seconds"),
   adapters: natural("adapters"),
   rows: natural("rows"),
   length: natural("length"),
@@ -68,12 +69,15 @@ function dropoutOf(value: unknown): number {
 
 function text(report: BenchmarkReport): string {
   const { shape, device, compute, adapters, rows, length, ranks, recomputation, tflops, peak_tflops, share_of_peak } = report;
-  const { bubble, simulated_bubble: simulated, busiest_expert: busiest } = report;
+  const { bubble, simulated_bubble: simulated, busiest_expert: busiest, watts } = report;
   const bytes = (key: "planned_bytes" | "device_bytes" | "peak_rss_bytes") => formatBytes(report[key]);
   const families = Object.entries(report.kernel_ms).map(([family, ms]) => `${family} ${ms.toFixed(1)}`);
   return [
     `${shape} on ${device} in ${compute}: ${adapters} ${adapters === 1 ? "adapter" : "adapters"} of rank ${[...new Set(ranks)].join(", ")}, ${rows} x ${length} tokens each, recomputation ${recomputation}`,
     `  ${count(report.tokens_per_s)} tokens/s, ${report.ms} ms a step (median)`,
+    ...(watts === null
+      ? []
+      : [`  ${watts.toFixed(0)} W at ${report.mhz} MHz, ${report.joules_per_1000_tokens} J for 1,000 tokens`]),
     `  ${tflops} TFLOP/s of the base model's products, ${(100 * share_of_peak).toFixed(0)} % of the ${peak_tflops} measured here`,
     `  kernels, ms: ${families.join(", ")}`,
     ...(bubble === null ? [] : [`  bubble ${percent(bubble)} of all stages' time, simulated ${percent(simulated ?? 0)}`]),

@@ -270,6 +270,7 @@ export const COMMANDS = {
       ["--targets <targets>", "all-linear or qkvo (default: all-linear)"],
       ["--experts <sharing>", "shared-outer or per-expert: factors of adapters in experts (default: shared-outer)"],
       ["--steps <number>", "Steps to measure (default: 10)"],
+      ["--seconds <seconds>", "Measure at least so long: 20 or more where a GPU's power limits it"],
       ["--recomputation <recomputation>", "auto, none, selective or full"],
       ["--tokens <number>", "Most tokens in a pass"],
       ["--stages <stages>", "Stages of a pipeline, a process each: a number, or the layers of each (default: 1)"],

@@ -6,6 +6,7 @@ import type { Precision } from "../base/precision.ts";
 import { chooseDevice, openDevice } from "../device/open.ts";
 import { measurePeak } from "./peak.ts";
 
+export { EnergyMeter, type EnergyReading } from "../device/cuda/energy.ts";
 export { type Gpus, listGpus } from "../device/cuda/gpus.ts";
 
 /**

@@ -6,7 +6,7 @@
 
 import { I, native, P } from "../../ffi/native.ts";
 import type { Tensor } from "../device/device.ts";
-import { dim, onCpuAlone, op } from "./op.ts";
+import { cdiv, dim, op } from "./op.ts";
 
 const c = native({
   shortconv_forward: { args: [P, P, P, P, I, I, I], returns: "void" },
@@ -22,7 +22,12 @@ export const shortconvForward = op<{ bcx: Tensor; weight: Tensor; bounds: Tensor
   {
     cpu: ({ bcx, weight, bounds, y }) =>
       c.shortconv_forward(bcx.ptr, weight.ptr, bounds.ptr, y.ptr, dim(bcx, 0), dim(y, 1), dim(weight, 1)),
-    cuda: onCpuAlone("short convolutions"),
+    cuda: ({ bcx, weight, bounds, y }, gpu) => {
+      const [M, C] = [dim(y, 0), dim(y, 1)];
+      const kernel = gpu.kernel("shortconv_forward", { TAPS: dim(weight, 1) });
+      const grid = [cdiv(M, kernel.constant("BM")), cdiv(C, kernel.constant("BC"))] as const;
+      gpu.launch(kernel, grid, { bcx, weight, bounds, y, M, C });
+    },
   },
 );
 
@@ -35,7 +40,12 @@ export const shortconvBackward = op<{ dy: Tensor; bcx: Tensor; weight: Tensor; b
       const sizes = [dim(bcx, 0), dim(dy, 1), dim(weight, 1)] as const;
       c.shortconv_backward(dy.ptr, bcx.ptr, weight.ptr, bounds.ptr, dbcx.ptr, ...sizes);
     },
-    cuda: onCpuAlone("short convolutions"),
+    cuda: ({ dy, bcx, weight, bounds, dbcx }, gpu) => {
+      const [M, C] = [dim(dy, 0), dim(dy, 1)];
+      const kernel = gpu.kernel("shortconv_backward", { TAPS: dim(weight, 1) });
+      const grid = [cdiv(M, kernel.constant("BM")), cdiv(C, kernel.constant("BC"))] as const;
+      gpu.launch(kernel, grid, { dy, bcx, weight, bounds, dbcx, M, C });
+    },
   },
 );
 
@@ -54,7 +64,11 @@ export const shortconvKeep = op<Kept & { bcx: Tensor; bounds: Tensor }>(
       const sizes = [dim(bcx, 0), dim(window, 2), dim(window, 1) + 1, capacity] as const;
       c.shortconv_keep(bcx.ptr, bounds.ptr, places.ptr, window.ptr, ...sizes);
     },
-    cuda: onCpuAlone("short convolutions"),
+    cuda: ({ bcx, bounds, places, window, capacity }, gpu) => {
+      const C = dim(window, 2);
+      const kernel = gpu.kernel("shortconv_keep", { TAPS: dim(window, 1) + 1 });
+      gpu.launch(kernel, [dim(bcx, 0), cdiv(C, kernel.constant("BC"))], { bcx, bounds, places, window, C, capacity });
+    },
   },
 );
 
@@ -67,6 +81,10 @@ export const shortconvDecode = op<Kept & { bcx: Tensor; weight: Tensor; y: Tenso
       const sizes = [dim(bcx, 0), dim(y, 1), dim(weight, 1), capacity] as const;
       c.shortconv_decode(bcx.ptr, weight.ptr, places.ptr, window.ptr, y.ptr, ...sizes);
     },
-    cuda: onCpuAlone("short convolutions"),
+    cuda: ({ bcx, weight, places, window, y, capacity }, gpu) => {
+      const C = dim(y, 1);
+      const kernel = gpu.kernel("shortconv_decode", { TAPS: dim(weight, 1) });
+      gpu.launch(kernel, [dim(bcx, 0), cdiv(C, kernel.constant("BC"))], { bcx, weight, places, window, y, C, capacity });
+    },
   },
 );

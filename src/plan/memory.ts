@@ -43,11 +43,6 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
   };
   if (spec.mamba !== null)
     refuse("device.mamba", `the base model (${spec.family}) has Mamba layers, which GPUs do not compute yet`);
-  if (spec.convolutions.includes(true))
-    refuse(
-      "device.convolution",
-      `the base model (${spec.family}) has layers that are a short convolution, which GPUs do not compute yet`,
-    );
   for (const linear of linearsIn(spec))
     for (const { in: width, out } of linearShapes(spec, linear))
       if (width % WIDTH !== 0 || out % WIDTH !== 0)

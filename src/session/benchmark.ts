@@ -11,6 +11,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { openStages } from "../cluster/open-stages.ts";
+import { EnergyMeter, type EnergyReading } from "../engine/probe.ts";
 import { linearElements } from "../families/linears.ts";
 import { makePlan, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import { exactOf, SHAPES, shapeOf } from "../plan/shapes.ts";
@@ -29,6 +30,8 @@ export type BenchmarkOptions = Partial<BenchmarkWork> & {
   readonly shape?: string;
   /** Steps to measure. */
   readonly steps?: number;
+  /** Seconds to measure at least: a GPU that its power limits comes to its lasting speed after some. */
+  readonly seconds?: number;
   readonly link?: StageSetup["link"];
   /** A file for a trace of one step's kernels, in Chrome's trace format. */
   readonly trace?: string;
@@ -45,17 +48,29 @@ export const SHAPE_NAMES: readonly string[] = Object.keys(SHAPES);
 const WARM_UP = 2;
 /** Steps after those that are measured, at least, in which the passes of a pipeline are timed: that waits for the devices. */
 const WATCHED = 12;
+/** More steps than a measurement that its seconds end will come to. */
+const ENDLESS = 1_000_000;
 
 /** Throws a RequestError where this cannot be measured here, and what a stage fails with. */
 export async function benchmark(options: BenchmarkOptions) {
-  const { shape = "smollm2-135m", steps: measuredSteps = 10, link = "auto", trace, checkpoint = null, ...work } = options;
-  const spec = shapeOf(shape);
-  const steps = measuredSteps + WARM_UP;
+  const {
+    shape = "smollm2-135m",
+    steps: leastSteps = 10,
+    seconds = 0,
+    link = "auto",
+    trace,
+    checkpoint = null,
+    ...work
+  } = options;
   const { adapters, rows, length } = { ...BENCHMARK_DEFAULTS, ...work };
+  const named = shapeOf(shape);
+  // Rows may be longer than those that the model was trained on: what they cost does not depend on that.
+  const spec = { ...named, maxPositions: Math.max(named.maxPositions, length) };
+  const steps = leastSteps + WARM_UP;
   const one = recipeOf(work, { shape, spec }, steps + 1);
   const devices = localDevices(one, spec);
   const watched = devices.length === 1 ? 0 : Math.max(2, Math.ceil(WATCHED / adapters));
-  const recipe = recipeOf(work, { shape, spec }, steps + watched + 1);
+  const recipe = recipeOf(work, { shape, spec }, (seconds === 0 ? steps : ENDLESS) + watched + 1);
   const device = devices[0]!;
   const data = range(adapters).map((i) => randomRows(spec, rows, length, i));
   const summaries = data.map(({ train }) => ({
@@ -63,8 +78,9 @@ export async function benchmark(options: BenchmarkOptions) {
     eval: [],
   }));
   const plan = makePlan(recipe, spec, summaries, devices, { exact: exactOf(spec) });
-  const measured = await timeSteps(plan, data, steps, watched, link, checkpoint);
-  const { times, processorTimes, losses, loads, traces, peak, deviceBytes, links, saves, bubble } = measured;
+  const measured = await timeSteps(plan, data, { steps, seconds, watched }, link, checkpoint);
+  const { times, processorTimes, losses, loads, traces, peak, deviceBytes, links, saves, bubble, energy } = measured;
+  const measuredSteps = times.length - WARM_UP;
   if (trace !== undefined) writeTrace(trace, plan, measured.tracer, measured.spans);
   const ms = median(times.slice(WARM_UP));
   const tokens = adapters * rows * length;
@@ -96,6 +112,8 @@ export async function benchmark(options: BenchmarkOptions) {
     cpu_ms: device.kind === "cpu" && plan.stages.length === 1 ? rounded(median(processorTimes.slice(WARM_UP)), 1) : null,
     checkpoints: saves,
     tokens_per_s: Math.round((1000 * tokens) / ms),
+    /** What the GPUs drew in the steps that were measured; null where there is none, or it cannot say. */
+    ...energyReport(energy, tokens * measuredSteps, sum(times.slice(WARM_UP))),
     tflops: rounded(flops / 1e12, 3),
     peak_tflops: rounded(peak / 1e12, 3),
     share_of_peak: rounded(flops / peak, 3),
@@ -107,6 +125,18 @@ export async function benchmark(options: BenchmarkOptions) {
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
     losses,
     busiest_expert: spec.experts === null ? null : rounded(sum(loads) / adapters, 4),
+  };
+}
+
+/** Two readings as watts, MHz and joules. `tokens`: of the time between them, of `ms` milliseconds. */
+function energyReport(energy: readonly EnergyReading[], tokens: number, ms: number) {
+  const [from, to] = [energy[0], energy.at(-1)];
+  if (!from || !to) return { watts: null, mhz: null, joules_per_1000_tokens: null };
+  const joules = to.joules - from.joules;
+  return {
+    watts: rounded(joules / (ms / 1000), 1),
+    mhz: Math.round(sum(energy.map(({ mhz }) => mhz)) / energy.length),
+    joules_per_1000_tokens: rounded((1000 * joules) / tokens, 2),
   };
 }
 
@@ -129,15 +159,18 @@ function countingStore() {
   return counting;
 }
 
+/** Rounds of steps: `steps` at least, and as many as `seconds` after the warm-up hold; `watched` more are traced. */
+type Extent = { readonly steps: number; readonly seconds: number; readonly watched: number };
+
 /**
- * Times of `steps` rounds of steps of all adapters, in ms, the last losses and shares of the busiest experts, and a trace of
- * `watched` more rounds and of one with kernels. Every adapter is saved each `saveSeconds`, unless null.
+ * Times of rounds of steps of all adapters, in ms, the last losses and shares of the busiest experts, readings of what GPUs
+ * draw after each round from the last of the warm-up on, and a trace of `watched` more rounds and of one with kernels. Every
+ * adapter is saved each `saveSeconds`, unless null.
  */
 async function timeSteps(
   plan: Plan,
   data: readonly AdapterData[],
-  steps: number,
-  watched: number,
+  { steps, seconds, watched }: Extent,
   link: StageSetup["link"],
   saveSeconds: number | null,
 ) {
@@ -148,6 +181,11 @@ async function timeSteps(
   const { bus, lost, links } = stages;
   const peak = await peakOf(plan, bus);
   const times: number[] = [];
+  const gpus = plan.stages.flatMap(({ device: { kind, ordinal } }) => (kind === "cuda" ? [ordinal] : []));
+  using meter = gpus.length === 0 ? null : EnergyMeter.open([...new Set(gpus)]);
+  const energy: EnergyReading[] = [];
+  /** Rounds that are measured, once that is known. */
+  let measured: number | null = null;
   const tracer = await Tracer.open(bus);
   const spans = new SpanNames();
   let traced: Promise<void> | null = null;
@@ -157,21 +195,25 @@ async function timeSteps(
   const losses = plan.adapters.map(() => Number.NaN);
   const loads = plan.adapters.map(() => Number.NaN);
   let bubble: number | null = null;
+  const isEnough = () => times.length >= steps && sum(times.slice(WARM_UP)) >= 1000 * seconds;
   const stepped = ({ index, step, loss, busiest = Number.NaN }: EventOf<"step">): void => {
-    if (step <= steps) losses[index] = loss;
+    if (step <= (measured ?? Number.POSITIVE_INFINITY)) losses[index] = loss;
     loads[index] = busiest;
     if (++seen % plan.adapters.length !== 0) return;
     times.push(now() - last);
     processorTimes.push(processorTime() - lastProcessor);
     [last, lastProcessor] = [now(), processorTime()];
-    if (watched > 0 && times.length === steps) traced = tracer.record({ passes: true, kernels: false });
-    if (times.length === steps + watched)
+    if (meter && measured === null && times.length >= WARM_UP) energy.push(meter.read());
+    if (measured === null && !isEnough()) return;
+    measured ??= times.length;
+    if (watched > 0 && times.length === measured) traced = tracer.record({ passes: true, kernels: false });
+    if (times.length === measured + watched)
       traced = tracer.record({ passes: true, kernels: true }).then(() => {
         bubble = steadyBubble(tracer.traces);
       });
-    if (times.length === steps + watched + 1) traced = tracer.record({ passes: false, kernels: false });
+    if (times.length === measured + watched + 1) traced = tracer.record({ passes: false, kernels: false });
     traced?.catch(() => undefined); // the run fails with it, too
-    if (times.length <= steps + watched) return;
+    if (times.length <= measured + watched) return;
     taken ??= Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" }))); // adapters have left later
     taken.catch(() => undefined); // the run fails with it, too
     stop.abort();
@@ -185,8 +227,9 @@ async function timeSteps(
     await traced;
     const deviceBytes = sum(((await taken) ?? []).map(({ takenBytes }) => takenBytes));
     return {
-      times: times.slice(0, steps),
-      processorTimes: processorTimes.slice(0, steps),
+      times: times.slice(0, measured ?? 0),
+      processorTimes: processorTimes.slice(0, measured ?? 0),
+      energy,
       losses,
       loads,
       traces: tracer.traces,

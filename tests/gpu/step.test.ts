@@ -100,7 +100,8 @@ function expectNear(got: Passed, want: Passed, allowed: { readonly loss: number;
 type Passed = Awaited<ReturnType<typeof pass>>;
 
 needs("gpu")("a step on the GPU", () => {
-  for (const [family, spec] of Object.entries({ ...gpuFamilies, qwen3_5: sparseGpuFamilies["qwen3_5"]! }))
+  const { qwen3_5, lfm2 } = sparseGpuFamilies;
+  for (const [family, spec] of Object.entries({ ...gpuFamilies, qwen3_5: qwen3_5!, lfm2: lfm2! }))
     for (const compute of ["f32", "bf16"] as const)
       for (const recomputation of ["none", "selective", "full"] as const)
         describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {

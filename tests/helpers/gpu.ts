@@ -109,6 +109,18 @@ export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
     ...{ ...HYBRID, family: "qwen3_next", tower: "model" },
     experts: tinyExperts(2, { intermediate: 72, shared: 64, layers: [true, false] }),
   }),
+  lfm2: tinySpec({
+    ...{ family: "lfm2", hidden: 72, intermediate: 136, headDim: 64, heads: 4, kvHeads: 2, vocab: 1003, tiedEmbeddings: true },
+    ...{ convolutions: [true, false], layerRopes: [null, 0], normEps: 3e-3 },
+  }),
+  lfm2moe: tinySpec({
+    ...{ family: "lfm2_moe", hidden: 64, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003 },
+    ...{ convolutions: [false, true], layerRopes: [0, null] },
+    experts: tinyExperts(2, {
+      ...{ count: 16, perToken: 4, intermediate: 72, layers: [false, true] },
+      router: { score: "sigmoid", eps: 1e-6, scaling: 1.8 },
+    }),
+  }),
   mixtral: tinySpec({
     ...{ family: "mixtral", hidden: 136, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003 },
     experts: tinyExperts(2, { perToken: 2, intermediate: 72 }),

@@ -325,14 +325,6 @@ describe("LFM2", () => {
     ]);
     expect(of("Lfm2ForCausalLM", { norm_eps: 3e-3, rms_norm_eps: 1 }).normEps).toBe(3e-3);
   });
-
-  test("GPUs are refused by name", () => {
-    const spec = of("Lfm2ForCausalLM", { hidden_size: 64, layer_types: ["conv", "full_attention"] });
-    requireKernels(spec, { kind: "cpu", name: "a CPU" });
-    expect(() => requireKernels(spec, { kind: "cuda", name: "a GPU" })).toThrow(
-      "(lfm2) has layers that are a short convolution",
-    );
-  });
 });
 
 describe("ropes", () => {

@@ -36,7 +36,7 @@ const SHARED_PY = [
 /** Their C is product.c, dropout.c and combine.c. */
 const PRODUCTS = ["expert-lora", "experts", "linear", "lora"];
 /** GPUs have none of them yet: plan/memory.ts refuses the models by name. */
-const ON_CPUS_ALONE = ["groupnorm", "shortconv", "squaredrelu", "statespace"];
+const ON_CPUS_ALONE = ["groupnorm", "squaredrelu", "statespace"];
 
 test("each family of kernels has its three files, by one name", () => {
   const families = namesIn("src/ops", ".ts").filter((name) => name !== "op");

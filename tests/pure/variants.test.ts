@@ -23,6 +23,7 @@ import { deltaDecode } from "../../src/ops/deltanet.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
+import { shortconvDecode, shortconvKeep } from "../../src/ops/shortconv.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/values.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
@@ -137,6 +138,16 @@ function launchLinear(gpu: DryGpu, { heads }: NonNullable<ModelSpec["delta"]>): 
   deltaDecode(gpu, { mixed, gates, ...vectors, places, state, out, capacity: 8, ...heads });
 }
 
+/** What is left of short convolutions: generation. */
+function launchConvolved(gpu: DryGpu, { hidden: C }: ModelSpec): void {
+  using arena = new Arena(gpu, 1 << 20, "a test");
+  const [bcx, weight, y] = [arena.tensor(gpu.compute, 4, 3 * C), arena.tensor("f32", C, 3), arena.tensor(gpu.compute, 4, C)];
+  const [bounds, places] = [arena.tensor("i32", 4, 2), arena.tensor("i32", 4)];
+  const kept = { places, window: arena.tensor(gpu.compute, 2, 2, C), capacity: 8 };
+  shortconvKeep(gpu, { bcx, bounds, ...kept });
+  shortconvDecode(gpu, { bcx, weight, y, ...kept });
+}
+
 async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): Promise<ReadonlySet<KernelRow>> {
   const found = new Set<KernelRow>();
   const open = () =>
@@ -203,6 +214,8 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
     launchLinear(open(), delta);
   }
   await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
+  await train(open(), sparseGpuFamilies["lfm2"]!, { ...few, targets: ["in_proj", "w1"] }, "dense");
+  launchConvolved(open(), sparseGpuFamilies["lfm2"]!);
   for (const family of ["mixtral", "gptOss", "qwen3moe", "qwen3next"]) {
     const spec = sparseGpuFamilies[family]!;
     const everywhere = placedOn(spec, { rank: 4, scale: 1, targets: linearsOfModel(spec) });

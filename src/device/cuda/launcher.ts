@@ -1,5 +1,6 @@
 // The cuda device as kernels see it: how one of the contract becomes launches of compiled ones.
 
+import type { DenseWeights } from "./dense-weights.ts";
 import type { Argument, Grid } from "./kernel.ts";
 import type { Choice, Variant } from "./variants.ts";
 
@@ -13,4 +14,6 @@ export type Launcher = {
   launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
   /** Scratch of all launches, one after the other: at least `bytes`, else the plan was wrong. */
   scratch(bytes: number): number;
+  /** Null where no memory was reserved for it: a packed weight is then taken apart in the scratch. */
+  readonly dense: DenseWeights | null;
 };

@@ -16,6 +16,7 @@ import rows_adapters
 import rows_cases
 import rows_decode
 import rows_dora
+import rows_packed
 import rows_tables
 import rows_values
 import rows_vera
@@ -30,6 +31,8 @@ CASES = {  # side by side on one GPU: those with the largest tensors first and l
     "values": rows_values.values,
     "columns": rows_values.columns,
     "expanded": rows_values.expanded,
+    "nf4": rows_packed.nf4,
+    "int8": rows_packed.int8,
     "dora": rows_dora.dora,
     "vera": rows_vera.vera,
     "tables": rows_tables.tables,

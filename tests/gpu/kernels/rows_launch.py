@@ -74,6 +74,16 @@ def rows_gather(kind, x, rows, y):
     launch(row, (y.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(x), rows, words(y), W)
 
 
+def nf4_dequantise(kind, codes, absmax, nested, mean, out, size, step, out_step, weights):
+    row = find("nf4_dequantise", kind)
+    launch(row, (cdiv(size, row["constants"]["BLOCK"]), 1, weights), codes, absmax, nested, mean, out, size, step, out_step)
+
+
+def int8_dequantise(kind, codes, scale, out, N, K, step, out_step, weights):
+    row = find("int8_dequantise", kind)
+    launch(row, (N, cdiv(K, row["constants"]["BLOCK"]), weights), codes, scale, out, K, step, out_step)
+
+
 def mxfp4_expand(kind, codes, scale, out, size, step, out_step, weights):
     row = find("mxfp4_expand", kind)
     launch(row, (cdiv(size, row["constants"]["BLOCK"]), 1, weights), codes, scale, out, size, step, out_step)

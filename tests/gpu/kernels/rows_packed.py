@@ -1,0 +1,68 @@
+"""Weights in fewer bits: what they are taken apart to, bit for bit, computed by PyTorch from the definitions of the formats."""
+import torch
+
+import rows_launch as run
+from rows_check import Case, poison, stored
+from rows_launch import DEVICE
+
+BOOK = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
+NF4_BLOCK, NESTED_BLOCK = 64, 256
+
+
+def dynamic_book():
+    """The dynamic code of 8 bits (Dettmers et al. 2021): middles of equal parts of [0.1, 1] times powers of ten, 0 and 1."""
+    parts = [torch.linspace(0.1, 1, 2**e + 1) for e in range(7)]
+    values = torch.cat([(p[:-1] + p[1:]) / 2 * 10.0 ** (e - 6) for e, p in enumerate(parts)])
+    return torch.cat([-values, values, torch.tensor([0.0, 1.0])]).sort().values.to(DEVICE)
+
+
+def bytes_of(*shape):
+    return torch.randint(0, 256, shape, device=DEVICE, dtype=torch.uint8)
+
+
+def nf4(kind, small):
+    """Sizes that end within a block and within a program's part, several weights, and every code with every code of absmax."""
+    case = Case(kind)
+    book, dynamic = torch.tensor(BOOK, device=DEVICE), dynamic_book()
+    for size, weights in ((8, 1), (64 * 300, 1), (8200, 2)) if small else ((8, 1), (64 * 300, 1), (8200, 3), (8192 * 33 + 24, 2), (4096 * 11008, 1)):
+        blocks = -(-size // NF4_BLOCK)
+        begin = -(-(size // 2) // 256) * 256
+        nested_at = begin + -(-blocks // 256) * 256
+        mean_at = nested_at + -(-(4 * -(-blocks // NESTED_BLOCK)) // 256) * 256
+        room = bytes_of(weights, mean_at + 256)
+        codes, absmax = room[:, : size // 2], room[:, begin : begin + blocks]
+        absmax[:, : min(blocks, 256)] = torch.arange(min(blocks, 256), device=DEVICE, dtype=torch.uint8)
+        numbers = room.view(torch.float32)
+        nested = numbers[:, nested_at // 4 : nested_at // 4 + -(-blocks // NESTED_BLOCK)]
+        nested.uniform_(0.01, 0.1)
+        mean = numbers[:, mean_at // 4 : mean_at // 4 + 1]
+        mean.uniform_(-0.02, 0.2)
+        out_step = size + 64
+        out = poison(kind, weights, out_step)
+        run.nf4_dequantise(kind, room, room[0, begin:], numbers[0, nested_at // 4 :], numbers[0, mean_at // 4 :], out, size, room.shape[1], out_step, weights)
+        most = dynamic[absmax.long()] * nested.repeat_interleave(NESTED_BLOCK, 1)[:, :blocks] + mean
+        value = book[torch.stack([codes >> 4, codes & 15], 2).view(weights, -1).long()] * most.repeat_interleave(NF4_BLOCK, 1)[:, :size]
+        case.same("nf4", out[:, :size], stored(value, out.dtype))
+        if not bool(out[:, size:].isnan().all()):
+            case.wrong.append("what lies after a weight is written")
+    return case
+
+
+def int8(kind, small):
+    """Columns that end within a program's part, several weights, every code."""
+    case = Case(kind)
+    for N, K, weights in ((3, 8, 1), (6, 1032, 2)) if small else ((3, 8, 1), (6, 1032, 3), (517, 2080, 2), (4096, 11008, 1)):
+        begin = -(-(N * K) // 256) * 256
+        room = bytes_of(weights, begin + -(-(4 * N) // 256) * 256)
+        codes = room[:, : N * K].view(torch.int8)
+        scale = room.view(torch.float32)[:, begin // 4 : begin // 4 + N]
+        scale.uniform_(0.5, 1.5)
+        out_step = N * K + 64
+        out = poison(kind, weights, out_step)
+        run.int8_dequantise(kind, room.view(torch.int8), room.view(torch.float32)[0, begin // 4 :], out, N, K, room.shape[1], out_step, weights)
+        value = codes.float() * scale.repeat_interleave(K, 1)
+        case.same("int8", out[:, : N * K], stored(value, out.dtype))
+        if not bool(out[:, N * K :].isnan().all()):
+            case.wrong.append("what lies after a weight is written")
+    return case
