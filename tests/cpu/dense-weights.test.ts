@@ -10,9 +10,11 @@ import { World } from "../helpers/fake-cuda.ts";
 
 type Weight = { readonly ptr: number; readonly size: number };
 type Call = { readonly weight: number; readonly direction: "forward" | "backward" };
+/** A product, a use of a weight without one, or what a recording begins and ends with, after which buffers hold anything. */
+type Step = Call | number | "settle";
 
 /** Products over some of the weights, or uses of them without a product; throws where one read another weight's bytes. */
-function multiply(seed: number, sizes: readonly number[], buffers: readonly number[], calls: readonly (Call | number)[]) {
+function multiply(seed: number, sizes: readonly number[], buffers: readonly number[], calls: readonly Step[]) {
   using world = new World(seed);
   const driver = world.driver(1);
   const main = world.stream();
@@ -32,15 +34,13 @@ function multiply(seed: number, sizes: readonly number[], buffers: readonly numb
       driver.cuMemcpyDtoDAsync_v2(to, ptr, size, launching);
     },
   };
-  const dense = new DenseWeights(
-    buffers.map((bytes) => ({ ptr: world.allocate(bytes), bytes })),
-    side,
-    (stream, work) => {
-      launching = stream;
-      work();
-      launching = main;
-    },
-  );
+  const room = buffers.map((bytes) => ({ ptr: world.allocate(bytes), bytes }));
+  const noise = world.allocate(Math.max(...buffers));
+  const dense = new DenseWeights(room, side, (stream, work) => {
+    launching = stream;
+    work();
+    launching = main;
+  });
   const read: { readonly out: number; readonly weight: Weight }[] = [];
   const reads = (weight: Weight) => (from: number) => {
     const out = world.allocate(weight.size);
@@ -50,7 +50,10 @@ function multiply(seed: number, sizes: readonly number[], buffers: readonly numb
   let fitted = true;
   for (const call of calls) {
     world.async(rng.below(12));
-    if (typeof call === "number") reads(weights[call]!)(dense.at(weights[call]!, making)!);
+    if (call === "settle") {
+      dense.settle();
+      for (const { ptr, bytes } of room) driver.cuMemcpyDtoDAsync_v2(ptr, noise, bytes, main);
+    } else if (typeof call === "number") reads(weights[call]!)(dense.at(weights[call]!, making)!);
     else {
       const weight = weights[call.weight]!;
       if (!dense.over(weight, call.direction, making, reads(weight))) fitted = false;
@@ -92,16 +95,18 @@ describe("packed weights that are taken apart early", () => {
       const buffers = [most, ...(rng.below(4) === 0 ? [] : [1 + rng.below(most)])];
       const calls = Array.from({ length: 6 }, () => pass(sizes.length))
         .flat()
-        .flatMap((call): readonly (Call | number)[] => {
+        .flatMap((call): readonly Step[] => {
           if (rng.below(10) > 0) return [call];
           const other = rng.below(sizes.length);
-          const instead: readonly (readonly (Call | number)[])[] = [
+          const instead: readonly (readonly Step[])[] = [
+            ["settle", call],
+            [call, "settle"],
             [],
             [other],
             [{ ...call, weight: other }, call],
             [call, call],
           ];
-          return instead[rng.below(4)]!;
+          return instead[rng.below(instead.length)]!;
         });
       expect(multiply(seed, sizes, buffers, calls).fitted).toBe(true);
     }
