@@ -63,6 +63,7 @@ export function headLoss(
       classes: head.classes,
       targets: part(batch.targetIds),
       weights: part(batch.weights),
+      sharpness: part(batch.sharpness),
       loss: part(batch.loss),
       isCorrect: part(batch.isCorrect),
       grad: gradHidden ? 1 : 0,

@@ -20,7 +20,7 @@ import {
   takeWorkspace,
   type Workspace,
 } from "./buffers.ts";
-import { takeCache } from "./kv-cache.ts";
+import { type CacheSizes, takeCache } from "./kv-cache.ts";
 import { programOf } from "./program.ts";
 import { tableRows } from "./rope.ts";
 import type { StageLayers } from "./weights.ts";
@@ -105,3 +105,7 @@ export function stageBufferBytes(
 
 export const totalBufferBytes = (...of: Parameters<typeof stageBufferBytes>): number =>
   sum(Object.values(stageBufferBytes(...of)));
+
+/** Bytes of the cache of a stage's layers. */
+export const cacheBytes = (compute: DType, spec: ModelSpec, layerRange: StageLayers, sizes: CacheSizes): number =>
+  countBytes((take) => takeCache(take, compute, programOf(spec, layerRange), sizes));

@@ -31,6 +31,7 @@ const keys = {
   reward: v.union([reward, several], expected("{ command }, { url } or a list of them")),
   generations: v.optional(whole(2, 4096), 8),
   max_new_tokens: v.optional(whole(1, 1 << 20), 512),
+  temperature: v.optional(positive(), 1),
   top_k: v.optional(whole(0, 1e9), 0),
   top_p: v.optional(v.pipe(positive("a number above 0, up to 1"), v.maxValue(1, expected("a number above 0, up to 1"))), 1),
   loss: v.optional(oneOf("dapo", "grpo", "dr_grpo", "cispo", "luspo"), "dapo"),

@@ -122,11 +122,11 @@ export function makePlan(
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
   requireKernels(spec, device);
-  const cache = given ?? rolloutCache(adapters, spec, devices, recipe.run.slots);
+  const held = heldWeights(recipe.model.precision, device.compute, exact);
+  const cache = given ?? rolloutCache(adapters, spec, devices, recipe.run.slots, held);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
   const targets = targetShare(data);
-  const held = heldWeights(recipe.model.precision, device.compute, exact);
   const { stages } = recipe.run;
   const parts = partition(spec, typeof stages === "object" ? stages : devices.length, targets, costsOf(device, held.format));
   const busyRows = PASS_ROWS[device.kind];

@@ -30,6 +30,8 @@ export const TABLES = {
   targetRows: { dtype: "i32", each: "target", width: 1 },
   targetIds: { dtype: "i32", each: "target", width: 1 },
   weights: { dtype: "f32", each: "target", width: 1 },
+  /** What a target's logits are multiplied by: 1 / temperature. */
+  sharpness: { dtype: "f32", each: "target", width: 1 },
 } as const satisfies Readonly<Record<string, Table>>;
 
 export type TableName = keyof typeof TABLES;
@@ -62,6 +64,7 @@ export function paddingTables(sizes: BatchSizes): BatchTables {
   for (let i = 0; i < tables.bounds.length; i++) tables.bounds[i] = i >> 1;
   tables.tileAdapter.fill(-1);
   tables.targetRows.fill(NO_ROW);
+  tables.sharpness.fill(1);
   for (const adapter of range(sizes.adapters)) tables.dropout[4 * adapter + 3] = floatBits(1);
   return tables;
 }

@@ -77,6 +77,8 @@ export type Segment = {
   readonly policy?: PolicyLoss;
   /** The same where they are completions. */
   readonly group?: GroupPolicy;
+  /** Of the distribution whose log-probabilities the losses are; left out, 1. */
+  readonly temperature?: number;
 };
 
 /** Tokens that a sequence feeds to the model: its last is only a target. */
@@ -127,6 +129,7 @@ export function pack(segments: readonly Segment[], adapters: number, rowTile: nu
       const put = (i: number, at: number, weight: number) => {
         tables.targetRows[target] = at;
         tables.targetIds[target] = (sample.targets ?? sample.ids)[i + 1]!;
+        tables.sharpness[target] = 1 / (segment.temperature ?? 1);
         tables.weights[target++] = weight;
       };
       const sequenceFrom = (first: number) =>

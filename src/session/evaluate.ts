@@ -38,6 +38,8 @@ export type EvaluationWork = {
   readonly references: RowReferences | null;
   /** Whether losses have the log-probability of each target, too. */
   readonly logProbs?: boolean;
+  /** Of the distribution whose log-probabilities they are; left out, 1. */
+  readonly temperature?: number;
 };
 
 /** A batch that has been evaluated: its rows, and the losses of its sequences. */
@@ -56,14 +58,14 @@ export type Evaluating<T> = { readonly sent: Promise<void>; readonly result: Pro
  * a request that another has not been sent.
  */
 export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluated[]> {
-  const { slot, samples, rows = [...samples.keys()], batchSize, objective, references, logProbs } = work;
+  const { slot, samples, rows = [...samples.keys()], batchSize, objective, references, logProbs, temperature = 1 } = work;
   const batches = cut(rows, samples.map(inputLength), batchSize, plan.tokensPerMicrobatch);
   const totals = totalsOf(samples, objective);
   const evaluated: Promise<Evaluated>[] = [];
   const send = async (): Promise<void> => {
     for (const [i, of] of batches.entries()) {
       if (i >= AHEAD) await evaluated[i - AHEAD];
-      const segment = evaluationSegment(slot, samples, of, totals, objective, references);
+      const segment = { ...evaluationSegment(slot, samples, of, totals, objective, references), temperature };
       const batch = pack([segment], plan.slots, plan.device.rowTile);
       const reply = requestAll(bus, { type: "evaluate", batch, ...(logProbs ? { logProbs } : {}) }).then((all) => ({
         rows: of,

@@ -50,6 +50,10 @@ export async function exportAdapter(
   await exportBlocks(plan, adapter, () => readParams({ bus, slot }), folder, threads);
 }
 
+/** Whether its parameters are written in less time than a thread takes to start. */
+export const isSmall = (plan: Plan, adapter: AdapterPlan): boolean =>
+  sum(plan.stages.map((_, stage) => 4 * layoutOf(plan, stage, adapter).size)) < SMALL;
+
 /** The same from its blocks, which `read` gives and which are the export's from then on. */
 export async function exportBlocks(
   plan: Plan,
@@ -58,8 +62,7 @@ export async function exportBlocks(
   folder: string,
   threads: FileThreads | null = null,
 ): Promise<void> {
-  const bytes = sum(plan.stages.map((_, stage) => 4 * layoutOf(plan, stage, adapter).size));
-  if (!threads || bytes < SMALL) return exportPeft(folder, peftExport(plan, adapter, await read()));
+  if (!threads || isSmall(plan, adapter)) return exportPeft(folder, peftExport(plan, adapter, await read()));
   await threads.run(async () => {
     const made = peftExport(plan, adapter, await read());
     const owned = made.stages.map(({ params }) => params.buffer as ArrayBuffer);

@@ -4,6 +4,7 @@ import { RequestError } from "../base/errors.ts";
 import { openStages } from "../cluster/open-stages.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
 import { readModelSpec } from "../files/config.ts";
+import { modelFingerprint } from "../files/fingerprint.ts";
 import { readModelFacts } from "../files/modelfacts.ts";
 import { makePlan, type Plan } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
@@ -30,6 +31,7 @@ export type OpenOptions = {
 export async function openPrimitives(recipe: Recipe, options: OpenOptions = {}): Promise<Primitives> {
   const { cache, signal = new AbortController().signal, isEmpty = false, isBusy = false, weightOf } = options;
   const plan = planPrimitives(recipe, cache);
+  if (isBusy) modelFingerprint(recipe.model.path); // which states have: the model is read now, and not by the first of them
   const isApart = isBusy && plan.device.kind === "cpu";
   const stages = await openStages(plan, { folder: recipe.model.path }, "auto", signal, null, isApart);
   return Primitives.begin(stages.bus, plan, stages, {

@@ -1,4 +1,5 @@
-// Adapters of the primitives on disk: their state, to resume from, and their weights, as PEFT writes them.
+// Adapters of the primitives on disk: their state, to resume from, and their weights, as PEFT writes them. Threads write large
+// ones, and this process has its other work done meanwhile.
 
 import { join } from "node:path";
 import { RequestError } from "../base/errors.ts";
@@ -10,6 +11,8 @@ import { samePlaces } from "../methods/placement.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { isFile } from "./adapters.ts";
 import { snapshotOf } from "./checkpoints.ts";
+import { exportBlocks, isSmall, startExports } from "./export.ts";
+import { FileThreads } from "./file-threads.ts";
 import { begin } from "./initialise.ts";
 import { stateBlocks } from "./parameters.ts";
 import { type AdapterSlot, admit, putSaved, writeState } from "./slot.ts";
@@ -20,11 +23,34 @@ const shapeOf = (of: AdapterPlan): string => {
   return JSON.stringify({ method, optimizer, rank, scale, targets, places, tables, trainedRank, projectionSeed });
 };
 
-/** Writes a checkpoint into `folder`; one that was there goes when this one is whole. */
-export function saveState(folder: string, plan: Plan, adapter: AdapterPlan, step: number, blocks: readonly Blocks[]): void {
-  const made = { settings: shapeOf(adapter), data: "", model: modelFingerprint(plan.recipe.model.path) };
-  const nothing = { tokens: 0, seconds: 0, firstLoss: null, lastLoss: null, before: null, best: null };
-  writeCheckpoint(folder, { adapter: adapter.name, step, ...nothing, made }, snapshotOf(plan, adapter, blocks), 1);
+/** Writes what it is given, which is its own from then on. Disposing waits for that. */
+export class AdapterFiles implements AsyncDisposable {
+  /** One at a time: the states of an adapter in the order in which they were. */
+  readonly #states = new FileThreads(1);
+  readonly #exports = startExports();
+
+  constructor(private readonly plan: Plan) {}
+
+  /** Writes a checkpoint into `folder`; one that was there goes when this one is whole. */
+  async saveState(folder: string, adapter: AdapterPlan, step: number, blocks: readonly Blocks[]): Promise<void> {
+    const made = { settings: shapeOf(adapter), data: "", model: modelFingerprint(this.plan.recipe.model.path) };
+    const nothing = { tokens: 0, seconds: 0, firstLoss: null, lastLoss: null, before: null, best: null };
+    const progress = { adapter: adapter.name, step, ...nothing, made };
+    const snapshot = snapshotOf(this.plan, adapter, blocks);
+    if (isSmall(this.plan, adapter)) return writeCheckpoint(folder, progress, snapshot, 1);
+    const owned = blocks.flatMap((of) => Object.values(of).map(({ buffer }) => buffer as ArrayBuffer));
+    await this.#states.run(() => ({ work: { kind: "checkpoint", folder, progress, snapshot, keep: 1 }, owned }));
+  }
+
+  /** Writes `folder` as PEFT would, and reads it back. */
+  export(folder: string, adapter: AdapterPlan, blocks: readonly { readonly params: Float32Array }[]): Promise<void> {
+    return exportBlocks(this.plan, adapter, () => Promise.resolve(blocks), folder, this.#exports);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#states[Symbol.asyncDispose]();
+    await this.#exports[Symbol.asyncDispose]();
+  }
 }
 
 /** Puts what `folder` holds into the adapter's slot; returns the steps that it has made. */

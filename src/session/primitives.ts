@@ -25,7 +25,6 @@ import { cut } from "../schedule/steps.ts";
 import { totalsOf } from "./batches.ts";
 import { largestData } from "./capacity.ts";
 import { engineOver, type GenerationEngine, type NextToken } from "./decoding.ts";
-import { exportBlocks } from "./export.ts";
 import { begin } from "./initialise.ts";
 import { ruleOf } from "./optimizer-steps.ts";
 import { PassTurns } from "./pass-turns.ts";
@@ -40,7 +39,7 @@ import {
   type StepMade,
 } from "./primitive-calls.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
-import { loadFrom, saveState } from "./primitive-files.ts";
+import { AdapterFiles, loadFrom } from "./primitive-files.ts";
 import { Sampler } from "./sampler.ts";
 import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
@@ -72,6 +71,7 @@ export class Primitives implements AsyncDisposable {
   readonly #base = new Turns();
   readonly #packers: Readonly<Record<"train" | "evaluate", Packer>>;
   readonly #underway = new Set<Promise<unknown>>();
+  readonly #files: AdapterFiles;
   /** Aborted, with its reason, when a stage is gone: every later call fails. Null where that is not known. */
   readonly lost: AbortSignal | null;
   #passes = 0;
@@ -84,6 +84,7 @@ export class Primitives implements AsyncDisposable {
   ) {
     this.lost = options.lost ?? null;
     const { stages, device, slots } = plan;
+    this.#files = new AdapterFiles(plan);
     const { sizes } = stages[0]!;
     const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
     this.#engine = sizes.cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache: sizes.cache } }) : null;
@@ -296,22 +297,20 @@ export class Primitives implements AsyncDisposable {
 
   /** Writes the adapter as PEFT would, and reads it back: its weights, without moments. `folder` is made. */
   async save(name: string, folder: string): Promise<void> {
-    const trained = this.#of(name);
-    return this.#read(trained, (slot) =>
-      exportBlocks(this.plan, trained.plan, () => readParams({ bus: this.bus, slot }), folder),
-    );
+    const { plan } = this.#of(name);
+    const read = this.#read(this.#of(name), (slot) => readParams({ bus: this.bus, slot }));
+    return this.#tracked(read.then((blocks) => this.#files.export(folder, plan, blocks)));
   }
 
   /**
-   * Writes all that training resumes from, moments and steps included; gradients are not. One that was in
-   * `folder` goes when this one is whole.
+   * Writes all that training resumes from, moments and steps included; gradients are not. One that was in `folder` goes when
+   * this one is whole. Calls that follow do not wait until it is written: what loads it must.
    */
   async saveState(name: string, folder: string): Promise<void> {
     const trained = this.#of(name);
     const { plan } = trained;
-    return this.#read(trained, async (slot) =>
-      saveState(folder, this.plan, plan, trained.steps, await readState(this.bus, slot, plan.optimizer)),
-    );
+    const read = async (slot: number) => [trained.steps, await readState(this.bus, slot, plan.optimizer)] as const;
+    return this.#tracked(this.#read(trained, read).then(([step, blocks]) => this.#files.saveState(folder, plan, step, blocks)));
   }
 
   /**
@@ -330,6 +329,7 @@ export class Primitives implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.allSettled(this.#underway);
+    await this.#files[Symbol.asyncDispose]();
     this.slots[Symbol.dispose]();
     await this.opened[Symbol.asyncDispose]();
   }

@@ -16,14 +16,18 @@ export function rowOf(prompt: Int32Array, ids: readonly number[], isLearned: boo
   return { ids: all, mask: Uint8Array.from(all, (_, i) => Number(isLearned && i >= prompt.length)) };
 }
 
-/** Log-probabilities of each row's tokens under the adapter in a slot, or BASE; 0 where a token is no target. */
+/**
+ * Log-probabilities of each row's tokens under the adapter in a slot, or BASE, at a temperature; 0 where a token is no target.
+ */
 export async function logProbsOf(
   { bus, plan }: { readonly bus: Bus; readonly plan: Plan },
   { work: { batchSize } }: AdapterPlan,
   rows: readonly Row[],
   slot: number,
+  temperature: number,
 ): Promise<Float32Array[]> {
-  const work = { slot, samples: rows, batchSize, objective: { name: "sft" }, references: null, logProbs: true } as const;
+  const asked = { objective: { name: "sft" }, references: null, logProbs: true, temperature } as const;
+  const work = { slot, samples: rows, batchSize, ...asked };
   const found = new Array<Float32Array>(rows.length);
   for (const { rows: of, losses } of await runThrough(bus, plan, work).result)
     for (const [i, row] of of.entries()) {
@@ -38,11 +42,11 @@ export async function logProbsOf(
 export const rolloutSegment = (
   { recipe }: AdapterPlan,
   slot: number,
-  { rows, policy }: Pick<Rollouts, "rows" | "policy">,
+  { rows, policy, temperature }: Pick<Rollouts, "rows" | "policy" | "temperature">,
   ref: SegmentRef,
 ): Segment => ({
   adapter: slot,
   samples: ref.rows.map((row) => rows[row]!),
   ...{ seed: recipe.seed, step: ref.step, dropout: recipe.dropout, firstRow: ref.firstRow },
-  ...{ weight: 1, group: policy },
+  ...{ weight: 1, group: policy, temperature },
 });

@@ -47,6 +47,8 @@ export type Rollouts = {
   readonly work: Work;
   readonly rows: readonly Row[];
   readonly policy: GroupPolicy;
+  /** Of the distribution that answers were sampled from, which is the one that is learned. */
+  readonly temperature: number;
   readonly answers: readonly Answer[];
   /** Of each answer, the weighted sum of its rewards; NaN for one that none says anything of. */
   readonly rewards: readonly number[];
@@ -108,11 +110,13 @@ export class RolloutMaker {
     );
     const plain = sampled.map(({ prompt, ids }, i) => rowOf(prompt, ids, isLearned(i)));
     // What is sampled once and learned once is as likely as it is now.
-    const old = settings.iterations === 1 ? null : await logProbsOf(this.options, adapter.plan, plain, slot!);
-    const reference = settings.beta === 0 ? null : await logProbsOf(this.options, adapter.plan, plain, BASE);
+    const { temperature, iterations, beta } = settings;
+    const logProbs = (of: number) => logProbsOf(this.options, adapter.plan, plain, of, temperature);
+    const old = iterations === 1 ? null : await logProbs(slot!);
+    const reference = beta === 0 ? null : await logProbs(BASE);
     signal.throwIfAborted();
     return {
-      ...{ from, until, policy: groupPolicyOf(settings), rewards: judged.rewards, zeroStd: judged.zeroStd },
+      ...{ from, until, policy: groupPolicyOf(settings), temperature, rewards: judged.rewards, zeroStd: judged.zeroStd },
       work: {
         lengths: plain.map(inputLength),
         batchSize: recipe.batchSize * settings.generations,
@@ -135,7 +139,7 @@ export class RolloutMaker {
 
   async #sample(
     recipe: AdapterRecipe,
-    { maxNewTokens, topK, topP }: Grpo,
+    { maxNewTokens, temperature, topK, topP }: Grpo,
     slot: number,
     train: readonly Row[],
     asked: readonly { readonly row: number; readonly sample: number }[],
@@ -148,7 +152,7 @@ export class RolloutMaker {
     const sequences = sampled.map((of, i) => ({
       ...{ adapter: slot, owner: recipe.name, prompt: [...of.prompt], limit: maxNewTokens, stops },
       seed: hash(recipe.seed, batch, i, TAG),
-      sampling: { temperature: 1, topK, topP },
+      sampling: { temperature, topK, topP },
       got: ({ token, end }: { readonly token: number; readonly end: Sampled["end"] }) => {
         of.ids.push(token);
         of.end = end;

@@ -79,9 +79,9 @@ export class TinkerCaller {
     return (await jsonOf(this.post("create_session", { tags: [], user_metadata: {}, sdk_version: "0" }))).session_id;
   }
 
-  /** A model of rank 4; resolves when it is there. */
-  async model(session: string, seed: number, number = 0): Promise<string> {
-    const body = { session_id: session, model_seq_id: number, base_model: "local/tiny", lora_config: { rank: 4, seed } };
+  /** A model; resolves when it is there. */
+  async model(session: string, seed: number, number = 0, { base = "local/tiny", rank = 4 } = {}): Promise<string> {
+    const body = { session_id: session, model_seq_id: number, base_model: base, lora_config: { rank, seed } };
     const made = await jsonOf(this.post("create_model", body));
     return (await jsonOf(this.result(made.request_id))).model_id;
   }

@@ -1,11 +1,11 @@
 // GRPO's numbers against TRL's own, and what they promise besides.
 
 import { describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
-import { type AdvantageSettings, advantagesOf, deviationOf, meanOf } from "../../src/objectives/advantages.ts";
+import { cacheBytes } from "../../src/engine/stage-buffers.ts";
+import { weightBytes, wholeModel } from "../../src/engine/weights.ts";
+import { advantagesOf, deviationOf, meanOf } from "../../src/objectives/advantages.ts";
 import { type Completion, completionLoss, completionScales, type GroupPolicy } from "../../src/objectives/group-policy.ts";
 import { rewardsOf } from "../../src/objectives/grpo.ts";
 import { rolloutsOf } from "../../src/objectives/registry.ts";
@@ -13,45 +13,11 @@ import { planAdapters } from "../../src/plan/adapters.ts";
 import type { StageDevice } from "../../src/plan/plan.ts";
 import { rolloutCache } from "../../src/plan/rollouts.ts";
 import { formatRecipe, parseRecipe } from "../../src/recipe/load.ts";
+import { GOLDEN, policyOf } from "../helpers/grpo-golden.ts";
 import { tinySpec } from "../helpers/tiny.ts";
-
-/** grpo.json as tests/golden/grpo/make.py writes it. */
-type Case = {
-  readonly settings: Omit<AdvantageSettings, "generations"> & {
-    readonly loss: "dapo" | "grpo" | "dr_grpo" | "cispo" | "luspo";
-    readonly beta: number;
-    readonly epsilon: number;
-    readonly epsilonHigh: number | null;
-    readonly delta: number | null;
-    readonly importanceSamplingLevel: "token" | "sequence";
-    readonly biasCorrection: boolean;
-    readonly maskTruncated: boolean;
-  };
-  readonly ended: readonly boolean[];
-  readonly rewards: readonly (readonly (number | null)[])[];
-  readonly now: readonly number[][];
-  readonly old: readonly number[][] | null;
-  readonly reference: readonly number[][] | null;
-  readonly advantages: readonly number[];
-  readonly mask: readonly number[][];
-  readonly loss: number;
-  readonly slopes: readonly number[][];
-  readonly metrics: Readonly<Record<string, number>>;
-};
-const GOLDEN: { readonly generations: number; readonly limit: number; readonly cases: readonly Case[] } = JSON.parse(
-  readFileSync(join(import.meta.dir, "..", "golden", "grpo", "grpo.json"), "utf8"),
-);
 
 const near = (got: number, want: number, by = 1e-9) =>
   expect(Math.abs(got - want)).toBeLessThan(by * Math.max(1, Math.abs(want)));
-
-const policyOf = ({ loss, importanceSamplingLevel: level, epsilon, ...of }: Case["settings"]): GroupPolicy => {
-  const high = of.epsilonHigh ?? epsilon;
-  return {
-    ...{ name: "grpo", level, low: 1 - epsilon, delta: of.delta, beta: of.beta, isCorrected: of.biasCorrection },
-    ...(loss === "cispo" ? { form: "weighted", high } : { form: "clipped", high: 1 + high }),
-  };
-};
 
 describe.each(GOLDEN.cases.map((golden, i) => [`${i}: ${golden.settings.loss}`, golden] as const))(
   "TRL's case %s",
@@ -186,7 +152,7 @@ describe("a recipe is refused, with the place,", () => {
   });
 });
 
-test("a plan takes a cache for the answers that are extended at once, and refuses a GPU by name", () => {
+test("a plan takes a cache for the answers that are extended at once, in a fifth of what the model leaves", () => {
   const { adapters } = parseRecipe(
     `[model]\npath = "m"\n[run]\noutput = "o"\n[[adapter]]\nname = "a"\ndata = "a.jsonl"\nbatch_size = 2\nobjective = { name = "grpo", reward = { command = ["r"] }, generations = 3, max_new_tokens = 9, iterations = 2 }\n`,
     "/r.toml",
@@ -196,10 +162,17 @@ test("a plan takes a cache for the answers that are extended at once, and refuse
   const rows = range(5).map((i) => ({ length: 20 + i, longest: 20 + i, targets: 9 }));
   const planned = planAdapters(adapters, spec, [{ train: rows, eval: [] }], 4096);
   expect(planned[0]).toMatchObject({ steps: 6, stepsPerEpoch: 6, rows: 5, prompts: { steps: 3 }, work: { batchSize: 6 } });
-  const device = (kind: "cpu" | "cuda") =>
-    ({ kind, name: "one", compute: "f32", rowTile: 24, freeBytes: 1e9, host: "" }) as unknown as StageDevice;
-  expect(rolloutCache(planned, spec, [device("cpu")], null)).toEqual({ sequences: 6, capacity: 25 });
-  expect(() => rolloutCache(planned, spec, [device("cuda")], null)).toThrow(
-    "grpo is trained on CPUs alone yet; the device is one",
-  );
+  const held = { format: "dense" } as const;
+  const device = (kind: "cpu" | "cuda", freeBytes: number, ordinal = 0) =>
+    ({ kind, ordinal, name: "one", compute: "f32", rowTile: 24, freeBytes, host: "" }) as unknown as StageDevice;
+  const sequences = (...devices: readonly StageDevice[]) => rolloutCache(planned, spec, devices, null, held)!.sequences;
+  for (const kind of ["cpu", "cuda"] as const)
+    expect(rolloutCache(planned, spec, [device(kind, 1e9)], null, held)).toEqual({ sequences: 6, capacity: 25 });
+  const weights = weightBytes(spec, wholeModel(spec), "f32", held);
+  const one = cacheBytes("f32", spec, wholeModel(spec), { sequences: 1, capacity: 25 });
+  const free = weights + 5 * 3.5 * one;
+  expect(sequences(device("cuda", free))).toBe(3);
+  expect(sequences(device("cuda", free), device("cuda", free))).toBe(3); // two stages on one
+  expect(sequences(device("cuda", free / 2), device("cuda", free / 2, 1))).toBe(3); // on two
+  expect(sequences(device("cuda", weights / 2))).toBe(1); // what then follows says what it lacks
 });

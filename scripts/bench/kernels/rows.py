@@ -84,8 +84,9 @@ def problems():
     for V_, T_ in ((V, T), (128256, 1024)):
         logits, loss, hit = rnd(T_, V_), torch.rand(T_, device="cuda"), torch.zeros(T_, device="cuda", dtype=torch.int32)
         targets, weights = torch.randint(0, V_, (T_,), device="cuda", dtype=torch.int32), torch.rand(T_, device="cuda")
-        yield "xent", f"{T_} rows of {V_}, gradient", lambda: run.xent(KIND, logits, V_, targets, weights, loss, hit, 1), 3 * logits.nbytes
-        yield "xent", f"{T_} rows of {V_}, loss", lambda: run.xent(KIND, logits, V_, targets, weights, loss, hit, 0), logits.nbytes
+        sharpness = torch.ones_like(weights)
+        yield "xent", f"{T_} rows of {V_}, gradient", lambda: run.xent(KIND, logits, V_, targets, weights, sharpness, loss, hit, 1), 3 * logits.nbytes
+        yield "xent", f"{T_} rows of {V_}, loss", lambda: run.xent(KIND, logits, V_, targets, weights, sharpness, loss, hit, 0), logits.nbytes
     del logits
     for R in (16, 256):
         places, P = tensors_of(R)

@@ -2,13 +2,11 @@
 // stands in the tables with its result. Now and then a model's state is saved after a step. What a kill interrupts is computed
 // again from there, to the same bytes, and no result is made twice.
 
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import { now } from "../../base/clock.ts";
 import { MloraError, RequestError } from "../../base/errors.ts";
 import { WireFault } from "../../base/protobuf.ts";
 import { sum } from "../../base/shape.ts";
-import { inputLength, type Primitives } from "../../session/primitives.ts";
+import { inputLength } from "../../session/primitives.ts";
 import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";
@@ -18,33 +16,23 @@ import type { Checkpoints } from "./checkpoints.ts";
 import { type Futures, failed, JSON_TYPE, jsonResult, protobufResult, type Result, textFor } from "./futures.ts";
 import { forwardBackwardResult, readForwardBackward } from "./messages.ts";
 import { datumLogProbs, lossOf, rowsOf } from "./rows.ts";
-import { type ModelAsked, type ModelRow, pathOf, type RequestRow, type TinkerStore } from "./store.ts";
+import { type Saved, States, type StatesOptions } from "./states.ts";
+import { type ModelAsked, type ModelRow, pathOf, type RequestRow } from "./store.ts";
 
-export type TrainingOptions = {
-  readonly engine: Primitives;
-  readonly store: TinkerStore;
+export type TrainingOptions = StatesOptions & {
   readonly futures: Futures;
   readonly checkpoints: Checkpoints;
   readonly models: Models;
   readonly recipes: RecipeMaker;
   readonly usage: Usage;
-  /** Folder of the models' states. */
-  readonly folder: string;
-  readonly saveSeconds: number;
   /** Models of a tenant whose sessions are open, at most. */
   readonly most: number;
-  readonly log: (event: string, more: Readonly<Record<string, unknown>>) => void;
-  /** Called with what has lost the stages. */
-  readonly lost: (error: unknown) => void;
   /** Called with the session of each new request. */
   readonly heard: (session: string) => void;
 };
 
 /** A model whose session is open. */
-type Live = {
-  readonly row: ModelRow;
-  /** The engine's name of it. */
-  readonly adapter: string;
+type Live = Saved & {
   /** The number of the request that is next. */
   next: number;
   isRunning: boolean;
@@ -52,8 +40,7 @@ type Live = {
   isOpen: boolean;
   /** Requests that change it came before. */
   isUsed: boolean;
-  savedAt: number;
-  saved: number;
+  /** Resolves when its requests under way are done with. */
   over: Promise<void>;
 };
 
@@ -70,19 +57,17 @@ const isServersFault = ({ type, result }: RequestRow): boolean =>
 
 export class Training {
   readonly #live = new Map<string, Live>();
+  readonly #states: States;
   #isStopping = false;
 
-  constructor(private readonly options: TrainingOptions) {}
+  constructor(private readonly options: TrainingOptions) {
+    this.#states = new States(options);
+  }
 
   /** Continues what an earlier server left, and removes what a kill has left of states. */
   begin(): void {
-    const { store, folder } = this.options;
-    const kept = new Map(store.models({ isOpen: true }).map(({ seq, saved }) => [`${seq}`, `state-${saved}`]));
-    for (const name of readdirSync(folder))
-      if (!kept.has(name)) rmSync(join(folder, name), { recursive: true, force: true });
-      else
-        for (const state of readdirSync(join(folder, name)))
-          if (state !== kept.get(name)) rmSync(join(folder, name, state), { recursive: true, force: true });
+    const { store } = this.options;
+    this.#states.begin();
     for (const owner of new Set(store.waiting({ isOpen: true }).map((row) => row.owner))) {
       const row = store.knownModel(owner);
       const unloading = store.request(owner, UNLOAD);
@@ -154,7 +139,7 @@ export class Training {
     if (known) return known;
     const live: Live = {
       ...{ row, adapter: `train-${row.seq}`, next: 0, isRunning: false, isOpen: false, isUsed: false },
-      ...{ savedAt: now(), saved: row.saved, over: Promise.resolve() },
+      ...{ savedAt: now(), saved: row.saved, over: Promise.resolve(), saving: Promise.resolve() },
     };
     this.#live.set(row.id, live);
     return live;
@@ -183,8 +168,8 @@ export class Training {
         }
         live.next++;
         // What a model began as may be deleted.
-        if (request.kind === "load_weights") await this.#save(live, request.number, true);
-        if (request.kind === "optim_step") await this.#save(live, request.number);
+        if (request.kind === "load_weights") await this.#states.save(live, request.number);
+        if (request.kind === "optim_step") this.#states.saveMeanwhile(live, request.number);
       }
     } catch (error) {
       if (isFatal(error)) return lost(error);
@@ -202,7 +187,7 @@ export class Training {
     if (engine.has(live.adapter)) await engine.remove(live.adapter);
     if (row.saved >= 0) {
       await this.#add(live, row.asked);
-      await engine.load(live.adapter, this.#stateOf(row, row.saved));
+      await engine.load(live.adapter, this.#states.pathOf(row, row.saved));
       live.isUsed = true;
     }
     live.next = row.saved + 1;
@@ -342,33 +327,6 @@ export class Training {
     return { result: jsonResult({ sampling_session_id: id }), more: add };
   }
 
-  #stateOf({ seq }: ModelRow, number: number): string {
-    return join(this.options.folder, `${seq}`, `state-${number}`);
-  }
-
-  /** After a step, when it is time: what came before need not be made again. */
-  async #save(live: Live, number: number, isDue = now() - live.savedAt >= 1000 * this.options.saveSeconds): Promise<void> {
-    const { engine, store, log } = this.options;
-    // A state has no gradients: those of a step that failed are made again from an earlier one.
-    if (!isDue || !engine.has(live.adapter) || engine.hasGradient(live.adapter)) return;
-    const folder = this.#stateOf(live.row, number);
-    live.savedAt = now();
-    try {
-      mkdirSync(join(folder, ".."), { recursive: true });
-      await engine.saveState(live.adapter, folder);
-    } catch (error) {
-      if (isFatal(error)) throw error;
-      // As on a full disk: the requests are kept, and it is tried again.
-      log("error", { model: live.row.id, error: textFor(error) });
-      rmSync(folder, { recursive: true, force: true });
-      return;
-    }
-    const before = live.saved;
-    store.saved(live.row.id, number);
-    live.saved = number;
-    if (before >= 0) rmSync(this.#stateOf(live.row, before), { recursive: true, force: true });
-  }
-
   /** Ends a session's models: what waits fails, and nothing of them stays but their checkpoints. */
   async end(session: string): Promise<void> {
     const { store, futures } = this.options;
@@ -377,17 +335,17 @@ export class Training {
   }
 
   async #leave(row: ModelRow): Promise<void> {
-    const { engine, folder } = this.options;
+    const { engine } = this.options;
     const live = this.#live.get(row.id);
     this.#live.delete(row.id);
-    await live?.over;
+    await Promise.all([live?.over, live?.saving]);
     if (live && engine.has(live.adapter)) await engine.remove(live.adapter);
-    rmSync(join(folder, `${row.seq}`), { recursive: true, force: true });
+    this.#states.remove(row);
   }
 
   /** Requests under way are finished; what waits is made when the server is started again. */
   async stop(): Promise<void> {
     this.#isStopping = true;
-    await Promise.allSettled([...this.#live.values()].map(({ over }) => over));
+    await Promise.allSettled([...this.#live.values()].flatMap(({ over, saving }) => [over, saving]));
   }
 }

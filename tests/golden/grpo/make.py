@@ -1,5 +1,5 @@
 """Makes grpo.json, which mlora's GRPO is tested against: what TRL's own GRPOTrainer makes of rewards (advantages, masks and
-logged numbers) and of log-probabilities (the loss and its slopes by them), in float64.
+logged numbers) and of log-probabilities (the loss and its slopes by them), in float64; with a temperature, of logits.
 
     python tests/golden/grpo/make.py       # with trl==1.16.0
 
@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import torch
 from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.utils import selective_log_softmax
 
 HERE = Path(__file__).resolve().parent
 EOS, PAD = 1, 0
@@ -100,6 +101,44 @@ def rewards_of(o: dict) -> torch.Tensor:
     return rewards
 
 
+CLASSES = 11
+TEMPERED = [
+    dict(temperature=0.6),
+    dict(temperature=1.5, iterations=2, beta=0.1),
+    dict(temperature=0.9, loss="cispo", epsilonHigh=1.3, iterations=2, beta=0.05, biasCorrection=False),
+    dict(temperature=2.0, loss="luspo", importanceSamplingLevel="sequence", iterations=2, epsilon=0.1),
+]
+
+
+def tempered(changed: dict) -> dict:
+    """A case of logits: each token of a completion is one of CLASSES, of the model, of the one before and of the reference."""
+    o = DEFAULT | changed
+    count = sum(LENGTHS)
+    logits = uniform(-3, 3, count, CLASSES)
+    near = [logits + uniform(-0.4, 0.4, count, CLASSES) for _ in range(2)]
+    targets = torch.randint(0, CLASSES, (count,), generator=random)
+    softmax = lambda of: selective_log_softmax(of, targets, temperature=o["temperature"])  # noqa: E731
+    logps = lambda of: padded(list(softmax(of).split(LENGTHS)))  # noqa: E731
+    old, ref = map(logps, near)
+    trainer = trainer_of(o, ref, old, rewards_of(o))
+    made = GRPOTrainer._generate_and_score_completions(trainer, [{"prompt": ""} for _ in LENGTHS])
+    logits.requires_grad_()
+    now = logps(logits)
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (now, torch.zeros_like(now), None)
+    loss = GRPOTrainer._compute_loss(trainer, trainer.model, made)
+    loss.backward()
+    return dict(
+        settings=o,
+        targets=targets.tolist(),
+        now=logits.tolist(),
+        old=near[0].tolist() if "old_per_token_logps" in made else None,
+        reference=near[1].tolist() if o["beta"] != 0 else None,
+        advantages=made["advantages"].tolist(),
+        loss=loss.item(),
+        slopes=logits.grad.tolist(),
+    )
+
+
 def main() -> None:
     cases = []
     for changed in CASES:
@@ -132,7 +171,8 @@ def main() -> None:
                 metrics=metrics,
             )
         )
-    (HERE / "grpo.json").write_text(json.dumps(dict(generations=GENERATIONS, limit=LIMIT, cases=cases)) + "\n")
+    made = dict(generations=GENERATIONS, limit=LIMIT, cases=cases, lengths=LENGTHS, tempered=[tempered(of) for of in TEMPERED])
+    (HERE / "grpo.json").write_text(json.dumps(made) + "\n")
 
 
 main()

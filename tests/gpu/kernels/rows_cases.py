@@ -194,27 +194,29 @@ def geglu(kind, small):
 
 
 def shaped(kind, small):
-    """Cross-entropy of logits with a scale and a cap."""
+    """Cross-entropy of logits with a scale and a cap, at temperatures."""
     case = Case(kind)
     for scale, cap in ((0.2, 0.0), (1.0, 12.0), (0.7, 9.0)):
         for T, V, classes in ((3, 200, 193),) if small else ((65, 262144, 262144), (129, 49160, 49155), (33, 200, 193)):
             logits, weights = rnd(kind, T, V, scale=5), torch.rand(T, device=DEVICE)
+            sharpness = 0.5 + torch.rand(T, device=DEVICE)
             logits[:, classes:] = float("nan")
             targets = torch.randint(0, classes, (T,), device=DEVICE, dtype=torch.int32)
             right = torch.arange(0, T, 2, device=DEVICE)
             logits[right, targets[right].long()] = 24 + 2 * torch.rand(len(right), device=DEVICE).to(logits.dtype)
             z64 = logits[:, :classes].double().requires_grad_()
             s64 = cap * (scale * z64 / cap).tanh() if cap else scale * z64
+            s64 = s64 * sharpness.double()[:, None]
             loss64 = torch.nn.functional.cross_entropy(s64, targets.long(), reduction="none")
             (loss64 * weights.double()).sum().backward()
             loss, hit, before = floats(T), torch.full((T,), -7, device=DEVICE, dtype=torch.int32), logits.clone()
-            run.xent(kind, logits, classes, targets, weights, loss, hit, 1, scale, cap)
+            run.xent(kind, logits, classes, targets, weights, sharpness, loss, hit, 1, scale, cap)
             case.near("loss", loss, loss64.detach(), 2e-6)
             case.same("hit", hit, (s64.argmax(1) == targets).int())
             case.near("dlogits", logits[:, :classes], z64.grad)
             case.same("dlogits beyond the classes", logits[:, classes:], torch.zeros_like(logits[:, classes:]))
-            before2, targets2, weights2 = elsewhere(before, targets, weights)
-            run.xent(kind, before2, classes, targets2, weights2, floats(T // 2), ints([-7] * (T // 2)), 1, scale, cap)
+            before2, targets2, weights2, sharpness2 = elsewhere(before, targets, weights, sharpness)
+            run.xent(kind, before2, classes, targets2, weights2, sharpness2, floats(T // 2), ints([-7] * (T // 2)), 1, scale, cap)
             case.same("dlogits elsewhere", before2, *elsewhere(logits))
     return case
 
@@ -265,6 +267,8 @@ def xent(kind, small):
             T //= 4  # the same bytes
         logits, weights = rnd(kind, T, V, scale=3), torch.rand(T, device=DEVICE)
         logits[:, classes:] = float("nan")
+        # Some rows have a temperature.
+        sharpness = torch.where(torch.rand(T, device=DEVICE) < 0.5, 1.0, 0.4 + torch.rand(T, device=DEVICE))
         last = slice(max(0, T - 301), T)
         targets = torch.randint(0, classes, (T,), device=DEVICE, dtype=torch.int32)
         right = torch.arange(0, T, 2, device=DEVICE)  # half of the rows are right, some by far
@@ -275,14 +279,15 @@ def xent(kind, small):
         first = logits[last].clone()
         loss, hit, loss0 = floats(T), torch.full((T,), -7, device=DEVICE, dtype=torch.int32), floats(T)
         hit0 = hit.clone()
-        run.xent(kind, logits, classes, targets, weights, loss0, hit0, 0, scale, cap)
+        run.xent(kind, logits, classes, targets, weights, sharpness, loss0, hit0, 0, scale, cap)
         case.same("logits without grad", logits[last], first)
-        run.xent(kind, logits, classes, targets, weights, loss, hit, 1, scale, cap)
+        run.xent(kind, logits, classes, targets, weights, sharpness, loss, hit, 1, scale, cap)
         case.same("loss without grad", loss, loss0)
         case.same("hit without grad", hit, hit0)
         z64 = scale * first[:, :classes].double()
         z64, slope = (cap * (z64 / cap).tanh(), 1 - (z64 / cap).tanh() ** 2) if cap else (z64, 1)
-        p64, target = z64.log_softmax(1), targets[last].long()
+        sharp64 = sharpness[last].double()[:, None]
+        p64, target = (z64 * sharp64).log_softmax(1), targets[last].long()
         case.near("loss", loss[last], -p64.gather(1, target[:, None])[:, 0], 2e-6)
         largest = first[:, :classes] == first[:, :classes].max(1, keepdim=True).values
         case.same("hit", hit[last], (largest.int().argmax(1) == target).int())
@@ -290,11 +295,11 @@ def xent(kind, small):
             case.wrong.append("all rows or none are hits")
         g64 = p64.exp()
         g64[torch.arange(len(target), device=DEVICE), target] -= 1
-        case.near("dlogits", logits[last, :classes], g64 * weights[last].double()[:, None] * scale * slope)
+        case.near("dlogits", logits[last, :classes], g64 * weights[last].double()[:, None] * sharp64 * scale * slope)
         case.same("dlogits beyond the classes", logits[:, classes:], torch.zeros_like(logits[:, classes:]))
-        first2, targets2, weights2 = elsewhere(first, targets[last], weights[last])
+        first2, targets2, weights2, sharpness2 = elsewhere(first, targets[last], weights[last], sharpness[last])
         loss2, hit2 = floats(len(first2)), ints([-7] * len(first2))
-        run.xent(kind, first2, classes, targets2, weights2, loss2, hit2, 1, scale, cap)
+        run.xent(kind, first2, classes, targets2, weights2, sharpness2, loss2, hit2, 1, scale, cap)
         for name, a, b in (("loss", loss2, loss), ("hit", hit2, hit), ("dlogits", first2, logits)):
             case.same(f"{name} elsewhere", a, *elsewhere(b[last]))
     return case

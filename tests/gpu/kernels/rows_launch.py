@@ -214,9 +214,9 @@ def spans_backward(kind, dy, x, first, second, rstd):
     launch(spans_row("spans_backward", kind, A, B), (M, 2), dy, x, first, second, rstd, M, W, A, B)
 
 
-def xent(kind, logits, classes, targets, weights, loss, hit, grad, scale=1.0, cap=0.0):
+def xent(kind, logits, classes, targets, weights, sharpness, loss, hit, grad, scale=1.0, cap=0.0):
     row = find("xent", kind, SHAPED=int(scale != 1 or cap > 0))
-    launch(row, (logits.shape[0],), logits, targets, weights, loss, hit, logits.shape[1], classes, grad, scale, cap)
+    launch(row, (logits.shape[0],), logits, targets, weights, sharpness, loss, hit, logits.shape[1], classes, grad, scale, cap)
 
 
 def rows_multiply(kind, x, factor, y):
