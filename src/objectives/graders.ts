@@ -5,12 +5,14 @@
 import * as v from "valibot";
 import { expected, oneOf, text } from "../base/check.ts";
 import { FormulaFault, formulaOf, type Values } from "./formula.ts";
-import { SIMILARITIES, type Similarity } from "./similarity.ts";
+import { SIMILARITIES, type Similarity, TooLong } from "./similarity.ts";
 
 const OUTPUT = "sample.output_text";
 const REFERENCE = /\{\{\s*(.*?)\s*\}\}/g;
 const OF_ITEM = /^item(?:\.[\w-]+)+$/;
 const MOST_GRADERS = 16;
+/** Of a template; and characters of what it comes to. */
+const [MOST_PATHS, MOST_TEXT] = [32, 1 << 20];
 
 /** What a template reads, by its paths. */
 const pathsOf = (template: string): string[] => [...template.matchAll(REFERENCE)].map(([, path]) => path!);
@@ -18,6 +20,7 @@ const pathsOf = (template: string): string[] => [...template.matchAll(REFERENCE)
 const template = v.pipe(
   text,
   v.maxLength(1 << 16, "has more than 65536 characters"),
+  v.check((of) => pathsOf(of).length <= MOST_PATHS, `reads more than ${MOST_PATHS} things`),
   v.check(
     (of) => pathsOf(of).every((path) => path === OUTPUT || OF_ITEM.test(path)),
     `has a template of other things than {{${OUTPUT}}} and {{item.COLUMN}}`,
@@ -90,7 +93,7 @@ export type Graded = { readonly item: unknown; readonly output: string };
 
 /**
  * The grade of an answer to a row that has the grader's columns, and those that it is made of. A formula may come to a number
- * that is not finite.
+ * that is not finite. Throws TooLong.
  */
 export function gradesOf(grader: Grader, of: Graded): { readonly grade: number; readonly parts: Values } {
   if (grader.type !== "multi") return { grade: singleGrade(grader, of), parts: {} };
@@ -98,6 +101,7 @@ export function gradesOf(grader: Grader, of: Graded): { readonly grade: number; 
   return { grade: formulaOf(grader.calculate_output).value(parts), parts };
 }
 
+export { TooLong } from "./similarity.ts";
 export const gradeOf = (grader: Grader, of: Graded): number => gradesOf(grader, of).grade;
 
 function singleGrade(grader: Single, of: Graded): number {
@@ -106,12 +110,18 @@ function singleGrade(grader: Single, of: Graded): number {
   return SIMILARITIES[grader.evaluation_metric](input, reference);
 }
 
-/** Texts as they are, all else as JSON. */
-const rendered = (text: string, { item, output }: Graded): string =>
-  text.replaceAll(REFERENCE, (_, path: string) => {
+/** Texts as they are, all else as JSON. Throws TooLong. */
+function rendered(text: string, { item, output }: Graded): string {
+  let length = 0;
+  const made = text.replaceAll(REFERENCE, (_, path: string) => {
     const value = path === OUTPUT ? output : columnAt(item, path.slice("item.".length));
-    return typeof value === "string" ? value : JSON.stringify(value);
+    const shown = typeof value === "string" ? value : JSON.stringify(value);
+    length += shown.length;
+    if (length > MOST_TEXT) throw new TooLong(`a text of more than ${MOST_TEXT} characters`);
+    return shown;
   });
+  return made;
+}
 
 /** What a row has at a path; undefined where it has nothing. */
 export function columnAt(item: unknown, path: string): unknown {

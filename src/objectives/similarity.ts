@@ -23,15 +23,36 @@ export const SIMILARITIES = {
 };
 export type Similarity = keyof typeof SIMILARITIES;
 
-/** Length of the longest common subsequence. */
+/** Pairs of places that are compared, at most: a few milliseconds. */
+const MOST_PAIRS = 2 ** 28;
+
+/** Texts that are too long to be compared. */
+export class TooLong extends Error {}
+
+/** Length of the longest common subsequence, 32 places of the shorter at a time (Hyyrö 2004). Throws TooLong. */
 function commonLength<T>(a: readonly T[], b: readonly T[]): number {
-  let before = new Uint32Array(b.length + 1);
-  for (const one of a) {
-    const row = new Uint32Array(b.length + 1);
-    for (const [i, other] of b.entries()) row[i + 1] = one === other ? before[i]! + 1 : Math.max(before[i + 1]!, row[i]!);
-    before = row;
+  const [short, long] = a.length < b.length ? [a, b] : [b, a];
+  if (short.length * long.length > MOST_PAIRS) throw new TooLong(`texts of ${short.length} and ${long.length} parts`);
+  const words = Math.ceil(short.length / 32);
+  const places = new Map<T, Uint32Array>();
+  for (const [i, of] of short.entries()) {
+    const bits = places.get(of) ?? new Uint32Array(words);
+    places.set(of, bits);
+    bits[i >> 5] = bits[i >> 5]! | (1 << (i & 31));
   }
-  return before[b.length]!;
+  const left = new Uint32Array(words).fill(0xffff_ffff); // a place is 0 once the common subsequence has grown there
+  for (const of of long) {
+    const bits = places.get(of);
+    if (!bits) continue;
+    let carry = 0;
+    for (let word = 0; word < words; word++) {
+      const before = left[word]!;
+      const sum = before + ((before & bits[word]!) >>> 0) + carry;
+      carry = sum > 0xffff_ffff ? 1 : 0;
+      left[word] = sum | (before & ~bits[word]!);
+    }
+  }
+  return short.filter((_, i) => ((left[i >> 5]! >>> (i & 31)) & 1) === 0).length;
 }
 
 /** Letters and digits of ASCII alone, as rouge-score's tokenizer has it. */

@@ -44,6 +44,7 @@ import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots } from "./slots.ts";
 import { SpanNames } from "./span-names.ts";
+import { TrainingPasses } from "./training-passes.ts";
 import { Turns } from "./turns.ts";
 
 export * from "./primitive-calls.ts";
@@ -75,7 +76,6 @@ export class Primitives implements AsyncDisposable {
   readonly #files: AdapterFiles;
   /** Aborted, with its reason, when a stage is gone: every later call fails. Null where that is not known. */
   readonly lost: AbortSignal | null;
-  #passes = 0;
 
   private constructor(
     readonly bus: Bus,
@@ -90,10 +90,14 @@ export class Primitives implements AsyncDisposable {
     const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
     this.#engine = sizes.cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache: sizes.cache } }) : null;
     const turns = new PassTurns();
+    const passes = new TrainingPasses(bus);
     this.#sampler = this.#engine && new Sampler(this.#engine, turns, new Shares(options.weightOf));
     this.#packers = {
-      train: new Packer(plan, turns, new Shares(options.weightOf), (batch) => this.#train(batch)),
-      evaluate: new Packer(plan, turns, new Shares(options.weightOf), (batch, top) => this.#evaluate(batch, top)),
+      train: new Packer(plan, turns, new Shares(options.weightOf), {
+        run: (batch) => passes.run(batch),
+        idle: () => passes.finish(),
+      }),
+      evaluate: new Packer(plan, turns, new Shares(options.weightOf), { run: (batch, top) => this.#evaluate(batch, top) }),
     };
     this.slots = new Slots<Trained>({
       ...options,
@@ -368,14 +372,6 @@ export class Primitives implements AsyncDisposable {
     const work = (slot: number) =>
       packer.add({ slot, owner, rows, microBatches, top: options.top ?? 0, segmentOf: (of) => segmentOf(of, slot) });
     return isTraining ? this.#change(trained, work) : this.#read(trained, work);
-  }
-
-  /** A packed batch through all stages and back; the requests of both ways are sent in one go. */
-  async #train(batch: MicroBatch): Promise<readonly SequenceLoss[]> {
-    const pass = this.#passes++;
-    const forwards = requestAll(this.bus, { type: "forward", pass, batch });
-    const [losses] = await Promise.all([requestAll(this.bus, { type: "backward", pass, logProbs: true }), forwards]);
-    return losses.at(-1)!;
   }
 
   async #evaluate(batch: MicroBatch, top: number): Promise<readonly SequenceLoss[]> {

@@ -4,17 +4,17 @@
 import { basename } from "node:path";
 import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
-import { MOST_TIMER_MS, sleep } from "../base/clock.ts";
+import { MOST_TIMER_MS, now, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
-import { columnAt, columnsOf, gradeOf } from "../objectives/graders.ts";
+import { columnAt, columnsOf, gradeOf, TooLong } from "../objectives/graders.ts";
 import { rewardsOf } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import type { Row } from "../schedule/pack.ts";
 import { ask, shown } from "../sources/http.ts";
 
-export { columnAt, columnsOf, GRADERS, type Grader, gradesOf } from "../objectives/graders.ts";
+export { columnAt, columnsOf, GRADERS, type Grader, gradesOf, TooLong } from "../objectives/graders.ts";
 export { rewardSource } from "../objectives/grpo.ts";
 
 export type NamedReward = ReturnType<typeof rewardsOf>[number];
@@ -26,6 +26,8 @@ export type Asked = { readonly prompt: string; readonly completion: string; read
 const SECONDS = 600;
 /** Calls of one reward for the same answers, and the wait before the second in ms; each further wait is four times as long. */
 const [ATTEMPTS, WAIT_MS] = [3, 500];
+/** Interval at which this process does its other work, in ms. */
+const LOOK_MS = 20;
 /** Characters of output for each answer, at most. */
 const MOST_CHARACTERS = 64;
 
@@ -109,7 +111,7 @@ async function rewardsFrom(
   for (let attempt = 1; ; attempt++) {
     signal.throwIfAborted();
     try {
-      if ("grader" in reward) return asked.map((of) => ofGrader(reward, of));
+      if ("grader" in reward) return await ofGrader(reward, asked, signal);
       return await ("command" in reward ? ofProgram(reward, asked, signal) : ofAddress(reward, asked, signal));
     } catch (error) {
       signal.throwIfAborted();
@@ -129,10 +131,27 @@ const lineOf = ({ prompt, completion, columns }: Asked): string =>
 
 const failed = (what: string) => new RunError("reward.answer", what);
 
-function ofGrader({ grader }: Extract<NamedReward, { readonly grader: unknown }>, { completion, columns }: Asked): number {
-  const found = gradeOf(grader, { item: JSON.parse(columns), output: completion });
-  if (Number.isFinite(found)) return found;
-  throw failed(`the grader '${grader.name}' comes to ${found}`);
+/** Between two answers this process does its other work. */
+async function ofGrader(
+  { grader }: Extract<NamedReward, { readonly grader: unknown }>,
+  asked: readonly Asked[],
+  signal: AbortSignal,
+): Promise<number[]> {
+  const grades: number[] = [];
+  let looked = now();
+  for (const { completion, columns } of asked) {
+    try {
+      grades.push(gradeOf(grader, { item: JSON.parse(columns), output: completion }));
+    } catch (error) {
+      throw error instanceof TooLong ? failed(`the grader '${grader.name}' has ${error.message}`) : error;
+    }
+    if (!Number.isFinite(grades.at(-1))) throw failed(`the grader '${grader.name}' comes to ${grades.at(-1)}`);
+    if (now() - looked < LOOK_MS) continue;
+    await sleep(0);
+    signal.throwIfAborted();
+    looked = now();
+  }
+  return grades;
 }
 
 async function ofProgram(

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { Rng } from "../../src/base/rng.ts";
 import { FormulaFault, formulaOf } from "../../src/objectives/formula.ts";
-import { columnsOf, type Grader, gradeOf, graderSchema } from "../../src/objectives/graders.ts";
+import { columnsOf, type Grader, gradeOf, graderSchema, TooLong } from "../../src/objectives/graders.ts";
 import { SIMILARITIES, type Similarity } from "../../src/objectives/similarity.ts";
 
 type Row = { readonly input: string; readonly reference: string; readonly scores: Readonly<Record<Similarity, number>> };
@@ -22,6 +22,26 @@ test("texts are as alike as rapidfuzz and rouge-score have them", () => {
       seen.add(want);
     }
   expect(seen.size).toBeGreaterThan(50);
+});
+
+test("long texts are compared 32 places at a time as one by one, and too long ones are refused", () => {
+  const rng = new Rng(9);
+  const slow = (a: string, b: string): number => {
+    const rows = Array.from({ length: a.length + 1 }, () => new Array<number>(b.length + 1).fill(0));
+    for (let i = 1; i <= a.length; i++)
+      for (let j = 1; j <= b.length; j++)
+        rows[i]![j] = a[i - 1] === b[j - 1] ? rows[i - 1]![j - 1]! + 1 : Math.max(rows[i - 1]![j]!, rows[i]![j - 1]!);
+    return rows[a.length]![b.length]!;
+  };
+  const text = () => Array.from({ length: rng.below(200) }, () => "abcd"[rng.below(4)]).join("");
+  for (let i = 0; i < 100; i++) {
+    const [a, b] = [text(), text()];
+    const want = a.length + b.length === 0 ? 1 : (2 * slow(a, b)) / (a.length + b.length);
+    expect(SIMILARITIES.fuzzy_match(a, b), `'${a}' and '${b}'`).toBe(want);
+  }
+  expect(() => SIMILARITIES.fuzzy_match("a".repeat(1 << 15), "a".repeat(1 << 14))).toThrow(TooLong);
+  const grader = { ...check("eq"), input: "{{item.answer}}".repeat(32) } as Grader;
+  expect(() => gradeOf(grader, { item: { answer: "x".repeat(1 << 16) }, output: "" })).toThrow(TooLong);
 });
 
 test("formulas are those of JavaScript, whatever they are made of", () => {
@@ -73,6 +93,7 @@ test("what cannot be computed is refused by name", () => {
     check("eq", "{{sample.output_json.x}}"),
     check("eq", "{{item}}"),
     check("same"),
+    check("eq", "{{item.a}}".repeat(33)),
     { ...check("eq"), name: "" },
     { ...check("eq"), more: 1 },
     { type: "text_similarity", name: "n", input: "a", reference: "b", evaluation_metric: "cosine" },

@@ -4,7 +4,7 @@ import * as v from "valibot";
 import { expected } from "../../base/check.ts";
 import { now } from "../../base/clock.ts";
 import { faultsOf } from "../../recipe/faults.ts";
-import { columnAt, columnsOf, GRADERS, type Grader, gradesOf } from "../../session/rewards.ts";
+import { columnAt, columnsOf, GRADERS, type Grader, gradesOf, TooLong } from "../../session/rewards.ts";
 import { badRequest } from "../errors.ts";
 import type { Route } from "../router.ts";
 
@@ -51,6 +51,15 @@ const ERRORS = {
   ...{ truncated_observation_error: false, unresponsive_reward_error: false, other_error: false },
 };
 
+/** Throws an ApiError where the texts are too long. */
+function graded(...of: Parameters<typeof gradesOf>) {
+  try {
+    return gradesOf(...of);
+  } catch (error) {
+    throw error instanceof TooLong ? badRequest(`The grader has ${error.message}.`, "model_sample") : error;
+  }
+}
+
 /** `client.fine_tuning.alpha.graders`. */
 export function graderRoutes(): Route[] {
   const path = "/v1/fine_tuning/alpha/graders";
@@ -66,7 +75,7 @@ export function graderRoutes(): Route[] {
         const began = now();
         const grader = graderIn(given, "grader");
         const lacking = columnsOf(grader).find((column) => columnAt(item, column) === undefined);
-        const grades = lacking === undefined ? gradesOf(grader, { item, output }) : null;
+        const grades = lacking === undefined ? graded(grader, { item, output }) : null;
         const isNumber = grades !== null && Number.isFinite(grades.grade);
         return Response.json({
           ...{ reward: isNumber ? grades.grade : 0, sub_rewards: grades?.parts ?? {}, model_grader_token_usage_per_model: {} },
