@@ -10,7 +10,7 @@ import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { scratchOf } from "../device/scratch.ts";
+import { scratchBytes } from "../device/scratch.ts";
 import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
@@ -100,7 +100,7 @@ export class Stage implements Disposable {
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
     device.reserveScratch(
-      scratchOf(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes), chunk }),
+      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes), chunk }),
     );
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
