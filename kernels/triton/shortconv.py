@@ -19,77 +19,60 @@ import triton.language as tl
 
 
 @triton.jit
-def gated(bcx, row, c_C, seen, C):
-    """u of a row, f32[C]; 0 where it is not `seen`: it may be another sequence's, and NaN."""
-    seen_C, from_C = c_C < tl.where(seen, C, 0), bcx + row.to(tl.int64) * 3 * C + c_C
-    b_C = tl.load(from_C, mask=seen_C, other=0.0)
-    return b_C.to(tl.float32) * tl.load(from_C + 2 * C, mask=seen_C, other=0.0).to(tl.float32)
+def part(bcx, m_M, c_C, index, seen_MC, C):
+    """One of the three parts, f32[M, C]; 0 where nothing is to be seen."""
+    return tl.load(bcx + (m_M.to(tl.int64)[:, None] * 3 + index) * C + c_C[None, :], mask=seen_MC, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def taps_of(weight, c_C, C):
-    """Three vectors."""
-    seen, from_C = c_C < C, weight + c_C * 3
-    return tl.load(from_C, mask=seen, other=0.0), tl.load(from_C + 1, mask=seen, other=0.0), tl.load(from_C + 2, mask=seen, other=0.0)
+def taps_sum(bcx, weight, first_M, m_M, c_C, inside, C, TAPS: tl.constexpr):
+    """p of rows m_M, f32[M, C]; `inside`: which rows belong to a sequence."""
+    p_MC = tl.zeros((m_M.shape[0], c_C.shape[0]), tl.float32)
+    for t in tl.static_range(TAPS):
+        row_M = m_M - (TAPS - 1) + t
+        seen = (inside & (row_M >= first_M))[:, None] & (c_C < C)[None, :]
+        u_MC = part(bcx, row_M, c_C, 0, seen, C) * part(bcx, row_M, c_C, 2, seen, C)
+        p_MC += tl.load(weight + c_C * TAPS + t, mask=c_C < C, other=0.0)[None, :] * u_MC
+    return p_MC
 
 
 @triton.jit
 def shortconv_forward(bcx, weight, bounds, y, M, C, TAPS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
-    """BM rows of BC channels, one after the other: u of the rows before is in registers. See the top of the file."""
-    tl.static_assert(TAPS == 3)
+    """BM rows of BC channels. See the top of the file."""
     C = C // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
-    begin, c_C = tl.program_id(0) * BM, tl.program_id(1) * BC + tl.arange(0, BC)
-    w0_C, w1_C, w2_C = taps_of(weight, c_C, C)
-    first, end = tl.load(bounds + 2 * begin), tl.load(bounds + 2 * begin + 1)
-    u2_C = gated(bcx, begin - 2, c_C, (end > first) & (begin - 2 >= first), C)
-    u1_C = gated(bcx, begin - 1, c_C, (end > first) & (begin - 1 >= first), C)
-    for j in tl.static_range(BM):
-        row = begin + j
-        first, end = tl.load(bounds + 2 * row, mask=row < M, other=0), tl.load(bounds + 2 * row + 1, mask=row < M, other=0)
-        inside = end > first
-        u0_C = gated(bcx, row, c_C, inside, C)
-        by_C = tl.load(bcx + (row.to(tl.int64) * 3 + 1) * C + c_C, mask=c_C < tl.where(inside, C, 0), other=0.0).to(tl.float32)
-        p_C = w0_C * tl.where(row - 2 >= first, u2_C, 0.0) + w1_C * tl.where(row - 1 >= first, u1_C, 0.0) + w2_C * u0_C
-        tl.store(y + row.to(tl.int64) * C + c_C, (by_C * p_C).to(y.dtype.element_ty), mask=c_C < tl.where(row < M, C, 0))
-        u2_C, u1_C = u1_C, u0_C
-
-
-@triton.jit
-def slope(dy, bcx, row, c_C, seen, C):
-    """The gradient of p of a row, f32[C]; 0 where it is not `seen`."""
-    seen_C = c_C < tl.where(seen, C, 0)
-    by_C = tl.load(bcx + (row.to(tl.int64) * 3 + 1) * C + c_C, mask=seen_C, other=0.0).to(tl.float32)
-    return by_C * tl.load(dy + row.to(tl.int64) * C + c_C, mask=seen_C, other=0.0).to(tl.float32)
+    m_M, c_C = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BC + tl.arange(0, BC)
+    first_M = tl.load(bounds + 2 * m_M, mask=m_M < M, other=0)
+    inside = tl.load(bounds + 2 * m_M + 1, mask=m_M < M, other=0) > first_M
+    p_MC = taps_sum(bcx, weight, first_M, m_M, c_C, inside, C, TAPS)
+    by_MC = part(bcx, m_M, c_C, 1, inside[:, None] & (c_C < C)[None, :], C)
+    to_MC = y + m_M.to(tl.int64)[:, None] * C + c_C[None, :]
+    tl.store(to_MC, (by_MC * p_MC).to(y.dtype.element_ty), mask=(m_M < M)[:, None] & (c_C < C)[None, :])
 
 
 @triton.jit
 def shortconv_backward(dy, bcx, weight, bounds, dbcx, M, C, TAPS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
-    """BM rows of BC channels, one after the other: u of the rows before is in registers. See the top of the file."""
-    tl.static_assert(TAPS == 3)
+    """BM rows of BC channels. See the top of the file."""
     C = C // 8 * 8
+    m_M, c_C = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BC + tl.arange(0, BC)
+    first_M = tl.load(bounds + 2 * m_M, mask=m_M < M, other=0)
+    end_M = tl.load(bounds + 2 * m_M + 1, mask=m_M < M, other=0)
+    du_MC = tl.zeros((BM, BC), tl.float32)
+    for t in tl.static_range(TAPS):
+        row_M = m_M + t
+        seen = (row_M < end_M)[:, None] & (c_C < C)[None, :]
+        dy_MC = tl.load(dy + row_M.to(tl.int64)[:, None] * C + c_C[None, :], mask=seen, other=0.0).to(tl.float32)
+        weight_C = tl.load(weight + c_C * TAPS + TAPS - 1 - t, mask=c_C < C, other=0.0)
+        du_MC += weight_C[None, :] * (dy_MC * part(bcx, row_M, c_C, 1, seen, C))
+    inside = first_M < end_M
+    p_MC = taps_sum(bcx, weight, first_M, m_M, c_C, inside, C, TAPS)
+    seen, some = inside[:, None] & (c_C < C)[None, :], (m_M < M)[:, None] & (c_C < C)[None, :]
+    dy_MC = tl.load(dy + m_M.to(tl.int64)[:, None] * C + c_C[None, :], mask=seen, other=0.0).to(tl.float32)
+    to_MC = dbcx + m_M.to(tl.int64)[:, None] * 3 * C + c_C[None, :]
     el = dbcx.dtype.element_ty
-    begin, c_C = tl.program_id(0) * BM, tl.program_id(1) * BC + tl.arange(0, BC)
-    w0_C, w1_C, w2_C = taps_of(weight, c_C, C)
-    first, end = tl.load(bounds + 2 * begin), tl.load(bounds + 2 * begin + 1)
-    u2_C = gated(bcx, begin - 2, c_C, (end > first) & (begin - 2 >= first), C)
-    u1_C = gated(bcx, begin - 1, c_C, (end > first) & (begin - 1 >= first), C)
-    for j in tl.static_range(BM):
-        row = begin + j
-        first, end = tl.load(bounds + 2 * row, mask=row < M, other=0), tl.load(bounds + 2 * row + 1, mask=row < M, other=0)
-        inside = end > first
-        seen_C, at = c_C < tl.where(inside, C, 0), row.to(tl.int64) * 3 * C + c_C
-        b_C = tl.load(bcx + at, mask=seen_C, other=0.0).to(tl.float32)
-        by_C = tl.load(bcx + at + C, mask=seen_C, other=0.0).to(tl.float32)
-        x_C = tl.load(bcx + at + 2 * C, mask=seen_C, other=0.0).to(tl.float32)
-        dy_C = tl.load(dy + row.to(tl.int64) * C + c_C, mask=seen_C, other=0.0).to(tl.float32)
-        u0_C = b_C * x_C
-        p_C = w0_C * tl.where(row - 2 >= first, u2_C, 0.0) + w1_C * tl.where(row - 1 >= first, u1_C, 0.0) + w2_C * u0_C
-        du_C = w2_C * (by_C * dy_C) + w1_C * slope(dy, bcx, row + 1, c_C, row + 1 < end, C) + w0_C * slope(dy, bcx, row + 2, c_C, row + 2 < end, C)
-        some = c_C < tl.where(row < M, C, 0)
-        tl.store(dbcx + at, (du_C * x_C).to(el), mask=some)
-        tl.store(dbcx + at + C, (dy_C * p_C).to(el), mask=some)
-        tl.store(dbcx + at + 2 * C, (du_C * b_C).to(el), mask=some)
-        u2_C, u1_C = u1_C, u0_C
+    b_MC, x_MC = part(bcx, m_M, c_C, 0, seen, C), part(bcx, m_M, c_C, 2, seen, C)
+    tl.store(to_MC, (du_MC * x_MC).to(el), mask=some)
+    tl.store(to_MC + C, (dy_MC * p_MC).to(el), mask=some)
+    tl.store(to_MC + 2 * C, (du_MC * b_MC).to(el), mask=some)
 
 
 @triton.jit
@@ -140,7 +123,7 @@ TAPS = 3
 def variants():
     for kind in ("ptr", "f32"):
         sizes, kept = "M:i32 C:i32", "C:i32 capacity:i32"
-        yield row("shortconv", "shortconv_forward", kind, f"bcx:c weight:*fp32 bounds:*i32 y:c {sizes}", TAPS=TAPS, BM=8, BC=1024)
-        yield row("shortconv", "shortconv_backward", kind, f"dy:c bcx:c weight:*fp32 bounds:*i32 dbcx:c {sizes}", TAPS=TAPS, BM=8, BC=1024)
+        yield row("shortconv", "shortconv_forward", kind, f"bcx:c weight:*fp32 bounds:*i32 y:c {sizes}", TAPS=TAPS, BM=8, BC=256)
+        yield row("shortconv", "shortconv_backward", kind, f"dy:c bcx:c weight:*fp32 bounds:*i32 dbcx:c {sizes}", TAPS=TAPS, BM=8, BC=256)
         yield row("shortconv", "shortconv_keep", kind, f"bcx:c bounds:*i32 places:*i32 window:c {kept}", TAPS=TAPS, BC=1024)
         yield row("shortconv", "shortconv_decode", kind, f"bcx:c weight:*fp32 places:*i32 window:c y:c {kept}", TAPS=TAPS, BC=1024)
