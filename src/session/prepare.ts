@@ -36,6 +36,7 @@ import { openFiles, openModel } from "../sources/open.ts";
 import { tokenCache } from "../sources/tokens.ts";
 import { frozenOf } from "./adapters.ts";
 import { mixNotices } from "./mix-notices.ts";
+import { checkGraded } from "./rewards.ts";
 import { referenceFolder, type Source, sourcesOf } from "./sources.ts";
 import { tokenNotices, withTokenIds } from "./trained-tokens.ts";
 
@@ -138,6 +139,7 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   for (const [i, { train, eval: heldOut }] of data.entries())
     for (const rows of [train, heldOut]) await countRows(rows, rolloutsOf(recipe.adapters[i]!.objective)?.maxNewTokens ?? 0);
+  for (const [i, { train }] of data.entries()) checkGraded(recipe.adapters[i]!, train);
   const told = [
     ...opened,
     ...mixNotices(recipe.adapters, data),

@@ -3,7 +3,7 @@
 import { sleep } from "../base/clock.ts";
 import { alignUp, range, sum } from "../base/shape.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
-import { scorePolicy, scoreSegment } from "../objectives/loss-weights.ts";
+import { scoreGroup, scorePolicy, scoreSegment } from "../objectives/loss-weights.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
 import { pack, packedSequences, type Row, type Segment, segmentRows, sequencesOf, type Tokens } from "../schedule/pack.ts";
@@ -177,6 +177,8 @@ function lossOf(batch: MicroBatch, losses: readonly SequenceLoss[], first: numbe
   if (preference) return sum(scoreSegment(batch, preference, losses).found.map((row) => row.loss));
   const policy = batch.policies?.find(({ firstSequence }) => firstSequence === first);
   if (policy) return sum(scorePolicy(policy, losses).map((target) => target.loss));
+  const group = batch.groups?.find(({ firstSequence }) => firstSequence === first);
+  if (group) return sum(scoreGroup(group, losses).map(({ targets }) => sum(targets.map((target) => target.loss))));
   let loss = 0;
   for (let i = first; i < first + count; i++)
     for (const [at, value] of losses[i]!.logProbs!.entries())
