@@ -100,13 +100,16 @@ export class Decoding {
     if (active >= 0) this.#leave(this.#active[active]!);
   }
 
-  /** One pass: reads the next prompts that there is room for, or else extends each sequence by a token. */
-  async pass(): Promise<void> {
+  /**
+   * One pass: reads the next prompts that there is room for, or else extends each sequence by a token. Resolves to what it
+   * read, null for nothing.
+   */
+  async pass(): Promise<"prompts" | "tokens" | null> {
     const { tile, sizes } = this.engine;
     const admitted = this.#admit();
     this.#active.push(...admitted);
     const extended = admitted.length > 0 ? admitted : [...this.#active];
-    if (extended.length === 0) return;
+    if (extended.length === 0) return null;
     const logits = await this.engine.run((admitted.length > 0 ? prefill : decode)(extended, sizes.slots, tile));
     for (const [i, of] of extended.entries())
       try {
@@ -116,6 +119,7 @@ export class Decoding {
         this.cancel(of.wanted);
         of.wanted.failed(error);
       }
+    return admitted.length > 0 ? "prompts" : "tokens";
   }
 
   /**

@@ -1,6 +1,7 @@
 // A stage in this process that generates, with saved adapters in its slots.
 
 import { shortPositions } from "../base/spec.ts";
+import type { Bus } from "../bus/bus.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import { openLocalStages } from "../cluster/local-stage.ts";
 import { setupsOf } from "../cluster/setup.ts";
@@ -18,7 +19,7 @@ export async function openGeneration(
   plan: GenerationPlan,
   model: BaseModel,
   adapters: readonly LoadedAdapter[],
-): Promise<GenerationEngine & AsyncDisposable> {
+): Promise<GenerationEngine & AsyncDisposable & { readonly bus: Bus }> {
   const bus = await openLocalStages(setupsOf(plan, model));
   await using opened = new AsyncDisposableStack();
   opened.use(bus);
@@ -33,6 +34,7 @@ export async function openGeneration(
   const [{ sizes, device }] = plan.stages;
   const kept = opened.move();
   return {
+    bus,
     ...engineOver(bus, { sizes, tile: tileOf(device), shortPositions: shortPositions(plan.spec) }),
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };
