@@ -1,7 +1,7 @@
 // The flags that say how the next token is chosen.
 
 import { RequestError } from "../base/errors.ts";
-import type { Sampling } from "../data/sample.ts";
+import type { Sampling } from "../base/sample.ts";
 import { wholeNumber } from "./flags.ts";
 
 export type SamplingFlags = { readonly temperature?: unknown; readonly topP?: unknown; readonly topK?: unknown };

@@ -14,19 +14,20 @@ import {
 import { fixedBytes } from "../../ffi/memory.ts";
 import { base, openNative } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { invariant, RunError } from "../base/errors.ts";
+import { invariant } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { usableCores } from "../base/machine.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
-import { formatBytes } from "../base/units.ts";
 import { DenseWeights } from "./cuda/dense-weights.ts";
 import { check, type Driver, OutParam, openDriver, openExtra } from "./cuda/driver.ts";
 import { traitsOf } from "./cuda/gpus.ts";
+import { Graphs } from "./cuda/graphs.ts";
 import type { Argument, Grid } from "./cuda/kernel.ts";
 import { KernelSet } from "./cuda/kernels.ts";
 import type { Launcher } from "./cuda/launcher.ts";
 import { readManifest } from "./cuda/manifest.ts";
+import { noDeviceMemory, noPinnedMemory } from "./cuda/memory-errors.ts";
 import { openSharing } from "./cuda/sharing.ts";
 import { Peeks, Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
@@ -43,6 +44,7 @@ export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
   readonly isConcurrent = true;
   readonly rowTile = CUDA_ROW_TILE;
+  readonly hasFewRows = true;
   readonly threads = 0;
   readonly formats: readonly WeightFormat[];
   readonly name: string;
@@ -65,6 +67,7 @@ export class CudaDevice implements Device, Launcher {
   #movers: ReturnType<typeof sideStreams> | null = null;
   readonly #hostMemory = new HostAllocations();
   #aside: SideStream | null = null;
+  #graphs: Graphs | null = null;
   /** Packed weights as kernels multiply them, and the stream on which they are made early. */
   #dense: {
     readonly weights: DenseWeights;
@@ -119,14 +122,7 @@ export class CudaDevice implements Device, Launcher {
 
   allocate(bytes: number, why: string): number {
     const status = this.#driver.cuMemAlloc_v2(this.#out.ptr, bytes);
-    if (status === result.OUT_OF_MEMORY) {
-      const { total, free } = this.memory();
-      throw new RunError(
-        "device.memory",
-        `no memory on ${this.name}: ${formatBytes(bytes)} for ${why}, ${formatBytes(free)} of ${formatBytes(total)} free`,
-        "another program may use this GPU: see nvidia-smi",
-      );
-    }
+    if (status === result.OUT_OF_MEMORY) throw noDeviceMemory(this.name, bytes, why, this.memory());
     this.#check(`the allocation of ${why}`, status);
     this.#blocks.set(this.#out.number, bytes);
     return this.#out.number;
@@ -135,12 +131,7 @@ export class CudaDevice implements Device, Launcher {
   /** The driver pins the pages; by unified addressing kernels use the host's own address. */
   allocateHost(bytes: number, why: string): number {
     const status = this.#driver.cuMemHostAlloc(this.#out.ptr, bytes, MEMHOSTALLOC_PORTABLE | MEMHOSTALLOC_DEVICEMAP);
-    if (status === result.OUT_OF_MEMORY)
-      throw new RunError(
-        "device.memory",
-        `no memory of this machine for ${this.name}: ${formatBytes(bytes)} for ${why}`,
-        "a container's limit, or that of pinned memory, may be lower than the machine's memory",
-      );
+    if (status === result.OUT_OF_MEMORY) throw noPinnedMemory(this.name, bytes, why);
     this.#check(`the allocation of ${why}`, status);
     this.#hostBlocks.set(this.#out.number, bytes);
     return this.#out.number;
@@ -155,11 +146,13 @@ export class CudaDevice implements Device, Launcher {
   reserveScratch({ bytes, dense }: Scratch): void {
     if (bytes > this.#scratch.bytes) {
       if (this.#scratch.ptr) this.release(this.#scratch.ptr);
+      this.#graphs?.clear();
       this.#scratch = { ptr: this.allocate(bytes, "scratch of the kernels"), bytes };
     }
     const { buffers: held = [], side = null } = this.#dense ?? {};
     if (dense.every((size, i) => size <= (held[i]?.bytes ?? 0))) return;
     for (const { ptr } of held) this.release(ptr);
+    this.#graphs?.clear();
     const buffers = dense.map((size) => ({ ptr: this.allocate(size, "weights that are taken apart"), bytes: size }));
     const stream = side ?? new SideStream(this.#driver, this.#stream, "last");
     this.#dense = { buffers, side: stream, weights: new DenseWeights(buffers, stream, (on, work) => this.#on(on, work)) };
@@ -345,6 +338,14 @@ export class CudaDevice implements Device, Launcher {
     }
   }
 
+  replay(key: string, work: () => void): void {
+    this.#graphs ??= new Graphs(this.#driver, this.#stream);
+    this.dense?.settle(); // what is recorded makes all that it reads
+    if (this.#timeline) work();
+    else this.#graphs.replay(key, work);
+    this.dense?.settle();
+  }
+
   kernel(name: string, choice?: Choice): Variant {
     return this.#variants.one(name, choice);
   }
@@ -374,6 +375,7 @@ export class CudaDevice implements Device, Launcher {
     this.#timeline?.[Symbol.dispose]();
     this.#sides?.[Symbol.dispose]();
     this.#movers?.[Symbol.dispose]();
+    this.#graphs?.[Symbol.dispose]();
     this.#aside?.[Symbol.dispose]();
     this.#dense?.side[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();

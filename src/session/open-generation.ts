@@ -10,6 +10,7 @@ import type { FactorTensor } from "../methods/layout.ts";
 import { type GenerationPlan, tileOf } from "../plan/generation.ts";
 import { engineOver, type GenerationEngine } from "./generate.ts";
 import { blocksOf } from "./parameters.ts";
+import { readsByRow } from "./reads-by-row.ts";
 
 /** An adapter with its parameters; a factor that is missing is zero. */
 export type LoadedAdapter = PoolAdapter & { readonly factors: readonly FactorTensor[] };
@@ -35,7 +36,12 @@ export async function openGeneration(
   const kept = opened.move();
   return {
     bus,
-    ...engineOver(bus, { sizes, tile: tileOf(device), shortPositions: shortPositions(plan.spec) }),
+    ...engineOver(bus, {
+      sizes,
+      tile: tileOf(device),
+      shortPositions: shortPositions(plan.spec),
+      readsByRow: readsByRow(plan),
+    }),
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };
 }

@@ -40,6 +40,7 @@ import {
 } from "./primitive-calls.ts";
 import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
 import { AdapterFiles, loadFrom } from "./primitive-files.ts";
+import { readsByRow } from "./reads-by-row.ts";
 import { Sampler } from "./sampler.ts";
 import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
@@ -86,7 +87,7 @@ export class Primitives implements AsyncDisposable {
     const { stages, device, slots } = plan;
     this.#files = new AdapterFiles(plan);
     const { sizes } = stages[0]!;
-    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
+    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec), readsByRow: readsByRow(plan) };
     this.#engine = sizes.cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache: sizes.cache } }) : null;
     const turns = new PassTurns();
     this.#sampler = this.#engine && new Sampler(this.#engine, turns, new Shares(options.weightOf));
@@ -279,9 +280,9 @@ export class Primitives implements AsyncDisposable {
         "the stages have no cache",
         "open them with a cache: { sequences, capacity }",
       );
-    const { maxTokens, stops = [], seed = 0, n = 1, sampling = {}, signal, owner = trained?.owner ?? "" } = options;
+    const { maxTokens, stops = [], seed = 0, n = 1, signal, owner = trained?.owner ?? "", logits = false } = options;
     checkPrompts(this.plan, engine, prompts, { ...options, stops: [...stops], seed, n });
-    const choosing = { sampling: { temperature: 0, topK: 0, topP: 1, ...sampling }, stops: new Set(stops) };
+    const choosing = { sampling: { temperature: 0, topK: 0, topP: 1, ...options.sampling }, stops: new Set(stops), logits };
     const work = (adapter: number) =>
       sampler.run(
         prompts.flatMap((of, prompt) =>

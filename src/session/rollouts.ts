@@ -22,6 +22,7 @@ import { type StepRows, stepsOf, type Work } from "../schedule/steps.ts";
 import type { AdapterState } from "./adapter-state.ts";
 import { engineOver } from "./decoding.ts";
 import { PassTurns } from "./pass-turns.ts";
+import { readsByRow } from "./reads-by-row.ts";
 import { type Asked, allRewards } from "./rewards.ts";
 import { BASE, logProbsOf, rowOf } from "./rollout-rows.ts";
 import { Sampler } from "./sampler.ts";
@@ -75,7 +76,7 @@ export class RolloutMaker {
   constructor(private readonly options: RolloutsOptions) {
     const { bus, plan } = options;
     const { sizes } = plan.stages[0]!;
-    const engine = { tile: tileOf(plan.device), shortPositions: shortPositions(plan.spec) };
+    const engine = { tile: tileOf(plan.device), shortPositions: shortPositions(plan.spec), readsByRow: readsByRow(plan) };
     this.#sampler = new Sampler(
       engineOver(bus, { ...engine, sizes: { ...sizes, cache: sizes.cache! } }),
       new PassTurns(),

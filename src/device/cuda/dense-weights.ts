@@ -61,6 +61,19 @@ export class DenseWeights {
     return true;
   }
 
+  /**
+   * Waits for what was made aside, and lets go of all that the buffers hold: before and after launches that are recorded, which
+   * run again whatever the buffers then hold.
+   */
+  settle(): void {
+    for (const buffer of this.#buffers) {
+      if (buffer.isAside) this.side.beforeMain();
+      buffer.isAside = false;
+      buffer.holds = null;
+    }
+    this.#last = null;
+  }
+
   /** What the buffers hold, and what was seen to follow what, is not so any more. */
   forget(): void {
     for (const buffer of this.#buffers) buffer.holds = null;
