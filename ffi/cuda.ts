@@ -43,10 +43,7 @@ export const cuda = {
   /** address, byte, count, stream */
   cuMemsetD8Async: { args: [P, U, N, P], returns: I },
   cuMemsetD2D8Async: { args: [P, N, U, N, N, P], returns: I },
-  /** out, flags, priority: the lower the number, the sooner its programs start */
-  cuStreamCreateWithPriority: { args: [P, U, I], returns: I },
-  /** out i32 least, out i32 greatest */
-  cuCtxGetStreamPriorityRange: { args: [P, P], returns: I },
+  cuStreamCreate: { args: [P, U], returns: I },
   cuStreamDestroy_v2: { args: [P], returns: I },
   cuStreamQuery: { args: [P], returns: I },
   cuStreamSynchronize: { args: [P], returns: I },

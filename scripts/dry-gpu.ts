@@ -4,13 +4,12 @@
 import { bytesOf } from "../src/base/dtype.ts";
 import { invariant } from "../src/base/errors.ts";
 import { sizeOf } from "../src/base/shape.ts";
-import { DenseWeights } from "../src/device/cuda/dense-weights.ts";
 import { type Gpu, traitsOf } from "../src/device/cuda/gpus.ts";
 import type { Argument, Grid } from "../src/device/cuda/kernel.ts";
 import type { Launcher } from "../src/device/cuda/launcher.ts";
 import type { KernelRow } from "../src/device/cuda/manifest.ts";
 import { type Choice, Variant, VariantSet } from "../src/device/cuda/variants.ts";
-import type { Scratch, Tensor } from "../src/device/device.ts";
+import type { Tensor } from "../src/device/device.ts";
 import type { Kernel } from "../src/device/kernel.ts";
 import { NullDevice } from "../src/device/null.ts";
 import { CUDA_ROW_TILE } from "../src/device/tile.ts";
@@ -22,7 +21,6 @@ export class DryGpu extends NullDevice implements Launcher {
   override readonly formats: NullDevice["formats"];
   readonly #variants: VariantSet;
   #reserved = 0;
-  dense: DenseWeights | null = null;
 
   /** `note` is given each row that is launched, then with grid and arguments, or that another batch may launch. */
   constructor(
@@ -55,12 +53,9 @@ export class DryGpu extends NullDevice implements Launcher {
     return this.#variants.all(name, choice);
   }
 
-  override reserveScratch(scratch: Scratch): void {
-    super.reserveScratch(scratch);
-    this.#reserved = Math.max(this.#reserved, scratch.bytes);
-    const side = { stream: 0, afterMain: () => undefined, beforeMain: () => undefined };
-    const buffers = scratch.dense.map((bytes) => ({ ptr: 0, bytes }));
-    if (buffers.length > 0) this.dense = new DenseWeights(buffers, side, (_, work) => work());
+  override reserveScratch(bytes: number): void {
+    super.reserveScratch(bytes);
+    this.#reserved = Math.max(this.#reserved, bytes);
   }
 
   scratch(bytes: number): number {

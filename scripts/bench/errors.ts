@@ -35,7 +35,7 @@ using device =
     : openDevice({ kind: "cpu", compute: "f32", ordinal: 0, stagesOnHost: 1 });
 const dtype = device.compute;
 using arena = new Arena(device, 8 * (N * K + M * (N + K)) * 4 + 2 ** 20, "products");
-device.reserveScratch({ bytes: 4 * N * K + 4 * M * (N + K) + 2 ** 20, dense: [] });
+device.reserveScratch(4 * N * K + 4 * M * (N + K) + 2 ** 20);
 
 /** Normal numbers as the device holds them. */
 function normal(seed: number, scale: number, rows: number, columns: number): { tensor: Tensor; values: Float32Array } {

@@ -10,7 +10,7 @@ import { memory, processor, usableCores } from "../base/machine.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import { type Host, openHost } from "./cpu/host.ts";
-import type { Device, HostMemory, Scratch, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Span, Tensor } from "./device.ts";
 import { fillHost } from "./host-fill.ts";
 import { HostAllocations, noHostMemory } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
@@ -66,7 +66,7 @@ export class CpuDevice implements Device {
     if (this.#blocks.delete(ptr)) base.native_release(ptr);
   }
 
-  reserveScratch({ bytes }: Scratch): void {
+  reserveScratch(bytes: number): void {
     if (bytes <= this.#scratch.bytes) return;
     this.release(this.#scratch.ptr);
     this.#scratch = { ptr: this.allocate(bytes, "scratch of the kernels"), bytes };
@@ -170,7 +170,7 @@ export class CpuDevice implements Device {
   }
 
   #scratchOf(bytes: number): number {
-    this.reserveScratch({ bytes, dense: [] });
+    this.reserveScratch(bytes);
     return this.#scratch.ptr;
   }
 }

@@ -10,6 +10,7 @@ import {
   MEMHOSTALLOC_PORTABLE,
   MEMHOSTREGISTER_PORTABLE,
   result,
+  STREAM_NON_BLOCKING,
 } from "../../ffi/cuda.ts";
 import { fixedBytes } from "../../ffi/memory.ts";
 import { base, openNative } from "../../ffi/native.ts";
@@ -19,7 +20,6 @@ import { log } from "../base/log.ts";
 import { usableCores } from "../base/machine.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
-import { DenseWeights } from "./cuda/dense-weights.ts";
 import { check, type Driver, OutParam, openDriver, openExtra } from "./cuda/driver.ts";
 import { traitsOf } from "./cuda/gpus.ts";
 import { Graphs } from "./cuda/graphs.ts";
@@ -31,10 +31,10 @@ import { noDeviceMemory, noPinnedMemory } from "./cuda/memory-errors.ts";
 import { openSharing } from "./cuda/sharing.ts";
 import { Peeks, Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
-import { newStream, SideStream, sideStreams, until } from "./cuda/streams.ts";
+import { SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
 import { type Choice, Variant, VariantSet } from "./cuda/variants.ts";
-import type { Device, HostMemory, Scratch, Sharing, Snapshot, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Sharing, Snapshot, Span, Tensor } from "./device.ts";
 import { fillHost } from "./host-fill.ts";
 import { HostAllocations, noHostMemory } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
@@ -68,12 +68,6 @@ export class CudaDevice implements Device, Launcher {
   readonly #hostMemory = new HostAllocations();
   #aside: SideStream | null = null;
   #graphs: Graphs | null = null;
-  /** Packed weights as kernels multiply them, and the stream on which they are made early. */
-  #dense: {
-    readonly weights: DenseWeights;
-    readonly buffers: readonly { readonly ptr: number; readonly bytes: number }[];
-    readonly side: SideStream;
-  } | null = null;
   /** Where kernels are launched: the main stream, or that of work aside. */
   #launching = 0;
 
@@ -101,7 +95,8 @@ export class CudaDevice implements Device, Launcher {
     this.#check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(this.#out.ptr, this.#handle));
     try {
       this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));
-      this.#stream = newStream(driver);
+      this.#check("cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
+      this.#stream = this.#out.number;
       this.#launching = this.#stream;
     } catch (error) {
       driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
@@ -138,28 +133,15 @@ export class CudaDevice implements Device, Launcher {
   }
 
   release(ptr: number): void {
-    this.#dense?.weights.forget(); // one that is gone must not be made again
     if (this.#hostBlocks.delete(ptr)) this.#check("cuMemFreeHost", this.#driver.cuMemFreeHost(ptr));
     if (this.#blocks.delete(ptr)) this.#check("cuMemFree", this.#driver.cuMemFree_v2(ptr));
   }
 
-  reserveScratch({ bytes, dense }: Scratch): void {
-    if (bytes > this.#scratch.bytes) {
-      if (this.#scratch.ptr) this.release(this.#scratch.ptr);
-      this.#graphs?.clear();
-      this.#scratch = { ptr: this.allocate(bytes, "scratch of the kernels"), bytes };
-    }
-    const { buffers: held = [], side = null } = this.#dense ?? {};
-    if (dense.every((size, i) => size <= (held[i]?.bytes ?? 0))) return;
-    for (const { ptr } of held) this.release(ptr);
+  reserveScratch(bytes: number): void {
+    if (bytes <= this.#scratch.bytes) return;
+    if (this.#scratch.ptr) this.release(this.#scratch.ptr);
     this.#graphs?.clear();
-    const buffers = dense.map((size) => ({ ptr: this.allocate(size, "weights that are taken apart"), bytes: size }));
-    const stream = side ?? new SideStream(this.#driver, this.#stream, "last");
-    this.#dense = { buffers, side: stream, weights: new DenseWeights(buffers, stream, (on, work) => this.#on(on, work)) };
-  }
-
-  get dense(): DenseWeights | null {
-    return this.#dense?.weights ?? null;
+    this.#scratch = { ptr: this.allocate(bytes, "scratch of the kernels"), bytes };
   }
 
   scratch(bytes: number): number {
@@ -324,26 +306,19 @@ export class CudaDevice implements Device, Launcher {
     this.#aside ??= new SideStream(this.#driver, this.#stream);
     const side = this.#aside;
     side.afterMain();
-    this.#on(side.stream, work);
-    return () => side.beforeMain();
-  }
-
-  /** Has what `work` launches go to a stream. */
-  #on(stream: number, work: () => void): void {
-    this.#launching = stream;
+    this.#launching = side.stream;
     try {
       work();
     } finally {
       this.#launching = this.#stream;
     }
+    return () => side.beforeMain();
   }
 
   replay(key: string, work: () => void): void {
     this.#graphs ??= new Graphs(this.#driver, this.#stream);
-    this.dense?.settle(); // what is recorded makes all that it reads
     if (this.#timeline) work();
     else this.#graphs.replay(key, work);
-    this.dense?.settle();
   }
 
   kernel(name: string, choice?: Choice): Variant {
@@ -377,7 +352,6 @@ export class CudaDevice implements Device, Launcher {
     this.#movers?.[Symbol.dispose]();
     this.#graphs?.[Symbol.dispose]();
     this.#aside?.[Symbol.dispose]();
-    this.#dense?.side[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();
     this.#snapshots?.[Symbol.dispose]();
     this.#peeks?.[Symbol.dispose]();

@@ -100,9 +100,6 @@ export type Snapshot = { readonly bytes: Promise<readonly Uint8Array<ArrayBuffer
 /** Bytes that an allocation takes whole multiples of: a page of a CPU, and what the CUDA driver maps at a time. */
 export const GRANULARITY = { cpu: 2 ** 12, cuda: 2 ** 21, null: 2 ** 12 } as const;
 
-/** Memory for what kernels need only while they run: shared by all, and for packed weights that are taken apart. */
-export type Scratch = { readonly bytes: number; readonly dense: readonly number[] };
-
 export interface Device extends Disposable {
   readonly kind: "cpu" | "cuda" | "null";
   /** Whether it computes while the host continues; else in the thread that calls it. */
@@ -131,7 +128,7 @@ export interface Device extends Disposable {
   allocateHost(bytes: number, why: string): number;
   release(ptr: number): void;
   /** Makes sure of this much memory for what a kernel needs only while it runs (scratch.ts says how much). */
-  reserveScratch(scratch: Scratch): void;
+  reserveScratch(bytes: number): void;
   /** Copies host data to the start of a tensor; the data may be reused on return. */
   write(to: Tensor, data: ArrayBufferView): void;
   /**

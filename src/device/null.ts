@@ -3,7 +3,7 @@
 import { bytesOf } from "../base/dtype.ts";
 import { WEIGHT_FORMATS, type WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
-import type { Device, HostMemory, Scratch, Sharing, Span, Tensor } from "./device.ts";
+import type { Device, HostMemory, Sharing, Span, Tensor } from "./device.ts";
 import type { Kernel } from "./kernel.ts";
 
 export class NullDevice implements Device {
@@ -57,8 +57,8 @@ export class NullDevice implements Device {
     this.#host.delete(ptr);
   }
 
-  reserveScratch({ bytes, dense }: Scratch): void {
-    for (const size of [bytes, ...dense]) if (size > 0) this.allocate(size);
+  reserveScratch(bytes: number): void {
+    if (bytes > 0) this.allocate(bytes);
   }
 
   write(to: Tensor, data: ArrayBufferView): void {

@@ -12,14 +12,13 @@ import {
   type Group,
   type groupShape,
   groupShapes,
-  groupSizes,
   groupsOfModel,
   linearsOfModel,
 } from "../families/linears.ts";
 import { type LowKey, MOST_RANK } from "../methods/layout.ts";
 import { FACTORS } from "../methods/registry.ts";
 import { TABLE_KINDS, TABLE_TENSORS } from "../methods/tables.ts";
-import type { Device, Scratch } from "./device.ts";
+import type { Device } from "./device.ts";
 import { fewRowsScratch } from "./fewrows.ts";
 import { groupSize } from "./packed.ts";
 
@@ -102,31 +101,8 @@ export function deltaScratch(compute: "f32" | "bf16", { valueHeads: N, keyDim: K
   return { parts: Object.fromEntries(parts) as Readonly<Record<keyof typeof sizes, number>>, bytes: end };
 }
 
-/** Bytes that are reserved before a stage's first launch. */
-export const scratchBytes = (device: Pick<Device, "kind" | "compute" | "threads">, need: ScratchNeed): number => {
-  const { bytes, dense } = scratchOf(device, need);
-  return bytes + sum(dense);
-};
-
-/** Scratch for any launch of a stage. */
-export const scratchOf = (device: Pick<Device, "kind" | "compute" | "threads">, need: ScratchNeed): Scratch => ({
-  bytes: sharedScratch(device, need),
-  dense: device.kind === "cpu" ? [] : denseScratch(device.compute, need),
-});
-
-/**
- * Of weights that are taken apart: a buffer for any of them, and one for the smaller of any two that follow each other, so that
- * these two are there at once.
- */
-function denseScratch(compute: "f32" | "bf16", { spec, format }: ScratchNeed): readonly number[] {
-  if (format === "dense" || format === "fp8") return [];
-  const sizes = groupSizes(spec).map((elements) => alignUp(elements * bytesOf(compute), 256));
-  const smaller = sizes.slice(1).map((size, i) => Math.min(sizes[i]!, size));
-  return [maxOf(sizes), maxOf(smaller)].filter((size) => size > 0);
-}
-
-/** Bytes for any launch; launches follow each other, so the largest decides. */
-function sharedScratch(device: Pick<Device, "kind" | "compute" | "threads">, need: ScratchNeed): number {
+/** Bytes of scratch for any launch of a stage; launches follow each other, so the largest decides. */
+export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads">, need: ScratchNeed): number {
   const { kind, compute } = device;
   const { spec, rows } = need;
   if (kind === "cpu") {
@@ -219,10 +195,17 @@ function expertScratch(threads: number, { spec, expertFormat: format }: ScratchN
     : 4 * (BLOCK_ROWS * wide + Math.max(beside, format === "dense" ? 0 : threads * WIDEST_PIECE * wide));
 }
 
-/** Of a product over a base in fp8: its other factor is rounded, row by row; for DoRA's norms alone a weight is taken apart. */
+/**
+ * Of a product over the base's weights: what is packed is taken apart, a group at a time. fp8 rounds its other factor, row by
+ * row, and is taken apart for DoRA's norms alone.
+ */
 function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchNeed): number {
-  if (format !== "fp8") return 0;
-  return Math.max(alignUp(rows * longest(spec), 256) + rows * 4, maxOf(groupSizes(spec)) * bytesOf(compute));
+  if (format === "dense") return 0;
+  const sizes = groupsOfModel(spec).flatMap((group) =>
+    groupShapes(spec, group).map(({ in: width, firstColumn }) => width * firstColumn.at(-1)!),
+  );
+  const rounded = format === "fp8" ? alignUp(rows * longest(spec), 256) + rows * 4 : 0;
+  return Math.max(rounded, maxOf(sizes) * bytesOf(compute));
 }
 
 /** The longest row that a group of linears reads or makes. */

@@ -10,7 +10,7 @@ import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device } from "../device/device.ts";
-import { scratchOf } from "../device/scratch.ts";
+import { scratchBytes } from "../device/scratch.ts";
 import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
@@ -101,7 +101,7 @@ export class Stage implements Disposable {
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
     device.reserveScratch(
-      scratchOf(device, {
+      scratchBytes(device, {
         spec,
         layers: layerRange,
         rows,

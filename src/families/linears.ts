@@ -166,12 +166,6 @@ export const linearShapes = (spec: ModelSpec, linear: Linear): readonly LinearSh
 export const groupShapes = (spec: ModelSpec, group: Group): readonly ReturnType<typeof groupShape>[] =>
   productsByLayer(spec).flatMap((products, layer) => (products.has(group) ? [groupShape(spec, group, layer)] : []));
 
-/** Elements of the weights that layers multiply by, in their order: of each group that is not of experts. */
-export const groupSizes = (spec: ModelSpec): readonly number[] =>
-  productsByLayer(spec).flatMap((products) =>
-    [...products.values()].flatMap(({ in: width, out, experts }) => (experts === null ? [width * sum(out)] : [])),
-  );
-
 /** The experts of all layers that have some. */
 export const expertsOf = (spec: ModelSpec): readonly Op<"experts">[] =>
   spec.experts === null

@@ -24,7 +24,7 @@ import {
   tablesOf,
 } from "./linear/low-rank.ts";
 import { dim, flag, op, strideOf } from "./op.ts";
-import { overDense } from "./packed.ts";
+import { denseOf } from "./packed.ts";
 
 /** What a linear adds for adapters. */
 export type LowRank = AdapterArgs & {
@@ -81,20 +81,15 @@ export const linearForward = op<LinearForward>(
     },
     cuda: ({ x, weight, bias, residual, y, lora }, gpu) => {
       if (isFp8(weight)) return fp8Forward(gpu, { x, weight, bias, residual, y, lora });
-      const [M, [N, K]] = [dim(x, 0), weight.shape as readonly [number, number]];
+      const w = denseOf(gpu, weight);
+      const [M, K, N] = [dim(x, 0), dim(x, 1), dim(w, 0)];
       const options = { BIAS: flag(bias), RESIDUAL: flag(residual) };
       const bounds = boundaries(lora?.firstColumn ?? [0, N]);
       const kernel = forwardVariant(gpu, "linear_forward", lora, options, bounds, N);
-      const grid = productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N);
-      const low = {
-        s: lora?.s ?? null,
-        scale: lora?.scale ?? null,
-        scale_stride: lora ? strideOf(lora.scale) : 0,
-        ...tablesOf(lora),
-      };
-      overDense(gpu, weight, "forward", (w) =>
-        gpu.launch(kernel, grid, { x, w, y, bias, residual, M, N, K, ...bounds, ...low }),
-      );
+      gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N), {
+        ...{ x, w, y, bias, residual, M, N, K, ...bounds },
+        ...{ s: lora?.s ?? null, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0, ...tablesOf(lora) },
+      });
     },
   },
 );
@@ -131,13 +126,13 @@ export const linearBackward = op<LinearBackward>(
     },
     cuda: ({ dy, weight, dx, lora }, gpu) => {
       if (isFp8(weight)) return fp8Backward(gpu, { dy, weight, dx, lora });
-      const [M, [N, K]] = [dim(dy, 0), weight.shape as readonly [number, number]];
+      const w = denseOf(gpu, weight);
+      const [M, N, K] = [dim(dy, 0), dim(dy, 1), dim(w, 1)];
       const kernel = backwardVariant(gpu, "linear_backward", lora);
-      const grid = productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K);
-      const drop = { row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null, module: lora?.module ?? 0 };
-      overDense(gpu, weight, "backward", (w) =>
-        gpu.launch(kernel, grid, { dy, w, dx, M, N, K, ds: lora?.ds ?? null, ...tablesOf(lora), ...drop }),
-      );
+      gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K), {
+        ...{ dy, w, dx, M, N, K, ds: lora?.ds ?? null, ...tablesOf(lora) },
+        ...{ row_number: lora?.rowNumber ?? null, dropout: lora?.dropout ?? null, module: lora?.module ?? 0 },
+      });
     },
   },
 );

@@ -7,7 +7,6 @@ import { invariant } from "../base/errors.ts";
 import type { PackedFormat } from "../base/precision.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { Host, Matrix } from "../device/cpu/host.ts";
-import type { Direction, Making } from "../device/cuda/dense-weights.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
 import {
@@ -39,7 +38,6 @@ export const quantise = op<{ from: Tensor; weight: PackedWeight; linear: number;
   {
     cpu: ({ from, weight, linear, absmax }) => c.packed_quantise(seenByC(weight), linear, from.ptr, absmax.ptr),
     cuda: ({ from, weight, linear, absmax }, gpu) => {
-      gpu.dense?.forget(); // what was taken apart of it
       const { codes, scale, rows, ...nf4 } = linearOf(weight, linear);
       if (weight.format === "fp8") {
         fp8Quantise(gpu, from, weight, linear);
@@ -126,31 +124,15 @@ export function expandRows(host: Host, weight: PackedWeight, row: number, rows: 
 // On GPUs.
 
 /**
- * The weight as the device computes: itself, or taken apart in memory where it is until the next call of this or `overDense`,
- * or the next launch that needs scratch.
+ * The weight as the device computes: itself, or taken apart in the scratch, where it is until the next launch that needs
+ * scratch.
  */
 export function denseOf(gpu: Launcher, weight: Weight): Tensor {
   if (!isPacked(weight)) return weight;
-  const { bytes, make } = makingOf(gpu);
-  const held = gpu.dense?.at(weight, { bytes, make }) ?? null;
-  const ptr = held ?? gpu.scratch(bytes(weight));
-  if (held === null) make(weight, ptr);
-  return denseAt(gpu, weight, ptr);
+  const out = { ptr: gpu.scratch(sizeOf(weight.shape) * bytesOf(gpu.compute)), dtype: gpu.compute, shape: weight.shape };
+  expand(gpu, weight, out);
+  return out;
 }
-
-/** Launches a product over a weight as the device computes; the one that probably follows is taken apart meanwhile. */
-export function overDense(gpu: Launcher, weight: Weight, direction: Direction, product: (dense: Tensor) => void): void {
-  const isDone =
-    isPacked(weight) && gpu.dense?.over(weight, direction, makingOf(gpu), (ptr) => product(denseAt(gpu, weight, ptr)));
-  if (!isDone) product(denseOf(gpu, weight));
-}
-
-const denseAt = ({ compute }: Launcher, { shape }: PackedWeight, ptr: number): Tensor => ({ ptr, dtype: compute, shape });
-
-const makingOf = (gpu: Launcher): Making<PackedWeight> => ({
-  bytes: ({ shape }) => sizeOf(shape) * bytesOf(gpu.compute),
-  make: (weight, to) => expand(gpu, weight, denseAt(gpu, weight, to)),
-});
 
 /** Experts from `first` on as c[experts N, K]: as many as `out` has rows for. */
 export const expandExperts = (gpu: Launcher, { first: weight, stride }: ExpertWeight, first: number, out: Tensor): void =>

@@ -38,7 +38,7 @@ function fillMxfp4(gpu: CudaDevice, weight: PackedWeight, rng: Rng): void {
 needs("gpu")("packed experts", () => {
   test.each(["int8", "nf4", "fp8", "mxfp4"] as const)("%s", async (format) => {
     using gpu = new CudaDevice("bf16");
-    gpu.reserveScratch({ bytes: 2 * E * N * K + 4096, dense: [] });
+    gpu.reserveScratch(2 * E * N * K + 4096);
     using arena = new Arena(gpu, 16 << 20, "a test");
     const layout = { format, shape: [N, K] as const, firstRow: [0, N], ...(format === "fp8" && { isSingle: true as const }) };
     const { bytes: stride } = partsOf(layout);

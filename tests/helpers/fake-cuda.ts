@@ -97,8 +97,7 @@ export class World {
       cuDeviceGetCount: (out: unknown) => put(out, 1),
       cuDeviceGet: (out: unknown) => put(out, 0),
       cuDeviceGetUuid_v2: (out: unknown) => handle(out, uuid),
-      cuStreamCreateWithPriority: (out: unknown) => put(out, this.stream()),
-      cuCtxGetStreamPriorityRange: (least: unknown, greatest: unknown) => put(least, 0) || put(greatest, 0),
+      cuStreamCreate: (out: unknown) => put(out, this.stream()),
       cuStreamDestroy_v2: (stream: number) => (this.#streams.delete(stream) ? OK : INVALID),
       cuStreamSynchronize: drain,
       cuEventCreate: (out: unknown) => {

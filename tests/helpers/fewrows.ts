@@ -58,7 +58,7 @@ export function fewRowsLikeFloat64(open: () => Device, tolerance: number, isInva
   for (const [name, { K, columns, ranks, rows, bias = false, residual = false }] of Object.entries(CASES))
     test(name, async () => {
       using device = open();
-      device.reserveScratch({ bytes: ROOM, dense: [] });
+      device.reserveScratch(ROOM);
       const seed = Math.floor(1e9 * Math.random());
       const rng = new Rng(seed);
       const { compute } = device;

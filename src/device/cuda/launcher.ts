@@ -1,6 +1,5 @@
 // The cuda device as kernels see it: how one of the contract becomes launches of compiled ones.
 
-import type { DenseWeights } from "./dense-weights.ts";
 import type { Argument, Grid } from "./kernel.ts";
 import type { Choice, Variant } from "./variants.ts";
 
@@ -14,6 +13,4 @@ export type Launcher = {
   launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
   /** Scratch of all launches, one after the other: at least `bytes`, else the plan was wrong. */
   scratch(bytes: number): number;
-  /** Null where no memory was reserved for it: a packed weight is then taken apart in the scratch. */
-  readonly dense: DenseWeights | null;
 };

@@ -44,15 +44,6 @@ export function waiting(pauses = PAUSES): (ask: () => number) => Promise<number>
 
 export const until = waiting();
 
-/** Makes a stream. When programs of several wait for a multiprocessor, those of a `last` one are started last. */
-export function newStream(driver: Driver, rank: "first" | "last" = "first"): number {
-  const [least, greatest, stream] = [new OutParam(), new OutParam(), new OutParam()];
-  check(driver, "cuCtxGetStreamPriorityRange", driver.cuCtxGetStreamPriorityRange(least.ptr, greatest.ptr));
-  const priority = (rank === "first" ? greatest : least).i32;
-  check(driver, "cuStreamCreate", driver.cuStreamCreateWithPriority(stream.ptr, STREAM_NON_BLOCKING, priority));
-  return stream.number;
-}
-
 export class SideStream implements Disposable {
   readonly stream: number;
   readonly #out = new OutParam();
@@ -63,9 +54,9 @@ export class SideStream implements Disposable {
   constructor(
     private readonly driver: Driver,
     private readonly main: number,
-    rank: "first" | "last" = "first",
   ) {
-    this.stream = newStream(driver, rank);
+    check(driver, "cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
+    this.stream = this.#out.number;
     this.#order = this.newEvent();
   }
 
