@@ -29,9 +29,10 @@ import type { Launcher } from "./cuda/launcher.ts";
 import { readManifest } from "./cuda/manifest.ts";
 import { noDeviceMemory, noPinnedMemory } from "./cuda/memory-errors.ts";
 import { openSharing } from "./cuda/sharing.ts";
+import { SideWork } from "./cuda/side-work.ts";
 import { Peeks, Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
-import { SideStream, sideStreams, until } from "./cuda/streams.ts";
+import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
 import { type Choice, Variant, VariantSet } from "./cuda/variants.ts";
 import type { Device, HostMemory, Sharing, Snapshot, Span, Tensor } from "./device.ts";
@@ -66,10 +67,9 @@ export class CudaDevice implements Device, Launcher {
   #sides: ReturnType<typeof sideStreams> | null = null;
   #movers: ReturnType<typeof sideStreams> | null = null;
   readonly #hostMemory = new HostAllocations();
-  #aside: SideStream | null = null;
+  /** Where kernels are launched. */
+  #sideWork: SideWork | null = null;
   #graphs: Graphs | null = null;
-  /** Where kernels are launched: the main stream, or that of work aside. */
-  #launching = 0;
 
   /** Opens GPU `ordinal`. Throws a RunError where the driver, the GPU or the kernels are missing or will not do. */
   constructor(
@@ -97,7 +97,7 @@ export class CudaDevice implements Device, Launcher {
       this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));
       this.#check("cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
       this.#stream = this.#out.number;
-      this.#launching = this.#stream;
+      this.#sideWork = new SideWork(driver, this.#stream);
     } catch (error) {
       driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
       throw error;
@@ -294,25 +294,20 @@ export class CudaDevice implements Device, Launcher {
   launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
   launch(kernel: Kernel<object> | Variant, second: object, third?: Readonly<Record<string, Argument>>): void {
     if (kernel instanceof Variant) {
-      this.#kernels.of(kernel).launch(this.#launching, second as Grid, third!);
+      this.#kernels.of(kernel).launch(this.#sideWork!.stream, second as Grid, third!);
       return;
     }
-    const end = this.#timeline?.begin(kernel.name, this.#launching);
+    const end = this.#timeline?.begin(kernel.name, this.#sideWork!.stream);
     kernel.cuda(second, this);
     end?.();
   }
 
   aside(work: () => void): () => void {
-    this.#aside ??= new SideStream(this.#driver, this.#stream);
-    const side = this.#aside;
-    side.afterMain();
-    this.#launching = side.stream;
-    try {
-      work();
-    } finally {
-      this.#launching = this.#stream;
-    }
-    return () => side.beforeMain();
+    return this.#sideWork!.aside(work);
+  }
+
+  concurrently(work: () => void, other: () => void): void {
+    this.#sideWork!.concurrently(work, other);
   }
 
   replay(key: string, work: () => void): void {
@@ -351,7 +346,7 @@ export class CudaDevice implements Device, Launcher {
     this.#sides?.[Symbol.dispose]();
     this.#movers?.[Symbol.dispose]();
     this.#graphs?.[Symbol.dispose]();
-    this.#aside?.[Symbol.dispose]();
+    this.#sideWork?.[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();
     this.#snapshots?.[Symbol.dispose]();
     this.#peeks?.[Symbol.dispose]();

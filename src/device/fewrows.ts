@@ -7,7 +7,7 @@ import type { Tensor } from "./device.ts";
 /** Rows that are multiplied at once. */
 export const MOST_ROWS = 256;
 /** Columns of x that one program of fewrows_low sums. */
-export const LOW_PART = 2048;
+export const LOW_PART = 1024;
 
 /** Rows of the weight in a tile, tiles that keep a GPU busy, and columns that are worth a program. */
 const [TILE, BUSY, LEAST] = [64, 256, 512];

@@ -44,21 +44,24 @@ export const isByRow = ({ method = "lora", tables }: PoolAdapter): boolean =>
 
 /** The rows of a pass over the cache that are not read by tiles, those of an adapter next to each other. */
 export function sequenceRows(batch: GenerationBatch, rowTile: number, pool: AdapterPool): SequenceRow[] {
-  const targets = [...batch.targetRows].filter((row) => row >= 0);
-  const sequenceOf = new Map(targets.map((row, sequence) => [row, sequence]));
-  const isOwn = new Map<number, boolean>([[-1, true]]);
+  const { places, targetRows, tileAdapter } = batch;
+  const sequenceOf = new Int32Array(places.length).fill(-1);
+  let sequence = 0;
+  for (let target = 0; target < targetRows.length; target++)
+    if (targetRows[target]! >= 0) sequenceOf[targetRows[target]!] = sequence++;
   const rows: SequenceRow[] = [];
-  for (const [row, place] of batch.places.entries()) {
-    if (place < 0) continue;
-    const adapter = batch.tileAdapter[Math.floor(row / rowTile)]!;
-    if (!isOwn.has(adapter)) isOwn.set(adapter, isByRow(pool.adapter(adapter)!));
-    if (isOwn.get(adapter)!) rows.push({ row, adapter, sequence: sequenceOf.get(row) ?? -1 });
+  for (let tile = 0; tile < tileAdapter.length; tile++) {
+    const adapter = tileAdapter[tile]!;
+    if (adapter >= 0 && !isByRow(pool.adapter(adapter)!)) continue;
+    for (let row = tile * rowTile; row < (tile + 1) * rowTile; row++)
+      if (places[row]! >= 0) rows.push({ row, adapter, sequence: sequenceOf[row]! });
   }
   return rows; // tiles are in the order of the adapters
 }
 
 /** The same pass without these rows; null where none is left. */
 export function withoutRows(batch: GenerationBatch, rows: readonly SequenceRow[], rowTile: number): GenerationBatch | null {
+  if (batch.places.reduce((count, place) => count + (place >= 0 ? 1 : 0), 0) === rows.length) return null;
   const gone = new Set(rows.map(({ row }) => row));
   const [bounds, places, targetRows] = [batch.bounds.slice(), batch.places.slice(), batch.targetRows.slice()];
   const tileAdapter = batch.tileAdapter.slice();
@@ -68,7 +71,6 @@ export function withoutRows(batch: GenerationBatch, rows: readonly SequenceRow[]
     if (adapter >= 0) tileAdapter[Math.floor(row / rowTile)] = -1;
   }
   for (const [target, row] of targetRows.entries()) if (gone.has(row)) targetRows[target] = -1;
-  if (places.every((place) => place < 0)) return null;
   const kept = range(batch.choices.topK.length).filter((i) => !rows.some(({ sequence }) => sequence === i));
   const { temperature, topK, topP, uniform, logits } = batch.choices;
   const floats = (of: Float32Array) => Float32Array.from(kept, (i) => of[i]!);
@@ -134,8 +136,11 @@ export function rowTables(batch: GenerationBatch, positions: Int32Array, rows: r
     words[at.places + i] = batch.places[row]!;
     words[at.rowAdapter + i] = adapter;
     if (sequence < 0) continue;
-    const own = [temperature[sequence]!, topK[sequence]!, topP[sequence]!, uniform[sequence]!];
-    values.set(own, at.settings + 4 * target);
+    const setting = at.settings + 4 * target;
+    values[setting] = temperature[sequence]!;
+    values[setting + 1] = topK[sequence]!;
+    values[setting + 2] = topP[sequence]!;
+    values[setting + 3] = uniform[sequence]!;
     words[at.targetRows + target++] = i;
   }
   return words;

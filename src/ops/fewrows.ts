@@ -99,16 +99,18 @@ function launchRows(gpu: Launcher, args: FewRows, w: Tensor, from: number, rows:
   const { count: pieces, columns } = fewRowsPieces(N, K);
   const product = holdingRows(gpu.variants("fewrows_product"), M);
   const [BM, BN, BK] = [product.constant("BM"), product.constant("BN"), product.constant("BK")];
-  gpu.launch(product, [cdiv(N, BN), pieces, cdiv(M, BM)], { x, w, part: parts.part, M, N, K, piece: columns / BK });
   const lowPieces = cdiv(K, LOW_PART);
+  const frozenProduct = () =>
+    gpu.launch(product, [cdiv(N, BN), pieces, cdiv(M, BM)], { x, w, part: parts.part, M, N, K, piece: columns / BK });
   if (lora) {
     const kernel = gpu.kernel("fewrows_low");
-    gpu.launch(kernel, [M, cdiv(W, kernel.constant("BJ")), lowPieces], { x, low: parts.low, ...tables, M, K, W });
-  }
+    const grid = [cdiv(M, kernel.constant("BM")), cdiv(W, kernel.constant("BJ")), lowPieces] as const;
+    gpu.concurrently(frozenProduct, () => gpu.launch(kernel, grid, { x, low: parts.low, ...tables, M, K, W }));
+  } else frozenProduct();
   const sum = gpu.kernel("fewrows_sum", { BIAS: flag(bias), RESIDUAL: flag(residual), LORA: flag(lora) });
   const firstColumn = lora?.firstColumn ?? [0, N];
   const blocks = firstColumn.slice(1).reduce((all, last, g) => all + cdiv(last - firstColumn[g]!, sum.constant("BN")), 0);
-  gpu.launch(sum, [blocks, M], {
+  gpu.launch(sum, [blocks, cdiv(M, sum.constant("BM"))], {
     ...{ ...parts, y, bias, residual, ...tables, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0 },
     ...{ M, N, pieces, low_pieces: lowPieces, W, ...boundaries(firstColumn) },
   });

@@ -145,7 +145,8 @@ function putRow(
 ): void {
   pass.ids[row] = id;
   pass.positions[row] = position;
-  pass.bounds.set(bounds, 2 * row);
+  pass.bounds[2 * row] = bounds[0];
+  pass.bounds[2 * row + 1] = bounds[1];
   pass.places[row] = place;
 }
 

@@ -65,6 +65,14 @@ needs("gpu")("generation on the GPU", () => {
           expect((await generated(generator, wanted.toReversed(), sampling)).reverse()).toEqual(together);
           for (const i of [0, 1, 2, 3, 30]) expect(await generated(generator, [wanted[i]!], sampling)).toEqual([together[i]!]);
 
+          for (const [i, adapter] of [-1, 0, 1, 2, -1, 0, 1, 2].entries()) {
+            const mine = { adapter, ids: range(i < 4 ? 9 : 70).map((j) => (5 * j + 3) % 53), firstRow: 0 };
+            const before = { adapter, ids: range(50).map((j) => (7 * j + 1) % 53), firstRow: 256 };
+            const [read] = await nextLogits(generator, prefill([mine], ADAPTERS.length, tile));
+            const [, next] = await nextLogits(generator, prefill([before, mine], ADAPTERS.length, tile));
+            expect(bytes(next!)).toBe(bytes(read!));
+          }
+
           for (const adapter of [-1, 0, 1, 2]) {
             const mine = { adapter, ids: range(9).map((i) => (5 * i + 3) % 53), firstRow: 0 };
             // A state of linear attention moves on with each token that is read.
