@@ -1,10 +1,12 @@
-// Bundles src/main.ts and the assets of this checkout into dist/mlora. Called by scripts/build, which sees to the assets.
+// Bundles src/main.ts and the assets of this checkout into dist/mlora, or with --arm64 into dist/arm64/mlora. Called by
+// scripts/build, which sees to the assets; those for 64-bit Arm are made by scripts/arm64.
 //
 // Assets are embedded compressed, several small ones as one file, since variants of a kernel resemble each other, with
 // assets/manifest.json, which says where each lies: src/base/assets.ts reads them.
 
+import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts";
 import { writeFileAtomic } from "../src/base/atomic.ts";
 import { formatBytes } from "../src/base/units.ts";
@@ -14,14 +16,19 @@ import { PAGE_ASSETS } from "../src/web/assets.ts";
 import { bundlePage, PAGE_FILES } from "../src/web/bundle.ts";
 
 const ROOT = join(import.meta.dir, "..");
-const DIST = join(ROOT, "dist");
+const isArm64 = process.argv.includes("--arm64");
+const ARM64 = join(ROOT, "ffi", "build-arm64");
+const DIST = join(ROOT, "dist", ...(isArm64 ? ["arm64"] : []));
 /** zstd's. It takes half a minute, so that what was compressed is kept in PACKED; unpacking is as fast as with any level. */
 const LEVEL = 19;
 /** Compressed packs of the last build, by the hash of what they are made from. */
 const PACKED = join(DIST, ".packed");
+/** Where GPU kernels, which are the same in both, have been packed already. */
+const PACKED_BEFORE = join(ROOT, "dist", ".packed");
 const NEEDED = ["libmlora.so", "libscipy_openblas.so", "nats-server"];
 const KERNELS = "kernels/manifest.json";
 
+if (isArm64) execFileSync(join(ROOT, "scripts", "arm64"), { stdio: "inherit" });
 mkdirSync(DIST, { recursive: true });
 const stage = mkdtempSync(join(DIST, ".building-")); // two builds at once do not meet
 try {
@@ -33,7 +40,7 @@ try {
   await bundle(stage);
   renameSync(join(stage, "mlora"), join(DIST, "mlora"));
   const size = formatBytes(Bun.file(join(DIST, "mlora")).size);
-  console.log(`build: dist/mlora, ${size}, mlora ${VERSION} with ${kernels.length} GPU kernels`);
+  console.log(`build: ${relative(ROOT, join(DIST, "mlora"))}, ${size}, mlora ${VERSION} with ${kernels.length} GPU kernels`);
 } finally {
   rmSync(stage, { recursive: true, force: true });
 }
@@ -56,8 +63,9 @@ async function stageAssets(folder: string, names: readonly string[], own: Readon
   mkdirSync(folder);
   mkdirSync(PACKED, { recursive: true });
   const manifest: Record<string, AssetManifest[string]> = {};
+  const native = (name: string) => (isArm64 && NEEDED.includes(name) ? readFileSync(join(ARM64, name)) : readAsset(name));
   const used = await Promise.all(
-    packsOf([...names, ...made.keys()], (name) => made.get(name) ?? readAsset(name)).map(async (pack, i) => {
+    packsOf([...names, ...made.keys()], (name) => made.get(name) ?? native(name)).map(async (pack, i) => {
       const file = `${i}.zst`;
       let from = 0;
       for (const { name, content } of pack) {
@@ -66,7 +74,7 @@ async function stageAssets(folder: string, names: readonly string[], own: Readon
       }
       const whole = Buffer.concat(pack.map(({ content }) => content));
       const kept = `${sha256(whole)}-${LEVEL}-${Bun.version}`;
-      const path = join(PACKED, kept);
+      const path = [join(PACKED, kept), join(PACKED_BEFORE, kept)].find(existsSync) ?? join(PACKED, kept);
       const isKept = existsSync(path);
       const compressed = isKept ? readFileSync(path) : await Bun.zstdCompress(whole, { level: LEVEL });
       writeFileSync(join(folder, file), compressed);
@@ -112,6 +120,7 @@ async function bundle(folder: string): Promise<void> {
     splitting: true, // a command is loaded when it is called
     compile: {
       outfile: join(folder, "mlora"),
+      ...(isArm64 ? { target: "bun-linux-arm64", executablePath: join(ARM64, "bun") } : {}),
       assets: ["./assets"],
       autoloadDotenv: false, // a .env or bunfig.toml that lies in some folder is not ours to obey
       autoloadBunfig: false,

@@ -44,7 +44,7 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
   },
   data: { values: ["families", "objectives"], types: ["recipe"] },
   files: { values: ["families", "ffi", "methods"] },
-  sources: { values: ["data/data-file.ts", "files/fingerprint.ts"], types: ["data"] },
+  sources: { values: ["data/data-file.ts", "data/row-digest.ts", "data/rows.ts", "files/fingerprint.ts"], types: ["data"] },
   device: { values: ["families", "ffi", "methods"] },
   ops: { values: ["device", "ffi", "methods/layout.ts"] },
   engine: {
@@ -81,7 +81,7 @@ const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
   "@nats-io/transport-node": ["src/bus/nats.ts"],
   "@msgpack/msgpack": ["src/bus/codec.ts"],
   cac: ["src/main.ts"],
-  hyparquet: ["src/data/parquet.ts"],
+  hyparquet: ["src/data/parquet.ts", "src/data/parquet-pages.ts"],
   "@valibot/to-json-schema": ["src/recipe/json-schema.ts", "src/serve/openapi.ts"],
   uplot: ["src/web/page/chart.ts"],
   "bun:sqlite": ["src/serve/store.ts"],

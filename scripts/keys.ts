@@ -45,12 +45,16 @@ ${tableOf(adapter.items as JsonSchema)}
 
 /** docs/serve-keys.md */
 export function serveKeysPage({ properties }: JsonSchema): string {
-  const tables = Object.entries(properties!).filter(([name]) => name !== "adapter");
+  const tables = Object.entries(properties!).filter(([name]) => !["adapter", "rewards"].includes(name));
   return `# Keys of serve.toml
 
 Written by \`bun scripts/keys.ts\` from the schema that \`mlora serve --config\` checks a file with. Each table and each key may be left out.
 
 ${tables.map(([name, of]) => `## [${name}]\n\n${tableOf(of)}\n`).join("\n")}
+## [rewards.NAME]
+
+What adapters of recipes may learn from by this name ([rewards.md](rewards.md#at-a-server)): \`command\` or \`url\`, and \`seconds\`, as in a recipe.
+
 ## [adapter]
 
 What the adapters of jobs are: the keys of a recipe's \`[defaults]\` ([keys.md](keys.md)), such as \`rank\`, \`targets\` and \`learning_rate\`, which is the rate of multiplier 1.

@@ -45,6 +45,7 @@ const ACTIONS: Readonly<Record<CommandName, Action>> = {
   data: async (_, recipe: string, adapter: string | undefined, flags: DataFlags) =>
     (await import("./cli/data.ts")).data(recipe, adapter, flags),
   report: async (_, folder: unknown, flags: Flags) => (await import("./cli/report.ts")).report(`${folder}`, flags),
+  sync: async (_, folder: unknown) => (await import("./cli/sync.ts")).sync(`${folder}`),
   schema: async () => (await import("./cli/schema.ts")).schema(),
   ps: async (_, { json = false }: { json?: boolean }) => (await remote()).ps(json),
   stop: async (_, run: string, adapter?: string) => (await remote()).change(run, "stop", adapter),

@@ -3,7 +3,8 @@
 //
 //   bun scripts/bench/serving.ts [--mlora dist/mlora] [--shape llama3-8b] [--clients 32] [--rank 16] [--rows 4]
 //                                [--tokens 128-512] [--steps 10] [--folder FOLDER] [--device cuda] [--precision auto]
-//                                [--model FOLDER] [--save "60 10"] [--python PATH] [--seed 1] [--write]
+//                                [--stages 1] [--model FOLDER] [--save "60 10"] [--python PATH]
+//                                [--seed 1] [--write]
 //
 // Each adapter is a LoRA on all linear layers with rows of its own, --rows of them a step, of random lengths. One run trains
 // all of them, then as many clients at once train theirs at one server: a client sends the rows and the step, waits for the
@@ -34,6 +35,7 @@ const { values } = parseArgs({
     rows: { type: "string", default: "4" },
     tokens: { type: "string", default: "128-512" },
     steps: { type: "string", default: "10" },
+    stages: { type: "string", default: "1" },
     model: { type: "string" },
     folder: { type: "string", default: join(tmpdir(), "mlora-start") },
     device: { type: "string", default: "cuda" },
@@ -93,10 +95,12 @@ const settings = {
   ...{ scheduler: "constant", warmup: 0 },
 };
 
+const ofRun = { device: values.device, stages: Number(values.stages) };
+
 function recipeOf(model: string, work: string): string {
   return stringify({
     model: { path: model, precision: values.precision },
-    run: { output: join(work, "out"), device: values.device },
+    run: { output: join(work, "out"), ...ofRun },
     defaults: settings,
     adapter: range(clients).map((i) => ({ name: `a${i}`, data: `rows-${i}.jsonl`, seed: i })),
   });
@@ -135,7 +139,7 @@ async function serve(model: string, work: string, save: number): Promise<Served>
   writeFileSync(join(folder, "keys.txt"), `bench ${KEY}\n`, { mode: 0o600 });
   const config = {
     model: { name: "bench", precision: values.precision },
-    run: { device: values.device },
+    run: ofRun,
     server: { folder: "state", keys: "keys.txt", log: "none", listen: `127.0.0.1:${port}` },
     capacity: { slots: clients, rank, max_length: most, batch_size: rowsOfStep, sequences: 1 },
     jobs: { save_seconds: save },
@@ -230,7 +234,8 @@ try {
     );
     checkSame(ran, finished);
     const who = values.python === undefined ? "" : " in Python";
-    const what = `${clients} clients${who}, rank ${rank}, ${rowsOfStep} rows of ${values.tokens} tokens a step, saved each ${save} s`;
+    const where = ofRun.stages === 1 ? "" : ` on ${ofRun.stages} stages`;
+    const what = `${clients} clients${who}${where}, rank ${rank}, ${rowsOfStep} rows of ${values.tokens} tokens a step, saved each ${save} s`;
     keep(
       device,
       values.model ?? values.shape,

@@ -5,12 +5,16 @@
 #   sh install.sh [FOLDER]          # MLORA_URL: the folder of the archive, where it is not next to this script
 set -eu
 
-archive="mlora-@VERSION@-linux-x64.tar.xz"
-expected="@SHA256@"
 target="${1:-$HOME/.local/bin}"
 fail() { echo "install: $*" >&2; exit 1; }
 
-[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || fail "mlora is for Linux on x86-64, and this is $(uname -s) on $(uname -m)"
+case "$(uname -s)-$(uname -m)" in
+  Linux-x86_64) processor=x64 expected="@X64@" ;;
+  Linux-aarch64 | Linux-arm64) processor=arm64 expected="@ARM64@" ;;
+  *) fail "mlora is for Linux on x86-64 or 64-bit Arm, and this is $(uname -s) on $(uname -m)" ;;
+esac
+[ "$expected" != none ] || fail "this release has no archive for $(uname -m): build mlora on this machine's own kind, or take another release"
+archive="mlora-@VERSION@-linux-$processor.tar.xz"
 folder="$(mktemp -d)"
 trap 'rm -r "$folder"' EXIT
 here="$(dirname "$0")/$archive"

@@ -63,6 +63,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TORCH, TRANSFORMERS, PEFT, NUMPY],
     tolerance: FLOAT32,
   },
+  graders: {
+    script: "graders/make.py",
+    makes: ["graders/graders.json"],
+    packages: ["rapidfuzz==3.14.6", "rouge-score==0.1.2"],
+    tolerance: FLOAT64,
+  },
   grpo: {
     script: "grpo/make.py",
     makes: ["grpo/grpo.json"],

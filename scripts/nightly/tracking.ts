@@ -1,11 +1,12 @@
-// Whole runs, one of them killed and resumed, as the real programs read their files: TensorBoard and trackio; and as
-// W&B's own program sends them, to a server that answers as W&B's does.
+// Whole runs, one of them killed and resumed, as the real programs read their files: TensorBoard and trackio; as W&B's own
+// program sends them, to a server that answers as W&B's does; and as MLflow's own server has them, which is killed, too.
 //
 //   bun scripts/nightly/tracking.ts
 
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { historyAt, runsAt } from "../../tests/helpers/mlflow-run.ts";
 import { writeTinyModel } from "../../tests/helpers/model.ts";
 import { call, pythonWith } from "../golden/python.ts";
 import { wandbServer } from "./wandb-server.ts";
@@ -13,6 +14,7 @@ import { wandbServer } from "./wandb-server.ts";
 const ROOT = join(import.meta.dir, "..", "..");
 const MAIN = join(ROOT, "src", "main.ts");
 const PACKAGES = ["tensorboard==2.21.0", "trackio==0.43.0", "tbparse==0.0.9", "wandb==0.31.0"];
+const MLFLOW = ["mlflow==3.17.0"];
 
 /** Prints {run: {tag: [[step, value], ...]}}. */
 const READ = `
@@ -54,11 +56,14 @@ try {
   const adapter = (name: string) =>
     `[[adapter]]\nname = "${name}"\ndata = { train = "rows.jsonl", split = 0.25 }\nsteps = 400\neval_every = 50\n`;
   const run =
-    '[model]\npath = "model"\n[run]\noutput = "out"\ncheckpoint = { steps = 37 }\ntracking = ["tensorboard", "wandb"]\n';
+    '[model]\npath = "model"\n[run]\noutput = "out"\ncheckpoint = { steps = 37 }\ntracking = ["tensorboard", "wandb", "mlflow"]\n';
   writeFileSync(join(work, "recipe.toml"), `${run}${adapter("one")}${adapter("two")}`);
-  const start = () =>
-    Bun.spawn([process.execPath, MAIN, "run", "recipe.toml"], { cwd: work, stdout: "ignore", stderr: "pipe" });
-  const killed = start();
+  const port = freePort();
+  let mlflow = await mlflowAt(work, port);
+  const env = { ...process.env, MLFLOW_TRACKING_URI: `http://127.0.0.1:${port}` };
+  const start = (...command: readonly string[]) =>
+    Bun.spawn([process.execPath, MAIN, ...command], { cwd: work, stdout: "pipe", stderr: "pipe", env });
+  const killed = start("run", "recipe.toml");
   const stepsMade = () => {
     try {
       return readFileSync(join(work, "out", "metrics.jsonl"), "utf8").split("\n").length;
@@ -70,12 +75,20 @@ try {
     if (Date.now() > until || killed.exitCode !== null) throw new Error(`the run did not get far: ${stepsMade()} lines`);
   killed.kill("SIGKILL");
   await killed.exited;
-  const resumed = start();
+  const resumed = start("run", "recipe.toml");
+  mlflow.kill("SIGKILL"); // it is away while the rest is trained
+  await mlflow.exited;
   if ((await resumed.exited) !== 0) throw new Error(await new Response(resumed.stderr).text());
   const files = readdirSync(join(work, "out", "tb", "one"));
   if (files.length !== 2) throw new Error(`expected two event files of an adapter, found ${files.join(", ")}`);
   check(work);
   await sync(work);
+  mlflow = await mlflowAt(work, port);
+  const sent = start("sync", "out");
+  if ((await sent.exited) !== 0) throw new Error(await new Response(sent.stderr).text());
+  await checkMlflow(work, env.MLFLOW_TRACKING_URI);
+  mlflow.kill();
+  await mlflow.exited;
 } finally {
   rmSync(work, { recursive: true, force: true });
 }
@@ -88,8 +101,58 @@ function linesIn(folder: string): Line[] {
     .map((line) => JSON.parse(line));
 }
 
-function environment(): string {
-  return pythonWith({ script: "", makes: [], packages: PACKAGES, tolerance: null }, join(ROOT, ".golden")).python;
+function environment(packages = PACKAGES): string {
+  return pythonWith({ script: "", makes: [], packages, tolerance: null }, join(ROOT, ".golden")).python;
+}
+
+function freePort(): number {
+  const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  const { port } = server;
+  server.stop(true);
+  return port;
+}
+
+/** MLflow's server, with its store in the folder, once it answers. */
+async function mlflowAt(folder: string, port: number) {
+  const program = join(environment(MLFLOW), "..", "mlflow");
+  const store = `sqlite:///${join(folder, "mlflow.db")}`;
+  const child = Bun.spawn(
+    [program, "server", "--host", "127.0.0.1", "--port", `${port}`, "--backend-store-uri", store, "--workers", "1"],
+    {
+      cwd: folder,
+      stdout: "ignore",
+      stderr: "ignore",
+      env: { ...process.env, MLFLOW_DISABLE_TELEMETRY: "true", DO_NOT_TRACK: "true" },
+    },
+  );
+  for (const until = Date.now() + 120_000; ; await Bun.sleep(200)) {
+    const health = await fetch(`http://127.0.0.1:${port}/health`).catch(() => null);
+    if (health?.ok) return child;
+    if (Date.now() > until || child.exitCode !== null) throw new Error("MLflow's server does not start");
+  }
+}
+
+/** Each number once, in one run of each adapter, though both the run and the server were killed. */
+async function checkMlflow(folder: string, url: string): Promise<void> {
+  const runs = await runsAt(url, "mlora");
+  if (runs.length !== 2) throw new Error(`expected two runs in MLflow, found ${runs.length}`);
+  let compared = 0;
+  for (const run of runs) {
+    const { run_name: name, status } = run.info;
+    const rank = run.data.params?.find(({ key }) => key === "rank")?.value;
+    if (status !== "FINISHED" || rank !== "16") throw new Error(`${name} in MLflow: ${status}, rank ${rank}`);
+    for (const [key, type] of [
+      ["train/loss", "step"],
+      ["eval/loss", "evaluation"],
+    ] as const) {
+      const expected = linesIn(folder).filter((line) => line.type === type && line.adapter === name);
+      const found = await historyAt(url, run, key);
+      if (JSON.stringify(found) !== JSON.stringify(expected.map(({ step, loss }) => [step, loss])))
+        throw new Error(`${name} ${key}: ${found.length} values in MLflow, ${expected.length} in metrics.jsonl`);
+      compared += found.length;
+    }
+  }
+  console.log(`tracking: MLflow's server has ${compared} values once, as in metrics.jsonl, though it and the run were killed`);
 }
 
 function check(folder: string): void {

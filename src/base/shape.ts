@@ -7,6 +7,12 @@ export const rangeOfRows = (n: number): Int32Array => {
   for (let i = 0; i < n; i++) rows[i] = i;
   return rows;
 };
+/** As `sum`, of millions. */
+export function sumOfMany(values: ArrayLike<number>): number {
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += values[i]!;
+  return total;
+}
 export const sum = (values: Iterable<number>): number => {
   let total = 0;
   for (const value of values) total += value;

@@ -101,6 +101,11 @@ export const COMMANDS = {
     flags: [["--output <file>", "The file (default: report.html in the run's folder)"]],
     examples: [["mlora report out/support", "Write out/support/report.html, also of a run that is under way"]],
   },
+  sync: {
+    usage: "sync <folder>",
+    purpose: "Send to MLflow what of a run its server does not have",
+    examples: [["mlora sync out/support", "After a run without a network, or without MLFLOW_TRACKING_URI"]],
+  },
   schema: {
     usage: "schema",
     purpose: "Print what a recipe may say as a JSON schema, for editors",

@@ -2,7 +2,7 @@
 
 import { statSync } from "node:fs";
 import { RequestError } from "../base/errors.ts";
-import { writeStdout } from "../base/terminal.ts";
+import { writeStderr, writeStdout } from "../base/terminal.ts";
 import { shortPath } from "../base/units.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
@@ -43,9 +43,31 @@ const numbersOf = ({ model, run }: Recipe) => ({
   ...{ precision: model.precision, tokens_per_microbatch: run.tokensPerMicrobatch },
 });
 
+/**
+ * Graders are the recipe's; of a program or an address only the name is sent, by which the server may have one of its own.
+ * Throws a RequestError, `submit.reward`, where there is no name.
+ */
+function rewardsAtServer({ name }: AdapterRecipe, { objective }: { readonly objective?: unknown }): object {
+  if (typeof objective !== "object" || objective === null || !("reward" in objective)) return {};
+  const given = [objective.reward].flat() as readonly Readonly<Record<string, unknown>>[];
+  const sent = given.map((reward) => {
+    if ("grader" in reward) return reward;
+    if (reward["name"] === undefined)
+      throw new RequestError(
+        "submit.reward",
+        `adapter '${name}': a reward is a program or an address, which a server does not start or ask for a client`,
+        "give it the `name` of one that the server has (serve.toml, [rewards.NAME]), or use a grader",
+      );
+    writeStderr(`${name}: the reward '${reward["name"]}' is the server's own of that name\n`);
+    return { name: reward["name"], ...(reward["weight"] === undefined ? {} : { weight: reward["weight"] }) };
+  });
+  return { objective: { ...objective, reward: sent.length === 1 ? sent[0] : sent } };
+}
+
 /** The adapter's keys, without its files. Throws a RequestError, `submit.data`, where these cannot be sent. */
 function tableOf(adapter: AdapterRecipe): object {
-  const { data: _, name: __, ...table } = adapterTable(adapter);
+  const { data: _, name: __, ...own } = adapterTable(adapter);
+  const table = { ...own, ...rewardsAtServer(adapter, own) };
   const wrong = (what: string, hint: string) => new RequestError("submit.data", `adapter '${adapter.name}': ${what}`, hint);
   if (adapter.mix !== null || adapter.mostRows !== null)
     throw wrong("mixtures and parts of files are not submitted", "leave weight, rows, stop and shares out, or use mlora run");

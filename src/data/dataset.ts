@@ -29,6 +29,7 @@ import type { RowPool } from "./row-pool.ts";
 import { chosenOf, ints, joined, Numbers, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import { walkSources } from "./walk.ts";
 
 export type { Sample } from "./rows.ts";
 
@@ -307,15 +308,16 @@ export function fit(
  * ones, whatever its seed: adapters of a sweep are held against each other.
  */
 function splitRows(rows: readonly Sample[], sizes: readonly number[], { evalSplit, name, train: files }: DatasetRecipe) {
-  // What comes from one row is held out together.
+  // What comes from one row is held out together. Groups of a file are by line, from 1 on.
   const lines = new Map<string, Numbers>();
   const group = new Int32Array(rows.length);
   let first = 0;
-  for (const [i, { source }] of rows.entries()) {
-    const groups = lines.getOrInsertComputed(source.file, () => new Numbers(ints)); // by line, from 1 on
-    if (groups.at(source.line) === 0) groups.set(source.line, ++first);
-    group[i] = groups.at(source.line) - 1;
-  }
+  let [latest, groups]: [string | null, Numbers] = [null, new Numbers(ints)];
+  walkSources(rows, (file, line, row) => {
+    if (file !== latest) [latest, groups] = [file, lines.getOrInsertComputed(file, () => new Numbers(ints))];
+    if (groups.at(line) === 0) groups.set(line, ++first);
+    group[row] = groups.at(line) - 1;
+  });
   const heldOut = Math.max(1, Math.round(first * evalSplit));
   if (heldOut >= first)
     throw new RequestError(

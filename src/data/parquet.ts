@@ -1,5 +1,5 @@
-// Rows of Parquet files, a row group at a time. hyparquet decodes; what it lets pass is checked here: page checksums, counts of
-// values, texts that are not UTF-8. Values have Python's meaning, as in json.ts.
+// Rows of Parquet files, a page of each column at a time (parquet-pages.ts). hyparquet decodes; what it lets pass is checked:
+// texts that are not UTF-8 here. Values have Python's meaning, as in json.ts.
 //
 // The package's own entry is asynchronous. Its parts are not, and rows are read without waiting.
 
@@ -14,13 +14,13 @@ import {
   type SchemaTree,
 } from "hyparquet";
 import { assembleNested } from "hyparquet/src/assemble.js";
-import { parquetHeader, readColumn } from "hyparquet/src/column.js";
 import { DEFAULT_PARSERS } from "hyparquet/src/convert.js";
 import { getTreePath } from "hyparquet/src/schema.js";
 import { RequestError, textOf } from "../base/errors.ts";
 import { unreadable } from "./bytes.ts";
 import { floatOf, objectOf, parseJson } from "./json.ts";
 import type { ReadRow } from "./jsonl.ts";
+import { checkPages, columnRows } from "./parquet-pages.ts";
 
 const AGAIN = "write the file again, or fetch it anew";
 
@@ -30,14 +30,14 @@ export function* parquetRows(path: string): Generator<ReadRow> {
     const metadata = readMetadata(path, fd);
     const tree = parquetSchema(metadata);
     let line = 0;
-    for (const [group, { columns, num_rows }] of metadata.row_groups.entries()) {
+    for (const { columns, num_rows } of metadata.row_groups) {
       const rows = Number(num_rows);
       const ends = Math.max(...columns.map((chunk) => rangeOf(chunk).to));
-      const table = readGroup({ path, fd, group, firstRow: line + 1 }, columns, rows, tree);
-      for (let row = 0; row < rows; row++) {
-        const entries = table.map(({ name, values }) => [name, values[row]] as const);
-        yield { line: ++line, bytes: ends, read: () => ({ fields: objectOf(entries) }) };
-      }
+      for (const table of tablesOf({ path, fd, firstRow: line + 1, rows }, columns, tree))
+        for (let row = 0; row < table.rows; row++) {
+          const entries = table.columns.map(({ name, values }) => [name, values[row]] as const);
+          yield { line: ++line, bytes: ends, read: () => ({ fields: objectOf(entries) }) };
+        }
     }
   } finally {
     closeSync(fd);
@@ -71,35 +71,96 @@ function readMetadata(path: string, fd: number): FileMetaData {
   }
 }
 
-type Place = { readonly path: string; readonly fd: number; readonly group: number; readonly firstRow: number };
+type Group = { readonly path: string; readonly fd: number; readonly firstRow: number; readonly rows: number };
 type Column = { readonly name: string; readonly values: readonly unknown[] };
-/** A column or a part of one, with its values by its path. */
+/** A column or a part of one, with values by its path. */
 type Values = Map<string, unknown[]>;
 
-/** The columns of a row group, with a value for each row. */
-function readGroup(place: Place, chunks: readonly ColumnChunk[], rows: number, tree: SchemaTree): Column[] {
-  return tree.children.map((child) => {
-    const { name } = child.element;
-    try {
-      const values: Values = new Map();
-      for (const chunk of chunks) {
-        const path = chunk.meta_data?.path_in_schema;
-        if (path?.[0] === name) values.set(path.join("."), readLeaf(place, chunk, rows, tree));
-      }
-      assembleNested(values as never, child, DEFAULT_PARSERS);
+/** The columns of a row group, some rows at a time. */
+function* tablesOf(
+  group: Group,
+  chunks: readonly ColumnChunk[],
+  tree: SchemaTree,
+): Generator<{ readonly rows: number; readonly columns: readonly Column[] }> {
+  const columns = tree.children.map((child) => new GroupColumn(group, child, chunks, tree));
+  for (let left = group.rows; left > 0; ) {
+    const rows = Math.min(left, ...columns.map((column) => column.ready()));
+    yield { rows, columns: columns.map((column) => column.take(rows)) };
+    left -= rows;
+  }
+  for (const column of columns) column.end();
+}
+
+/** A column, with the leaves that it is put together of. */
+class GroupColumn {
+  readonly #leaves: { readonly path: string; readonly pages: Iterator<readonly unknown[]>; waiting: unknown[] }[];
+  #taken = 0;
+
+  constructor(
+    private readonly group: Group,
+    private readonly of: SchemaTree,
+    chunks: readonly ColumnChunk[],
+    tree: SchemaTree,
+  ) {
+    const own = chunks.filter(({ meta_data }) => meta_data?.path_in_schema[0] === of.element.name);
+    this.#leaves = this.#attempt(() =>
+      own.map((chunk) => {
+        const leaf = leafOf(group, chunk, tree);
+        checkPages(leaf);
+        return { path: chunk.meta_data!.path_in_schema.join("."), pages: columnRows(leaf), waiting: [] };
+      }),
+    );
+  }
+
+  /** Rows that are there: one at least. */
+  ready(): number {
+    return this.#attempt(() => {
+      for (const leaf of this.#leaves)
+        while (leaf.waiting.length === 0) {
+          const { done, value } = leaf.pages.next();
+          if (done) throw this.#short(this.#taken);
+          leaf.waiting = [...value];
+        }
+      if (this.#leaves.length === 0) throw this.#short(0);
+      return Math.min(...this.#leaves.map(({ waiting }) => waiting.length));
+    });
+  }
+
+  take(rows: number): Column {
+    const { name } = this.of.element;
+    return this.#attempt(() => {
+      const values: Values = new Map(this.#leaves.map(({ path, waiting }) => [path, waiting.splice(0, rows)]));
+      assembleNested(values as never, this.of, DEFAULT_PARSERS);
       const whole = values.get(name);
-      if (whole?.length !== rows) throw new Error(`has ${whole?.length ?? 0} values for ${rows} rows`);
-      return { name, values: child.children.length === 0 ? whole : whole.map(withoutNulls) };
+      if (whole?.length !== rows) throw this.#short(this.#taken + (whole?.length ?? 0));
+      this.#taken += rows;
+      return { name, values: this.of.children.length === 0 ? whole : whole.map(withoutNulls) };
+    });
+  }
+
+  /** The last pages are checked, too, and hold no row more. */
+  end(): void {
+    this.#attempt(() => {
+      for (const { pages, waiting } of this.#leaves) {
+        let more = waiting.length;
+        for (let next = pages.next(); !next.done; next = pages.next()) more += next.value.length;
+        if (more > 0) throw this.#short(this.#taken + more);
+      }
+    });
+  }
+
+  readonly #short = (found: number) => new Error(`has ${found} values for ${this.group.rows} rows`);
+
+  #attempt<T>(work: () => T): T {
+    try {
+      return work();
     } catch (error) {
       if (error instanceof RequestError) throw error;
-      const last = place.firstRow + rows - 1;
-      throw new RequestError(
-        "data.row",
-        `${place.path}: column '${name}', rows ${place.firstRow} to ${last}: ${faultOf(error)}`,
-        AGAIN,
-      );
+      const { path, firstRow, rows } = this.group;
+      const place = `${path}: column '${this.of.element.name}', rows ${firstRow} to ${firstRow + rows - 1}`;
+      throw new RequestError("data.row", `${place}: ${faultOf(error)}`, AGAIN);
     }
-  });
+  }
 }
 
 /** A decoder that meets what it does not expect fails somewhere in its own code. */
@@ -119,46 +180,18 @@ function rangeOf({ meta_data }: ColumnChunk): { readonly from: number; readonly 
   return { from, to: from + Number(total_compressed_size) };
 }
 
-function readLeaf({ path, fd }: Place, chunk: ColumnChunk, rows: number, tree: SchemaTree): unknown[] {
+function leafOf({ path, fd }: Group, chunk: ColumnChunk, tree: SchemaTree) {
   const { meta_data, file_path } = chunk;
   if (!meta_data || file_path) throw new Error("lies in another file or is encrypted");
-  const { from, to } = rangeOf(chunk);
-  const bytes = readAt(path, fd, from, to - from);
-  checkPages(bytes, Number(meta_data.num_values));
-  const schemaPath = getTreePath(tree, meta_data.path_in_schema);
-  const { element } = schemaPath.at(-1)!;
-  const { element: plain, convert } = conversionOf(element);
-  const { data } = readColumn(
-    { view: new DataView(bytes.buffer), offset: 0 },
-    { groupStart: 0, selectStart: 0, selectEnd: rows, groupRows: rows },
-    {
-      ...meta_data,
-      pathInSchema: meta_data.path_in_schema,
-      element: plain,
-      schemaPath: [...schemaPath.slice(0, -1), { ...schemaPath.at(-1)!, element: plain }],
-      parsers: PARSERS,
-      compressors: COMPRESSORS,
-      utf8: false,
-    } as never,
-  );
-  return data.flatMap((part) => Array.from(part as ArrayLike<unknown>, convert));
-}
-
-/** Walks the pages of a column: each is there, has the bytes that its checksum says, and together they have all values. */
-function checkPages(bytes: Uint8Array<ArrayBuffer>, values: number): void {
-  const reader = { view: new DataView(bytes.buffer), offset: 0 };
-  let found = 0;
-  while (reader.offset < bytes.length && found < values) {
-    const header = parquetHeader(reader);
-    const { crc, compressed_page_size: size } = header;
-    if (!(size >= 0 && reader.offset + size <= bytes.length)) throw new Error("a page is cut off");
-    const page = bytes.subarray(reader.offset, reader.offset + size);
-    if (crc !== undefined && crc >>> 0 !== Bun.hash.crc32(page))
-      throw new Error("a page has another checksum than it was written with");
-    found += header.data_page_header?.num_values ?? header.data_page_header_v2?.num_values ?? 0;
-    reader.offset += size;
-  }
-  if (found !== values) throw new Error(`has ${found} values, expected ${values}`);
+  const whole = getTreePath(tree, meta_data.path_in_schema);
+  const { element: plain, convert } = conversionOf(whole.at(-1)!.element);
+  const schemaPath = [...whole.slice(0, -1), { ...whole.at(-1)!, element: plain }];
+  const decoder = {
+    ...{ ...meta_data, pathInSchema: meta_data.path_in_schema, element: plain, schemaPath },
+    ...{ parsers: PARSERS, compressors: COMPRESSORS, utf8: false },
+  };
+  const read = (from: number, length: number) => readAt(path, fd, from, length);
+  return { read, ...rangeOf(chunk), values: Number(meta_data.num_values), schemaPath, decoder, convert };
 }
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });

@@ -22,7 +22,8 @@ export type Sample = Sequence & {
 const [FIRST, LARGEST] = [1 << 12, 1 << 20];
 /** Numbers of a sequence in the index: its piece, its place there and its length. */
 const WIDTH = 3;
-const UNLABELLED = 2;
+/** The label of a row that has none. */
+export const UNLABELLED = 2;
 
 /** The rows of one file but for their tokens; `index` has two sequences a row where `paired`. */
 export type Packed = {
@@ -158,12 +159,15 @@ export class RowPacker {
   }
 }
 
-const packedOf = new WeakMap<readonly Sample[], PackedRows>();
+const known = new WeakMap<readonly unknown[], PackedRows>();
+
+/** Rows as they are packed; undefined for those that did not come from here. */
+export const packedOf = (rows: readonly unknown[]): PackedRows | undefined => known.get(rows);
 
 /** The rows as they can be handed to another thread. They must have come from here. */
 export function pack(rows: readonly Sample[]): PackedRows {
   if (rows.length === 0) return { files: [], chosen: null };
-  const packed = packedOf.get(rows);
+  const packed = packedOf(rows);
   invariant(packed, "rows that are not packed");
   return packed;
 }
@@ -206,7 +210,7 @@ export function unpack(packed: PackedRows): readonly Sample[] {
     while (row >= starts[at + 1]!) at++;
     return sampleOf(files[at]!, row - starts[at]!);
   });
-  packedOf.set(rows, packed);
+  known.set(rows, packed);
   return rows;
 }
 
@@ -253,9 +257,10 @@ export function joined(lists: readonly (readonly Sample[])[]): readonly Sample[]
 export function chosenOf(rows: readonly Sample[], is: (row: number) => boolean): readonly Sample[] {
   const { files, chosen } = pack(rows);
   invariant(chosen === null, "rows are chosen once");
-  const numbers = new Numbers(ints);
-  for (let row = 0; row < rows.length; row++) if (is(row)) numbers.push(row);
-  return unpack({ files, chosen: numbers.values.slice() });
+  const numbers = new Int32Array(rows.length);
+  let count = 0;
+  for (let row = 0; row < rows.length; row++) if (is(row)) numbers[count++] = row;
+  return unpack({ files, chosen: numbers.slice(0, count) });
 }
 
 /** An array, for reading alone, whose elements are made when they are asked for. */

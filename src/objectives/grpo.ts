@@ -5,14 +5,18 @@
 import * as v from "valibot";
 import { between, expected, notNegative, oneOf, positive, text, truth, whole } from "../base/check.ts";
 import { define, type SettingsOf, type TableContext } from "./definition.ts";
+import { graderSchema } from "./graders.ts";
 import { completionScales, type GroupPolicy } from "./group-policy.ts";
 
 const MOST_NAME = 40;
-const about = {
+const named = {
   name: v.exactOptional(
     v.pipe(text, v.regex(/^[\w-]+$/, expected("letters, digits, '_' and '-'")), v.maxLength(MOST_NAME, expected("40 at most"))),
   ),
   weight: v.exactOptional(v.pipe(v.number(expected("a number")), v.finite(expected("a number")))),
+};
+const about = {
+  ...named,
   /** Until all of a step's answers have their rewards. */
   seconds: v.exactOptional(positive()),
 };
@@ -24,11 +28,17 @@ const address = v.strictObject({
   url: v.pipe(text, v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL"))),
   ...about,
 });
-const reward = v.union([program, address], expected("{ command, name, weight, seconds } or { url, name, weight, seconds }"));
+/** What a reward is of: a program or an address. */
+export const rewardSource = v.union([program, address], expected("{ command, seconds } or { url, seconds }"));
+const graded = v.strictObject({ grader: graderSchema, ...named });
+const reward = v.union(
+  [program, address, graded],
+  expected("{ command, name, weight, seconds }, { url, name, weight, seconds } or { grader, name, weight }"),
+);
 const several = v.pipe(v.array(reward), v.minLength(1, "is empty, expected at least one reward"));
 
 const keys = {
-  reward: v.union([reward, several], expected("{ command }, { url } or a list of them")),
+  reward: v.union([reward, several], expected("{ command }, { url }, { grader } or a list of them")),
   generations: v.optional(whole(2, 4096), 8),
   max_new_tokens: v.optional(whole(1, 1 << 20), 512),
   temperature: v.optional(positive(), 1),
@@ -79,7 +89,10 @@ export const rewardsOf = ({ reward }: Grpo): readonly (Reward & { readonly name:
 /** The same settings without what decides no number: how long rewards may take. */
 export const withoutLimits = (of: Grpo): Grpo => ({
   ...of,
-  reward: [of.reward].flat().map(({ seconds: _, ...reward }): Reward => reward),
+  reward: [of.reward].flat().map((reward): Reward => {
+    const { seconds: _, ...rest } = { seconds: 0, ...reward };
+    return rest;
+  }),
 });
 
 /** The loss of its completions as it travels to the stages. */

@@ -12,24 +12,40 @@ import { settingsOf } from "../methods/registry.ts";
 import { isContrastive, referenceOf, rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { learns } from "../schedule/rate.ts";
-import { cut, epochOrder, epochsBegun, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../schedule/steps.ts";
+import {
+  cut,
+  epochOrder,
+  epochsBegun,
+  type Lengths,
+  stepsOf,
+  stepsPerEpoch,
+  totalSteps,
+  totalTokens,
+  type Work,
+} from "../schedule/steps.ts";
 
 import { placeAdapter } from "./places.ts";
 
 /** What the plan must know of an adapter's data. */
 export type DataSummary = {
-  /**
-   * Tokens that each training and evaluation row feeds to the model, those of its longest sequence, and how many have a target;
-   * of a prompt, with an answer of the most tokens.
-   */
-  readonly train: readonly RowSummary[];
-  readonly eval: readonly RowSummary[];
+  /** Of each training and evaluation row; of a prompt, with an answer of the most tokens. */
+  readonly train: RowCounts | readonly RowSummary[];
+  readonly eval: RowCounts | readonly RowSummary[];
   /** How many training rows each source of the recipe has, in their order; left out where that is not known. */
   readonly sizes?: readonly number[];
   /** An adapter from a file that its preferences are measured against. */
   readonly reference?: PoolAdapter | null;
 };
+/** Tokens that each row feeds to the model, those of its longest sequence, and how many have a target. */
 export type RowSummary = { readonly length: number; readonly longest: number; readonly targets: number };
+/** The same of millions of rows, in three arrays. */
+export type RowCounts = { readonly lengths: Lengths; readonly longest: Lengths; readonly targets: Lengths };
+
+export function countsOf(rows: RowCounts | readonly RowSummary[]): RowCounts {
+  if ("lengths" in rows) return rows;
+  const all = (of: (row: RowSummary) => number) => rows.map(of);
+  return { lengths: all((row) => row.length), longest: all((row) => row.longest), targets: all((row) => row.targets) };
+}
 
 export type AdapterPlan = PoolAdapter & {
   readonly name: string;
@@ -66,7 +82,7 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
   const places = placeAdapter(recipe, spec);
   if (isSvdInit(recipe.init)) checkDirections(recipe, places, spec);
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
-  const lengths = data.train.map(({ length }) => length);
+  const { lengths } = countsOf(data.train);
   const sources = recipe.mix && data.sizes ? { sources: { ...recipe.mix, sizes: checkSizes(recipe, data.sizes) } } : {};
   const ofRows: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed, ...sources };
   const rollouts = rolloutsOf(recipe.objective);
@@ -86,7 +102,7 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
     // By the longest row that there may be, not by those of a batch, so that no row's numbers depend on another's length.
     ...(recipe.maxLength > (shortPositions(spec) ?? recipe.maxLength) ? { isLong: true } : {}),
     rows: lengths.length,
-    evalRows: data.eval.length,
+    evalRows: countsOf(data.eval).lengths.length,
     steps: totalSteps(work),
     stepsPerEpoch: stepsPerEpoch(ofRows) * (rollouts?.iterations ?? 1),
     tokens: totalTokens(work),
@@ -100,7 +116,7 @@ function answersOf(rows: Work, { generations, iterations }: NonNullable<ReturnTy
   const { sources: _, ...of } = rows;
   return {
     ...of,
-    lengths: rows.lengths.flatMap((length) => new Array<number>(generations).fill(length)),
+    lengths: [...rows.lengths].flatMap((length) => new Array<number>(generations).fill(length)),
     batchSize: rows.batchSize * generations,
     epochs: null,
     steps: rows.steps ?? totalSteps(rows) * iterations,
@@ -190,7 +206,7 @@ export function largestRows(
   tokensPerMicrobatch: number,
   rowTile: number,
 ): number {
-  const heldOut = data.eval.map(({ length }) => length);
+  const heldOut = countsOf(data.eval).lengths;
   const evaluation = cut([...heldOut.keys()], heldOut, recipe.batchSize, tokensPerMicrobatch).map((rows) =>
     sum(rows.map((row) => heldOut[row]!)),
   );
@@ -204,7 +220,7 @@ export function largestRows(
  */
 function largestMicroBatch(work: Work, tokensPerMicrobatch: number, isBound: boolean): number {
   const { lengths, batchSize } = work;
-  const sorted = Int32Array.from(lengths).sort().reverse();
+  const sorted = new Int32Array(lengths).sort().reverse();
   // A mixed epoch may repeat rows.
   const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.subarray(0, batchSize));
   const bound = Math.max(sorted[0] ?? 0, Math.min(tokensPerMicrobatch, batch));
@@ -226,7 +242,7 @@ function largestMicroBatch(work: Work, tokensPerMicrobatch: number, isBound: boo
   return most;
 }
 
-function sumOf(rows: ArrayLike<number>, lengths: readonly number[]): number {
+function sumOf(rows: ArrayLike<number>, lengths: Lengths): number {
   let tokens = 0;
   for (let i = 0; i < rows.length; i++) tokens += lengths[rows[i]!]!;
   return tokens;
@@ -239,7 +255,7 @@ export function longestRow(
   { train, eval: heldOut }: DataSummary,
 ): number {
   let longest = 0;
-  for (const rows of [train, heldOut]) for (const row of rows) longest = Math.max(longest, row.longest);
+  for (const rows of [train, heldOut]) for (const one of countsOf(rows).longest) longest = Math.max(longest, one);
   if (longest > spec.maxPositions)
     throw new RequestError(
       "plan.length",

@@ -1,14 +1,15 @@
 // How many floating-point operations a run is: what its time is estimated from. Products alone; all else is in the share of a
 // device's peak that they reach.
 
-import { sum } from "../base/shape.ts";
+import { sum, sumOfMany } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { linearElements } from "../families/linears.ts";
+import type { Lengths } from "../schedule/steps.ts";
 import type { AdapterPlan } from "./adapters.ts";
 import type { Plan } from "./plan.ts";
 
 /** Lengths of sequences that are read in one evaluation, for each adapter. */
-export type EvaluationLengths = readonly (readonly number[])[];
+export type EvaluationLengths = readonly Lengths[];
 
 export type Operations = { readonly training: number; readonly evaluation: number };
 
@@ -18,8 +19,11 @@ const PRODUCT = 2;
 const [ATTENTION_BACKWARD, TRAINED_BACKWARD] = [2.5, 2];
 
 /** Of scores and of their product with the values, for tokens that see half of their sequence. */
-const attention = (spec: ModelSpec, lengths: readonly number[]): number =>
-  PRODUCT * spec.layers * spec.hidden * sum(lengths.map((length) => length * length));
+function attention(spec: ModelSpec, lengths: Lengths): number {
+  let squares = 0;
+  for (let i = 0; i < lengths.length; i++) squares += lengths[i]! ** 2;
+  return PRODUCT * spec.layers * spec.hidden * squares;
+}
 
 /** How often an adapter's held-out rows are read: before its first step, every `evalEvery` steps, and after the last. */
 export const evaluationsOf = ({ recipe: { evalEvery }, steps, evalRows }: AdapterPlan): number =>
@@ -36,12 +40,12 @@ export function operationsOf(plan: Plan, evaluated: EvaluationLengths): Operatio
     const { parameters, tokens, work } = adapter;
     const own = PRODUCT * parameters;
     const rows = work.lengths;
-    const scores = (attention(spec, rows) / Math.max(1, sum(rows))) * (passes - 1 + ATTENTION_BACKWARD);
+    const scores = (attention(spec, rows) / Math.max(1, sumOfMany(rows))) * (passes - 1 + ATTENTION_BACKWARD);
     const token = passes * linear + 2 * head + (passes - 1 + TRAINED_BACKWARD) * own + scores;
     const held = evaluated[i] ?? [];
     return {
       training: tokens * token,
-      evaluation: evaluationsOf(adapter) * (sum(held) * (linear + head + own) + attention(spec, held)),
+      evaluation: evaluationsOf(adapter) * (sumOfMany(held) * (linear + head + own) + attention(spec, held)),
     };
   });
   return { training: sum(each.map((of) => of.training)), evaluation: sum(each.map((of) => of.evaluation)) };

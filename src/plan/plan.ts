@@ -6,7 +6,7 @@ import { RequestError } from "../base/errors.ts";
 import { layersIn } from "../base/layers.ts";
 import { type ExactWeights, heldWeights } from "../base/precision.ts";
 import type { Recomputation } from "../base/recomputation.ts";
-import { alignUp, maxOf, sum } from "../base/shape.ts";
+import { alignUp, maxOf, sum, sumOfMany } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
 import type { StageSizes } from "../engine/buffers.ts";
@@ -24,7 +24,16 @@ import {
   poolBytes,
   productSizes,
 } from "./adapter-memory.ts";
-import { type AdapterPlan, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
+import {
+  type AdapterPlan,
+  countsOf,
+  type DataSummary,
+  largestRows,
+  longestRow,
+  onStages,
+  planAdapters,
+  type RowCounts,
+} from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { checkHostMemory } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
@@ -58,7 +67,7 @@ const CHUNK_BYTES = 320 * 2 ** 20;
  */
 const RECOMPUTATIONS = { cpu: ["selective", "full"], cuda: ["none", "selective", "full"] } as const;
 
-export type { AdapterPlan, DataSummary, RowSummary } from "./adapters.ts";
+export type { AdapterPlan, DataSummary, RowCounts, RowSummary } from "./adapters.ts";
 
 export type Plan = {
   readonly recipe: Recipe;
@@ -215,8 +224,8 @@ export function makePlan(
 
 /** Of what adapters train on. */
 function targetShare(data: readonly DataSummary[]): number {
-  const rows = data.flatMap(({ train }) => train);
-  return sum(rows.map((row) => row.targets)) / Math.max(1, sum(rows.map((row) => row.length)));
+  const total = (of: keyof RowCounts) => sum(data.map(({ train }) => sumOfMany(countsOf(train)[of])));
+  return total("targets") / Math.max(1, total("lengths"));
 }
 
 /** `rows`, and half as many each time, while a pass is larger than a single micro-batch needs: its cut changes no number. */

@@ -28,7 +28,7 @@ export function rolloutCache(
   const sampling = adapters.filter(({ recipe }) => rolloutsOf(recipe.objective));
   const device = devices[0]!;
   if (sampling.length === 0) return undefined;
-  const capacity = maxOf(sampling.flatMap(({ work }) => work.lengths)) + 1; // the last token is sampled, and never read
+  const capacity = maxOf(sampling.map(({ work }) => maxOf(work.lengths))) + 1; // the last token is sampled, and never read
   const each = tileOf(device).sameOrder.length;
   const wanted = sampling.map(({ work }) => Math.min(each, work.batchSize * work.accumulation)).sort((a, b) => b - a);
   const layers = wholeModel(spec);

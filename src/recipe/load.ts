@@ -10,7 +10,7 @@ import { hubText, isHub, REPO } from "../base/source-name.ts";
 import { checkLength, checkTogether } from "./agree.ts";
 import { type Fault, faultsOf, unknownKey } from "./faults.ts";
 import { type Path, Places } from "./places.ts";
-import { type AdapterRecipe, CHECKPOINTS, type Overrides, type Recipe, TENSORBOARD, WANDB } from "./recipe.ts";
+import { type AdapterRecipe, CHECKPOINTS, MLFLOW, type Overrides, type Recipe, TENSORBOARD, WANDB } from "./recipe.ts";
 import { adapterTable, resolveAdapter } from "./resolve.ts";
 import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, adapterEntries, type DefaultsTable, RecipeTable } from "./schema.ts";
 import { choicesOf, countChoices, MOST_ADAPTERS } from "./sweep.ts";
@@ -166,7 +166,12 @@ function checkSweep(adapter: AdapterTable, at: Path, faults: Fault[]): void {
 function checkName(name: string, path: Path, taken: Map<string, Path>, faults: Fault[]): void {
   const folded = name.toLowerCase(); // some file systems do not tell them apart
   if (name.length > 64) faults.push({ path, message: `makes the name '${name}' of ${name.length} characters; at most 64` });
-  const taking = { [CHECKPOINTS]: "its checkpoints", [TENSORBOARD]: "TensorBoard's files", [WANDB]: "W&B's files" }[folded];
+  const taking = {
+    [CHECKPOINTS]: "its checkpoints",
+    [TENSORBOARD]: "TensorBoard's files",
+    [WANDB]: "W&B's files",
+    [MLFLOW]: "what MLflow is sent",
+  }[folded];
   if (taking) faults.push({ path, message: `'${name}' is where a run keeps ${taking}; give it another` });
   if (taken.has(folded)) faults.push({ path, message: `'${name}' is the name of two adapters; each needs its own` });
   taken.set(folded, path);

@@ -13,6 +13,8 @@ export const CHECKPOINTS = "checkpoints";
 export const TENSORBOARD = "tb";
 /** The same of W&B's, as its own programs call it. */
 export const WANDB = "wandb";
+/** The same of what MLflow is sent. */
+export const MLFLOW = "mlflow";
 
 type Entries = typeof adapterEntries;
 /** Every value is there; null for a key without a default that is not given. */

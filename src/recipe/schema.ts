@@ -334,8 +334,8 @@ export const RecipeTable = v.strictObject({
         "auto",
       ),
       tracking: about(
-        v.array(oneOf("tensorboard", "wandb")),
-        "files for trackers of experiments, in the run's folder; [] for none",
+        v.array(oneOf("tensorboard", "wandb", "mlflow")),
+        "trackers of experiments: files in the run's folder, which for MLflow are sent to its server; [] for none",
         ["tensorboard"],
       ),
       notify: v.exactOptional(

@@ -1,12 +1,15 @@
 // What each optimizer step of one adapter trains on: a function of its own data and settings alone, never of others.
 
 import { Rng } from "../base/rng.ts";
-import { range, rangeOfRows, sum } from "../base/shape.ts";
+import { range, rangeOfRows, sum, sumOfMany } from "../base/shape.ts";
 import { mixedCounts, mixedOrder, type SourceMix } from "./mix.ts";
+
+/** A number of each row. */
+export type Lengths = readonly number[] | Int32Array;
 
 export type Work = {
   /** Tokens that each row of the training data feeds to the model. */
-  readonly lengths: readonly number[];
+  readonly lengths: Lengths;
   readonly batchSize: number;
   readonly accumulation: number;
   readonly epochs: number | null;
@@ -35,7 +38,7 @@ export const totalSteps = (work: Work): number =>
 
 /** The order of the rows in an epoch. */
 export function epochOrder({ lengths, shuffle, seed, sources }: Work, epoch: number): Int32Array {
-  if (sources) return Int32Array.from(mixedOrder(sources, lengths, seed, epoch, shuffle));
+  if (sources) return mixedOrder(sources, lengths, seed, epoch, shuffle);
   const order = rangeOfRows(lengths.length);
   return shuffle ? new Rng(seed, epoch, 0x0e0c).shuffle(order) : order;
 }
@@ -45,12 +48,7 @@ export function epochOrder({ lengths, shuffle, seed, sources }: Work, epoch: num
  * stages wait for each other where they are not. A row longer than the budget stands alone (the plan has made room for it).
  * Rows keep their order within a micro-batch.
  */
-export function cut(
-  rows: readonly number[],
-  lengths: readonly number[],
-  batchSize: number,
-  tokensPerMicrobatch: number,
-): number[][] {
+export function cut(rows: readonly number[], lengths: Lengths, batchSize: number, tokensPerMicrobatch: number): number[][] {
   const tokens = sum(rows.map((row) => Math.min(lengths[row]!, tokensPerMicrobatch)));
   const longestFirst = [...rows.keys()].sort((a, b) => lengths[rows[b]!]! - lengths[rows[a]!]! || a - b);
   for (
@@ -128,13 +126,13 @@ export function usedRows(work: Work): number[] {
 
 /** Tokens of an epoch, on the average. */
 export function epochTokens({ lengths, sources }: Work): number {
-  if (!sources) return sum(lengths);
+  if (!sources) return sumOfMany(lengths);
   let first = 0;
   return sum(
     mixedCounts(sources, lengths).map((count, i) => {
       const own = lengths.slice(first, first + sources.sizes[i]!);
       first += sources.sizes[i]!;
-      return (sum(own) / own.length) * count;
+      return (sumOfMany(own) / own.length) * count;
     }),
   );
 }
@@ -147,7 +145,7 @@ export function totalTokens(work: Work): number {
   const tokensOf = (rows: Int32Array) => rows.reduce((all, row) => all + work.lengths[row]!, 0);
   const whole = work.sources
     ? sum(range(epochs).map((epoch) => tokensOf(epochOrder(work, epoch))))
-    : epochs * sum(work.lengths);
+    : epochs * sumOfMany(work.lengths);
   const rest = (total % perEpoch) * work.batchSize * work.accumulation;
   return rest === 0 ? whole : whole + tokensOf(epochOrder(work, epochs).subarray(0, rest));
 }

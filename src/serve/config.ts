@@ -13,6 +13,7 @@ import type { Output } from "../base/schema.ts";
 import { faultsOf } from "../recipe/faults.ts";
 import { stages } from "../recipe/schema.ts";
 import { PEFT_METHODS } from "../session/capacity.ts";
+import { checkReward, rewardSource } from "../session/rewards.ts";
 
 const MANY = 2 ** 31 - 1;
 const MIB = 1 << 20;
@@ -85,6 +86,22 @@ export const ServeTable = v.strictObject({
   adapters: table({
     folder: v.exactOptional(about(text, "adapters in it may be loaded by name (/v1/load_lora_adapter); left out: none")),
   }),
+  reinforcement: table({
+    generations: about(
+      whole(2, 4096),
+      "answers to each prompt, of jobs with method reinforcement whose compute_multiplier is 1",
+      8,
+    ),
+    max_new_tokens: v.exactOptional(
+      about(whole(1, 1 << 20), "tokens of an answer; left out, half of what a row may have, 256 at most"),
+    ),
+  }),
+  /** By name, what clients may have their adapters learn from besides graders: nothing else is started or asked. */
+  rewards: v.record(
+    v.pipe(v.string(), v.regex(/^[\w-]{1,40}$/, expected("a name of letters, digits, '_' and '-'"))),
+    rewardSource,
+    expected("a table"),
+  ),
   /** What the adapters of jobs are: keys of a recipe's [defaults], checked by the recipe's own schema. */
   adapter: v.record(v.string(), v.unknown(), expected("a table")),
 });
@@ -141,6 +158,7 @@ export function readConfig(model: string, flags: ServeFlags = {}): ServeConfig {
   const parts = config.name.split("/");
   if (parts.length > 2 || !parts.every((part) => NAME.test(part)))
     throw wrong(`model.name is "${config.name}", expected ORG/NAME of letters, digits, '.', '_' and '-'`);
+  for (const [name, reward] of Object.entries(config.rewards)) checkReward(reward, `rewards.${name}`);
   checkListen(config);
   return config;
 }

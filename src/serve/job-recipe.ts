@@ -38,7 +38,9 @@ export type JobRecipe = Hyperparameters & {
   readonly id: string;
   readonly folder: string;
   readonly seed: number;
-  readonly objective: string | { readonly name: string; readonly beta?: number };
+  readonly objective: string | ({ readonly name: string } & Readonly<Record<string, unknown>>);
+  /** Rows of a micro-batch that come of a row. */
+  readonly rowsOfRow: number;
   readonly hasValidation: boolean;
   /** Of the adapter that it continues: its shape by a recipe's keys, `from` among them. */
   readonly continues: Readonly<Record<string, unknown>> | null;
@@ -72,17 +74,20 @@ export const VALIDATION = "validation.jsonl";
 export class RecipeMaker {
   /** The learning rate of multiplier 1. */
   readonly #rate: number;
+  /** Tokens of a job's row, at most. */
+  readonly maxLength: number;
 
   /** Throws a RequestError where the config's [adapter] is not valid as a recipe's [defaults]. */
   constructor(private readonly config: ServeConfig) {
     const probe = this.#parse(config.folder, { name: "probe", data: "none.jsonl", epochs: 1 });
     this.#rate = probe.adapters[0]!.optimizer.learningRate;
+    this.maxLength = probe.adapters[0]!.maxLength;
   }
 
   /** The recipe's text. Throws a RequestError, `recipe.invalid`. */
   ofJob(job: JobRecipe): string {
     const { batch_size: rows } = job;
-    const most = Math.min(rows, this.config.capacity.batch_size);
+    const most = Math.max(1, Math.min(rows, Math.floor(this.config.capacity.batch_size / job.rowsOfRow)));
     const micro = Array.from({ length: most }, (_, i) => most - i).find((size) => rows % size === 0)!;
     const rate = this.#rate * job.learning_rate_multiplier;
     if (!(rate > 0 && Number.isFinite(rate)))
@@ -116,11 +121,39 @@ export class RecipeMaker {
       ...(held.length > 0 ? { eval: held.map(({ name }) => name) } : {}),
       ...(split === undefined ? {} : { split }),
     };
-    const text = this.#text(folder, { ...adapter, name: id, data }, {});
+    const text = this.#text(folder, { ...adapter, ...this.#rewarded(adapter["objective"]), name: id, data }, {});
     const [of] = parseRecipe(text, join(folder, "recipe.toml")).adapters;
-    if (Object.values(of!.objective).some((value) => typeof value === "object"))
+    const { reward: _, ...objective } = { reward: null, ...of!.objective };
+    if (Object.values(objective).some((value) => typeof value === "object"))
       throw badRequest("'objective' names a folder or a program, which the server does not read.", "adapter.objective");
     return text;
+  }
+
+  /**
+   * An objective whose rewards are the server's own of their names, or graders: what a client names beyond that would be
+   * started, or asked, by the server. Throws ApiErrors.
+   */
+  #rewarded(objective: unknown): { readonly objective?: unknown } {
+    if (typeof objective !== "object" || objective === null || !("reward" in objective)) return {};
+    const { rewards } = this.config;
+    const names = Object.keys(rewards);
+    const served =
+      names.length > 0 ? `name one of ${names.join(", ")}` : "its operator may add some (serve.toml, [rewards.NAME])";
+    const own = [objective.reward].flat().map((reward: unknown) => {
+      const given: Readonly<Record<string, unknown>> = typeof reward === "object" && reward !== null ? { ...reward } : {};
+      if ("grader" in given) return given;
+      const { name, weight, ...others } = given;
+      const [other] = Object.keys(others);
+      if (other !== undefined)
+        throw badRequest(
+          `'objective.reward.${other}' is not served: give a grader, or a reward of the server by its name: ${served}.`,
+          "adapter.objective",
+        );
+      if (typeof name !== "string" || !Object.hasOwn(rewards, name))
+        throw badRequest(`The server has no reward ${JSON.stringify(name)}: ${served}.`, "adapter.objective");
+      return { ...rewards[name], name, ...(weight === undefined ? {} : { weight }) };
+    });
+    return { objective: { ...objective, reward: own.length === 1 ? own[0] : own } };
   }
 
   /** What a text of these is. */

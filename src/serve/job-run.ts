@@ -7,9 +7,11 @@ import { writeFileAtomic } from "../base/atomic.ts";
 import { now } from "../base/clock.ts";
 import { parseRecipe } from "../recipe/load.ts";
 import type { LatestRows } from "../session/controls.ts";
-import { evaluateRows, type JobReferences, type JobStep, measureReferences, trainSteps } from "../session/job.ts";
+import { evaluateRows, isRewarded, type JobReferences, type JobStep, measureReferences, trainSteps } from "../session/job.ts";
 import { readRequest, specFor, summariesOf } from "../session/prepare.ts";
 import type { Primitives } from "../session/primitives.ts";
+import { columnsOf } from "../session/rewards.ts";
+import { type RolloutStep, rolloutSteps } from "../session/rollout-job.ts";
 import { savedTable } from "../session/saved-adapter.ts";
 import { apiErrorOf } from "./errors.ts";
 import type { Files } from "./files.ts";
@@ -91,7 +93,8 @@ export class JobRun {
   async #checkFiles(): Promise<void> {
     const { asked } = this.job;
     this.#say(`Validating training file: ${asked.training_file}`, "validating");
-    await checkTrainingFile(join(this.folder, TRAINING), asked.method, this.options.rows, "training_file");
+    const columns = asked.grader ? columnsOf(asked.grader) : [];
+    await checkTrainingFile(join(this.folder, TRAINING), asked.method, this.options.rows, "training_file", columns);
     if (asked.validation_file !== null) {
       this.#say(`Validating validation file: ${asked.validation_file}`, "validating too");
       await checkTrainingFile(join(this.folder, VALIDATION), asked.method, 1, "validation_file");
@@ -111,7 +114,8 @@ export class JobRun {
       ...{ id, folder: this.folder, seed: asked.seed, hasValidation: asked.validation_file !== null },
       ...{ n_epochs: asked.n_epochs, batch_size: asked.batch_size },
       learning_rate_multiplier: asked.learning_rate_multiplier,
-      objective: methodOf(asked.method).objective(asked.beta),
+      objective: methodOf(asked.method).objective(asked),
+      rowsOfRow: asked.generations ?? 1,
       continues: existsSync(parent) ? savedTable(parent, this.options.engine.plan.spec) : null,
     });
   }
@@ -142,7 +146,7 @@ export class JobRun {
       let saved = now();
       let steps = engine.stepsOf(id);
       if (steps < adapter.steps && this.halted === null)
-        for await (const step of trainSteps(engine, adapter, train, references?.train ?? null)) {
+        for await (const step of this.#steps(adapter, train, references?.train ?? null)) {
           steps = step.step;
           this.latestRows = { step: steps, rows: step.rows.map((row) => train[row]!) };
           const valid =
@@ -150,13 +154,15 @@ export class JobRun {
               ? await evaluateRows(engine, adapter, heldOut, references?.eval ?? null)
               : null;
           const metrics = this.#metricsOf(step, valid);
-          const text = `Step ${step.step}/${step.steps}: training loss=${step.loss.toFixed(2)}`;
+          const reward = step.scalars?.["reward"] === undefined ? "" : `, mean reward=${step.scalars["reward"].toFixed(4)}`;
+          const text = `Step ${step.step}/${step.steps}: training loss=${step.loss.toFixed(2)}${reward}`;
           this.options.store.db.together(() => {
             if (this.#say(text, `step ${step.step}`, "info", metrics))
               // else it was made and counted before a kill
               this.options.usage.add(this.job.tenant, this.#baseName, { trained_tokens: step.tokens });
           });
           if (step.endsEpoch && step.step < step.steps) await this.#checkpoint(step.step, metrics);
+          if (step.endsBatch === false) continue; // a state is of an adapter that has learned its answers
           if (this.halted !== null || now() - saved >= 1000 * this.options.saveSeconds || step.step === step.steps) {
             await engine.saveState(id, state);
             saved = now();
@@ -168,6 +174,24 @@ export class JobRun {
       return true;
     } finally {
       await engine.remove(id);
+    }
+  }
+
+  /** Those of rows that are known, or of answers; a halt while these are made ends them as one between two steps does. */
+  async *#steps(
+    adapter: Parameters<typeof trainSteps>[1],
+    train: Parameters<typeof trainSteps>[2],
+    references: JobReferences | null,
+  ): AsyncGenerator<JobStep & Partial<Pick<RolloutStep, "scalars" | "endsBatch">>> {
+    const { engine } = this.options;
+    if (!isRewarded(adapter.recipe)) return yield* trainSteps(engine, adapter, train, references);
+    const { signal } = this.#halt;
+    const notice = (text: string) => void this.#say(this.#local(text), `notice ${engine.stepsOf(this.job.id)} ${text}`, "warn");
+    try {
+      yield* rolloutSteps(engine, adapter, train, { notice, signal });
+    } catch (error) {
+      if (!signal.aborted || error !== signal.reason) throw error;
+      await engine.saveState(this.job.id, join(this.folder, "state"));
     }
   }
 
@@ -187,10 +211,16 @@ export class JobRun {
   }
 
   #metricsOf(
-    { step, steps, loss, accuracy, gradNorm, learningRate, tokens }: JobStep,
+    { step, steps, loss, accuracy, gradNorm, learningRate, tokens, scalars }: JobStep & Partial<Pick<RolloutStep, "scalars">>,
     valid: { readonly loss: number; readonly accuracy: number } | null,
   ): Metrics {
-    const kind = methodOf(this.job.asked.method).isPaired ? "accuracy" : "mean_token_accuracy";
+    if (scalars) {
+      const { reward, ...others } = scalars;
+      const mean = reward === undefined ? {} : { train_mean_reward: reward };
+      const own = { grad_norm: gradNorm, learning_rate: learningRate, tokens };
+      return { ...{ step, total_steps: steps, train_loss: loss, ...mean, ...own }, ...others };
+    }
+    const kind = methodOf(this.job.asked.method).rows === "pairs" ? "accuracy" : "mean_token_accuracy";
     const accuracies = (name: string, value: number) => ({ [`${name}_${kind}`]: value });
     return {
       ...{ step, total_steps: steps, train_loss: loss },
@@ -313,10 +343,18 @@ const COLUMNS = [
   ["full_valid_mean_token_accuracy", "full_valid_mean_token_accuracy"],
 ] as const;
 
+/** Of jobs that learn from rewards. */
+const REWARDED = [
+  ["step", "step"],
+  ["train_loss", "train_loss"],
+  ["train_mean_reward", "train_mean_reward"],
+] as const;
+
 /** The result file: a line for each step; columns of validation where there is some. */
 export function csvOf(metrics: readonly Metrics[]): string {
   const isMeasured = metrics.some((of) => of["full_valid_loss"] !== undefined);
-  const columns = isMeasured ? COLUMNS : COLUMNS.slice(0, 5);
+  const isRewarded = metrics.some((of) => of["train_mean_reward"] !== undefined);
+  const columns = isRewarded ? REWARDED : isMeasured ? COLUMNS : COLUMNS.slice(0, 5);
   const value = (of: Metrics, key: string) => of[key] ?? of[key.replace("mean_token_", "")] ?? "";
   const lines = metrics.map((of) => columns.map(([, key]) => value(of, key)).join(","));
   return `${[columns.map(([name]) => name).join(","), ...lines].join("\n")}\n`;

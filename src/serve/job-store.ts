@@ -1,6 +1,7 @@
 // Jobs, their events and their checkpoints in the tables.
 
 import { randomText } from "../base/secret.ts";
+import type { Grader } from "../session/rewards.ts";
 import { notFound } from "./errors.ts";
 import { seconds } from "./files.ts";
 import type { Hyperparameters } from "./job-recipe.ts";
@@ -21,6 +22,11 @@ export type Asked = Hyperparameters & {
   readonly seed: number;
   readonly method: Method;
   readonly beta: number | null;
+  /** Of jobs that learn from a grader. */
+  readonly grader?: Grader;
+  readonly generations?: number;
+  readonly max_new_tokens?: number;
+  readonly compute_multiplier?: number;
   readonly metadata: Readonly<Record<string, string>> | null;
   /** Of a job that was made from a recipe: its adapter, and its files by the names that they have in the job's folder. */
   readonly recipe?: RecipeAsked;

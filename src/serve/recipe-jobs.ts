@@ -5,7 +5,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { expected } from "../base/check.ts";
-import { isPaired } from "../session/job.ts";
+import { isPaired, isRewarded } from "../session/job.ts";
 import type { ServeConfig } from "./config.ts";
 import { badRequest, notFound } from "./errors.ts";
 import type { FileRow, Files } from "./files.ts";
@@ -16,6 +16,10 @@ import { jobObject } from "./openai/jobs.ts";
 import type { Call, Route } from "./router.ts";
 
 const MOST_FILES = 64;
+
+/** What OpenAI would call it. */
+const methodFor = (recipe: Parameters<typeof isPaired>[0]) =>
+  isRewarded(recipe) ? "reinforcement" : isPaired(recipe) ? "dpo" : "supervised";
 const fileIds = (least: number) =>
   v.pipe(v.array(v.string()), v.minLength(least, "is empty"), v.maxLength(MOST_FILES, `has more than ${MOST_FILES} files`));
 
@@ -53,7 +57,7 @@ export function recipeJobRoutes({ jobs, files, recipes, config }: RecipeJobsOpti
     const of: Asked = {
       ...{ n_epochs: epochs ?? 1, batch_size: batchSize * accumulation, learning_rate_multiplier: 1, beta: null },
       ...{ model: config.name, training_file: body.train[0]!, validation_file: body.eval[0] ?? null },
-      ...{ suffix: body.name, seed, method: isPaired(recipe!) ? "dpo" : "supervised", metadata: null, recipe: asked },
+      ...{ suffix: body.name, seed, method: methodFor(recipe!), metadata: null, recipe: asked },
     };
     const job = jobs.create(tenant, of, request.headers.get("idempotency-key"));
     return Response.json(jobObject(job, organization));

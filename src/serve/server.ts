@@ -25,6 +25,7 @@ import { Models } from "./models.ts";
 import { chatRoutes } from "./openai/chat.ts";
 import { completionRoutes } from "./openai/completions.ts";
 import { fileRoutes } from "./openai/files.ts";
+import { graderRoutes } from "./openai/graders.ts";
 import { jobRoutes } from "./openai/jobs.ts";
 import { modelRoutes } from "./openai/models.ts";
 import { openApi } from "./openapi.ts";
@@ -56,7 +57,7 @@ export type Server = AsyncDisposable & {
 
 /** Opens all of it; jobs that an earlier server left continue. Throws RequestErrors before weights are read where it can. */
 export async function openServer(config: ServeConfig, signal: AbortSignal): Promise<Server> {
-  const { folder, listen, tls, server: own, limits, capacity } = config;
+  const { folder, listen, tls, server: own, limits, capacity, reinforcement } = config;
   await using opened = new AsyncDisposableStack();
   const recipes = new RecipeMaker(config);
   const texts = openTextModel(config.base);
@@ -93,7 +94,8 @@ export async function openServer(config: ServeConfig, signal: AbortSignal): Prom
   const pages = new JobPages({ engine, store, jobs, answers, title: config.name, tracer: await Tracer.open(engine.bus) });
   const routes: Route[] = [
     ...fileRoutes(files, limits),
-    ...jobRoutes({ jobs, store, files, models, organization }),
+    ...jobRoutes({ jobs, store, files, models, organization, reinforcement, maxLength: recipes.maxLength }),
+    ...graderRoutes(),
     ...recipeJobRoutes({ jobs, files, recipes, config }),
     ...modelRoutes(models, organization),
     ...chatRoutes(answers),

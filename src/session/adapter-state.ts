@@ -7,7 +7,8 @@ import { withoutLimits } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { adapterTable } from "../recipe/resolve.ts";
-import { type Row, sequencesOf } from "../schedule/pack.ts";
+import type { Row } from "../schedule/pack.ts";
+import { keptDigestOf } from "../sources/tokens.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { AdapterResult } from "./events.ts";
 import type { MiniBatch } from "./executor.ts";
@@ -169,20 +170,7 @@ export function madeOf(
   const deciding = Object.fromEntries([...settings.filter(([key]) => !NEUTRAL_KEYS.includes(key)), ...mixed]);
   const adapters = Object.fromEntries((data.sources ?? []).map((source) => [source.key, source.fingerprint]));
   const named = Object.keys(adapters).length > 0 ? { adapters } : {};
-  return { settings: JSON.stringify(deciding), data: fingerprint(data), model, ...named };
-}
-
-function fingerprint({ train, eval: heldOut }: AdapterData): string {
-  const hasher = new Bun.CryptoHasher("sha256");
-  for (const rows of [train, heldOut]) {
-    hasher.update(`${rows.length};`);
-    for (const row of rows) {
-      for (const { ids, mask } of sequencesOf(row)) hasher.update(`${ids.length};`).update(ids).update(mask);
-      if (row.label !== undefined) hasher.update(`${row.label};`);
-      if (row.columns !== undefined) hasher.update(`${row.columns};`);
-    }
-  }
-  return hasher.digest("hex");
+  return { settings: JSON.stringify(deciding), data: keptDigestOf([data.train, data.eval]), model, ...named };
 }
 
 /** Whether the evaluation after this step counts for its patience, or for which state is kept as its best. */

@@ -3,10 +3,10 @@
 
 import { textOf } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
+import { walk } from "../data/walk.ts";
 import { measureDevice } from "../engine/probe.ts";
 import { type EvaluationLengths, evaluationsOf, operationsOf } from "../plan/operations.ts";
 import type { Plan } from "../plan/plan.ts";
-import { sequencesOf } from "../schedule/pack.ts";
 import type { RunResult } from "./events.ts";
 import type { RequestData } from "./prepare.ts";
 import { simulateRun } from "./simulated-run.ts";
@@ -36,9 +36,11 @@ const SHARE = { cpu: 0.7, cuda: 0.6 };
 const SIMULATED = 400;
 
 const lengthsOf = (plan: Plan, data: readonly Pick<RequestData, "eval">[]): EvaluationLengths =>
-  data.map(({ eval: rows }, i) =>
-    evaluationsOf(plan.adapters[i]!) === 0 ? [] : rows.flatMap((row) => sequencesOf(row).map(({ ids }) => ids.length)),
-  );
+  data.map(({ eval: rows }, i) => {
+    const lengths: number[] = [];
+    if (evaluationsOf(plan.adapters[i]!) > 0) walk(rows, (_, __, ___, length) => void lengths.push(length));
+    return lengths;
+  });
 
 /** An estimate for a run that reaches this many operations a second. */
 export function estimateAt(plan: Plan, data: readonly Pick<RequestData, "eval">[], flops: number, basis: Basis): Estimate {

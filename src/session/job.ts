@@ -2,7 +2,7 @@
 
 import { RunError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
-import { isPreference, type Objective, referenceOf } from "../objectives/registry.ts";
+import { isPreference, type Objective, referenceOf, rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { inputLength, type Row } from "../schedule/pack.ts";
@@ -13,6 +13,9 @@ import type { Primitives } from "./primitives.ts";
 
 /** Whether an adapter's rows have two sequences, so that its accuracy is of rows. */
 export const isPaired = ({ objective }: Pick<AdapterRecipe, "objective">): boolean => isPreference(objective);
+
+/** Whether an adapter learns from rewards of its own answers. */
+export const isRewarded = ({ objective }: Pick<AdapterRecipe, "objective">): boolean => rolloutsOf(objective) !== null;
 
 /** Of each row, the log-probabilities of its two sequences. */
 export type JobReferences = readonly (readonly [own: number, other: number])[];

@@ -21,10 +21,14 @@ export class PassTurns {
 
   constructor(private readonly clock: () => number = now) {}
 
-  /** Waits until the stages are free for passes of a kind; until the turn is disposed of, none of the other kind are sent. */
-  async take(kind: PassKind): Promise<Disposable> {
+  /**
+   * Waits until the stages are free for passes of a kind; until the turn is disposed of, none of the other kind are sent.
+   * `waits` is called where it has to wait.
+   */
+  async take(kind: PassKind, waits?: () => void): Promise<Disposable> {
     if (this.#mayBegin(kind)) this.#begin(kind);
     else {
+      waits?.();
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#waiting[kind].push(resolve);
       await promise;

@@ -4,7 +4,7 @@ import { camel } from "../base/case.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import type { ExactWeights } from "../base/precision.ts";
-import { range, sum } from "../base/shape.ts";
+import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
 import { shortPath } from "../base/units.ts";
@@ -12,7 +12,7 @@ import { type Dataset, tokenizerOf } from "../data/dataset.ts";
 import { unstopped } from "../data/ends.ts";
 import { type NoticeKind, noticeText } from "../data/notices.ts";
 import { type ReadingOptions, readData } from "../data/reading.ts";
-import { lazyArray } from "../data/rows.ts";
+import { countRows as rowCounts } from "../data/row-counts.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { describeDevice } from "../engine/probe.ts";
 import { openBaseModel } from "../files/basemodel.ts";
@@ -31,12 +31,12 @@ import { stagePlaces } from "../plan/adapters.ts";
 import { expertNotices } from "../plan/experts.ts";
 import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
-import { inputLength, longestSequence, type Row, sequencesOf } from "../schedule/pack.ts";
+import type { Row } from "../schedule/pack.ts";
 import { openFiles, openModel } from "../sources/open.ts";
 import { tokenCache } from "../sources/tokens.ts";
 import { frozenOf } from "./adapters.ts";
-import { countTargets } from "./batches.ts";
 import { mixNotices } from "./mix-notices.ts";
+import { checkGraded } from "./rewards.ts";
 import { referenceFolder, type Source, sourcesOf } from "./sources.ts";
 import { tokenNotices, withTokenIds } from "./trained-tokens.ts";
 
@@ -62,18 +62,14 @@ const LOOK_MS = 50;
 /** `follow`: of prompts, the tokens that may follow each; else 0. */
 async function countRows(rows: readonly Row[], follow: number): Promise<void> {
   if (counted.has(rows)) return;
-  const [lengths, longest, targets] = range(3).map(() => new Int32Array(rows.length)) as [Int32Array, Int32Array, Int32Array];
-  let looked = now();
-  for (const [i, row] of rows.entries()) {
-    lengths[i] = inputLength(row) + follow;
-    longest[i] = longestSequence(row) + follow;
-    targets[i] = sum(sequencesOf(row).map(countTargets)) + follow;
+  const counts = rowCounts(rows, follow);
+  for (let looked = now(); ; ) {
+    const { done, value } = counts.next();
+    if (done) return void counted.set(rows, value);
     if (now() - looked < LOOK_MS) continue;
     await sleep(0);
     looked = now();
   }
-  const at = (i: number) => ({ length: lengths[i]!, longest: longest[i]!, targets: targets[i]! });
-  counted.set(rows, lazyArray(rows.length, at));
 }
 
 /** The recipe with its base model on this machine: that of a hub is fetched first. */
@@ -143,6 +139,7 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
   const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
   for (const [i, { train, eval: heldOut }] of data.entries())
     for (const rows of [train, heldOut]) await countRows(rows, rolloutsOf(recipe.adapters[i]!.objective)?.maxNewTokens ?? 0);
+  for (const [i, { train }] of data.entries()) checkGraded(recipe.adapters[i]!, train);
   const told = [
     ...opened,
     ...mixNotices(recipe.adapters, data),

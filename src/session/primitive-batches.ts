@@ -3,7 +3,7 @@
 import { sleep } from "../base/clock.ts";
 import { alignUp, range, sum } from "../base/shape.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
-import { scorePolicy, scoreSegment } from "../objectives/loss-weights.ts";
+import { scoreGroup, scorePolicy, scoreSegment } from "../objectives/loss-weights.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
 import { pack, packedSequences, type Row, type Segment, segmentRows, sequencesOf, type Tokens } from "../schedule/pack.ts";
@@ -52,6 +52,13 @@ type Open = {
 /** One micro-batch of a call. */
 type Part = { readonly open: Open; readonly of: readonly number[]; readonly segment: Segment };
 
+/** Sends packed batches through the stages. */
+export type PassRunner = {
+  readonly run: (batch: MicroBatch, top: number) => Promise<readonly SequenceLoss[]>;
+  /** Called where no batch follows those under way, or it waits until they are done. */
+  readonly idle?: () => void;
+};
+
 /**
  * Packs the micro-batches of calls that are open at one time, one of each call in turn, as many in a pass as the plan allows. A
  * call may be added at any time. What an adapter gets does not depend on the others.
@@ -61,22 +68,25 @@ export class Packer {
   readonly #rowTile: number;
   readonly #mostRows: number;
   readonly #slots: number;
-  /** Passes that may be unanswered: a GPU has its next one at hand; a CPU would only keep this process from its other work. */
+  /**
+   * Passes that may be unanswered, one for each stage: a GPU has its next one at hand; a CPU would only keep this process from
+   * its other work.
+   */
   readonly #ahead: number;
   #underway = 0;
   #isPumping = false;
 
-  /** `run` sends a packed batch through the stages, in its turn; owners have their shares of its rows. */
+  /** Batches are sent in their turns; owners have their shares of the rows. */
   constructor(
     { slots, passRows, stages, device: { rowTile, kind } }: Pick<Plan, "slots" | "passRows" | "stages" | "device">,
     private readonly turns: PassTurns,
     private readonly shares: Shares,
-    private readonly run: (batch: MicroBatch, top: number) => Promise<readonly SequenceLoss[]>,
+    private readonly on: PassRunner,
   ) {
     this.#rowTile = rowTile;
     this.#slots = slots;
     this.#mostRows = Math.min(alignUp(passRows, rowTile), stages[0]!.sizes.rows);
-    this.#ahead = kind === "cpu" ? 1 : 2;
+    this.#ahead = stages.length + (kind === "cpu" ? 0 : 1);
   }
 
   /** Runs a call's micro-batches in their order. */
@@ -93,7 +103,7 @@ export class Packer {
     this.#isPumping = true;
     await sleep(0); // calls that are made together share the first pass; and between passes the process does its other work
     while (this.#underway < this.#ahead && this.#open.length > 0) {
-      const turn = await this.turns.take("training");
+      const turn = await this.turns.take("training", this.on.idle);
       const parts = this.#take(); // with the calls that came meanwhile; none where a pass failed
       this.#underway++;
       void this.#pass(parts).finally(() => {
@@ -103,6 +113,7 @@ export class Packer {
       });
     }
     this.#isPumping = false;
+    if (this.#open.length === 0) this.on.idle?.();
   }
 
   /**
@@ -140,7 +151,7 @@ export class Packer {
         this.#slots,
         this.#rowTile,
       );
-      const losses = await this.run(batch, Math.max(...parts.map(({ open }) => open.call.top)));
+      const losses = await this.on.run(batch, Math.max(...parts.map(({ open }) => open.call.top)));
       let first = 0;
       for (const { open, of, segment } of parts) {
         const { found, call, done } = open;
@@ -177,6 +188,8 @@ function lossOf(batch: MicroBatch, losses: readonly SequenceLoss[], first: numbe
   if (preference) return sum(scoreSegment(batch, preference, losses).found.map((row) => row.loss));
   const policy = batch.policies?.find(({ firstSequence }) => firstSequence === first);
   if (policy) return sum(scorePolicy(policy, losses).map((target) => target.loss));
+  const group = batch.groups?.find(({ firstSequence }) => firstSequence === first);
+  if (group) return sum(scoreGroup(group, losses).map(({ targets }) => sum(targets.map((target) => target.loss))));
   let loss = 0;
   for (let i = first; i < first + count; i++)
     for (const [at, value] of losses[i]!.logProbs!.entries())

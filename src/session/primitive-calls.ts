@@ -2,6 +2,7 @@
 
 import { range } from "../base/shape.ts";
 import { logProb, type Sampling } from "../data/sample.ts";
+import type { GroupPolicy } from "../objectives/group-policy.ts";
 import type { PolicyLoss } from "../objectives/policy.ts";
 import type { Objective } from "../objectives/registry.ts";
 import type { Row } from "../schedule/pack.ts";
@@ -26,6 +27,12 @@ export type LossOptions = {
   readonly references?: readonly (readonly [own: number, other: number])[];
   /** The loss of rows that are `sampled`, in place of the objective. */
   readonly policy?: PolicyLoss;
+  /** The same of rows that are completions of groups. */
+  readonly group?: GroupPolicy;
+  /** Of the distribution whose log-probabilities the losses are; left out, 1. */
+  readonly temperature?: number;
+  /** Rows of a micro-batch at most; left out, the adapter's. */
+  readonly batchSize?: number;
   /** Without gradients: the number of likeliest tokens to find at each target. */
   readonly top?: number;
 };

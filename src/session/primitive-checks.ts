@@ -2,6 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { Sampling } from "../data/sample.ts";
+import type { GroupPolicy } from "../objectives/group-policy.ts";
 import type { PolicyLoss } from "../objectives/policy.ts";
 import { isContrastive, isPreference, type Objective, referenceOf, rowKindOf } from "../objectives/registry.ts";
 import type { Plan } from "../plan/plan.ts";
@@ -24,7 +25,7 @@ export function checkRows(
   rows: readonly Row[],
   objective: Objective,
   references: readonly (readonly [number, number])[] | undefined,
-  policy: PolicyLoss | undefined,
+  policy: PolicyLoss | GroupPolicy | undefined,
 ): void {
   const refuse = (what: string, hint?: string) => new RequestError("primitives.rows", `adapter '${name}'${what}`, hint);
   if (rows.length === 0) throw refuse(" was given no rows");
@@ -46,7 +47,7 @@ export function checkRows(
     if (rowKindOf(objective) === "labelled" && row.label === undefined)
       throw fault(`${objective.name} expects a label, found none`);
     for (const sequence of sequencesOf(row)) {
-      const wrong = faultOf(sequence, vocab);
+      const wrong = faultOf(sequence, vocab, isOfGroup(policy));
       if (wrong !== null) throw fault(wrong);
     }
   }
@@ -60,7 +61,17 @@ export function checkRows(
     throw refuse(`: expected ${rows.length} references, found ${references.length}`);
   const odd = references?.findIndex((of) => of.length !== 2 || !of.every(Number.isFinite)) ?? -1;
   if (odd >= 0) throw refuse(`: expected two finite numbers as reference ${odd}, found ${references![odd]!.join(", ")}`);
-  checkSampled(name, rows, objective, policy);
+  if (isOfGroup(policy)) checkCompletions(name, rows);
+  else checkSampled(name, rows, objective, policy);
+}
+
+const isOfGroup = (policy: PolicyLoss | GroupPolicy | undefined): policy is GroupPolicy =>
+  policy !== undefined && "form" in policy;
+
+/** Throws a RequestError, `primitives.rows`, where rows are no completions of a group. */
+function checkCompletions(name: string, rows: readonly Row[]): void {
+  const odd = rows.findIndex(({ completion }) => completion === undefined);
+  if (odd >= 0) throw new RequestError("primitives.rows", `adapter '${name}', row ${odd} is no completion`);
 }
 
 /** Throws a RequestError, `primitives.rows`, where rows and a policy's loss do not go together. */
@@ -83,7 +94,8 @@ function checkSampled(name: string, rows: readonly Row[], objective: Objective, 
   }
 }
 
-function faultOf({ ids, mask, weights, targets }: Tokens, vocab: number): string | null {
+/** `mayBeIdle`: it is learned with others, and may be none of those that count. */
+function faultOf({ ids, mask, weights, targets }: Tokens, vocab: number, mayBeIdle: boolean): string | null {
   const { length } = ids;
   if (length < 2) return `expected 2 tokens or more, found ${length}`;
   if (mask.length !== length) return `expected a mask of ${length} tokens, found ${mask.length}`;
@@ -95,7 +107,7 @@ function faultOf({ ids, mask, weights, targets }: Tokens, vocab: number): string
   if (missing > 0) return `the target of token ${missing} is ${targets![missing]}; the model has ${vocab}`;
   const odd = mask.findIndex((value) => value !== 0 && value !== 1);
   if (odd >= 0) return `expected 0 or 1 in the mask, found ${mask[odd]} at token ${odd}`;
-  if (!mask.includes(1, 1)) return "no token is a target: the mask has no 1 after the first token";
+  if (!mayBeIdle && !mask.includes(1, 1)) return "no token is a target: the mask has no 1 after the first token";
   for (const [i, weight] of weights?.entries() ?? []) {
     if (!Number.isFinite(weight)) return `the weight of token ${i} is ${weight}`;
     if (weight !== 0 && (i === 0 || mask[i] === 0)) return `token ${i} has the weight ${weight}, and is no target`;

@@ -9,20 +9,17 @@
 // comes back with its next call.
 
 import { RequestError, RunError } from "../base/errors.ts";
-import { range, sum } from "../base/shape.ts";
+import { range } from "../base/shape.ts";
 import { shortPositions } from "../base/spec.ts";
 import { type Bus, requestAll } from "../bus/bus.ts";
 import type { SequenceLoss } from "../bus/messages.ts";
-import { isPreference } from "../objectives/registry.ts";
 import { tileOf } from "../plan/generation.ts";
 import { lacking, lateAdapters } from "../plan/late-adapters.ts";
 import { type AdapterPlan, bytesOnStages, type DataSummary, type Plan } from "../plan/plan.ts";
 import type { AdapterRecipe, Optimizer } from "../recipe/recipe.ts";
 import { clipCoefficient, gradNormOf } from "../schedule/clip.ts";
 import type { MicroBatch } from "../schedule/micro-batch.ts";
-import { inputLength, type Row, type Segment } from "../schedule/pack.ts";
-import { cut } from "../schedule/steps.ts";
-import { totalsOf } from "./batches.ts";
+import type { Row } from "../schedule/pack.ts";
 import { largestData } from "./capacity.ts";
 import { engineOver, type GenerationEngine, type NextToken } from "./decoding.ts";
 import { begin } from "./initialise.ts";
@@ -38,17 +35,22 @@ import {
   type SampleOptions,
   type StepMade,
 } from "./primitive-calls.ts";
-import { checkFits, checkOptimizer, checkPrompts, checkRows } from "./primitive-checks.ts";
+import { checkOptimizer, checkPrompts } from "./primitive-checks.ts";
 import { AdapterFiles, loadFrom } from "./primitive-files.ts";
+import { cutBaseRows, cutRows } from "./primitive-segments.ts";
 import { Sampler } from "./sampler.ts";
 import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots } from "./slots.ts";
 import { SpanNames } from "./span-names.ts";
+import { TrainingPasses } from "./training-passes.ts";
 import { Turns } from "./turns.ts";
 
 export * from "./primitive-calls.ts";
+
+/** In place of a slot: the base model by itself. */
+const BASE = -1;
 
 /** An adapter between two calls. */
 type Trained = Resident & {
@@ -74,7 +76,6 @@ export class Primitives implements AsyncDisposable {
   readonly #files: AdapterFiles;
   /** Aborted, with its reason, when a stage is gone: every later call fails. Null where that is not known. */
   readonly lost: AbortSignal | null;
-  #passes = 0;
 
   private constructor(
     readonly bus: Bus,
@@ -89,10 +90,14 @@ export class Primitives implements AsyncDisposable {
     const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
     this.#engine = sizes.cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache: sizes.cache } }) : null;
     const turns = new PassTurns();
+    const passes = new TrainingPasses(bus);
     this.#sampler = this.#engine && new Sampler(this.#engine, turns, new Shares(options.weightOf));
     this.#packers = {
-      train: new Packer(plan, turns, new Shares(options.weightOf), (batch) => this.#train(batch)),
-      evaluate: new Packer(plan, turns, new Shares(options.weightOf), (batch, top) => this.#evaluate(batch, top)),
+      train: new Packer(plan, turns, new Shares(options.weightOf), {
+        run: (batch) => passes.run(batch),
+        idle: () => passes.finish(),
+      }),
+      evaluate: new Packer(plan, turns, new Shares(options.weightOf), { run: (batch, top) => this.#evaluate(batch, top) }),
     };
     this.slots = new Slots<Trained>({
       ...options,
@@ -203,9 +208,13 @@ export class Primitives implements AsyncDisposable {
     return this.#through(name, rows, options, true);
   }
 
-  /** The same losses and log-probabilities without gradients and without dropout. */
-  forward(name: string, rows: readonly Row[], options: LossOptions = {}): Promise<Losses> {
-    return this.#through(name, rows, options, false);
+  /** The same losses and log-probabilities without gradients and without dropout; null: of the base model by itself. */
+  forward(name: string | null, rows: readonly Row[], options: LossOptions = {}): Promise<Losses> {
+    if (name !== null) return this.#through(name, rows, options, false);
+    const { microBatches, segmentOf } = cutBaseRows(this.plan, rows, options);
+    const call = { slot: BASE, owner: "", rows, microBatches, top: options.top ?? 0 };
+    const work = () => this.#packers.evaluate.add({ ...call, segmentOf: (of) => segmentOf(of, BASE) });
+    return this.#tracked(this.#base.read(work));
   }
 
   /**
@@ -292,7 +301,7 @@ export class Primitives implements AsyncDisposable {
         ),
         signal,
       );
-    return trained ? this.#read(trained, work) : this.#tracked(this.#base.read(() => work(-1)));
+    return trained ? this.#read(trained, work) : this.#tracked(this.#base.read(() => work(BASE)));
   }
 
   /** Writes the adapter as PEFT would, and reads it back: its weights, without moments. `folder` is made. */
@@ -357,40 +366,12 @@ export class Primitives implements AsyncDisposable {
 
   async #through(name: string, rows: readonly Row[], options: LossOptions, isTraining: boolean): Promise<Losses> {
     const trained = this.#of(name);
-    const { recipe } = trained.plan;
-    const { objective = recipe.objective, references, policy, top = 0 } = options;
-    checkRows(name, this.plan.spec.vocab, rows, objective, references, policy);
-    const microBatches = cut([...rows.keys()], rows.map(inputLength), recipe.batchSize, this.plan.tokensPerMicrobatch);
-    checkFits(name, this.plan, rows, microBatches, objective);
-    const totals = totalsOf(rows, objective);
-    const segmentOf = (of: readonly number[], slot: number): Segment => {
-      const samples = of.map((row) => rows[row]!);
-      const preference = { totals, references: references ? of.map((row) => references[row]!) : null };
-      const segment = {
-        adapter: slot,
-        samples,
-        seed: recipe.seed,
-        step: trained.steps,
-        dropout: isTraining ? recipe.dropout : 0,
-        firstRow: trained.tokens,
-        ...(policy ? { weight: 1, policy } : { weight: rows[0]!.weights ? 1 : 1 / totals.tokens }),
-        ...(isPreference(objective) ? { preference: { objective, ...preference } } : {}),
-      };
-      if (isTraining) trained.tokens += sum(samples.map(inputLength));
-      return segment;
-    };
+    const { microBatches, segmentOf } = cutRows(this.plan, trained, rows, options, isTraining);
+    const { owner } = trained;
     const packer = this.#packers[isTraining ? "train" : "evaluate"];
     const work = (slot: number) =>
-      packer.add({ slot, owner: trained.owner, rows, microBatches, top, segmentOf: (of) => segmentOf(of, slot) });
+      packer.add({ slot, owner, rows, microBatches, top: options.top ?? 0, segmentOf: (of) => segmentOf(of, slot) });
     return isTraining ? this.#change(trained, work) : this.#read(trained, work);
-  }
-
-  /** A packed batch through all stages and back; the requests of both ways are sent in one go. */
-  async #train(batch: MicroBatch): Promise<readonly SequenceLoss[]> {
-    const pass = this.#passes++;
-    const forwards = requestAll(this.bus, { type: "forward", pass, batch });
-    const [losses] = await Promise.all([requestAll(this.bus, { type: "backward", pass, logProbs: true }), forwards]);
-    return losses.at(-1)!;
   }
 
   async #evaluate(batch: MicroBatch, top: number): Promise<readonly SequenceLoss[]> {

@@ -1,16 +1,21 @@
 // Rewards of answers: a program of the recipe reads them, a JSON object a line, and prints a number for each; an address gets
-// the same as a JSON list, and answers with a list of numbers. One that fails is asked again.
+// the same as a JSON list, and answers with a list of numbers. One that fails is asked again. A grader is computed here.
 
 import { basename } from "node:path";
 import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
-import { MOST_TIMER_MS, sleep } from "../base/clock.ts";
+import { MOST_TIMER_MS, now, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
+import { columnAt, columnsOf, gradeOf, TooLong } from "../objectives/graders.ts";
 import { rewardsOf } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
-import type { Recipe } from "../recipe/recipe.ts";
+import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
+import type { Row } from "../schedule/pack.ts";
 import { ask, shown } from "../sources/http.ts";
+
+export { columnAt, columnsOf, GRADERS, type Grader, gradesOf, TooLong } from "../objectives/graders.ts";
+export { rewardSource } from "../objectives/grpo.ts";
 
 export type NamedReward = ReturnType<typeof rewardsOf>[number];
 
@@ -21,6 +26,8 @@ export type Asked = { readonly prompt: string; readonly completion: string; read
 const SECONDS = 600;
 /** Calls of one reward for the same answers, and the wait before the second in ms; each further wait is four times as long. */
 const [ATTEMPTS, WAIT_MS] = [3, 500];
+/** Interval at which this process does its other work, in ms. */
+const LOOK_MS = 20;
 /** Characters of output for each answer, at most. */
 const MOST_CHARACTERS = 64;
 
@@ -42,11 +49,32 @@ export function checkRewards({ adapters }: Pick<Recipe, "adapters">): void {
         `adapter '${name}': two rewards are called '${twice.name}'`,
         "give each its own name",
       );
-    for (const reward of rewards) {
-      const fault = "command" in reward ? programFault(reward.command[0]!) : null;
-      if (fault !== null)
-        throw new RequestError("reward.command", `adapter '${name}': reward.command: ${fault.message}`, fault.hint);
-    }
+    for (const reward of rewards) checkReward(reward, `adapter '${name}': reward`);
+  }
+}
+
+/** `named`: what it is called. Throws a RequestError, `reward.command`, where its program is not there. */
+export function checkReward(reward: Pick<NamedReward, never>, named: string): void {
+  const { command } = reward as { readonly command?: readonly string[] };
+  const fault = command ? programFault(command[0]!) : null;
+  if (fault !== null) throw new RequestError("reward.command", `${named}.command: ${fault.message}`, fault.hint);
+}
+
+/** Throws a RequestError, `reward.column`, where a row lacks what a grader reads. */
+export function checkGraded({ name, objective }: Pick<AdapterRecipe, "name" | "objective">, rows: readonly Row[]): void {
+  const rollouts = rolloutsOf(objective);
+  const graders = rollouts ? rewardsOf(rollouts).flatMap((reward) => ("grader" in reward ? [reward.grader] : [])) : [];
+  const columns = [...new Set(graders.flatMap(columnsOf))];
+  if (columns.length === 0) return;
+  for (const [i, row] of rows.entries()) {
+    const item = JSON.parse(row.columns!);
+    const lacking = columns.find((path) => columnAt(item, path) === undefined);
+    if (lacking !== undefined)
+      throw new RequestError(
+        "reward.column",
+        `adapter '${name}': training row ${i + 1} has no '${lacking}', which its grader reads`,
+        "add the column, or change the grader",
+      );
   }
 }
 
@@ -83,6 +111,7 @@ async function rewardsFrom(
   for (let attempt = 1; ; attempt++) {
     signal.throwIfAborted();
     try {
+      if ("grader" in reward) return await ofGrader(reward, asked, signal);
       return await ("command" in reward ? ofProgram(reward, asked, signal) : ofAddress(reward, asked, signal));
     } catch (error) {
       signal.throwIfAborted();
@@ -101,6 +130,29 @@ const lineOf = ({ prompt, completion, columns }: Asked): string =>
   `{"prompt":${JSON.stringify(prompt)},"completion":${JSON.stringify(completion)},"row":${columns}}`;
 
 const failed = (what: string) => new RunError("reward.answer", what);
+
+/** Between two answers this process does its other work. */
+async function ofGrader(
+  { grader }: Extract<NamedReward, { readonly grader: unknown }>,
+  asked: readonly Asked[],
+  signal: AbortSignal,
+): Promise<number[]> {
+  const grades: number[] = [];
+  let looked = now();
+  for (const { completion, columns } of asked) {
+    try {
+      grades.push(gradeOf(grader, { item: JSON.parse(columns), output: completion }));
+    } catch (error) {
+      throw error instanceof TooLong ? failed(`the grader '${grader.name}' has ${error.message}`) : error;
+    }
+    if (!Number.isFinite(grades.at(-1))) throw failed(`the grader '${grader.name}' comes to ${grades.at(-1)}`);
+    if (now() - looked < LOOK_MS) continue;
+    await sleep(0);
+    signal.throwIfAborted();
+    looked = now();
+  }
+  return grades;
+}
 
 async function ofProgram(
   { command: [program, ...args], seconds = SECONDS }: Extract<NamedReward, { readonly command: unknown }>,

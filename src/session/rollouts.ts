@@ -3,8 +3,6 @@
 
 import { hash } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
-import { shortPositions } from "../base/spec.ts";
-import type { Bus } from "../bus/bus.ts";
 import { tokenizerOf } from "../data/dataset.ts";
 import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
@@ -14,18 +12,13 @@ import { advantagesOf } from "../objectives/advantages.ts";
 import type { GroupPolicy } from "../objectives/group-policy.ts";
 import { type Grpo, groupPolicyOf, rewardsOf, scalesOf } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
-import { tileOf } from "../plan/generation.ts";
-import type { AdapterPlan, Plan } from "../plan/plan.ts";
+import type { AdapterPlan } from "../plan/plan.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { inputLength, type Row } from "../schedule/pack.ts";
 import { type StepRows, stepsOf, type Work } from "../schedule/steps.ts";
-import type { AdapterState } from "./adapter-state.ts";
-import { engineOver } from "./decoding.ts";
-import { PassTurns } from "./pass-turns.ts";
+import type { Choosing, NextToken } from "./decoding.ts";
 import { type Asked, allRewards } from "./rewards.ts";
-import { BASE, logProbsOf, rowOf } from "./rollout-rows.ts";
-import { Sampler } from "./sampler.ts";
-import { Shares } from "./shares.ts";
+import { rowOf } from "./rollout-rows.ts";
 
 export type Answer = {
   /** Of the training rows, and which of its answers. */
@@ -55,11 +48,35 @@ export type Rollouts = {
   readonly zeroStd: number;
 };
 
+/** A prompt to answer with `limit` tokens at most; `got` is called with each token. */
+export type ToAnswer = Choosing & {
+  readonly prompt: readonly number[];
+  readonly limit: number;
+  readonly seed: number;
+  readonly got: (next: Pick<NextToken, "token" | "end">) => void;
+};
+
+/** An adapter with its present weights, as answers are made with it. */
+export type Answering = {
+  /** Resolves when all prompts are answered. Throws what `signal` is aborted with. */
+  readonly answer: (all: readonly ToAnswer[], signal: AbortSignal) => Promise<void>;
+  /**
+   * Log-probabilities of each row's tokens at a temperature, 0 where a token is no target; under the base model by itself, or
+   * the adapter. Rows are cut into micro-batches of `batchSize`, as they are for learning.
+   */
+  readonly logProbs: (of: "adapter" | "base", rows: readonly Row[], asked: ScoreOptions) => Promise<Float32Array[]>;
+};
+export type ScoreOptions = { readonly temperature: number; readonly batchSize: number; readonly policy: GroupPolicy };
+
 export type RolloutsOptions = {
-  readonly plan: Plan;
-  readonly bus: Bus;
+  /** Of the base model. */
+  readonly path: string;
+  readonly tokensPerMicrobatch: number;
   readonly notice: (adapter: AdapterPlan, text: string) => void;
 };
+
+/** An adapter that is to learn its steps from `from` on, and its training rows. */
+export type Learner = { readonly plan: AdapterPlan; readonly train: readonly Row[]; readonly from: number };
 
 type Sampled = { readonly prompt: Int32Array; readonly ids: number[]; end: "stop" | "length" | null };
 
@@ -67,40 +84,30 @@ type Sampled = { readonly prompt: Int32Array; readonly ids: number[]; end: "stop
 const TAG = 0x6f77;
 
 export class RolloutMaker {
-  readonly #sampler: Sampler;
   readonly #tokenizer: Tokenizer;
   readonly #stops: readonly number[];
 
   /** Throws a RequestError where the model's tokenizer cannot be read. */
   constructor(private readonly options: RolloutsOptions) {
-    const { bus, plan } = options;
-    const { sizes } = plan.stages[0]!;
-    const engine = { tile: tileOf(plan.device), shortPositions: shortPositions(plan.spec) };
-    this.#sampler = new Sampler(
-      engineOver(bus, { ...engine, sizes: { ...sizes, cache: sizes.cache! } }),
-      new PassTurns(),
-      new Shares(),
-    );
-    const { path } = plan.recipe.model;
+    const { path } = options;
     this.#tokenizer = loadTokenizer(tokenizerFolder(path));
     this.#stops = stopTokens(path);
   }
 
   /**
-   * The answers for the adapter's next steps. Throws what `signal` is aborted with, and a RunError, `reward.failed`, where a
+   * The answers for a learner's next steps. Throws what `signal` is aborted with, and a RunError, `reward.failed`, where a
    * reward cannot be had.
    */
-  async make(adapter: AdapterState, signal: AbortSignal): Promise<Rollouts> {
-    const { plan, data, steps: from, slot } = adapter;
+  async make({ plan, train, from }: Learner, on: Answering, signal: AbortSignal): Promise<Rollouts> {
     const { recipe } = plan;
     const settings = rolloutsOf(recipe.objective)!;
     const batch = Math.floor(from / settings.iterations);
     const until = Math.min(plan.steps, (batch + 1) * settings.iterations);
-    const { rows } = stepsOf(plan.prompts!, this.options.plan.tokensPerMicrobatch, batch).next().value as StepRows;
+    const { rows } = stepsOf(plan.prompts!, this.options.tokensPerMicrobatch, batch).next().value as StepRows;
     const asked = rows.flatMap((row) => range(settings.generations).map((sample) => ({ row, sample })));
-    const sampled = await this.#sample(recipe, settings, slot!, data.train, asked, batch, signal);
+    const sampled = await this.#sample(recipe, settings, on, train, asked, batch, signal);
     const texts = sampled.map((of) => this.#textOf(of));
-    const rewards = await this.#rewards(plan, settings, data.train, asked, sampled, texts, signal);
+    const rewards = await this.#rewards(plan, settings, train, asked, sampled, texts, signal);
     const weights = rewardsOf(settings).map(({ weight }) => weight);
     const judged = advantagesOf(rewards, { ...settings, weights });
     const isLearned = (i: number) => !(settings.maskTruncated && sampled[i]!.end === "length");
@@ -111,12 +118,13 @@ export class RolloutMaker {
     const plain = sampled.map(({ prompt, ids }, i) => rowOf(prompt, ids, isLearned(i)));
     // What is sampled once and learned once is as likely as it is now.
     const { temperature, iterations, beta } = settings;
-    const logProbs = (of: number) => logProbsOf(this.options, adapter.plan, plain, of, temperature);
-    const old = iterations === 1 ? null : await logProbs(slot!);
-    const reference = beta === 0 ? null : await logProbs(BASE);
+    const policy = groupPolicyOf(settings);
+    const scoring = { temperature, batchSize: plan.work.batchSize, policy };
+    const old = iterations === 1 ? null : await on.logProbs("adapter", plain, scoring);
+    const reference = beta === 0 ? null : await on.logProbs("base", plain, scoring);
     signal.throwIfAborted();
     return {
-      ...{ from, until, policy: groupPolicyOf(settings), temperature, rewards: judged.rewards, zeroStd: judged.zeroStd },
+      ...{ from, until, policy, temperature, rewards: judged.rewards, zeroStd: judged.zeroStd },
       work: {
         lengths: plain.map(inputLength),
         batchSize: recipe.batchSize * settings.generations,
@@ -140,7 +148,7 @@ export class RolloutMaker {
   async #sample(
     recipe: AdapterRecipe,
     { maxNewTokens, temperature, topK, topP }: Grpo,
-    slot: number,
+    on: Answering,
     train: readonly Row[],
     asked: readonly { readonly row: number; readonly sample: number }[],
     batch: number,
@@ -149,16 +157,17 @@ export class RolloutMaker {
     const ends = answerEnds(tokenizerOf(recipe, this.#tokenizer));
     const stops = new Set([...this.#stops, ...ends]);
     const sampled = asked.map(({ row }): Sampled => ({ prompt: train[row]!.ids, ids: [], end: null }));
-    const sequences = sampled.map((of, i) => ({
-      ...{ adapter: slot, owner: recipe.name, prompt: [...of.prompt], limit: maxNewTokens, stops },
-      seed: hash(recipe.seed, batch, i, TAG),
-      sampling: { temperature, topK, topP },
-      got: ({ token, end }: { readonly token: number; readonly end: Sampled["end"] }) => {
-        of.ids.push(token);
-        of.end = end;
-      },
-    }));
-    await this.#sampler.run(sequences, signal);
+    const all = sampled.map(
+      (of, i): ToAnswer => ({
+        ...{ prompt: [...of.prompt], limit: maxNewTokens, stops, seed: hash(recipe.seed, batch, i, TAG) },
+        sampling: { temperature, topK, topP },
+        got: ({ token, end }) => {
+          of.ids.push(token);
+          of.end = end;
+        },
+      }),
+    );
+    await on.answer(all, signal);
     return sampled;
   }
 

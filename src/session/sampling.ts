@@ -4,7 +4,7 @@ import { MloraError, textOf } from "../base/errors.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import { type AdapterState, isBetweenSteps } from "./adapter-state.ts";
 import type { BackgroundTasks } from "./background.ts";
-import type { RolloutMaker } from "./rollouts.ts";
+import type { RunAnswers } from "./run-answers.ts";
 import type { AdapterScheduler } from "./scheduler.ts";
 
 /** Receives the answers of an adapter when they are made, before it learns them. */
@@ -12,7 +12,7 @@ export type RecordAnswers = (adapter: AdapterPlan, rollouts: NonNullable<Adapter
 
 export type SamplingOptions = {
   /** Called when the first answers are asked for. */
-  readonly open: () => RolloutMaker;
+  readonly open: () => RunAnswers;
   readonly scheduler: AdapterScheduler;
   readonly background: BackgroundTasks;
   /** Aborted: no answers are made any more. */
@@ -25,7 +25,7 @@ export type SamplingOptions = {
 };
 
 export class Sampling {
-  #maker: RolloutMaker | null = null;
+  #maker: RunAnswers | null = null;
 
   constructor(private readonly options: SamplingOptions) {}
 

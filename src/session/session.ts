@@ -21,6 +21,8 @@ import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
 import type { ForkRequest } from "./late-requests.ts";
 import { type LiveSpan, LiveSpans } from "./live-spans.ts";
+import { MlflowSender } from "./mlflow-sender.ts";
+import { mlflowServer } from "./mlflow-server.ts";
 import { tokensBefore } from "./next-token.ts";
 import { type Notifier, notifierOf } from "./notify.ts";
 import { checkMetrics } from "./own-metrics.ts";
@@ -64,6 +66,7 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   const { resume = false, isReachable = true, signal, onEvent } = options;
   const remoteStages = remoteStagesOf(options.remoteStages ?? {}, asked);
   const notifier = notifierOf(asked);
+  const tracker = asked.run.tracking.includes("mlflow") ? mlflowServer() : null;
   checkMetrics(asked);
   checkRewards(asked);
   const stream = new EventStream([onEvent, notifier?.listener].filter((listener) => listener !== undefined));
@@ -105,6 +108,9 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   emit(accepted);
   claim.begin({ adapters: accepted.adapters, checkpoints: CHECKPOINTS });
   writeRecipe(recipe);
+  if (tracker) opened.use(new MlflowSender(output, tracker, notice));
+  else if (recipe.run.tracking.includes("mlflow"))
+    notice(`MLFLOW_TRACKING_URI is not set: \`mlora sync ${output}\` sends later`);
   return new Session(job, { resumed, stream, known, notifier, opened: opened.move() });
 }
 

@@ -1,6 +1,7 @@
 // What a run writes for trackers of experiments, by the names of `run.tracking`.
 
 import type { Plan } from "../plan/plan.ts";
+import { mlflow } from "./mlflow.ts";
 import type { Resumed } from "./resume.ts";
 import { tensorboard } from "./tensorboard.ts";
 import type { Tracking } from "./tracking-files.ts";
@@ -12,5 +13,6 @@ export function trackersOf(plan: Plan, resumed: Resumed | null, notice: (text: s
   return [
     ...(tracking.includes("tensorboard") ? [tensorboard(plan, output, notice)] : []),
     ...(tracking.includes("wandb") ? [wandb(plan, output, resumed, notice)] : []),
+    ...(tracking.includes("mlflow") ? [mlflow(plan, output, resumed, notice)] : []),
   ];
 }

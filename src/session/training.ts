@@ -40,7 +40,7 @@ import { nextToken } from "./next-token.ts";
 import { Steps } from "./optimizer-steps.ts";
 import { scoreOf } from "./own-metrics.ts";
 import { rolloutSegment } from "./rollout-rows.ts";
-import { RolloutMaker } from "./rollouts.ts";
+import { RunAnswers } from "./run-answers.ts";
 import { type RecordAnswers, Sampling } from "./sampling.ts";
 import { AdapterScheduler } from "./scheduler.ts";
 import { needsSum } from "./shared-rows.ts";
@@ -145,7 +145,7 @@ export class Training {
       left: (adapter) => this.#forks.makeSaved(adapter),
     });
     this.#sampling = new Sampling({
-      open: () => new RolloutMaker({ plan, bus, notice: (of, text) => emit(noticeEvent(of, text)) }),
+      open: () => new RunAnswers(bus, plan, (of, text) => emit(noticeEvent(of, text))),
       ...{ scheduler: this.#scheduler, background: this.#background },
       over: AbortSignal.any([stop, this.#suspend]),
       record: options.recordAnswers ?? (() => undefined),

@@ -25,11 +25,15 @@ async function run(command: readonly string[], environment: Readonly<Record<stri
   return { out, err, code };
 }
 
-/** A release of a program that says its version. */
-async function released(name: string): Promise<string> {
+/** A release of a program that says its version; of another for Arm, too, where it is asked for. */
+async function released(name: string, { arm64 = false } = {}): Promise<string> {
   const dist = join(root, name);
   mkdirSync(dist);
   writeFileSync(join(dist, "mlora"), '#!/bin/sh\necho "mlora 7.8.9"\n', { mode: 0o755 });
+  if (arm64) {
+    mkdirSync(join(dist, "arm64"));
+    writeFileSync(join(dist, "arm64", "mlora"), '#!/bin/sh\necho "mlora 7.8.9 for Arm"\n', { mode: 0o755 });
+  }
   const { code, err } = await run([join(ROOT, "scripts", "release"), dist]);
   expect([code, err]).toEqual([0, ""]);
   return dist;
@@ -73,4 +77,22 @@ test("an archive of other bytes is not installed, and what is there stays", asyn
   const missing = await run(["sh", join(dist, "install.sh"), target]);
   expect([missing.code, missing.err]).toEqual([1, expect.stringContaining("set MLORA_URL")]);
   expect(existsSync(join(target, "mlora"))).toBe(true);
+});
+
+test("the script takes the archive of its machine's processor, and says where there is none", async () => {
+  const dist = await released("both", { arm64: true });
+  expect((await run(["sh", "-c", `cd ${dist} && sha256sum -c *.sha256`])).code).toBe(0);
+  const on = async (machine: string, folder: string, of = dist) => {
+    const path = join(root, `as-${machine}`);
+    mkdirSync(path, { recursive: true });
+    writeFileSync(join(path, "uname"), `#!/bin/sh\n[ "$1" = -m ] && echo ${machine} || echo Linux\n`, { mode: 0o755 });
+    return await run(["sh", join(of, "install.sh"), join(root, folder)], { PATH: `${path}:${process.env["PATH"]}` });
+  };
+  expect((await on("aarch64", "arm")).out).toContain("installed mlora 7.8.9 for Arm in");
+  expect((await on("x86_64", "x64")).out).toContain("installed mlora 7.8.9 in");
+  const foreign = await on("riscv64", "foreign");
+  expect([foreign.code, foreign.err]).toEqual([1, expect.stringContaining("this is Linux on riscv64")]);
+  const missing = await on("aarch64", "missing", await released("one-alone"));
+  expect([missing.code, missing.err]).toEqual([1, expect.stringContaining("has no archive for aarch64")]);
+  for (const folder of ["foreign", "missing"]) expect(existsSync(join(root, folder))).toBe(false);
 });

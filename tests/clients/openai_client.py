@@ -100,6 +100,29 @@ dpo = watch(
 assert dpo.status == "succeeded", dpo
 assert dpo.method.dpo.hyperparameters.beta == 0.2
 
+# Answers that a grader likes are learned
+asked = "".join(json.dumps({"messages": [{"role": "user", "content": f"{i}?"}], "answer": f"{i}"}) + "\n" for i in range(12)).encode()
+prompts = client.files.create(file=("prompts.jsonl", asked), purpose="fine-tune")
+grader = {"type": "string_check", "name": "has", "operation": "like", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+both = {"type": "multi", "name": "both", "graders": {"a": grader, "b": {**grader, "operation": "eq"}}, "calculate_output": "(a + b) / 2"}
+
+
+def reinforcement(grader):
+    hyperparameters = {"n_epochs": 1, "batch_size": 6, "compute_multiplier": 0.5, "reasoning_effort": "default"}
+    return {"type": "reinforcement", "reinforcement": {"grader": grader, "hyperparameters": hyperparameters}}
+
+
+assert client.fine_tuning.alpha.graders.validate(grader=both).grader.name == "both"
+graded = client.fine_tuning.alpha.graders.run(grader=both, model_sample="it is 7", item={"answer": "7"})
+assert graded.reward == 0.5 and graded.sub_rewards == {"a": 1, "b": 0} and not graded.metadata.errors.invalid_variable_error, graded
+assert client.fine_tuning.alpha.graders.run(grader=grader, model_sample="7", item={}).metadata.errors.invalid_variable_error
+learned = watch(client.fine_tuning.jobs.create(model=model, training_file=prompts.id, method=reinforcement(both)))
+assert learned.status == "succeeded" and learned.method.reinforcement.grader.name == "both", learned
+assert b"train_mean_reward" in client.files.content(learned.result_files[0]).content
+python = {"type": "python", "name": "p", "source": "def grade(sample, item): return 1.0"}
+with_python = {"model": model, "training_file": prompts.id, "method": reinforcement(python)}
+fails(openai.BadRequestError, lambda: client.fine_tuning.jobs.create(**with_python), param="method.reinforcement.grader")
+
 # What is wrong with a file is reported by line
 broken = client.files.create(file=("b.jsonl", rows(10) + b'{"messages": [{"role": "user", "content": "x"}]}\n'), purpose="fine-tune")
 failed = watch(client.fine_tuning.jobs.create(model=model, training_file=broken.id))

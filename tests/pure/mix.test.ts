@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { range, sum } from "../../src/base/shape.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import { adapterTable } from "../../src/recipe/resolve.ts";
-import { mixedCounts, type SourceMix } from "../../src/schedule/mix.ts";
+import { mixedCounts, mixedOrder, type SourceMix } from "../../src/schedule/mix.ts";
 import {
   epochOrder,
   epochTokens,
@@ -142,4 +142,14 @@ test("what an epoch has of each source is said without what may be secret in an 
   expect(said).toEqual([
     "a: an epoch has 1 of the 1 rows of https://host.example/a.jsonl?..., 1 of the 2 rows of hf://datasets/org/rows",
   ]);
+});
+
+test("sources of a million rows are mixed", () => {
+  const sizes = [1_000_000, 300_000];
+  const mix = { weights: [3, 1], stop: "all_exhausted", by: "rows", sizes } as const;
+  const order = mixedOrder(mix, new Int32Array(1_300_000).fill(5), 1, 0, true);
+  const of = [0, 0];
+  for (const row of order) of[row < sizes[0]! ? 0 : 1]!++;
+  expect(of).toEqual(mixedCounts(mix, new Int32Array(1_300_000).fill(5)));
+  expect(new Set(order).size).toBe(1_300_000);
 });

@@ -63,7 +63,7 @@ test.each([
 
 test("a list of known words is described by these", () => {
   const tracking = recipeSchema().properties!["run"]!.properties!["tracking"]!;
-  expect(valuesOf(tracking)).toBe('a list of some of `"tensorboard"`, `"wandb"`');
+  expect(valuesOf(tracking)).toBe('a list of some of `"tensorboard"`, `"wandb"`, `"mlflow"`');
 });
 
 test("every key says what it means", () => {

@@ -8,6 +8,7 @@ import { MloraError } from "../../src/base/errors.ts";
 import { rowsOf } from "../../src/data/data-file.ts";
 import { type DatasetRecipe, loadDataset } from "../../src/data/dataset.ts";
 import { Template } from "../../src/data/jinja.ts";
+import { stringifyJson } from "../../src/data/json.ts";
 import { openFiles } from "../../src/sources/open.ts";
 import { PLAIN_RECIPE } from "../helpers/dataset.ts";
 import { goldenTokenizer } from "../helpers/golden-tokenizers.ts";
@@ -70,6 +71,14 @@ describe("the same rows", () => {
     const want = await tokensOf(golden("chat.jsonl"));
     expect(want).toHaveLength(2);
     expect(await tokensOf(golden(name))).toEqual(want);
+  });
+
+  test.each(["nested-1.parquet", "nested-2.parquet"])("%s, whose rows go over pages, has the rows of nested.jsonl", (name) => {
+    const [want, found] = ["nested.jsonl", name].map((of) =>
+      [...rowsOf({ name: of, path: golden(of) })].map((row) => ("fields" in row ? stringifyJson(row.fields) : row)),
+    );
+    expect(want).toHaveLength(90);
+    expect(found).toEqual(want!);
   });
 
   test("values of Parquet print as Python prints them", () => {

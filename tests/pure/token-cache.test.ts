@@ -7,9 +7,11 @@ import { join } from "node:path";
 import { range, sum } from "../../src/base/shape.ts";
 import { type Dataset, type DatasetRecipe, loadDataset } from "../../src/data/dataset.ts";
 import type { TokenCache } from "../../src/data/file-rows.ts";
+import { digestOf } from "../../src/data/row-digest.ts";
 import { buffersOf, opened, pack, RowPacker, sendable, unpack } from "../../src/data/rows.ts";
 import { mapTokens } from "../../src/data/token-file.ts";
 import { trim } from "../../src/sources/cache.ts";
+import { keptDigestOf } from "../../src/sources/tokens.ts";
 import { PLAIN_RECIPE } from "../helpers/dataset.ts";
 import { goldenTokenizer } from "../helpers/golden-tokenizers.ts";
 
@@ -190,4 +192,37 @@ test("what was used longest ago goes first, and nothing that is in use", () => {
   utimesSync(join(shelf, "old.tmp"), 1000, 1000);
   trim(shelf, 2500, 60_000);
   expect(filesNow()).toEqual(["a", "c", "new.tmp"]);
+});
+
+test("the digest of kept rows is that of the rows, kept with them, and made again where it is damaged", async () => {
+  const digests = new Set<string>();
+  for (const changes of [{}, { evalSplit: 0.25 }, { evalSplit: 0.5 }, { maxLength: 80 }]) {
+    const plainly = load(changes, null).data;
+    const expected = digestOf([plainly.train, plainly.eval]);
+    digests.add(expected);
+    for (let again = 0; again < 2; again++) {
+      const { train, eval: held } = load(changes).data;
+      expect(keptDigestOf([train, held])).toBe(expected);
+    }
+  }
+  expect(digests.size).toBe(4);
+  const kept = readdirSync(shelf).filter((name) => name.endsWith(".rows"));
+  expect(kept).toHaveLength(4);
+  for (const name of kept)
+    writeFileSync(
+      join(shelf, name),
+      readFileSync(join(shelf, name), "utf8").replace(/^./, (a) => (a === "0" ? "1" : "0")),
+    );
+  const program = `
+    const { mapTokens } = await import("${join(import.meta.dir, "..", "..", "src", "data", "token-file.ts")}");
+    const { unpack } = await import("${join(import.meta.dir, "..", "..", "src", "data", "rows.ts")}");
+    const { keptDigestOf } = await import("${join(import.meta.dir, "..", "..", "src", "sources", "tokens.ts")}");
+    for (const path of process.argv.slice(-2)) console.log(keptDigestOf([unpack({ files: [mapTokens(path, "f")], chosen: null }), []]));
+  `;
+  const files = readdirSync(shelf).filter((name) => !name.endsWith(".rows"));
+  expect(files).toHaveLength(2);
+  const child = Bun.spawn([process.execPath, "-e", program, ...files.map((name) => join(shelf, name))], { stdout: "pipe" });
+  const found = (await child.stdout.text()).trim().split("\n");
+  expect(found).toHaveLength(2);
+  for (const digest of found) expect(digests).toContain(digest);
 });

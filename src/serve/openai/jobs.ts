@@ -3,6 +3,7 @@
 import * as v from "valibot";
 import { expected } from "../../base/check.ts";
 import { randomSeed } from "../../base/secret.ts";
+import type { ServeTable } from "../config.ts";
 import { badRequest } from "../errors.ts";
 import type { Files } from "../files.ts";
 import { hyperparametersFor } from "../job-recipe.ts";
@@ -10,6 +11,7 @@ import type { CheckpointRow, EventRow, JobRow, JobStore } from "../job-store.ts"
 import type { Jobs } from "../jobs.ts";
 import type { Models } from "../models.ts";
 import { type Call, limitOf, listOf, type Route } from "../router.ts";
+import { GraderTable, graderIn } from "./graders.ts";
 import { METHODS, methodOf } from "./methods.ts";
 
 const auto = <S extends v.GenericSchema>(schema: S) =>
@@ -23,6 +25,20 @@ const hyperparameters = {
 };
 const Supervised = v.object(hyperparameters);
 const Dpo = v.object({ ...hyperparameters, beta: auto(above(1e3)) });
+const Reinforcement = v.object({
+  grader: GraderTable,
+  hyperparameters: v.nullish(
+    v.object({
+      ...hyperparameters,
+      compute_multiplier: auto(above(64)),
+      reasoning_effort: v.nullish(v.literal("default", 'is not "default": the model has no efforts')),
+      eval_interval: auto(whole(1, 1e6)),
+      eval_samples: auto(whole(1, 1e6)),
+    }),
+  ),
+});
+/** Of an answer, where the config says nothing. */
+const MOST_NEW_TOKENS = 256;
 const string = (most: number) => v.pipe(v.string(expected("a string")), v.maxLength(most, `has more than ${most} characters`));
 
 export const CreateJob = v.object({
@@ -33,9 +49,10 @@ export const CreateJob = v.object({
   seed: v.nullish(whole(0, 2 ** 31 - 1)),
   method: v.nullish(
     v.object({
-      type: v.picklist([...(Object.keys(METHODS) as (keyof typeof METHODS)[]), "reinforcement"], expected("supervised or dpo")),
+      type: v.picklist(Object.keys(METHODS) as (keyof typeof METHODS)[], expected("supervised, dpo or reinforcement")),
       supervised: v.nullish(v.object({ hyperparameters: v.nullish(Supervised) })),
       dpo: v.nullish(v.object({ hyperparameters: v.nullish(Dpo) })),
+      reinforcement: v.nullish(Reinforcement),
     }),
   ),
   hyperparameters: v.nullish(Supervised),
@@ -51,13 +68,18 @@ export const CreateJob = v.object({
 export function jobObject({ asked, ...job }: JobRow, organization: string) {
   const { n_epochs, batch_size, learning_rate_multiplier, beta } = asked;
   const numbers = { n_epochs, batch_size, learning_rate_multiplier };
-  const { defaultBeta } = methodOf(asked.method);
-  const own = defaultBeta === null ? numbers : { ...numbers, beta: beta ?? defaultBeta };
+  const { defaultBeta, rows } = methodOf(asked.method);
+  const own = {
+    ...numbers,
+    ...(defaultBeta === null ? {} : { beta: beta ?? defaultBeta }),
+    ...(rows === "prompts" ? { compute_multiplier: asked.compute_multiplier ?? 1 } : {}),
+  };
+  const graded = rows === "prompts" ? { grader: asked.grader ?? null } : {};
   return {
     ...{ id: job.id, object: "fine_tuning.job", created_at: job.created_at, finished_at: job.finished_at, model: asked.model },
     ...{ fine_tuned_model: job.fine_tuned_model, organization_id: organization, status: job.status },
     ...{ training_file: asked.training_file, validation_file: asked.validation_file, hyperparameters: numbers },
-    method: { type: asked.method, [asked.method]: { hyperparameters: own } },
+    method: { type: asked.method, [asked.method]: { ...graded, hyperparameters: own } },
     result_files: job.result_file === null ? [] : [job.result_file],
     ...{ trained_tokens: job.trained_tokens, seed: asked.seed, error: job.error, estimated_finish: null, integrations: [] },
     ...{ metadata: asked.metadata, user_provided_suffix: asked.suffix === "" ? null : asked.suffix },
@@ -79,20 +101,38 @@ export type JobRoutesOptions = {
   readonly files: Files;
   readonly models: Models;
   readonly organization: string;
+  readonly reinforcement: ServeTable["reinforcement"];
+  /** Tokens of a job's row, at most. */
+  readonly maxLength: number;
 };
 
-export function jobRoutes({ jobs, store, files, models, organization }: JobRoutesOptions): Route[] {
+export function jobRoutes({ jobs, store, files, models, organization, reinforcement, maxLength }: JobRoutesOptions): Route[] {
   const answer = (job: JobRow) => Response.json(jobObject(job, organization));
+
+  /** What a job learns from answers by. Throws ApiErrors. */
+  const rewardedBy = ({ method, validation_file }: v.InferOutput<typeof CreateJob>) => {
+    const of = method?.reinforcement;
+    if (!of) throw badRequest("The method 'reinforcement' needs a grader.", "method.reinforcement");
+    if (validation_file)
+      throw badRequest("A validation file is not served with 'reinforcement': leave it out.", "validation_file");
+    const { compute_multiplier: given, eval_interval, eval_samples } = of.hyperparameters ?? {};
+    for (const [name, value] of Object.entries({ eval_interval, eval_samples }))
+      if (typeof value === "number")
+        throw badRequest(`'${name}' is of a validation file, which is not served with 'reinforcement'.`, `method.${name}`);
+    const compute_multiplier = typeof given === "number" ? given : 1;
+    const generations = Math.max(2, Math.round(reinforcement.generations * compute_multiplier));
+    const { max_new_tokens = Math.max(1, Math.min(MOST_NEW_TOKENS, Math.floor(maxLength / 2))) } = reinforcement;
+    return { grader: graderIn(of.grader, "method.reinforcement.grader"), generations, max_new_tokens, compute_multiplier };
+  };
 
   const create = async ({ tenant, json, request }: Call): Promise<Response> => {
     const body = await json(CreateJob);
     const method = body.method?.type ?? "supervised";
-    if (method === "reinforcement")
-      throw badRequest("Fine-tuning by reinforcement is not served: use supervised or dpo.", "method.type");
     const given = body.method?.[method]?.hyperparameters;
+    const rewarded = method === "reinforcement" ? rewardedBy(body) : {};
     if (given && body.hyperparameters)
       throw badRequest("'hyperparameters' and 'method' were both given: leave one out.", "hyperparameters");
-    if (body.hyperparameters && body.method && methodOf(method).isPaired)
+    if (body.hyperparameters && body.method && method !== "supervised")
       throw badRequest(`'hyperparameters' is of supervised jobs: give 'method.${method}.hyperparameters'.`, "hyperparameters");
     models.find(tenant, body.model);
     const training = files.find(tenant, body.training_file, "training_file");
@@ -115,7 +155,7 @@ export function jobRoutes({ jobs, store, files, models, organization }: JobRoute
         batch_size: batch_size ?? "auto",
         learning_rate_multiplier: learning_rate_multiplier ?? "auto",
       }),
-      ...{ model: body.model, training_file: training.id, validation_file: validation?.id ?? null, method },
+      ...{ model: body.model, training_file: training.id, validation_file: validation?.id ?? null, method, ...rewarded },
       beta: typeof beta === "number" ? beta : null,
       suffix: body.suffix ?? "",
       seed: body.seed ?? randomSeed(),

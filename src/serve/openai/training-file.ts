@@ -2,6 +2,7 @@
 // tokenised.
 
 import { createReadStream } from "node:fs";
+import { columnAt } from "../../session/rewards.ts";
 import { ApiError } from "../errors.ts";
 import { type Method, methodOf } from "./methods.ts";
 
@@ -9,8 +10,17 @@ import { type Method, methodOf } from "./methods.ts";
 const SHOWN = 5;
 const MOST_LINE = 64 << 20;
 
-/** Counts the rows of a file. Throws an ApiError, code `invalid_training_file`, that names the lines at fault. */
-export async function checkTrainingFile(path: string, method: Method, least: number, param: string): Promise<number> {
+/**
+ * Counts the rows of a file, which must have `columns`, too. Throws an ApiError, code `invalid_training_file`, that names the
+ * lines at fault.
+ */
+export async function checkTrainingFile(
+  path: string,
+  method: Method,
+  least: number,
+  param: string,
+  columns: readonly string[] = [],
+): Promise<number> {
   const faults: string[] = [];
   const invalid = (message: string) => new ApiError(400, message, { param, code: "invalid_training_file" });
   const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -26,7 +36,7 @@ export async function checkTrainingFile(path: string, method: Method, least: num
     }
     if (text === "") return;
     rows++;
-    const fault = faultOf(text, method);
+    const fault = faultOf(text, method, columns);
     if (fault !== null) faults.push(`line ${line}: ${fault}`);
   };
   let held: Buffer[] = [];
@@ -53,7 +63,7 @@ export async function checkTrainingFile(path: string, method: Method, least: num
 const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
-function faultOf(text: string, method: Method): string | null {
+function faultOf(text: string, method: Method, columns: readonly string[]): string | null {
   let row: unknown;
   try {
     row = JSON.parse(text);
@@ -62,7 +72,18 @@ function faultOf(text: string, method: Method): string | null {
   }
   if (!isObject(row)) return "is not a JSON object";
   if ("functions" in row) return "has 'functions', the old form: give 'tools'";
-  if (!methodOf(method).isPaired) {
+  const { rows } = methodOf(method);
+  if (rows === "prompts") {
+    const { messages } = row;
+    const lacking = columns.find((path) => columnAt(row, path) === undefined);
+    const answered = Array.isArray(messages) && messages.at(-1)?.role === "assistant";
+    return (
+      turnsFault(messages, "messages", false) ??
+      (answered ? "ends with the message of the assistant that is to be learned: leave it out" : null) ??
+      (lacking === undefined ? null : `has no '${lacking}', which the grader reads`)
+    );
+  }
+  if (rows === "turns") {
     if ("preferred_output" in row) return "is a preference: train it with method dpo";
     if (!("messages" in row)) return "prompt" in row && "completion" in row ? null : "has no 'messages'";
     return turnsFault(row["messages"], "messages", true);

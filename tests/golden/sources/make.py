@@ -89,6 +89,21 @@ def main():
     text_rows = [{"messages": json.dumps(row["messages"], ensure_ascii=False)} for row in CHATS]
     table("chat.csv", text_rows)
 
+    # Lists of unequal lengths in pages of a few values, which end within rows, and elsewhere in each column.
+    nested = [
+        {
+            "messages": [{"role": "user", "content": "ä" * (i * j % 40)} for j in range(i * 7 % 5)] if i % 11 else None,
+            "tags": [[k * i for k in range(j)] for j in range(i % 4)],
+            "text": f"row {i} " + "x" * (i * 37 % 300) if i % 6 else None,
+            "n": i,
+        }
+        for i in range(90)
+    ]
+    text("nested.jsonl", nested)
+    for version in ["1.0", "2.0"]:
+        small = {"data_page_size": 100, "write_batch_size": 3, "data_page_version": version, "row_group_size": 50}
+        pq.write_table(pa.Table.from_pylist(nested), HERE / f"nested-{version[0]}.parquet", **small)
+
     day = datetime.date(2021, 3, 3)
     time = datetime.datetime(1969, 12, 31, 23, 59, 59, 250000)
     types = [
