@@ -84,8 +84,9 @@ def fp8(kind, small):
             run.fp8_quantise(x, by, codes.view(torch.float8_e4m3fn), scale)
             value = x.float() if by is None else x.float() * by
             most = value.abs().amax(1)
-            inverse = torch.where(most > 0, 448 / most, 0)
-            case.same("scale", scale, most / 448)
+            # Through f64, which rounds a quotient once: PyTorch on GPUs multiplies by the inverse of a plain number.
+            inverse = torch.where(most > 0, 448 / most.double(), 0).float()
+            case.same("scale", scale, (most.double() / 448).float())
             want = (value * inverse[:, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
             if INTERPRET:  # which rounds some to half of what they are
                 case.near("codes", codes.view(want.dtype).double(), want.double(), 0.2)
