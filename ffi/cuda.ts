@@ -63,6 +63,16 @@ export const cuda = {
   cuFuncSetAttribute: { args: [P, I, I], returns: I },
   /** function, grid x y z, block x y z, dynamic shared bytes, stream, parameters, extra */
   cuLaunchKernel: { args: [P, U, U, U, U, U, U, U, P, P, P], returns: I },
+  /** stream, mode */
+  cuStreamBeginCapture_v2: { args: [P, I], returns: I },
+  /** stream, out graph */
+  cuStreamEndCapture: { args: [P, P], returns: I },
+  /** out executable graph, graph, flags */
+  cuGraphInstantiateWithFlags: { args: [P, P, N], returns: I },
+  cuGraphDestroy: { args: [P], returns: I },
+  cuGraphExecDestroy: { args: [P], returns: I },
+  /** executable graph, stream */
+  cuGraphLaunch: { args: [P, P], returns: I },
 } as const;
 
 /** In drivers for CUDA 12 and later; only Hopper's kernels need it. */
@@ -106,6 +116,8 @@ export const attribute = {
   COMPUTE_CAPABILITY_MINOR: 76,
 } as const;
 
+/** CU_STREAM_CAPTURE_MODE_RELAXED */
+export const CAPTURE_RELAXED = 2;
 /** CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES */
 export const MAX_DYNAMIC_SHARED = 8;
 /** CU_STREAM_NON_BLOCKING */

@@ -43,6 +43,11 @@ export class DryGpu extends NullDevice implements Launcher {
     else kernel.cuda(given, this);
   }
 
+  concurrently(work: () => void, other: () => void): void {
+    other();
+    work();
+  }
+
   kernel(name: string, choice?: Choice): Variant {
     const variant = this.#variants.one(name, choice);
     this.note(variant.row);

@@ -31,3 +31,9 @@ export function topOf(logits: Float32Array, count: number): (readonly [token: nu
   }
   return top.map((id) => [id, logits[id]! - norm] as const);
 }
+
+/** Logits of the outputs of a model's head: times `scale`, and with a cap above 0 bent by tanh to stay below it. */
+export function shapedLogits(outputs: Float32Array, scale: number, cap: number): Float32Array {
+  if (scale === 1 && cap === 0) return outputs;
+  return outputs.map((value) => (cap === 0 ? scale * value : cap * Math.tanh((scale * value) / cap)));
+}

@@ -28,3 +28,9 @@ export const maxOf = (values: Iterable<number>): number => {
   for (const value of values) if (value > most) most = value;
   return most === Number.NEGATIVE_INFINITY ? 0 : most;
 };
+
+/** The upper of the two in the middle of an even number; NaN of none. */
+export const median = (values: readonly number[]): number => {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+};

@@ -11,7 +11,7 @@ import { modelSpec } from "../base/spec.ts";
 import { stageAdapter } from "../methods/adapter.ts";
 import { adapterSizes } from "../methods/layout.ts";
 import { BLOCKS } from "../methods/optimizers.ts";
-import { generationBatch, microBatch } from "../schedule/micro-batch.ts";
+import { generationBatch, microBatch, nextTokens } from "../schedule/micro-batch.ts";
 
 const anyStep = {
   adapter: count,
@@ -132,10 +132,10 @@ const MESSAGES = {
     reply: losses,
   },
   /**
-   * A pass of generation, which keeps keys and values in the stage's cache. The last stage replies with the logits f32[vocab]
-   * of each sequence's next token, in their order; the others with null.
+   * A pass of generation, which keeps keys and values in the stage's cache. The last stage replies with each sequence's next
+   * token, in their order; the others with null.
    */
-  decode: { request: v.strictObject({ batch: generationBatch }), reply: v.nullable(v.array(floats)) },
+  decode: { request: v.strictObject({ batch: generationBatch }), reply: v.nullable(nextTokens) },
   /** Of each adapter asked for, the sums of its gradients' squares, tensor by tensor on this stage. */
   squares: { request: v.strictObject({ adapters: v.array(count) }), reply: v.array(floats) },
   /**

@@ -7,23 +7,28 @@ import { jsonText, writeStdout } from "../base/terminal.ts";
 import { count, formatBytes, percent } from "../base/units.ts";
 import { type BenchmarkOptions, type BenchmarkReport, benchmark } from "../session/benchmark.ts";
 import { BENCHMARK_METHODS, BENCHMARK_SHARINGS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
-import { DEVICES, fileOf, LINKS, oneOf, wholeNumber } from "./flags.ts";
+import { type Checks, choice, dashed, given, natural, numbersOf, ranksOf } from "./bench-flags.ts";
+import { type BenchGenerateFlags, benchGenerate, GENERATION_FLAGS } from "./bench-generate.ts";
+import { DEVICES, fileOf, LINKS } from "./flags.ts";
 
 /** As they were given. */
 export type BenchFlags = Readonly<Partial<Record<keyof BenchmarkOptions, unknown>>> & { readonly json?: boolean };
 
-export async function bench({ json = false, ...flags }: BenchFlags): Promise<void> {
-  const report = await benchmark(optionsOf(flags));
+export async function bench(all: BenchFlags & BenchGenerateFlags): Promise<void> {
+  if (all["generate"] === true) return await benchGenerate(all);
+  const { json = false, ...flags } = all;
+  for (const flag of GENERATION_FLAGS)
+    if (flag in flags)
+      throw new RequestError(
+        "cli.flag",
+        `--${dashed(flag)} was given without --generate`,
+        "it says how sequences are generated",
+      );
+  const report = await benchmark(given(CHECKS, flags));
   writeStdout(json ? `${jsonText(report)}\n` : text(report));
 }
 
-const natural = (flag: string) => (value: unknown) => wholeNumber(flag, value, 1);
-const choice =
-  <T extends string>(flag: string, allowed: readonly T[]) =>
-  (value: unknown) =>
-    oneOf(flag, `${value}`, allowed);
-
-const CHECKS: { readonly [Flag in keyof BenchmarkOptions]-?: (value: unknown) => BenchmarkOptions[Flag] } = {
+const CHECKS: Checks<BenchmarkOptions> = {
   shape: String,
   steps: natural("steps"),
   seconds: natural("seconds"),
@@ -33,7 +38,7 @@ const CHECKS: { readonly [Flag in keyof BenchmarkOptions]-?: (value: unknown) =>
   trace: (value) => fileOf("trace", `${value}`),
   targets: choice("targets", BENCHMARK_TARGETS),
   experts: choice("experts", BENCHMARK_SHARINGS),
-  rank: (value) => numbersOf("rank", value, 1),
+  rank: ranksOf,
   method: choice("method", BENCHMARK_METHODS),
   dropout: dropoutOf,
   precision: choice("precision", PRECISIONS),
@@ -44,23 +49,6 @@ const CHECKS: { readonly [Flag in keyof BenchmarkOptions]-?: (value: unknown) =>
   checkpoint: natural("checkpoint"),
   link: choice("link", LINKS),
 };
-
-/** Those that were given, checked. */
-const optionsOf = (flags: BenchFlags): BenchmarkOptions =>
-  Object.fromEntries(
-    Object.entries(CHECKS).flatMap(([flag, check]) => {
-      const value = flags[flag as keyof BenchmarkOptions];
-      return value === undefined ? [] : [[flag, check(value)]];
-    }),
-  );
-
-/** A whole number, or several numbers with commas between them, multiples of `step`. */
-function numbersOf(flag: string, value: unknown, step: number): number | readonly number[] {
-  const numbers = `${value}`.split(",").map(Number);
-  if (numbers.length === 1) return wholeNumber(flag, value, 1);
-  if (numbers.every((n) => Number.isInteger(n / step) && n > 0)) return numbers;
-  throw new RequestError("cli.flag", `--${flag} is ${value}`, `give --${flag} a number, or numbers with commas between them`);
-}
 
 function dropoutOf(value: unknown): number {
   if (typeof value === "number" && value >= 0 && value < 1) return value;

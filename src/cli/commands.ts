@@ -17,6 +17,11 @@ export type CommandFacts = {
 const JSON_FLAG: Flag = ["--json", "For machines"];
 const LINK: Flag = ["--link <link>", "auto, ipc, nccl, shm or nats: how activations go between stages"];
 const HELD: Flag = ["--precision <precision>", "How the base is held: auto, bf16, fp32, int8, nf4 or fp8"];
+const SAMPLING: readonly Flag[] = [
+  ["--temperature <number>", "0 takes the likeliest token; higher is more by chance (default: 0)"],
+  ["--top-p <number>", "Only the likeliest tokens that have this probability together (default: 1)"],
+  ["--top-k <number>", "Only that many of the likeliest tokens (default: 0, all)"],
+];
 const SERVER: readonly Flag[] = [
   ["--server <url>", "The address of mlora serve, as it prints it"],
   ["--key-file <file>", "A file with the key alone, which no other user may read (default: MLORA_SERVER_KEY)"],
@@ -211,9 +216,7 @@ export const COMMANDS = {
       ["--system <text>", "The system message, instead of the recipe's"],
       ["--raw", "Without the model's chat template"],
       ["--max-new-tokens <number>", "Most new tokens (default: 128)"],
-      ["--temperature <number>", "0 takes the likeliest token; higher is more by chance (default: 0)"],
-      ["--top-p <number>", "Only the likeliest tokens that have this probability together (default: 1)"],
-      ["--top-k <number>", "Only that many of the likeliest tokens (default: 0, all)"],
+      ...SAMPLING,
       ["--seed <number>", "The same seed gives the same text (default: 0)"],
       ["--device <device>", "auto, cpu or cuda"],
       HELD,
@@ -262,7 +265,7 @@ export const COMMANDS = {
   },
   bench: {
     usage: "bench",
-    purpose: "Measure how fast this machine trains a model of a known shape",
+    purpose: "Measure how fast this machine trains a model of a known shape, or generates with it",
     flags: [
       ["--shape <shape>", "The base model's shape (default: smollm2-135m)"],
       ["--device <device>", "auto, cpu or cuda"],
@@ -283,10 +286,17 @@ export const COMMANDS = {
       HELD,
       ["--trace <file>", "Write one step's kernels in Chrome's trace format"],
       ["--checkpoint <seconds>", "Keep every adapter so often, in a temporary folder, to see what it costs"],
+      ["--generate", "Generate instead of training: the flags from here on, next to shape, adapters, rank, targets and device"],
+      ["--sequences <number>", "Sequences, of each adapter in turn; --adapters 0 takes the base model alone (default: 8)"],
+      ["--prompt-tokens <number>", "Tokens of each prompt (default: 64)"],
+      ["--new-tokens <number>", "New tokens of each sequence (default: 128)"],
+      ["--rounds <number>", "Times that all are generated; the median counts (default: 1)"],
+      ...SAMPLING,
       JSON_FLAG,
     ],
     examples: [
       ["mlora bench", "One adapter on SmolLM2-135M's shape"],
+      ["mlora bench --generate --adapters 4", "Eight sequences of four adapters on it"],
       ["mlora bench --shape llama2-7b --rows 8 --length 512 --adapters 4", "Four adapters on a 7B, on a GPU"],
     ],
   },

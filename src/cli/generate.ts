@@ -1,24 +1,21 @@
 // `mlora generate`: continues many prompts under many adapters together, a token each in a pass.
 
 import { now } from "../base/clock.ts";
-import { RequestError } from "../base/errors.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
 import { count, duration, shortPath } from "../base/units.ts";
 import { type GenerationOptions, isExact, prepareGeneration, type TextGeneration } from "../session/text-generation.ts";
 import { DEVICES, oneOf, wholeNumber } from "./flags.ts";
 import { Printer } from "./generate/print.ts";
+import { type SamplingFlags, samplingOf } from "./sampling-flags.ts";
 
-export type GenerateFlags = {
+export type GenerateFlags = SamplingFlags & {
   readonly adapter?: unknown;
   readonly prompt?: unknown;
   readonly prompts?: unknown;
   readonly system?: unknown;
   readonly raw?: boolean;
   readonly maxNewTokens?: unknown;
-  readonly temperature?: unknown;
-  readonly topP?: unknown;
-  readonly topK?: unknown;
   readonly seed?: unknown;
   readonly device?: unknown;
   readonly precision?: unknown;
@@ -59,17 +56,6 @@ function optionsOf(base: string | undefined, flags: GenerateFlags): GenerationOp
     device: device === undefined ? undefined : oneOf("device", `${device}`, DEVICES),
     precision: precision === undefined ? undefined : oneOf("precision", `${precision}`, PRECISIONS),
   };
-}
-
-/** The likeliest token by default; a temperature of 1 with --top-p or --top-k alone. */
-function samplingOf({ temperature, topP, topK }: GenerateFlags): GenerationOptions["sampling"] {
-  const chosen = temperature ?? (topP === undefined && topK === undefined ? 0 : 1);
-  if (typeof chosen !== "number" || !(chosen >= 0) || chosen > 100)
-    throw new RequestError("cli.flag", `--temperature is ${chosen}`, "give it a number from 0 (the likeliest token) on");
-  const most = topP ?? 1;
-  if (typeof most !== "number" || !(most > 0 && most <= 1))
-    throw new RequestError("cli.flag", `--top-p is ${most}`, "give it a number above 0, up to 1");
-  return { temperature: chosen, topP: most, topK: wholeNumber("top-k", topK ?? 0, 0) };
 }
 
 function summary({ answers }: TextGeneration, seconds: number): string {

@@ -13,7 +13,7 @@ import type { TokenCache } from "./file-rows.ts";
 import { PLACE, placeOfThread } from "./place.ts";
 import type { FromReader, PackedDataset, ToReader } from "./reader.ts";
 import type { RowWorkerData } from "./row-worker.ts";
-import { opened, type PackedRows, unpack } from "./rows.ts";
+import { opened, type PackedFile, type PackedRows, unpack } from "./rows.ts";
 import { errorOf } from "./thread-failure.ts";
 import { mapTokens } from "./token-file.ts";
 
@@ -127,7 +127,9 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
     const asked: ToReader = { adapters, files, names, model, vocab, mostBytes, cache, place, ports, bell };
     thread.postMessage(asked, ports);
     const data = await promise;
-    const rowsOf = (rows: PackedRows) => unpack(opened(rows, mapTokens));
+    const mapped = new Map<string, PackedFile>(); // once, for all that read the same rows: each would count as memory
+    const map = (path: string, file: string) => mapped.getOrInsertComputed(`${path} ${file}`, () => mapTokens(path, file));
+    const rowsOf = (rows: PackedRows) => unpack(opened(rows, map));
     return data.map(({ train, eval: heldOut, ...rest }) => ({ ...rest, train: rowsOf(train), eval: rowsOf(heldOut) }));
   } finally {
     clearInterval(look);

@@ -20,6 +20,7 @@ export class CpuDevice implements Device {
   readonly kind = "cpu";
   readonly isConcurrent: boolean = false;
   readonly compute = "f32";
+  readonly hasFewRows: boolean = false;
   readonly rowTile = CPU_ROW_TILE;
   readonly sharing = null;
   readonly formats = ["dense", "bf16", "int8", "nf4", "mxfp4"] as const;
@@ -154,6 +155,10 @@ export class CpuDevice implements Device {
   }
 
   /** Lets timers and signals in: the launches themselves have ended. */
+  replay(_: string, work: () => void): void {
+    work();
+  }
+
   idle(): Promise<void> {
     return new Promise((resolve) => setImmediate(resolve));
   }

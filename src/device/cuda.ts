@@ -15,22 +15,24 @@ import {
 import { fixedBytes } from "../../ffi/memory.ts";
 import { base, openNative } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
-import { invariant, RunError } from "../base/errors.ts";
+import { invariant } from "../base/errors.ts";
 import { log } from "../base/log.ts";
 import { usableCores } from "../base/machine.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
-import { formatBytes } from "../base/units.ts";
 import { check, type Driver, OutParam, openDriver, openExtra } from "./cuda/driver.ts";
 import { traitsOf } from "./cuda/gpus.ts";
+import { Graphs } from "./cuda/graphs.ts";
 import type { Argument, Grid } from "./cuda/kernel.ts";
 import { KernelSet } from "./cuda/kernels.ts";
 import type { Launcher } from "./cuda/launcher.ts";
 import { readManifest } from "./cuda/manifest.ts";
+import { noDeviceMemory, noPinnedMemory } from "./cuda/memory-errors.ts";
 import { openSharing } from "./cuda/sharing.ts";
+import { SideWork } from "./cuda/side-work.ts";
 import { Peeks, Snapshots } from "./cuda/snapshots.ts";
 import { Staging } from "./cuda/staging.ts";
-import { SideStream, sideStreams, until } from "./cuda/streams.ts";
+import { type SideStream, sideStreams, until } from "./cuda/streams.ts";
 import { Timeline } from "./cuda/timeline.ts";
 import { type Choice, Variant, VariantSet } from "./cuda/variants.ts";
 import type { Device, HostMemory, Sharing, Snapshot, Span, Tensor } from "./device.ts";
@@ -43,6 +45,7 @@ export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
   readonly isConcurrent = true;
   readonly rowTile = CUDA_ROW_TILE;
+  readonly hasFewRows = true;
   readonly threads = 0;
   readonly formats: readonly WeightFormat[];
   readonly name: string;
@@ -64,9 +67,9 @@ export class CudaDevice implements Device, Launcher {
   #sides: ReturnType<typeof sideStreams> | null = null;
   #movers: ReturnType<typeof sideStreams> | null = null;
   readonly #hostMemory = new HostAllocations();
-  #aside: SideStream | null = null;
-  /** Where kernels are launched: the main stream, or that of work aside. */
-  #launching = 0;
+  /** Where kernels are launched. */
+  #sideWork: SideWork | null = null;
+  #graphs: Graphs | null = null;
 
   /** Opens GPU `ordinal`. Throws a RunError where the driver, the GPU or the kernels are missing or will not do. */
   constructor(
@@ -94,7 +97,7 @@ export class CudaDevice implements Device, Launcher {
       this.#check("cuCtxSetCurrent", driver.cuCtxSetCurrent(this.#out.number));
       this.#check("cuStreamCreate", driver.cuStreamCreate(this.#out.ptr, STREAM_NON_BLOCKING));
       this.#stream = this.#out.number;
-      this.#launching = this.#stream;
+      this.#sideWork = new SideWork(driver, this.#stream);
     } catch (error) {
       driver.cuDevicePrimaryCtxRelease_v2(this.#handle);
       throw error;
@@ -114,14 +117,7 @@ export class CudaDevice implements Device, Launcher {
 
   allocate(bytes: number, why: string): number {
     const status = this.#driver.cuMemAlloc_v2(this.#out.ptr, bytes);
-    if (status === result.OUT_OF_MEMORY) {
-      const { total, free } = this.memory();
-      throw new RunError(
-        "device.memory",
-        `no memory on ${this.name}: ${formatBytes(bytes)} for ${why}, ${formatBytes(free)} of ${formatBytes(total)} free`,
-        "another program may use this GPU: see nvidia-smi",
-      );
-    }
+    if (status === result.OUT_OF_MEMORY) throw noDeviceMemory(this.name, bytes, why, this.memory());
     this.#check(`the allocation of ${why}`, status);
     this.#blocks.set(this.#out.number, bytes);
     return this.#out.number;
@@ -130,12 +126,7 @@ export class CudaDevice implements Device, Launcher {
   /** The driver pins the pages; by unified addressing kernels use the host's own address. */
   allocateHost(bytes: number, why: string): number {
     const status = this.#driver.cuMemHostAlloc(this.#out.ptr, bytes, MEMHOSTALLOC_PORTABLE | MEMHOSTALLOC_DEVICEMAP);
-    if (status === result.OUT_OF_MEMORY)
-      throw new RunError(
-        "device.memory",
-        `no memory of this machine for ${this.name}: ${formatBytes(bytes)} for ${why}`,
-        "a container's limit, or that of pinned memory, may be lower than the machine's memory",
-      );
+    if (status === result.OUT_OF_MEMORY) throw noPinnedMemory(this.name, bytes, why);
     this.#check(`the allocation of ${why}`, status);
     this.#hostBlocks.set(this.#out.number, bytes);
     return this.#out.number;
@@ -149,6 +140,7 @@ export class CudaDevice implements Device, Launcher {
   reserveScratch(bytes: number): void {
     if (bytes <= this.#scratch.bytes) return;
     if (this.#scratch.ptr) this.release(this.#scratch.ptr);
+    this.#graphs?.clear();
     this.#scratch = { ptr: this.allocate(bytes, "scratch of the kernels"), bytes };
   }
 
@@ -302,25 +294,26 @@ export class CudaDevice implements Device, Launcher {
   launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
   launch(kernel: Kernel<object> | Variant, second: object, third?: Readonly<Record<string, Argument>>): void {
     if (kernel instanceof Variant) {
-      this.#kernels.of(kernel).launch(this.#launching, second as Grid, third!);
+      this.#kernels.of(kernel).launch(this.#sideWork!.stream, second as Grid, third!);
       return;
     }
-    const end = this.#timeline?.begin(kernel.name, this.#launching);
+    const end = this.#timeline?.begin(kernel.name, this.#sideWork!.stream);
     kernel.cuda(second, this);
     end?.();
   }
 
   aside(work: () => void): () => void {
-    this.#aside ??= new SideStream(this.#driver, this.#stream);
-    const side = this.#aside;
-    side.afterMain();
-    this.#launching = side.stream;
-    try {
-      work();
-    } finally {
-      this.#launching = this.#stream;
-    }
-    return () => side.beforeMain();
+    return this.#sideWork!.aside(work);
+  }
+
+  concurrently(work: () => void, other: () => void): void {
+    this.#sideWork!.concurrently(work, other);
+  }
+
+  replay(key: string, work: () => void): void {
+    this.#graphs ??= new Graphs(this.#driver, this.#stream);
+    if (this.#timeline) work();
+    else this.#graphs.replay(key, work);
   }
 
   kernel(name: string, choice?: Choice): Variant {
@@ -352,7 +345,8 @@ export class CudaDevice implements Device, Launcher {
     this.#timeline?.[Symbol.dispose]();
     this.#sides?.[Symbol.dispose]();
     this.#movers?.[Symbol.dispose]();
-    this.#aside?.[Symbol.dispose]();
+    this.#graphs?.[Symbol.dispose]();
+    this.#sideWork?.[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();
     this.#snapshots?.[Symbol.dispose]();
     this.#peeks?.[Symbol.dispose]();

@@ -110,6 +110,8 @@ export interface Device extends Disposable {
   readonly compute: "f32" | "bf16";
   /** An adapter's rows begin at a multiple of this, so that a tile of rows belongs to one adapter or to none. */
   readonly rowTile: number;
+  /** Whether it has products over few rows with an adapter each (ops/fewrows.ts) that are faster than those of whole tiles. */
+  readonly hasFewRows: boolean;
   /** How it can hold the base's linear weights. */
   readonly formats: readonly WeightFormat[];
   /** Threads that share the work, each with scratch of its own; 0 where it is not so. */
@@ -178,6 +180,12 @@ export interface Device extends Disposable {
    * function returned comes after it. One such work is under way at a time.
    */
   aside(work: () => void): () => void;
+  /**
+   * Enqueues what `work` launches. For a key that must be the same launches of the same arguments each time, as a device may
+   * record them and repeat the record without calling `work`; what they read is read anew. `work` neither reads nor writes
+   * memory of the host.
+   */
+  replay(key: string, work: () => void): void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */
   idle(): Promise<void>;
   /** From now on the time of every launch is taken; it costs a little of it. */

@@ -13,6 +13,7 @@ export class NullDevice implements Device {
   readonly sharing: Sharing | null = null;
   readonly formats: readonly WeightFormat[] = WEIGHT_FORMATS;
   readonly threads = 0;
+  readonly hasFewRows = true;
   /** Names of kernels in the order of their launches. */
   readonly launched: string[] = [];
   /** Blocks taken and not released: bytes by address. More than none at the end is a leak. */
@@ -135,6 +136,10 @@ export class NullDevice implements Device {
   aside(work: () => void): () => void {
     work();
     return () => undefined;
+  }
+
+  replay(_: string, work: () => void): void {
+    work();
   }
 
   idle(): Promise<void> {

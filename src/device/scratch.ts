@@ -19,6 +19,7 @@ import { type LowKey, MOST_RANK } from "../methods/layout.ts";
 import { FACTORS } from "../methods/registry.ts";
 import { TABLE_KINDS, TABLE_TENSORS } from "../methods/tables.ts";
 import type { Device } from "./device.ts";
+import { fewRowsScratch } from "./fewrows.ts";
 import { groupSize } from "./packed.ts";
 
 export type ScratchNeed = {
@@ -33,6 +34,8 @@ export type ScratchNeed = {
   /** How the base's linear weights are held. */
   readonly format: WeightFormat;
   readonly expertFormat: WeightFormat;
+  /** Whether sequences are extended by products over few rows (fewrows.ts). */
+  readonly generates: boolean;
 };
 
 /** Rows of a tile, and tiles whose gradients one program sums (kernels/triton/lora.py, CHUNK). */
@@ -119,7 +122,21 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
   const norms = mostTensors(need) * NORM_SLICES * 4;
   const delta = spec.delta ? deltaScratch(compute, spec.delta.heads, rows).bytes : 0;
   const frozen = Math.max(frozenScratch(compute, need), frozenExpertScratch(compute, need));
-  return alignUp(Math.max(norms, delta, frozen, routeScratch(need), attentionScratch(need), ...linears), 256);
+  const extended = need.generates ? extendingScratch(compute, need) : 0;
+  return alignUp(Math.max(norms, delta, frozen, routeScratch(need), attentionScratch(need), extended, ...linears), 256);
+}
+
+/** Of products over rows that are sequences, the head's a chunk at a time. */
+function extendingScratch(compute: "f32" | "bf16", { spec, format, rows: M }: ScratchNeed): number {
+  const groups = groupsOfModel(spec).flatMap((group) =>
+    groupShapes(spec, group).map(({ in: K, firstColumn }) => {
+      const [N, W] = [firstColumn.at(-1)!, (firstColumn.length - 1) * MOST_RANK];
+      const dense = format === "dense" ? null : { dtype: compute, shape: [N, K] };
+      return fewRowsScratch({ M, K, N, W, dense }).bytes;
+    }),
+  );
+  const head = fewRowsScratch({ M, K: spec.hidden, N: tableRows(spec), W: 0, dense: null }).bytes;
+  return Math.max(head, ...groups);
 }
 
 /** Where the rows of each tile begin in each expert (ops/route.ts). */

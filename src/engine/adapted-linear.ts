@@ -6,6 +6,7 @@
 import type { Device, Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
 import type { PeftMethod } from "../methods/registry.ts";
+import { fewRowsForward } from "../ops/fewrows.ts";
 import { type LowRank, linearBackward, linearForward } from "../ops/linear.ts";
 import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import type { AdapterWork, LowRows } from "./batch.ts";
@@ -45,6 +46,12 @@ export function forward(
   z: Products,
 ): void {
   const { x, s, y, residual } = io;
+  const { rowAdapter } = rows;
+  if (rowAdapter) {
+    const lora = at && { ...at.site, span: at.low.span, rowAdapter };
+    fewRowsForward(device, { x, weight, bias, residual, y, lora });
+    return;
+  }
   if (!at) {
     linearForward(device, { x, weight, bias, residual, y, lora: null });
     return;

@@ -25,6 +25,8 @@ export type AdapterWork = {
   readonly low: ReadonlyMap<Group, LowRows>;
   /** Of methods that store neither A nor B. */
   readonly expanding: ReadonlyMap<PeftMethod, Expanding>;
+  /** i32[M], of a pass whose rows have an adapter each (row-pass.ts); null where tiles have. */
+  readonly rowAdapter: Tensor | null;
 };
 
 export type Batch = { readonly rows: number; readonly targets: number } & Readonly<Record<TableName, Tensor>> & {
@@ -103,5 +105,5 @@ function adapterWork(device: Device, pool: AdapterPool, batch: BatchMemory, tile
     device.write(which, slots);
     expanding.set(method, { which, table: pool.tableOf(method) });
   }
-  return { presence: pool.presence(tiles), low, expanding };
+  return { presence: pool.presence(tiles), low, expanding, rowAdapter: null };
 }

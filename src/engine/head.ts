@@ -5,6 +5,7 @@
 // become their own gradient in place. Other tokens cost nothing here. An adapter's targets fill whole tiles,
 // padded with rows of zeros and weight zero.
 
+import { shapedLogits } from "../base/logits.ts";
 import { range } from "../base/shape.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -79,20 +80,6 @@ export function headLoss(
   rowsScatter(device, { dy: h, rows: batch.targetRows, dx: gradHidden });
 }
 
-/** The logits f32[classes] of each target of a batch, in order. */
-export async function nextLogits(
-  device: Device,
-  head: HeadWeights,
-  buffers: HeadBuffers,
-  hidden: Tensor,
-  batch: Batch,
-  targetRows: Int32Array,
-): Promise<Float32Array[]> {
-  const logits: Float32Array[] = [];
-  await eachLogits(device, head, buffers, hidden, batch, targetRows, (_, of) => logits.push(of));
-  return logits;
-}
-
 /**
  * Calls `got` with the logits f32[classes] of each target of a batch, in order, a row tile at a time; `targetRows` are the
  * batch's on the host.
@@ -106,6 +93,14 @@ export async function eachLogits(
   targetRows: Int32Array,
   got: (target: number, logits: Float32Array) => void,
 ): Promise<void> {
+  for (const { from, y } of logitTiles(device, head, buffers, hidden, batch)) {
+    const wanted = range(y.shape[0]!).filter((row) => targetRows[from + row]! >= 0);
+    await readLogits(device, head, y, wanted, (row, logits) => got(from + row, logits));
+  }
+}
+
+/** Logits c[rows, V] of a batch's targets as the head has them, a row tile at a time: each is in the place of the last. */
+export function* logitTiles(device: Device, head: HeadWeights, buffers: HeadBuffers, hidden: Tensor, batch: Batch) {
   const of = (t: Tensor) => firstRows(t, batch.targets);
   const [x, h, rstd] = [of(buffers.x), of(buffers.h), of(buffers.rstd)];
   rowsGather(device, { x: hidden, rows: batch.targetRows, y: x });
@@ -118,16 +113,20 @@ export async function eachLogits(
     adapted?.down();
     linearForward(device, { x, weight: head.weight, bias: null, residual: null, y, lora: adapted?.product ?? null });
     adapted?.put(y);
-    const wanted = range(rowTile).filter((row) => targetRows[from + row]! >= 0);
-    if (wanted.length === 0) continue;
-    const values = toF32(await device.read(firstRows(y, wanted.at(-1)! + 1)), y.dtype);
-    const width = y.shape[1]!;
-    for (const row of wanted) got(from + row, shaped(values.subarray(row * width, row * width + head.classes), head));
+    yield { from, y };
   }
 }
 
-/** The logits of the head's outputs, as xent has them. */
-function shaped(outputs: Float32Array, { scale, cap }: HeadWeights): Float32Array {
-  if (scale === 1 && cap === null) return outputs;
-  return outputs.map((value) => (cap === null ? scale * value : cap * Math.tanh((scale * value) / cap)));
+/** Calls `got` with the logits f32[classes] of these rows, ascending, of a tile. */
+export async function readLogits(
+  device: Device,
+  { classes, scale, cap }: HeadWeights,
+  y: Tensor,
+  rows: readonly number[],
+  got: (row: number, logits: Float32Array) => void,
+): Promise<void> {
+  if (rows.length === 0) return;
+  const values = toF32(await device.read(firstRows(y, rows.at(-1)! + 1)), y.dtype);
+  const width = y.shape[1]!;
+  for (const row of rows) got(row, shapedLogits(values.subarray(row * width, row * width + classes), scale, cap ?? 0));
 }

@@ -2,13 +2,20 @@
 // them, so that a generated token costs one row of a pass.
 
 import type { DType } from "../base/dtype.ts";
-import { sum } from "../base/shape.ts";
+import { alignUp, sum } from "../base/shape.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Operation } from "../families/definition.ts";
 import type { Program } from "./program.ts";
 
 /** Sequences that are generated at once, and tokens that each may have. */
 export type CacheSizes = { readonly sequences: number; readonly capacity: number };
+
+/**
+ * Rows of a pass that extends a number of sequences, a row each: few different numbers, as each has launches of its own
+ * (row-pass.ts).
+ */
+export const rowsFor = (sequences: number): number =>
+  sequences > 128 ? alignUp(sequences, 128) : Math.max(8, 2 ** Math.ceil(Math.log2(sequences)));
 
 /** What layers keep of each sequence in place of its keys: the last rows of their convolution, and the states of attention. */
 export type LinearCache = {

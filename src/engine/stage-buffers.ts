@@ -21,8 +21,10 @@ import {
   type Workspace,
 } from "./buffers.ts";
 import { type CacheSizes, takeCache } from "./kv-cache.ts";
+import { takeChoices } from "./next-tokens.ts";
 import { programOf } from "./program.ts";
 import { tableRows } from "./rope.ts";
+import { takeRowTables } from "./row-pass.ts";
 import type { StageLayers } from "./weights.ts";
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
@@ -72,6 +74,8 @@ export function takeStageBuffers(
     head: layerRange.last ? takeHead(takeOf("head"), compute, spec, sizes) : null,
     cache: cache ? takeCache(takeOf("cache"), compute, program, cache) : null,
     places: cache ? takeOf("cache")("i32", rows) : null,
+    rowTables: cache ? takeRowTables(takeOf("cache"), rows, cache.sequences) : null,
+    choices: cache && layerRange.last ? takeChoices(takeOf("cache"), sizes.targets) : null,
   };
 }
 

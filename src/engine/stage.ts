@@ -9,23 +9,22 @@ import type { ModelSpec } from "../base/spec.ts";
 import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
-import type { Device, Tensor } from "../device/device.ts";
+import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { BLOCKS } from "../methods/optimizers.ts";
 import type { TableKind } from "../methods/tables.ts";
-import { lossWeights } from "../objectives/loss-weights.ts";
-import type { BatchTables, GenerationBatch, MicroBatch } from "../schedule/micro-batch.ts";
+import type { BatchTables, GenerationBatch, MicroBatch, NextTokens } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
 import { type Batch, writeBatch } from "./batch.ts";
 import type { Activations, StageSizes } from "./buffers.ts";
-import { addContrastGradient, type Contrasts, contrastsOf, type Ground, withSimilar } from "./contrast.ts";
+import { contrastsOf, type Ground, withSimilar } from "./contrast.ts";
 import { Decoder } from "./decoder.ts";
 import { ExpertLoads } from "./expert-load.ts";
 import { requireFormat } from "./formats.ts";
-import { headLoss, nextLogits } from "./head.ts";
+import { Generating } from "./generating.ts";
 import { fillInitial } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
 import { enqueueLosses } from "./losses.ts";
@@ -37,6 +36,7 @@ import { ropeTables, tablePositions } from "./rope.ts";
 import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
 import { withTop } from "./top.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
+import { lossOf, lossWithGradient } from "./weighted-loss.ts";
 import { type FillTensor, hostWeightBytes, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
 
 export type StageConfig = { readonly spec: ModelSpec; readonly layerRange: StageLayers; readonly sizes: StageSizes };
@@ -62,6 +62,7 @@ export class Stage implements Disposable {
   #leaving: Promise<void> = Promise.resolve();
   /** The error of the first pass that failed. */
   #failure: { readonly error: unknown } | null = null;
+  #generating: Generating | null = null;
 
   private constructor(
     readonly device: Device,
@@ -100,7 +101,17 @@ export class Stage implements Disposable {
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
     device.reserveScratch(
-      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes), chunk }),
+      scratchBytes(device, {
+        spec,
+        layers: layerRange,
+        rows,
+        slots,
+        low,
+        format,
+        expertFormat: expertFormatOf(sizes),
+        chunk,
+        generates: sizes.cache !== undefined,
+      }),
     );
     const program = programOf(spec, layerRange);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
@@ -210,7 +221,7 @@ export class Stage implements Disposable {
     if (!last) await timed("receive", () => neighbours.next!.receive(`gradient.${pass}`, grad));
     const contrasts = await timed("backward", async () => {
       this.pool.beginSteps(adaptersOf(tables));
-      const found = last ? await this.#lossWithGradient(inFlight, grad) : null;
+      const found = last ? await lossWithGradient(this.#ground(inFlight), inFlight, grad) : null;
       decoder.backward(batch, acts, work);
       return found;
     });
@@ -235,8 +246,9 @@ export class Stage implements Disposable {
     this.#free.push(inFlight.slot);
     if (!this.config.layerRange.last) return null;
     const contrasts = await this.#recorder.timer(null, adaptersOf(batch))("evaluate", () => {
-      this.#loss(inFlight, null);
-      return contrastsOf(this.#ground(inFlight), batch);
+      const ground = this.#ground(inFlight);
+      lossOf(ground, inFlight.batch, null);
+      return contrastsOf(ground, batch);
     });
     const losses = withSimilar(
       await (await enqueueLosses(this.device, inFlight.batch, batch.sequences, logProbs)).found,
@@ -247,24 +259,28 @@ export class Stage implements Disposable {
   }
 
   /**
-   * Reads prompts or extends sequences whose keys and values are kept. The last stage returns the logits f32[vocab] of the
-   * token that follows each sequence, in their order.
+   * Reads prompts or extends sequences whose keys and values are kept. The last stage returns the token that follows each
+   * sequence, in their order.
    */
-  async decode(batch: GenerationBatch): Promise<readonly Float32Array[] | null> {
-    const { cache, places } = this.buffers;
-    const { cache: of } = this.config.sizes;
-    invariant(cache && places && of, "a stage without a cache cannot generate");
-    this.device.write(places, batch.places);
-    const { capacity } = of;
-    const cached = { cache, places: firstRows(places, batch.ids.length), capacity, from: batch.from };
-    const inFlight = await this.#run("decode", null, batch, cached);
-    await inFlight.sent;
-    this.#free.push(inFlight.slot);
-    if (!this.config.layerRange.last) return null;
-    const { device, head, buffers, hidden } = this.#ground(inFlight);
-    const logits = await nextLogits(device, head, buffers, hidden, inFlight.batch, batch.targetRows);
-    await device.idle();
-    return logits;
+  async decode(batch: GenerationBatch): Promise<NextTokens | null> {
+    const { device, config, pool, decoder, buffers, neighbours } = this;
+    this.#generating ??= new Generating({
+      ...{ device, config, pool, decoder, buffers, neighbours, recorder: this.#recorder },
+      ground: (passed) => this.#ground(passed),
+      run: async (batch, cached, then) => {
+        const inFlight = await this.#run("decode", null, batch, cached);
+        await inFlight.sent;
+        this.#free.push(inFlight.slot);
+        return await then(inFlight);
+      },
+      borrow: async (work) => {
+        const slot = this.#free.pop()!;
+        const found = await work(buffers.passes[slot]!.acts, slot);
+        this.#free.push(slot);
+        return found;
+      },
+    });
+    return await this.#generating.decode(batch);
   }
 
   async step(steps: readonly OptimizerStep[]): Promise<void> {
@@ -364,35 +380,9 @@ export class Stage implements Disposable {
     return { batch, acts, tables, slot, sent };
   }
 
-  /**
-   * The weights of targets of preferences, policies and groups depend on the losses of the whole batch: these are computed
-   * first, without gradients.
-   */
-  async #lossWithGradient(inFlight: InFlight, grad: Tensor): Promise<Contrasts | null> {
-    const { batch, tables } = inFlight;
-    const isSampled = tables.policies !== undefined || tables.groups !== undefined;
-    if (tables.preferences.length === 0 && !isSampled) {
-      this.#loss(inFlight, grad);
-      return null;
-    }
-    const ground = this.#ground(inFlight);
-    this.#loss(inFlight, null);
-    const contrasts = await contrastsOf(ground, tables);
-    const losses = withSimilar(await (await enqueueLosses(this.device, batch, tables.sequences, isSampled)).found, contrasts);
-    this.device.write(batch.weights, lossWeights(tables, losses));
-    this.#loss(inFlight, grad);
-    if (contrasts) addContrastGradient(ground, tables, contrasts, losses, grad);
-    return contrasts;
-  }
-
-  #ground({ batch, acts }: InFlight<BatchTables>): Ground {
+  #ground({ batch, acts }: Pick<InFlight<BatchTables>, "batch" | "acts">): Ground {
     const { normEps: eps, vocab: classes, logitScale: scale, logitCap: cap } = this.config.spec;
     const head = { norm: this.weights.finalNorm!, weight: this.weights.head!, eps, classes, scale, cap };
     return { device: this.device, head, buffers: this.buffers.head!, hidden: firstRows(acts.inputs.at(-1)!, batch.rows) };
-  }
-
-  #loss(inFlight: InFlight, grad: Tensor | null): void {
-    const { device, head, buffers, hidden } = this.#ground(inFlight);
-    headLoss(device, head, buffers, hidden, inFlight.batch, grad);
   }
 }

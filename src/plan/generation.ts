@@ -11,7 +11,7 @@ import type { StageSizes } from "../engine/buffers.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
 import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import { promptRows, type Tile, tiledRows } from "../schedule/decode.ts";
+import { promptRows, type Tile, tiledRows, tilesFor } from "../schedule/decode.ts";
 import { blockBytes, lowSizes, lowWidths, poolBytes, productSizes } from "./adapter-memory.ts";
 import { checkHostMemory } from "./host-memory.ts";
 import { requireKernels, stageMemory } from "./memory.ts";
@@ -35,6 +35,7 @@ const SHARE = { cpu: 0.7, cuda: 0.95 } as const;
 export const tileOf = (device: Parameters<typeof sameOrderPlaces>[0]): Tile => ({
   rows: device.rowTile,
   sameOrder: sameOrderPlaces(device),
+  isApart: device.kind !== "cpu",
 });
 
 /** As many sequences at once as there are and as fit. Throws a RequestError, `generate.memory`, where not one fits. */
@@ -49,7 +50,13 @@ export function planGeneration(
   requireKernels(spec, device);
   const { rowTile } = device;
   const tile = tileOf(device);
-  const tiles = new Set(wanted.map(({ adapter }) => adapter)).size;
+  const own = [...Map.groupBy(wanted, ({ adapter }) => adapter).values()];
+  const tiles = tile.isApart
+    ? tilesFor(
+        own.map(({ length }) => length),
+        tile,
+      )
+    : own.length;
   const prompts = wanted.map(({ prompt }) => promptRows(prompt, tile));
   const rows = maxOf([...prompts, tiles * rowTile, Math.min(sum(prompts), PASS_ROWS[device.kind])]);
   const capacity = maxOf(wanted.map(({ prompt, limit }) => prompt + limit));

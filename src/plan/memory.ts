@@ -98,7 +98,17 @@ export function stageMemory(
     activations: buffers.activations,
     workspace:
       buffers.workspace +
-      scratchBytes(device, { spec, layers: layerRange, rows, slots, low, format, expertFormat: expertFormatOf(sizes), chunk }),
+      scratchBytes(device, {
+        spec,
+        layers: layerRange,
+        rows,
+        slots,
+        low,
+        format,
+        expertFormat: expertFormatOf(sizes),
+        chunk,
+        generates: sizes.cache !== undefined,
+      }),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),

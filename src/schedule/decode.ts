@@ -1,14 +1,16 @@
 // Passes of generation: prompts that are read whole, and sequences that are extended by a token each. Tables as a training pass
 // has them.
 //
-// Batch invariance, as in training: a low-rank product has the same size whatever else is in the pass. So a pass reads one
-// prompt of an adapter at most, and an adapter's sequences that are extended fit one tile of rows. Without an adapter (-1)
-// there are only frozen products, whose rows do not depend on each other. A sequence moves to another row when others end; rows
+// Batch invariance, as in training: a low-rank product has the same size whatever else is in the pass. Where an adapter's tiles
+// are one product, a pass reads one prompt of it at most, and its sequences that are extended fit one tile of rows. GPUs
+// multiply tile by tile, so it may have any number of both. Without an adapter (-1) there are only frozen products, whose rows
+// do not depend on each other. A sequence moves to another row when others end; rows
 // are those summed in the same order.
 
 import { invariant } from "../base/errors.ts";
+import type { Sampling } from "../base/sample.ts";
 import { alignUp } from "../base/shape.ts";
-import { type GenerationBatch, paddingTables } from "./micro-batch.ts";
+import { type Choices, type GenerationBatch, paddingTables } from "./micro-batch.ts";
 
 /**
  * A sequence whose tokens' keys are kept from row `firstRow` of the cache on. Its adapter is a slot, or -1 for the base model
@@ -20,10 +22,40 @@ export type GeneratedSequence = {
   readonly firstRow: number;
   /** By a LongRoPE's long factors: a position i is ~i then. */
   readonly isLong?: boolean;
+  /** Left out, the likeliest token. */
+  readonly choice?: TokenChoice;
+  /** Of a prompt that is read in pieces, by `decode`: tokens whose keys are kept, and those that are after this pass. */
+  readonly read?: number;
+  readonly until?: number;
+};
+
+/** How the next token is chosen: `uniform` in [0, 1) is the chance; `logits`: all of them are asked for, too. */
+export type TokenChoice = Sampling & { readonly uniform: number; readonly logits: boolean };
+
+const LIKELIEST: TokenChoice = { temperature: 0, topK: 0, topP: 1, uniform: 0, logits: false };
+
+const choicesOf = (sequences: readonly GeneratedSequence[]): Choices => {
+  const all = sequences.map(({ choice = LIKELIEST }) => choice);
+  return {
+    temperature: Float32Array.from(all, ({ temperature }) => temperature),
+    topK: Int32Array.from(all, ({ topK }) => topK),
+    topP: Float32Array.from(all, ({ topP }) => topP),
+    uniform: Float32Array.from(all, ({ uniform }) => uniform),
+    logits: Int32Array.from(all, ({ logits }) => (logits ? 1 : 0)),
+  };
 };
 
 /** A device's tile of rows, and the places in it whose sums have the same order (device/tile.ts). */
-export type Tile = { readonly rows: number; readonly sameOrder: readonly number[] };
+export type Tile = {
+  readonly rows: number;
+  readonly sameOrder: readonly number[];
+  /** Whether an adapter's tiles are multiplied apart: then it may have any number of them in a pass. */
+  readonly isApart: boolean;
+};
+
+/** The tiles of a pass that extends `counts` sequences of each adapter. */
+export const tilesFor = (counts: Iterable<number>, { sameOrder }: Tile): number =>
+  [...counts].reduce((all, count) => all + Math.ceil(count / sameOrder.length), 0);
 
 /** The row of the `i`th of many rows that are each at such a place, and the whole tiles that `count` of them take. */
 export const rowIndex = (i: number, { rows, sameOrder }: Tile): number =>
@@ -36,9 +68,9 @@ export const promptRows = (tokens: number, { rows }: Tile): number => alignUp(to
 /** Reads all tokens of some sequences; the last token of each has a target, in their order. */
 export function prefill(sequences: readonly GeneratedSequence[], adapters: number, tile: Tile): GenerationBatch {
   const own = sequences.filter(({ adapter }) => adapter >= 0).map(({ adapter }) => adapter);
-  invariant(new Set(own).size === own.length, "two prompts of one adapter in a pass");
+  invariant(tile.isApart || new Set(own).size === own.length, "two prompts of one adapter in a pass");
   const rows = sequences.reduce((rows, { ids }) => rows + promptRows(ids.length, tile), 0);
-  const pass = padding(rows, sequences.length, adapters, tile, "pass");
+  const pass = padding(rows, sequences, adapters, tile, "pass");
   let row = 0;
   for (const [i, { adapter, ids, firstRow, isLong = false }] of sequences.entries()) {
     const first = row;
@@ -51,29 +83,56 @@ export function prefill(sequences: readonly GeneratedSequence[], adapters: numbe
   return pass;
 }
 
-/** Reads the last token of each sequence; the keys of the others are kept. */
+/**
+ * Reads tokens of sequences whose keys before them are kept: the last one of each, or, of a prompt, those from `read` to
+ * `until`. Those that come to their end have a target, in their order.
+ */
 export function decode(sequences: readonly GeneratedSequence[], adapters: number, tile: Tile): GenerationBatch {
-  const tiles = [...new Set(sequences.map(({ adapter }) => adapter))].sort((a, b) => a - b);
-  const pass = padding(tiles.length * tile.rows, sequences.length, adapters, tile, "cache");
+  const each = tile.sameOrder.length;
+  const rowsOf = (of: GeneratedSequence): readonly [from: number, until: number] => {
+    const until = of.until ?? of.ids.length;
+    return [of.read ?? until - 1, until];
+  };
+  const counts = new Map<number, number>();
+  for (const of of sequences) {
+    const [from, until] = rowsOf(of);
+    counts.set(of.adapter, (counts.get(of.adapter) ?? 0) + until - from);
+  }
+  const tiles = [...counts]
+    .sort(([a], [b]) => a - b)
+    .flatMap(([adapter, count]) => new Array<number>(tilesFor([count], tile)).fill(adapter));
+  invariant(tile.isApart || new Set(tiles).size === tiles.length, `more than ${each} sequences of one adapter in a pass`);
+  const ended = sequences.filter((of) => rowsOf(of)[1] === of.ids.length);
+  const pass = padding(tiles.length * tile.rows, ended, adapters, tile, "cache");
   pass.tileAdapter.set(tiles);
   const used = new Map(tiles.map((adapter) => [adapter, 0]));
-  for (const [i, { adapter, ids, firstRow, isLong = false }] of sequences.entries()) {
-    const within = used.get(adapter)!;
-    invariant(within < tile.sameOrder.length, `more than ${tile.sameOrder.length} sequences of one adapter in a pass`);
-    used.set(adapter, within + 1);
-    const row = tiles.indexOf(adapter) * tile.rows + tile.sameOrder[within]!;
-    const last = ids.length - 1;
-    putRow(pass, row, ids[last]!, isLong ? ~last : last, [firstRow, firstRow + ids.length], firstRow + last);
-    putTarget(pass, i, row, tile);
+  let targets = 0;
+  for (const of of sequences) {
+    const { adapter, ids, firstRow, isLong = false } = of;
+    const [from, until] = rowsOf(of);
+    const first = tiles.indexOf(adapter) * tile.rows;
+    for (let at = from; at < until; at++) {
+      const within = used.get(adapter)!;
+      used.set(adapter, within + 1);
+      const row = first + rowIndex(within, tile);
+      putRow(pass, row, ids[at]!, isLong ? ~at : at, [firstRow, firstRow + at + 1], firstRow + at);
+      if (at === ids.length - 1) putTarget(pass, targets++, row, tile);
+    }
   }
   return pass;
 }
 
 /** Rows that attend to nothing and are kept nowhere, with room for a target of each sequence. */
-function padding(rows: number, sequences: number, adapters: number, tile: Tile, from: "pass" | "cache"): GenerationBatch {
-  const tables = paddingTables({ rows, targets: tiledRows(sequences, tile), adapters, rowTile: tile.rows });
+function padding(
+  rows: number,
+  sequences: readonly GeneratedSequence[],
+  adapters: number,
+  tile: Tile,
+  from: "pass" | "cache",
+): GenerationBatch {
+  const tables = paddingTables({ rows, targets: tiledRows(sequences.length, tile), adapters, rowTile: tile.rows });
   if (from === "cache") tables.bounds.fill(0);
-  return { ...tables, from, places: new Int32Array(rows).fill(-1) };
+  return { ...tables, from, places: new Int32Array(rows).fill(-1), choices: choicesOf(sequences) };
 }
 
 function putRow(
@@ -86,7 +145,8 @@ function putRow(
 ): void {
   pass.ids[row] = id;
   pass.positions[row] = position;
-  pass.bounds.set(bounds, 2 * row);
+  pass.bounds[2 * row] = bounds[0];
+  pass.bounds[2 * row + 1] = bounds[1];
   pass.places[row] = place;
 }
 

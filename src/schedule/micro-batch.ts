@@ -136,11 +136,35 @@ export const microBatch = v.strictObject({
 });
 export type MicroBatch = Output<typeof microBatch>;
 
+/** How the next token of each sequence of a pass is chosen (base/sample.ts): an entry for each. */
+const choices = v.strictObject({
+  temperature: floats,
+  topK: ints,
+  topP: floats,
+  /** The chance, in [0, 1). */
+  uniform: floats,
+  /** 1 where all logits are asked for, too. */
+  logits: ints,
+});
+export type Choices = Output<typeof choices>;
+
+/** What came of a pass of generation: of each sequence its next token, -1 where the logits are no finite numbers. */
+export const nextTokens = v.strictObject({
+  tokens: ints,
+  /** Of the token, by the logits as they are, and among those that it was drawn from. */
+  logProbs: floats,
+  drawnLogProbs: floats,
+  /** f32[vocab] of those sequences that asked for them, in their order. */
+  logits: v.array(floats),
+});
+export type NextTokens = Output<typeof nextTokens>;
+
 /** A pass of generation (decode.ts). */
 export const generationBatch = v.strictObject({
   ...tableSchemas,
   /** i32[M]: the row of the cache for each row's keys and values, below 0 for none. */
   places: ints,
+  choices,
   /** What rows attend to (engine/kv-cache.ts). */
   from: v.picklist(["pass", "cache"]),
 });

@@ -5,7 +5,7 @@ import type { Precision } from "../base/precision.ts";
 import { Rng } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { linearsIn } from "../families/linears.ts";
+import { type Linear, linearsIn } from "../families/linears.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { EXPERT_SHARINGS, type ExpertSharing } from "../methods/sharing.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
@@ -17,7 +17,8 @@ import type { AdapterData } from "./training.ts";
 const TARGETS = {
   qkvo: () => ["q_proj", "k_proj", "v_proj", "o_proj"],
   "all-linear": linearsIn,
-} satisfies Readonly<Record<string, (spec: ModelSpec) => readonly string[]>>;
+} satisfies Readonly<Record<string, (spec: ModelSpec) => readonly Linear[]>>;
+export const targetsOf = (spec: ModelSpec, targets: keyof typeof TARGETS): readonly Linear[] => TARGETS[targets](spec);
 export const BENCHMARK_TARGETS = Object.keys(TARGETS) as (keyof typeof TARGETS)[];
 export const BENCHMARK_METHODS: readonly PeftMethod[] = PEFT_METHODS;
 export const BENCHMARK_SHARINGS = EXPERT_SHARINGS;
@@ -83,7 +84,7 @@ export function recipeOf(
     train_on: "all",
     method,
     dropout,
-    targets: TARGETS[targets](spec),
+    targets: [...targetsOf(spec, targets)],
     ...(spec.experts === null ? {} : { experts }),
     learning_rate: 1e-4,
     weight_decay: 0.01,

@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { now, processorTime } from "../base/clock.ts";
-import { range, sum } from "../base/shape.ts";
+import { median, range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { StageSetup } from "../bus/messages.ts";
@@ -276,8 +276,3 @@ function flopsPerToken(spec: ModelSpec): number {
 }
 
 const rounded = (value: number, digits: number): number => Number(value.toFixed(digits));
-
-const median = (values: readonly number[]): number => {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
-};

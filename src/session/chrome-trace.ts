@@ -32,6 +32,13 @@ export function byFamily(launches: readonly KernelSpan[]): Readonly<Record<strin
   return Object.fromEntries([...total].sort(([, a], [, b]) => b - a));
 }
 
+/** Milliseconds of each kernel, the longest first. */
+export function byKernel(launches: readonly KernelSpan[]): Readonly<Record<string, number>> {
+  const total = new Map<string, number>();
+  for (const { kernel, start, end } of launches) total.set(kernel, (total.get(kernel) ?? 0) + end - start);
+  return Object.fromEntries([...total].sort(([, a], [, b]) => b - a));
+}
+
 /** The rows of a stage in the trace. */
 const TRACKS = { passes: 1, links: 2, kernels: 3 };
 

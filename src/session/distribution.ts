@@ -1,8 +1,8 @@
 // The distribution that a token is sampled from: its log-probabilities for programs that answer requests.
 
-import { candidates, likeliest, logProb, type Sampling, topOf } from "../data/sample.ts";
+import { candidates, likeliest, logProb, type Sampling, topOf } from "../base/sample.ts";
 
-export { logProb, type Sampling, topOf } from "../data/sample.ts";
+export { logProb, type Sampling, topOf } from "../base/sample.ts";
 
 export type Distribution = {
   /** Natural logarithm of the probability of a token that was sampled. */

@@ -1,6 +1,6 @@
 // Generation of many sequences that are known from the start.
 
-import type { Sampling } from "../data/sample.ts";
+import type { Sampling } from "../base/sample.ts";
 import { Decoding, type Generation, type GenerationEngine, type NextToken } from "./decoding.ts";
 
 export { engineOver, type Generation, type GenerationEngine } from "./decoding.ts";

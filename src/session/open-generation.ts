@@ -1,6 +1,7 @@
 // A stage in this process that generates, with saved adapters in its slots.
 
 import { shortPositions } from "../base/spec.ts";
+import type { Bus } from "../bus/bus.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import { openLocalStages } from "../cluster/local-stage.ts";
 import { setupsOf } from "../cluster/setup.ts";
@@ -9,6 +10,7 @@ import type { FactorTensor } from "../methods/layout.ts";
 import { type GenerationPlan, tileOf } from "../plan/generation.ts";
 import { engineOver, type GenerationEngine } from "./generate.ts";
 import { blocksOf } from "./parameters.ts";
+import { readsByRow } from "./reads-by-row.ts";
 
 /** An adapter with its parameters; a factor that is missing is zero. */
 export type LoadedAdapter = PoolAdapter & { readonly factors: readonly FactorTensor[] };
@@ -18,7 +20,7 @@ export async function openGeneration(
   plan: GenerationPlan,
   model: BaseModel,
   adapters: readonly LoadedAdapter[],
-): Promise<GenerationEngine & AsyncDisposable> {
+): Promise<GenerationEngine & AsyncDisposable & { readonly bus: Bus }> {
   const bus = await openLocalStages(setupsOf(plan, model));
   await using opened = new AsyncDisposableStack();
   opened.use(bus);
@@ -33,7 +35,13 @@ export async function openGeneration(
   const [{ sizes, device }] = plan.stages;
   const kept = opened.move();
   return {
-    ...engineOver(bus, { sizes, tile: tileOf(device), shortPositions: shortPositions(plan.spec) }),
+    bus,
+    ...engineOver(bus, {
+      sizes,
+      tile: tileOf(device),
+      shortPositions: shortPositions(plan.spec),
+      readsByRow: readsByRow(plan),
+    }),
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };
 }

@@ -1,7 +1,7 @@
 // What calls of the primitives are given, and what they give.
 
+import type { Sampling } from "../base/sample.ts";
 import { range } from "../base/shape.ts";
-import { logProb, type Sampling } from "../data/sample.ts";
 import type { GroupPolicy } from "../objectives/group-policy.ts";
 import type { PolicyLoss } from "../objectives/policy.ts";
 import type { Objective } from "../objectives/registry.ts";
@@ -49,6 +49,8 @@ export type SampleOptions = {
   /** Sample `i` of a prompt is that of `mlora generate --seed` with `seed + i`. */
   readonly seed?: number;
   readonly n?: number;
+  /** All logits are asked for with each token. */
+  readonly logits?: boolean;
   /** By whose share the samples have their turn; left out, the adapter's owner. */
   readonly owner?: string;
   /** Aborted: the samples end with its reason. */
@@ -65,10 +67,10 @@ export function gatherSamples(prompts: number, n: number) {
     range(n).map(() => ({ ids: [] as number[], logProbs: [] as number[], isStopped: false })),
   );
   return {
-    got({ prompt, sample, token, end, logits }: SampledToken): void {
+    got({ prompt, sample, token, end, logProb }: SampledToken): void {
       const of = found[prompt]![sample]!;
       of.ids.push(token);
-      of.logProbs.push(logProb(logits, token));
+      of.logProbs.push(logProb);
       of.isStopped = end === "stop";
     },
     samples: (): Sample[][] =>

@@ -1,7 +1,7 @@
 // What may be asked of the primitives: all that is wrong with a call is found before anything is computed.
 
 import { RequestError } from "../base/errors.ts";
-import type { Sampling } from "../data/sample.ts";
+import type { Sampling } from "../base/sample.ts";
 import type { GroupPolicy } from "../objectives/group-policy.ts";
 import type { PolicyLoss } from "../objectives/policy.ts";
 import { isContrastive, isPreference, type Objective, referenceOf, rowKindOf } from "../objectives/registry.ts";

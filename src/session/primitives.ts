@@ -38,6 +38,7 @@ import {
 import { checkOptimizer, checkPrompts } from "./primitive-checks.ts";
 import { AdapterFiles, loadFrom } from "./primitive-files.ts";
 import { cutBaseRows, cutRows } from "./primitive-segments.ts";
+import { readsByRow } from "./reads-by-row.ts";
 import { Sampler } from "./sampler.ts";
 import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
@@ -87,7 +88,7 @@ export class Primitives implements AsyncDisposable {
     const { stages, device, slots } = plan;
     this.#files = new AdapterFiles(plan);
     const { sizes } = stages[0]!;
-    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec) };
+    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec), readsByRow: readsByRow(plan) };
     this.#engine = sizes.cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache: sizes.cache } }) : null;
     const turns = new PassTurns();
     const passes = new TrainingPasses(bus);
@@ -288,9 +289,9 @@ export class Primitives implements AsyncDisposable {
         "the stages have no cache",
         "open them with a cache: { sequences, capacity }",
       );
-    const { maxTokens, stops = [], seed = 0, n = 1, sampling = {}, signal, owner = trained?.owner ?? "" } = options;
+    const { maxTokens, stops = [], seed = 0, n = 1, signal, owner = trained?.owner ?? "", logits = false } = options;
     checkPrompts(this.plan, engine, prompts, { ...options, stops: [...stops], seed, n });
-    const choosing = { sampling: { temperature: 0, topK: 0, topP: 1, ...sampling }, stops: new Set(stops) };
+    const choosing = { sampling: { temperature: 0, topK: 0, topP: 1, ...options.sampling }, stops: new Set(stops), logits };
     const work = (adapter: number) =>
       sampler.run(
         prompts.flatMap((of, prompt) =>

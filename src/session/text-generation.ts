@@ -2,7 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import { heldWeights } from "../base/precision.ts";
-import type { Sampling } from "../data/sample.ts";
+import type { Sampling } from "../base/sample.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { describeDevice } from "../engine/probe.ts";
 import { stopTokens } from "../files/generation.ts";

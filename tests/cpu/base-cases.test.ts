@@ -17,6 +17,7 @@ import { evaluate } from "../../src/session/evaluate.ts";
 import { openGeneration } from "../../src/session/open-generation.ts";
 import { admit } from "../../src/session/slot.ts";
 import { BASE_CASES, type BaseCase, logitsOf, writeBaseCase } from "../helpers/base-cases.ts";
+import { nextLogits } from "../helpers/generation.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-base-"));
@@ -61,7 +62,8 @@ describe.each(BASE_CASES.map((of) => [of.name, of] as const))("%s", (name, of) =
     await using generator = await openGeneration(plan, { folder }, []);
     const want = logitsOf(of);
     for (const i of range(of.ids.length)) {
-      const [got] = await generator.run(
+      const [got] = await nextLogits(
+        generator,
         prefill([{ adapter: -1, ids: of.ids.slice(0, i + 1), firstRow: 0 }], 1, generator.tile),
       );
       const worst = got!.reduce((most, value, at) => Math.max(most, Math.abs(value - want[i * spec.vocab + at]!)), 0);

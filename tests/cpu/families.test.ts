@@ -17,7 +17,7 @@ import { openSafetensors, type TensorData, writeSafetensors } from "../../src/fi
 import { factorsIn } from "../../src/methods/layout.ts";
 import { prefill } from "../../src/schedule/decode.ts";
 import { FAMILY_GOLDENS, type FamilyGolden, loadFamilyGolden } from "../helpers/family-golden.ts";
-import { GREEDY, generated, tinyGenerator } from "../helpers/generation.ts";
+import { GREEDY, generated, nextLogits, tinyGenerator } from "../helpers/generation.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
 
 const goldens = FAMILY_GOLDENS.map(loadFamilyGolden);
@@ -59,7 +59,7 @@ describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_,
       const size = Math.max(...want.map(Math.abs));
       for (const last of range(golden.probe.length)) {
         const ids = golden.probe.slice(0, last + 1);
-        const [got] = await generator.run(prefill([{ adapter, ids, firstRow: 0 }], 1, generator.tile));
+        const [got] = await nextLogits(generator, prefill([{ adapter, ids, firstRow: 0 }], 1, generator.tile));
         const row = want.subarray(last * vocab, (last + 1) * vocab);
         for (const [i, value] of row.entries()) expect(Math.abs(got![i]! - value) / size).toBeLessThan(1e-5);
       }
@@ -80,7 +80,7 @@ describe.each(goldens.map((golden) => [golden.name, golden] as const))("%s", (_,
     using after = openSafetensors(join(merged, "model.safetensors"));
     expect([...after.tensors.keys()].sort()).toEqual([...before.tensors.keys()].sort());
     using generator = await generatorOf(golden, merged);
-    const [got] = await generator.run(prefill([{ adapter: -1, ids: golden.probe, firstRow: 0 }], 1, generator.tile));
+    const [got] = await nextLogits(generator, prefill([{ adapter: -1, ids: golden.probe, firstRow: 0 }], 1, generator.tile));
     const want = golden.logits.all.subarray(-got!.length);
     for (const [i, value] of want.entries()) expect(Math.abs(got![i]! - value)).toBeLessThan(1e-3);
     expect(golden.logits.base.subarray(-got!.length).some((value, i) => Math.abs(value - want[i]!) > 0.1)).toBe(true);
@@ -144,7 +144,7 @@ async function expectSameModel(
   const logits = await Promise.all(
     [folder, golden.model].map(async (model) => {
       using generator = await generatorOf(golden, model);
-      return (await generator.run(prefill([{ adapter: -1, ids: golden.probe, firstRow: 0 }], 1, generator.tile)))[0]!;
+      return (await nextLogits(generator, prefill([{ adapter: -1, ids: golden.probe, firstRow: 0 }], 1, generator.tile)))[0]!;
     }),
   );
   expect([...logits[0]!]).toEqual([...logits[1]!]);

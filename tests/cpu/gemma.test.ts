@@ -14,6 +14,7 @@ import { prefill } from "../../src/schedule/decode.ts";
 import { exportModel } from "../../src/session/export-model.ts";
 import { generate } from "../../src/session/generate.ts";
 import { openGeneration } from "../../src/session/open-generation.ts";
+import { nextLogits } from "../helpers/generation.ts";
 import { GEMMA_MODELS, loadGolden } from "../helpers/golden.ts";
 import { comparesWithPeft } from "../helpers/peft.ts";
 import { rewritten } from "../helpers/rewritten.ts";
@@ -52,7 +53,10 @@ async function goesOn(base: string, adapter: string | null, prompts: Generated["
   const logits: Float32Array[] = [];
   for (const prompt of prompts)
     logits.push(
-      ...(await engine.run(prefill([{ adapter: slot, ids: prompt, firstRow: 0 }], plan.stages[0].sizes.slots, engine.tile))),
+      ...(await nextLogits(
+        engine,
+        prefill([{ adapter: slot, ids: prompt, firstRow: 0 }], plan.stages[0].sizes.slots, engine.tile),
+      )),
     );
   return { tokens, logits };
 }

@@ -6,7 +6,7 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { generationBytes, planGeneration, tileOf } from "../../src/plan/generation.ts";
 import { decode, prefill, tiledRows } from "../../src/schedule/decode.ts";
-import { ADAPTERS, generated, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
+import { ADAPTERS, generated, nextLogits, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
 import { sparseFamilies, tinyFamilies, tinySpec } from "../helpers/tiny.ts";
 
 const bits = (values: Float32Array) => Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
@@ -24,11 +24,11 @@ for (const [family, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies
           { adapter, ids, firstRow: 128 },
           { adapter, ids, firstRow: 512 },
         ];
-        let [logits] = await generator.run(prefill([kept], slots, tile));
+        let [logits] = await nextLogits(generator, prefill([kept], slots, tile));
         for (const i of range(12)) {
           ids.push((7 * i + ids.length) % spec.vocab);
-          [logits] = await generator.run(decode([kept], slots, tile));
-          const [whole] = await generator.run(prefill([again], slots, tile));
+          [logits] = await nextLogits(generator, decode([kept], slots, tile));
+          const [whole] = await nextLogits(generator, prefill([again], slots, tile));
           expect(farthest(logits!, whole!)).toBeLessThan(1e-4);
           expect(Math.max(...logits!) - Math.min(...logits!)).toBeGreaterThan(0.1);
         }
@@ -67,8 +67,8 @@ describe("bit for bit", () => {
     for (const adapter of [-1, 0, 1, 2]) {
       const ids = range(9).map((i) => (5 * i + 3) % 53);
       const mine = { adapter, ids, firstRow: 0 };
-      const [read] = await generator.run(prefill([{ ...mine, ids: ids.slice(0, -1) }], slots, tile));
-      const [alone] = await generator.run(decode([mine], slots, tile));
+      const [read] = await nextLogits(generator, prefill([{ ...mine, ids: ids.slice(0, -1) }], slots, tile));
+      const [alone] = await nextLogits(generator, decode([mine], slots, tile));
       expect(bits(alone!)).not.toBe(bits(read!));
       const others = [-1, 0, 1, 2].flatMap((of) =>
         range(tile.sameOrder.length - 1).map((i) => ({ adapter: of, ids: [i + 1], firstRow: 200 * (of + 2) + i })),
@@ -77,7 +77,7 @@ describe("bit for bit", () => {
         const beside = others.filter((other) => other.adapter !== adapter);
         const same = others.filter((other) => other.adapter === adapter);
         const sequences = [...beside, ...same.slice(0, before), mine, ...same.slice(before).slice(0, 3)];
-        const all = await generator.run(decode(sequences, slots, tile));
+        const all = await nextLogits(generator, decode(sequences, slots, tile));
         expect(bits(all[sequences.indexOf(mine)]!), `adapter ${adapter}, place ${before}`).toBe(bits(alone!));
       }
     }

@@ -6,6 +6,7 @@ import { loadRecipe } from "../../src/recipe/load.ts";
 import { benchmark } from "../../src/session/benchmark.ts";
 import { describeData } from "../../src/session/data-description.ts";
 import { exportModel } from "../../src/session/export-model.ts";
+import { benchmarkGeneration } from "../../src/session/generation-benchmark.ts";
 import { planOf } from "../../src/session/planned-run.ts";
 import { answerText, isExact, prepareGeneration } from "../../src/session/text-generation.ts";
 import { Workplace } from "../helpers/program.ts";
@@ -99,6 +100,26 @@ describe("as a library", () => {
     expect(told.join("\n")).toContain("verified: all tensors read as they were computed");
   });
 
+  test("a benchmark of generation reports what the command reports, and the same tokens", async () => {
+    const sampling = { temperature: 0.8, topK: 0, topP: 0.9 };
+    const of = {
+      device: "cpu",
+      adapters: 2,
+      rank: [4, 8],
+      sequences: 3,
+      promptTokens: 5,
+      newTokens: 4,
+      targets: "qkvo",
+    } as const;
+    const report = await benchmarkGeneration({ ...of, sampling });
+    const flags = "--device cpu --adapters 2 --rank 4,8 --sequences 3 --prompt-tokens 5 --new-tokens 4 --targets qkvo";
+    const command = await printed(...`bench --generate ${flags} --temperature 0.8 --top-p 0.9`.split(" "));
+    expect(Object.keys(plain(report))).toEqual(Object.keys(command));
+    for (const key of ["shape", "device", "ranks", "sequences", "together", "sampling", "tokens_hash"] as const)
+      expect(plain(report[key])).toEqual(command[key]);
+    expect(report.tokens_per_s).toBeGreaterThan(0);
+  });
+
   test("a benchmark reports what the command reports", async () => {
     const report = await benchmark({ device: "cpu", rows: 1, length: 16, rank: 4, steps: 1, targets: "qkvo" });
     const command = await printed(..."bench --device cpu --rows 1 --length 16 --rank 4 --steps 1 --targets qkvo".split(" "));
@@ -117,4 +138,14 @@ test.each([
   const { code, err } = await work.mlora("bench", flag, value, "--steps", "1", "--rows", "1", "--length", "16");
   expect(code).toBe(2);
   expect(err).toContain(`error[cli.flag]: ${flag} is ${value}`);
+});
+
+test.each([
+  ["--generate --rows 3", "--rows was given with --generate"],
+  ["--new-tokens 3", "--new-tokens was given without --generate"],
+  ["--generate --sequences 0", "--sequences is 0"],
+  ["--generate --top-p 2", "--top-p is 2"],
+])("mlora bench refuses %s", async (flags, message) => {
+  const { code, err } = await work.mlora("bench", ...flags.split(" "));
+  expect([code, err]).toEqual([2, expect.stringContaining(message)]);
 });

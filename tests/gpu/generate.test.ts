@@ -7,7 +7,7 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import { decode, prefill } from "../../src/schedule/decode.ts";
 import { decodesLikeFloat64 } from "../helpers/decode.ts";
-import { ADAPTERS, generated, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
+import { ADAPTERS, generated, nextLogits, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 
@@ -44,11 +44,11 @@ needs("gpu")("generation on the GPU", () => {
               { adapter, ids, firstRow: 128 },
               { adapter, ids, firstRow: 512 },
             ];
-            await generator.run(prefill([kept], ADAPTERS.length, tile));
+            await nextLogits(generator, prefill([kept], ADAPTERS.length, tile));
             for (const i of range(6)) {
               ids.push((7 * i + ids.length) % spec.vocab);
-              const [logits] = await generator.run(decode([kept], ADAPTERS.length, tile));
-              const [whole] = await generator.run(prefill([again], ADAPTERS.length, tile));
+              const [logits] = await nextLogits(generator, decode([kept], ADAPTERS.length, tile));
+              const [whole] = await nextLogits(generator, prefill([again], ADAPTERS.length, tile));
               const size = Math.hypot(...whole!);
               const off = Math.hypot(...whole!.map((value, j) => value - logits![j]!)) / size;
               expect(off).toBeLessThan(compute === "f32" ? 1e-5 : 3e-2);
@@ -65,12 +65,20 @@ needs("gpu")("generation on the GPU", () => {
           expect((await generated(generator, wanted.toReversed(), sampling)).reverse()).toEqual(together);
           for (const i of [0, 1, 2, 3, 30]) expect(await generated(generator, [wanted[i]!], sampling)).toEqual([together[i]!]);
 
+          for (const [i, adapter] of [-1, 0, 1, 2, -1, 0, 1, 2].entries()) {
+            const mine = { adapter, ids: range(i < 4 ? 9 : 70).map((j) => (5 * j + 3) % 53), firstRow: 0 };
+            const before = { adapter, ids: range(50).map((j) => (7 * j + 1) % 53), firstRow: 256 };
+            const [read] = await nextLogits(generator, prefill([mine], ADAPTERS.length, tile));
+            const [, next] = await nextLogits(generator, prefill([before, mine], ADAPTERS.length, tile));
+            expect(bytes(next!)).toBe(bytes(read!));
+          }
+
           for (const adapter of [-1, 0, 1, 2]) {
             const mine = { adapter, ids: range(9).map((i) => (5 * i + 3) % 53), firstRow: 0 };
             // A state of linear attention moves on with each token that is read.
-            const read = () => generator.run(prefill([{ ...mine, ids: mine.ids.slice(0, -1) }], ADAPTERS.length, tile));
+            const read = () => nextLogits(generator, prefill([{ ...mine, ids: mine.ids.slice(0, -1) }], ADAPTERS.length, tile));
             await read();
-            const [alone] = await generator.run(decode([mine], ADAPTERS.length, tile));
+            const [alone] = await nextLogits(generator, decode([mine], ADAPTERS.length, tile));
             const others = [-1, 0, 1, 2].flatMap((of) => {
               return range(9).map((i) => ({ adapter: of, ids: [i + 1], firstRow: 128 * (9 * (of + 1) + i + 1) }));
             });
@@ -79,7 +87,7 @@ needs("gpu")("generation on the GPU", () => {
               const beside = others.filter((other) => other.adapter !== adapter);
               const sequences = [...beside, ...same.slice(0, before), mine, ...same.slice(before)];
               await read();
-              const all = await generator.run(decode(sequences, ADAPTERS.length, tile));
+              const all = await nextLogits(generator, decode(sequences, ADAPTERS.length, tile));
               expect(bytes(all[sequences.indexOf(mine)]!)).toBe(bytes(alone!));
             }
           }

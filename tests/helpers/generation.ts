@@ -2,10 +2,12 @@
 
 import type { WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
+import type { Sampling } from "../../src/base/sample.ts";
 import { alignUp, range, sizeOf, sum } from "../../src/base/shape.ts";
 import { type ModelSpec, shortPositions } from "../../src/base/spec.ts";
-import type { Sampling } from "../../src/data/sample.ts";
 import type { Device } from "../../src/device/device.ts";
+import { programOf } from "../../src/engine/program.ts";
+import { extendsByRow } from "../../src/engine/row-pass.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearShape } from "../../src/families/linears.ts";
@@ -69,7 +71,7 @@ export async function tinyGenerator(
   wanted: readonly PoolAdapter[] = ADAPTERS,
 ): Promise<TinyGenerator> {
   const adapters = wanted.map((adapter) => adapterOn(spec, adapter));
-  const tile = tileOf(device);
+  const tile = device.hasFewRows ? { ...tileOf(device), isApart: true } : tileOf(device);
   const rows = alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile;
   const capacity = 128;
   const sizes: GenerationSizes = {
@@ -96,7 +98,16 @@ export async function tinyGenerator(
     await writeAdapter(stage, slot, factors(spec, adapter, 50 + slot));
   }
   const run = async (pass: GenerationBatch) => (await stage.decode(pass))!;
-  return { stage, tile, sizes, shortPositions: shortPositions(spec), run, [Symbol.dispose]: () => stage[Symbol.dispose]() };
+  const readsByRow = device.hasFewRows && extendsByRow(programOf(spec, wholeModel(spec)), sizes, spec);
+  return {
+    stage,
+    tile,
+    sizes,
+    shortPositions: shortPositions(spec),
+    readsByRow,
+    run,
+    [Symbol.dispose]: () => stage[Symbol.dispose](),
+  };
 }
 
 /** Prompts of unequal lengths for each adapter and the base, `each` of them. */
@@ -121,4 +132,10 @@ export async function generated(
   const all = wanted.map(() => [] as number[]);
   for await (const { index, token } of generate(generator, wanted, sampling, stops)) all[index]!.push(token);
   return all;
+}
+
+/** The logits f32[vocab] of each sequence's next token. */
+export async function nextLogits(generator: Pick<GenerationEngine, "run">, pass: GenerationBatch) {
+  pass.choices.logits.fill(1);
+  return (await generator.run(pass)).logits;
 }

@@ -12,7 +12,7 @@ import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
 import { Decoding, type NextToken } from "../../src/session/decoding.ts";
 import { type GeneratedToken, type GenerationEngine, generate } from "../../src/session/generate.ts";
 
-const tile: Tile = { rows: 4, sameOrder: [0, 1, 2] };
+const tile: Tile = { rows: 4, sameOrder: [0, 1, 2], isApart: false };
 
 describe("a pass", () => {
   test("reads prompts, each from a tile of its own on", () => {
@@ -51,6 +51,29 @@ describe("a pass", () => {
     expect(() => prefill([of(0, 1, 0), of(0, 1, 1)], 2, tile)).toThrow("two prompts of one adapter");
   });
 
+  test("has any number of prompts and tiles of an adapter where tiles are multiplied apart", () => {
+    const apart = { ...tile, isApart: true };
+    const of = (adapter: number, length: number, firstRow: number) => ({ adapter, ids: range(length), firstRow });
+    const extended = decode([...range(4).map((i) => of(0, 1 + i, 8 * i)), of(-1, 3, 40)], 1, apart);
+    expect([...extended.tileAdapter]).toEqual([-1, 0, 0]);
+    expect([...extended.targetRows].filter((row) => row >= 0)).toEqual([4, 5, 6, 8, 0]);
+    expect([...prefill([of(0, 5, 0), of(0, 1, 8)], 1, apart).tileAdapter]).toEqual([0, 0, 0]);
+  });
+
+  test("reads pieces of prompts next to sequences that are extended, with a target where a prompt ends", () => {
+    const apart = { ...tile, isApart: true };
+    const prompt = { adapter: 0, ids: range(5), firstRow: 10 };
+    const other = { adapter: 0, ids: range(3), firstRow: 30 };
+    const pass = decode([{ ...prompt, read: 1, until: 4 }, other], 1, apart);
+    expect([...pass.tileAdapter]).toEqual([0, 0]);
+    expect([...pass.ids]).toEqual([1, 2, 3, 0, 2, 0, 0, 0]);
+    expect([...pass.places]).toEqual([11, 12, 13, -1, 32, -1, -1, -1]);
+    expect([...pass.bounds]).toEqual([10, 12, 10, 13, 10, 14, 0, 0, 30, 33, 0, 0, 0, 0, 0, 0]);
+    expect([[...pass.targetRows].filter((row) => row >= 0), pass.choices.topK.length]).toEqual([[4], 1]);
+    const last = decode([{ ...prompt, read: 4, until: 5 }, other], 1, apart);
+    expect([...last.targetRows].filter((row) => row >= 0)).toEqual([0, 1]);
+  });
+
   test("seats", () => {
     expect(range(7).map((i) => rowIndex(i, tile))).toEqual([0, 1, 2, 4, 5, 6, 8]);
     expect([0, 1, 3, 4].map((count) => tiledRows(count, tile))).toEqual([0, 4, 4, 8]);
@@ -60,20 +83,23 @@ describe("a pass", () => {
 });
 
 /** An engine whose next token is one more than the last. */
-function counting(sequences: number, rows: number) {
+function counting(sequences: number, rows: number, readsByRow = false) {
   const passes: GenerationBatch[] = [];
   const engine: GenerationEngine = {
-    tile,
+    tile: { ...tile, isApart: readsByRow },
     shortPositions: null,
+    readsByRow,
     sizes: { rows, slots: 2, cache: { sequences, capacity: 50 } },
     run: async (pass) => {
       passes.push(pass);
       const wanted = [...pass.targetRows].filter((row) => row >= 0);
-      return wanted.map((row) => {
-        const logits = new Float32Array(100);
-        logits[pass.ids[row]! + 1] = 1;
-        return logits;
-      });
+      const zeros = new Float32Array(wanted.length);
+      return {
+        tokens: Int32Array.from(wanted, (row) => pass.ids[row]! + 1),
+        logProbs: zeros,
+        drawnLogProbs: zeros,
+        logits: [],
+      };
     },
   };
   return { engine, passes };
@@ -83,14 +109,17 @@ describe("many sequences", () => {
   const wanted = range(20).map((i) => ({ adapter: (i % 3) - 1, prompt: range(1 + (i % 7)), limit: 1 + (i % 5), seed: 0 }));
 
   test("all get what they asked for, whatever room there is", async () => {
-    for (const [sequences, rows] of [
-      [1, 8],
-      [2, 8],
-      [5, 12],
-      [9, 100],
-      [20, 1000],
+    for (const [sequences, rows, readsByRow] of [
+      [1, 8, false],
+      [2, 8, false],
+      [5, 12, false],
+      [9, 100, false],
+      [20, 1000, false],
+      [5, 12, true],
+      [20, 40, true],
+      [20, 1000, true],
     ] as const) {
-      const { engine, passes } = counting(sequences, rows);
+      const { engine, passes } = counting(sequences, rows, readsByRow);
       const tokens = wanted.map(() => [] as number[]);
       const ends: GeneratedToken[] = [];
       for await (const grown of generate(engine, wanted, { temperature: 0, topK: 0, topP: 1 }, new Set([9]))) {

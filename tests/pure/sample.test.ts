@@ -1,10 +1,9 @@
 // Sampling: what may come, how often it comes, and that chance is a function of the seed.
 
 import { describe, expect, test } from "bun:test";
-import { MloraError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
+import { candidates, choose, likeliest, type Sampling } from "../../src/base/sample.ts";
 import { range } from "../../src/base/shape.ts";
-import { candidates, likeliest, type Sampling, sample } from "../../src/data/sample.ts";
 
 const rng = new Rng(4);
 const logitsOf = (n: number, scale = 2) => Float32Array.from({ length: n }, () => scale * rng.normal());
@@ -49,7 +48,7 @@ describe("the tokens that may come", () => {
       const [n, chance] = [40_000, new Rng(9)];
       const counts = new Map<number, number>();
       for (let i = 0; i < n; i++) {
-        const token = sample(logits, sampling, chance.uniform());
+        const { token } = choose(logits, sampling, chance.uniform());
         counts.set(token, (counts.get(token) ?? 0) + 1);
       }
       for (const token of counts.keys()) expect(want.has(token)).toBe(true);
@@ -64,20 +63,38 @@ describe("the tokens that may come", () => {
 test("without a temperature the first of the likeliest comes, whatever the chance", () => {
   const logits = Float32Array.from([1, 3, -2, 3, 0]);
   expect(likeliest(logits)).toBe(1);
-  for (const uniform of [0, 0.5, 0.999]) expect(sample(logits, { temperature: 0, topK: 0, topP: 1 }, uniform)).toBe(1);
+  for (const uniform of [0, 0.5, 0.999]) expect(choose(logits, { temperature: 0, topK: 0, topP: 1 }, uniform).token).toBe(1);
 });
 
 test("what is not likely at all never comes, and the ends of chance are tokens", () => {
   const logits = Float32Array.from([0, Number.NEGATIVE_INFINITY, 1, -1e30]);
   const sampling = { temperature: 1, topK: 0, topP: 1 };
-  expect(new Set([0, 0.3, 0.9, 1 - 2 ** -24].map((uniform) => sample(logits, sampling, uniform)))).toEqual(new Set([0, 2]));
+  expect(new Set([0, 0.3, 0.9, 1 - 2 ** -24].map((uniform) => choose(logits, sampling, uniform).token))).toEqual(
+    new Set([0, 2]),
+  );
 });
 
-test("logits that are no numbers are reported", () => {
+test("logits that are no numbers give no token", () => {
   for (const broken of [Number.NaN, Number.POSITIVE_INFINITY])
     for (const temperature of [0, 1]) {
-      const call = () => sample(Float32Array.from([0, broken, 1]), { temperature, topK: 0, topP: 1 }, 0.5);
-      expect(call).toThrow(MloraError);
-      expect(call).toThrow("no finite numbers");
+      const { token, logProb } = choose(Float32Array.from([0, broken, 1]), { temperature, topK: 0, topP: 1 }, 0.5);
+      expect([token, logProb]).toEqual([-1, Number.NaN]);
     }
+});
+
+test("a token comes with its log-probability, by the logits and among what it was drawn from", () => {
+  for (const sampling of [
+    { temperature: 0, topK: 0, topP: 1 },
+    { temperature: 0.7, topK: 0, topP: 1 },
+    { temperature: 1.5, topK: 9, topP: 0.8 },
+  ]) {
+    const logits = logitsOf(60);
+    const own = byTheBook(logits, { temperature: 1, topK: 0, topP: 1 });
+    const drawn = sampling.temperature === 0 ? own : byTheBook(logits, sampling);
+    for (const uniform of [0, 0.2, 0.6, 0.95]) {
+      const { token, logProb, drawnLogProb } = choose(logits, sampling, uniform);
+      expect(logProb).toBeCloseTo(Math.log(own.get(token)!), 9);
+      expect(drawnLogProb).toBeCloseTo(Math.log(drawn.get(token)!), 9);
+    }
+  }
 });

@@ -10,6 +10,8 @@ export type Launcher = {
   kernel(name: string, choice?: Choice): Variant;
   /** All variants with these constants, in the order of the table of what is compiled: one of them is launched. */
   variants(name: string, choice?: Choice): readonly Variant[];
+  /** Enqueues what both launch, `other` concurrently with `work`; what is enqueued later comes after both. */
+  concurrently(work: () => void, other: () => void): void;
   launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
   /** Scratch of all launches, one after the other: at least `bytes`, else the plan was wrong. */
   scratch(bytes: number): number;

@@ -119,14 +119,14 @@ export async function prepareAnswers(
       got({ choice, text, logs, end });
       logs = [];
     };
-    const next = ({ token, end, logits }: SampledToken) => {
+    const next = ({ token, end, logProb: own, logits }: SampledToken) => {
       if (isOver) return;
       completed++;
       if (end === "stop") {
         isOver = true;
         return tell(stream.end(), "stop");
       }
-      if (logprobs !== null) logs.push(logOf(token, logits, logprobs));
+      if (logprobs !== null) logs.push(logits ? logOf(token, logits, logprobs) : { id: token, logprob: own, top: [] });
       const { text, isStopped } = stream.push(token);
       if (!isStopped) return tell(end === null ? text : text + stream.end(), end);
       isOver = true;
@@ -139,6 +139,7 @@ export async function prepareAnswers(
       stops: texts.stops,
       seed: (seed + (choice % n)) >>> 0,
       owner: tenant,
+      logits: logprobs !== null && logprobs > 0,
     };
     try {
       await engine.stream(adapter, [prompt], { ...options, signal: AbortSignal.any([signal, stop.signal]) }, next);

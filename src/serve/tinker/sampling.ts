@@ -159,12 +159,12 @@ export class Samples {
     const [tokens, logProbs, top] = [[] as number[], [] as number[], [] as TopTokens["rows"][number][]];
     const halt = new AbortController();
     let end: "stop" | "length" | null = null;
-    const got = ({ token, end: ended, logits }: SampledToken) => {
+    const got = ({ token, end: ended, drawnLogProb, logits }: SampledToken) => {
       if (end !== null) return;
-      const chosen = distributionOf(logits, sampling);
+      const chosen = logits && distributionOf(logits, sampling);
       tokens.push(token);
-      logProbs.push(chosen.logProb(token));
-      if (asked.topk_sample_logprobs > 0) top.push(chosen.top(asked.topk_sample_logprobs));
+      logProbs.push(chosen?.logProb(token) ?? drawnLogProb);
+      if (chosen) top.push(chosen.top(asked.topk_sample_logprobs));
       end = ended;
       if (ended === null && text?.push(token).isStopped) {
         end = "stop";
@@ -178,6 +178,7 @@ export class Samples {
         [prompt],
         {
           ...{ sampling, maxTokens, stops: ids, seed: (first + i) >>> 0, owner: row.tenant },
+          logits: asked.topk_sample_logprobs > 0,
           signal: AbortSignal.any([halt.signal, this.#stop.signal]),
         },
         got,

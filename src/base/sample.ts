@@ -1,9 +1,8 @@
 // The next token out of the logits: the likeliest, or one by chance among the likely ones.
 
-import { RunError } from "../base/errors.ts";
-import { likeliest } from "../base/logits.ts";
+import { likeliest, logProb } from "./logits.ts";
 
-export { likeliest, logProb, topOf } from "../base/logits.ts";
+export { likeliest, logProb, topOf } from "./logits.ts";
 
 export type Sampling = {
   /** What logits are divided by; 0: always the likeliest token. */
@@ -37,21 +36,26 @@ export function candidates(logits: Float32Array, { temperature, topK, topP }: Sa
   return kept.map((i) => [i, weights[i]! / mass] as const);
 }
 
-/** The next token; `uniform` in [0, 1) is the chance. Throws a RunError where the logits are no numbers. */
-export function sample(logits: Float32Array, sampling: Sampling, uniform: number): number {
+/** A token; log-probabilities by the logits as they are, and among those that it was drawn from. */
+export type Chosen = { readonly token: number; readonly logProb: number; readonly drawnLogProb: number };
+
+/** Where the logits are no finite numbers. */
+const NONE: Chosen = { token: -1, logProb: Number.NaN, drawnLogProb: Number.NaN };
+
+/** The next token; `uniform` in [0, 1) is the chance. Its number is -1 where the logits are no finite numbers. */
+export function choose(logits: Float32Array, sampling: Sampling, uniform: number): Chosen {
   const best = likeliest(logits);
-  if (!logits.every((logit) => !Number.isNaN(logit)) || !Number.isFinite(logits[best]!))
-    throw new RunError(
-      "generate.numbers",
-      "the model's logits are no finite numbers",
-      "the adapter or the base model is broken",
-    );
-  if (sampling.temperature === 0 || sampling.topK === 1) return best;
+  if (logits.includes(Number.NaN) || !Number.isFinite(logits[best]!)) return NONE;
+  if (sampling.temperature === 0 || sampling.topK === 1) {
+    const own = logProb(logits, best);
+    return { token: best, logProb: own, drawnLogProb: own };
+  }
   const all = candidates(logits, sampling);
   let mass = 0;
   for (const [token, probability] of all) {
     mass += probability;
-    if (uniform < mass) return token;
+    if (uniform < mass) return { token, logProb: logProb(logits, token), drawnLogProb: Math.log(probability) };
   }
-  return all.at(-1)![0]; // rounding
+  const [token, probability] = all.at(-1)!; // rounding
+  return { token, logProb: logProb(logits, token), drawnLogProb: Math.log(probability) };
 }

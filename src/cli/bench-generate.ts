@@ -1,0 +1,62 @@
+// `mlora bench --generate`: how fast this machine generates with a base model of a known shape.
+
+import { RequestError } from "../base/errors.ts";
+import { PRECISIONS } from "../base/precision.ts";
+import { jsonText, writeStdout } from "../base/terminal.ts";
+import { count, formatBytes } from "../base/units.ts";
+import { BENCHMARK_METHODS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
+import {
+  benchmarkGeneration,
+  type GenerationBenchmarkOptions,
+  type GenerationBenchmarkReport,
+} from "../session/generation-benchmark.ts";
+import { type Checks, choice, given, natural, ranksOf } from "./bench-flags.ts";
+import { DEVICES, wholeNumber } from "./flags.ts";
+import { type SamplingFlags, samplingOf } from "./sampling-flags.ts";
+
+type Options = Omit<GenerationBenchmarkOptions, "sampling">;
+/** As they were given. */
+export type BenchGenerateFlags = Readonly<Record<string, unknown>> & SamplingFlags;
+
+const CHECKS: Checks<Options> = {
+  shape: String,
+  sequences: natural("sequences"),
+  promptTokens: natural("prompt-tokens"),
+  newTokens: natural("new-tokens"),
+  rounds: natural("rounds"),
+  adapters: (value) => wholeNumber("adapters", value, 0),
+  targets: choice("targets", BENCHMARK_TARGETS),
+  rank: ranksOf,
+  method: choice("method", BENCHMARK_METHODS),
+  precision: choice("precision", PRECISIONS),
+  device: choice("device", DEVICES),
+};
+/** What the command takes next to them. */
+const OTHERS = ["generate", "json", "temperature", "topP", "topK", "--"];
+
+/** The flags of `mlora bench` that only generation has. */
+export const GENERATION_FLAGS = ["sequences", "promptTokens", "newTokens", "rounds", "temperature", "topP", "topK"];
+
+export async function benchGenerate(flags: BenchGenerateFlags): Promise<void> {
+  for (const flag in flags)
+    if (!(flag in CHECKS) && !OTHERS.includes(flag))
+      throw new RequestError("cli.flag", `--${flag} was given with --generate`, "it says how adapters train: leave it out");
+  const report = await benchmarkGeneration({ ...given(CHECKS, flags), sampling: samplingOf(flags) });
+  writeStdout(flags["json"] === true ? `${jsonText(report)}\n` : text(report));
+}
+
+function text(report: GenerationBenchmarkReport): string {
+  const { shape, device, compute, adapters, ranks, sequences, prompt_tokens, new_tokens, kernel_ms } = report;
+  const kernels = Object.entries(kernel_ms).map(([name, ms]) => `${name} ${ms.toFixed(2)}`);
+  const of =
+    adapters === 0
+      ? "no adapter"
+      : `${adapters} ${adapters === 1 ? "adapter" : "adapters"} of rank ${[...new Set(ranks)].join(", ")}`;
+  return [
+    `${shape} on ${device} in ${compute}: ${of}, ${sequences} sequences of ${prompt_tokens} + ${new_tokens} tokens`,
+    `  ${count(report.tokens_per_s)} tokens/s; a pass that extends all ${report.pass_ms} ms (median), prompts ${report.reading_ms} ms in ${report.reading_passes} passes`,
+    ...(kernels.length === 0 ? [] : [`  kernels of the prompts and one more pass, ms: ${kernels.join(", ")}`]),
+    `  process at its peak ${formatBytes(report.peak_rss_bytes)}`,
+    "",
+  ].join("\n");
+}

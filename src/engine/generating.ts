@@ -1,0 +1,154 @@
+// Generation on a stage: passes that read prompts or extend sequences, and the next tokens on the last stage.
+
+import { invariant } from "../base/errors.ts";
+import { firstRows } from "../device/arena.ts";
+import type { Device, Tensor } from "../device/device.ts";
+import type { GenerationBatch, NextTokens } from "../schedule/micro-batch.ts";
+import type { AdapterPool } from "./adapter-pool.ts";
+import type { Batch } from "./batch.ts";
+import type { Activations } from "./buffers.ts";
+import type { Ground } from "./contrast.ts";
+import type { Decoder } from "./decoder.ts";
+import { readLogits } from "./head.ts";
+import type { Cached } from "./kv-cache.ts";
+import { nextTokens, tokensIn } from "./next-tokens.ts";
+import type { Recorder } from "./recorder.ts";
+import { tablePositions } from "./rope.ts";
+import { chooseByRow, extendsByRow, rowBatch, rowTables, type SequenceRow, sequenceRows, withoutRows } from "./row-pass.ts";
+import type { Neighbours, StageConfig } from "./stage.ts";
+import type { StageBuffers } from "./stage-buffers.ts";
+
+type Passed = { readonly batch: Batch; readonly acts: Activations };
+
+/** What a stage lends. */
+type Lent = {
+  readonly device: Device;
+  readonly config: StageConfig;
+  readonly pool: AdapterPool;
+  readonly decoder: Decoder;
+  readonly buffers: StageBuffers;
+  readonly neighbours: Neighbours;
+  readonly recorder: Recorder;
+  /** Runs a packed batch; `then` reads what came of it, before its memory is another's. */
+  readonly run: <T>(batch: GenerationBatch, cached: Cached, then: (passed: Passed) => Promise<T>) => Promise<T>;
+  /** The memory of a pass, while `work` needs it. */
+  readonly borrow: <T>(work: (acts: Activations, slot: number) => Promise<T>) => Promise<T>;
+  /** The head over what a pass left. */
+  readonly ground: (passed: Passed) => Ground;
+};
+
+export class Generating {
+  readonly #byRow: boolean;
+
+  constructor(private readonly of: Lent) {
+    this.#byRow = of.device.hasFewRows && extendsByRow(of.decoder.program, of.config.sizes, of.config.spec);
+  }
+
+  /** Null on a stage that is not the last. */
+  async decode(batch: GenerationBatch): Promise<NextTokens | null> {
+    const { device, pool } = this.of;
+    const rows = this.#byRow && batch.from === "cache" ? sequenceRows(batch, device.rowTile, pool) : [];
+    if (rows.length === 0) return await this.#tiles(batch);
+    const extended = await this.#rows(batch, rows);
+    const rest = withoutRows(batch, rows, device.rowTile);
+    if (!rest) return extended;
+    const others = await this.#tiles(rest);
+    return extended && others && joined(batch, rows, extended, others);
+  }
+
+  #cached(batch: GenerationBatch, places: Tensor): Cached {
+    const { cache } = this.of.buffers;
+    const { cache: sizes } = this.of.config.sizes;
+    invariant(cache && sizes, "a stage without a cache cannot generate");
+    return { cache, places, capacity: sizes.capacity, from: batch.from };
+  }
+
+  async #tiles(batch: GenerationBatch): Promise<NextTokens | null> {
+    const { device, buffers, config, ground } = this.of;
+    const places = firstRows(buffers.places!, batch.ids.length);
+    const cached = this.#cached(batch, places);
+    device.write(places, batch.places);
+    return await this.of.run(batch, cached, async (passed) => {
+      return config.layerRange.last ? await nextTokens(ground(passed), buffers.choices!, passed.batch, batch) : null;
+    });
+  }
+
+  /** In the order of the sequences. */
+  async #rows(batch: GenerationBatch, sequences: readonly SequenceRow[]): Promise<NextTokens | null> {
+    const { device, buffers, config, decoder, pool, neighbours, recorder, ground } = this.of;
+    const { first, last } = config.layerRange;
+    const { batch: pass, places, settings, key } = rowBatch(buffers.rowTables!, pool, sequences);
+    const positions = tablePositions(config, batch.positions, (row) => {
+      return pool.adapter(batch.tileAdapter[Math.floor(row / device.rowTile)]!)?.isLong === true;
+    });
+    const tables = rowTables(batch, positions, sequences);
+    device.write(firstRows(buffers.rowTables!, tables.length), tables);
+    decoder.refresh(); // apart from what is the same each time
+    const cached = this.#cached(batch, places);
+    const adapters = [...new Set(sequences.map(({ adapter }) => adapter))].filter((adapter) => adapter >= 0);
+    const timed = recorder.timer(null, adapters);
+    return await this.of.borrow(async (acts, slot) => {
+      const stream = firstRows(acts.inputs[0]!, pass.rows);
+      if (!first) await timed("receive", () => neighbours.previous!.receive("activation.decode", stream));
+      const forward = () => decoder.forward(pass, acts, buffers.work, { fetched: null }, cached);
+      const targets = sequences.filter(({ sequence }) => sequence >= 0);
+      const asked = targets.flatMap(({ sequence }, target) => (batch.choices.logits[sequence] ? [target] : []));
+      const chosen = last ? firstRows(buffers.choices!.chosen, pass.targets) : null;
+      const head = () => ground({ batch: pass, acts });
+      await timed("decode", () =>
+        device.replay(`${key}, pass ${slot}, ${asked.length > 0 ? "layers" : "all"}`, () => {
+          forward();
+          if (chosen && asked.length === 0 && targets.length > 0) for (const _ of chooseByRow(head(), pass, settings, chosen));
+        }),
+      );
+      if (!chosen) {
+        await timed("send", () => neighbours.next!.send("activation.decode", firstRows(acts.inputs.at(-1)!, pass.rows)));
+        return null;
+      }
+      const logits: Float32Array[] = [];
+      if (asked.length > 0)
+        for (const { from, y } of chooseByRow(head(), pass, settings, chosen)) {
+          const here = asked.filter((of) => of >= from && of < from + y.shape[0]!).map((of) => of - from);
+          await readLogits(device, head().head, y, here, (_, values) => logits.push(values));
+        }
+      if (targets.length === 0) await device.idle();
+      return inOrder(targets, tokensIn(await device.read(chosen), [...targets.keys()]), batch, logits);
+    });
+  }
+}
+
+/** What was found of rows, by the order of their sequences. */
+function inOrder(
+  sequences: readonly SequenceRow[],
+  { tokens, logProbs, drawnLogProbs }: Omit<NextTokens, "logits">,
+  { choices }: GenerationBatch,
+  logits: readonly Float32Array[],
+): NextTokens {
+  const asked = sequences.flatMap(({ sequence }) => (choices.logits[sequence] ? [sequence] : []));
+  const order = [...sequences.keys()].sort((a, b) => sequences[a]!.sequence - sequences[b]!.sequence);
+  return {
+    tokens: Int32Array.from(order, (row) => tokens[row]!),
+    logProbs: Float32Array.from(order, (row) => logProbs[row]!),
+    drawnLogProbs: Float32Array.from(order, (row) => drawnLogProbs[row]!),
+    logits: [...asked.keys()].sort((a, b) => asked[a]! - asked[b]!).map((i) => logits[i]!),
+  };
+}
+
+/** Both in the order of the pass. */
+function joined(batch: GenerationBatch, rows: readonly SequenceRow[], extended: NextTokens, others: NextTokens): NextTokens {
+  const own = new Set(rows.map(({ sequence }) => sequence));
+  const next = { own: 0, others: 0, ownLogits: 0, otherLogits: 0 };
+  const found = Array.from(batch.choices.topK, (_, sequence) => {
+    const isOwn = own.has(sequence);
+    const [of, i] = isOwn ? [extended, next.own++] : [others, next.others++];
+    const isAsked = batch.choices.logits[sequence] !== 0;
+    const logits = isAsked ? [of.logits[isOwn ? next.ownLogits++ : next.otherLogits++]!] : [];
+    return { token: of.tokens[i]!, logProb: of.logProbs[i]!, drawnLogProb: of.drawnLogProbs[i]!, logits };
+  });
+  return {
+    tokens: Int32Array.from(found, ({ token }) => token),
+    logProbs: Float32Array.from(found, ({ logProb }) => logProb),
+    drawnLogProbs: Float32Array.from(found, ({ drawnLogProb }) => drawnLogProb),
+    logits: found.flatMap(({ logits }) => logits),
+  };
+}

@@ -1,0 +1,202 @@
+// A pass that extends sequences by a token: a row each, with its own adapter, in place of a tile of rows for each adapter.
+//
+// Its tables lie next to each other, so that one copy brings them to the device; all launches of a pass of as many rows and the
+// same ranks are the same, so that a device may repeat them as a record.
+
+import { alignUp, range } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
+import { firstRows, rowsFrom } from "../device/arena.ts";
+import type { Tensor } from "../device/device.ts";
+import type { Operation } from "../families/definition.ts";
+import type { PoolAdapter } from "../methods/adapter.ts";
+import { chooseTokens } from "../ops/choose.ts";
+import { rowsGather } from "../ops/embed.ts";
+import { fewRowsForward } from "../ops/fewrows.ts";
+import { rmsnormForward } from "../ops/rmsnorm.ts";
+import type { GenerationBatch } from "../schedule/micro-batch.ts";
+import type { AdapterPool } from "./adapter-pool.ts";
+import type { Batch } from "./batch.ts";
+import type { StageSizes } from "./buffers.ts";
+import type { Ground } from "./contrast.ts";
+import { rowsFor } from "./kv-cache.ts";
+import { COMPUTATIONS } from "./methods/registry.ts";
+import type { Program } from "./program.ts";
+
+/**
+ * A row of a pass of tiles: its place there, the slot of its adapter or -1, and the sequence whose next token follows it, -1
+ * for none.
+ */
+export type SequenceRow = { readonly row: number; readonly adapter: number; readonly sequence: number };
+
+/** Operations whose rows depend on no table of tiles and no other row but keys that are kept. */
+const BY_ROW: ReadonlySet<Operation["op"]> = new Set([
+  ...(["norm", "spans", "linears", "rope", "attention", "gate", "swiglu", "squaredRelu", "geglu"] as const),
+  ...(["valueNorm", "keepKv", "sharedKv", "scale"] as const),
+]);
+
+/** Whether a device that has products over few rows extends sequences of this model so; a pass of tiles does otherwise. */
+export const extendsByRow = (program: Program, { format }: Pick<StageSizes, "format">, { experts }: ModelSpec): boolean =>
+  format !== "fp8" && experts === null && program.every(({ operations }) => operations.every(({ op }) => BY_ROW.has(op)));
+
+/** Whether an adapter is a low-rank product of two factors that are stored, in linears alone. */
+export const isByRow = ({ method = "lora", tables }: PoolAdapter): boolean =>
+  !tables && !COMPUTATIONS[method].rows && !COMPUTATIONS[method].expansion;
+
+/** The rows of a pass over the cache that are not read by tiles, those of an adapter next to each other. */
+export function sequenceRows(batch: GenerationBatch, rowTile: number, pool: AdapterPool): SequenceRow[] {
+  const { places, targetRows, tileAdapter } = batch;
+  const sequenceOf = new Int32Array(places.length).fill(-1);
+  let sequence = 0;
+  for (let target = 0; target < targetRows.length; target++)
+    if (targetRows[target]! >= 0) sequenceOf[targetRows[target]!] = sequence++;
+  const rows: SequenceRow[] = [];
+  for (let tile = 0; tile < tileAdapter.length; tile++) {
+    const adapter = tileAdapter[tile]!;
+    if (adapter >= 0 && !isByRow(pool.adapter(adapter)!)) continue;
+    for (let row = tile * rowTile; row < (tile + 1) * rowTile; row++)
+      if (places[row]! >= 0) rows.push({ row, adapter, sequence: sequenceOf[row]! });
+  }
+  return rows; // tiles are in the order of the adapters
+}
+
+/** The same pass without these rows; null where none is left. */
+export function withoutRows(batch: GenerationBatch, rows: readonly SequenceRow[], rowTile: number): GenerationBatch | null {
+  if (batch.places.reduce((count, place) => count + (place >= 0 ? 1 : 0), 0) === rows.length) return null;
+  const gone = new Set(rows.map(({ row }) => row));
+  const [bounds, places, targetRows] = [batch.bounds.slice(), batch.places.slice(), batch.targetRows.slice()];
+  const tileAdapter = batch.tileAdapter.slice();
+  for (const { row, adapter } of rows) {
+    bounds.fill(0, 2 * row, 2 * row + 2);
+    places[row] = -1;
+    if (adapter >= 0) tileAdapter[Math.floor(row / rowTile)] = -1;
+  }
+  for (const [target, row] of targetRows.entries()) if (gone.has(row)) targetRows[target] = -1;
+  const kept = range(batch.choices.topK.length).filter((i) => !rows.some(({ sequence }) => sequence === i));
+  const { temperature, topK, topP, uniform, logits } = batch.choices;
+  const floats = (of: Float32Array) => Float32Array.from(kept, (i) => of[i]!);
+  const ints = (of: Int32Array) => Int32Array.from(kept, (i) => of[i]!);
+  const choices = {
+    ...{ temperature: floats(temperature), topP: floats(topP), uniform: floats(uniform) },
+    ...{ topK: ints(topK), logits: ints(logits) },
+  };
+  return { ...batch, bounds, places, targetRows, tileAdapter, choices };
+}
+
+/** Words of each row and of each target in all tables, which lie one after the other. */
+const TABLES = {
+  bounds: ["row", 2],
+  ids: ["row", 1],
+  positions: ["row", 1],
+  places: ["row", 1],
+  rowAdapter: ["row", 1],
+  settings: ["target", 4],
+  targetRows: ["target", 1],
+} as const satisfies Readonly<Record<string, readonly ["row" | "target", number]>>;
+type Name = keyof typeof TABLES;
+const wordsOf = (each: "row" | "target"): number =>
+  Object.values(TABLES).reduce((all, [of, words]) => all + (of === each ? words : 0), 0);
+
+/** Memory for the tables of as many rows and sequences. */
+export const takeRowTables = (take: (dtype: "i32", ...shape: number[]) => Tensor, rows: number, sequences: number): Tensor =>
+  take("i32", wordsOf("row") * alignUp(rows, 128) + wordsOf("target") * rowsFor(sequences));
+
+/** Rows and targets of a pass; without a target there is no head. */
+type Sizes = { readonly row: number; readonly target: number };
+const sizesOf = (rows: readonly SequenceRow[]): Sizes => {
+  const targets = rows.filter(({ sequence }) => sequence >= 0).length;
+  return { row: rowsFor(rows.length), target: targets === 0 ? 0 : rowsFor(targets) };
+};
+
+/** Something for each table, by its first word, its entries and the words of each. */
+function eachTable<T>(sizes: Sizes, make: (begin: number, entries: number, words: number) => T): Readonly<Record<Name, T>> {
+  let begin = 0;
+  const found: Partial<Record<Name, T>> = {};
+  for (const [name, [each, words]] of Object.entries(TABLES)) {
+    found[name as Name] = make(begin, sizes[each], words);
+    begin += sizes[each] * words;
+  }
+  return found as Record<Name, T>;
+}
+
+/** The tables on the host: rows that are no sequence's attend to nothing and are kept nowhere. */
+export function rowTables(batch: GenerationBatch, positions: Int32Array, rows: readonly SequenceRow[]): Int32Array {
+  const sizes = sizesOf(rows);
+  const words = new Int32Array(wordsOf("row") * sizes.row + wordsOf("target") * sizes.target);
+  const values = new Float32Array(words.buffer);
+  const at = eachTable(sizes, (begin) => begin);
+  for (const name of ["places", "rowAdapter", "targetRows"] as const)
+    words.fill(-1, at[name], at[name] + sizes[TABLES[name][0]]);
+  const { temperature, topK, topP, uniform } = batch.choices;
+  let target = 0;
+  for (const [i, { sequence, row, adapter }] of rows.entries()) {
+    words[at.bounds + 2 * i] = batch.bounds[2 * row]!;
+    words[at.bounds + 2 * i + 1] = batch.bounds[2 * row + 1]!;
+    words[at.ids + i] = batch.ids[row]!;
+    words[at.positions + i] = positions[row]!;
+    words[at.places + i] = batch.places[row]!;
+    words[at.rowAdapter + i] = adapter;
+    if (sequence < 0) continue;
+    const setting = at.settings + 4 * target;
+    values[setting] = temperature[sequence]!;
+    values[setting + 1] = topK[sequence]!;
+    values[setting + 2] = topP[sequence]!;
+    values[setting + 3] = uniform[sequence]!;
+    words[at.targetRows + target++] = i;
+  }
+  return words;
+}
+
+const NOTHING: Tensor = { ptr: 0, dtype: "i32", shape: [0] };
+
+/** The pass on the device, its tables in `memory`. */
+export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly SequenceRow[]) {
+  const sizes = sizesOf(of);
+  const tables = eachTable(sizes, (begin, entries, words): Tensor => {
+    return { ptr: memory.ptr + 4 * begin, dtype: "i32", shape: words === 1 ? [entries] : [entries, words] };
+  });
+  const { settings, bounds, ids, positions, places, rowAdapter, targetRows } = tables;
+  const found = pool.lowRows(Int32Array.from(new Set(of.map(({ adapter }) => adapter))));
+  const low = new Map([...found].map(([group, { span }]) => [group, { lowAt: NOTHING, elements: 0, span }] as const));
+  // Only what a forward pass of rows reads is there.
+  const batch: Batch = {
+    ...{ rows: sizes.row, ids, positions, bounds, rowAdapter, low, presence: new Map(), expanding: new Map() },
+    ...{
+      targets: sizes.target,
+      targetRows,
+      targetIds: NOTHING,
+      weights: NOTHING,
+      sharpness: NOTHING,
+      loss: NOTHING,
+      isCorrect: NOTHING,
+    },
+    ...{ rowNumber: NOTHING, tileAdapter: NOTHING, dropout: NOTHING, embedding: null, head: null },
+  };
+  const spans = [...low].map(([group, { span }]) => `${group} ${span.least} ${span.most}`);
+  const key = `${sizes.row} rows, ${sizes.target} targets: ${spans}`;
+  return { batch, places, settings: { ...settings, dtype: "f32" as const }, key };
+}
+
+/** Logits c[rows, V] of a pass as the head has them, a chunk of targets at a time: each is in the place of the last. */
+function* targetLogits({ device, head, buffers, hidden }: Ground, { targets, targetRows }: Batch) {
+  const [x, h, rstd] = [buffers.x, buffers.h, buffers.rstd].map((t) => firstRows(t, targets)) as [Tensor, Tensor, Tensor];
+  rowsGather(device, { x: hidden, rows: targetRows, y: x });
+  rmsnormForward(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
+  const chunk = buffers.logits.shape[0]!;
+  for (let from = 0; from < targets; from += chunk) {
+    const y = firstRows(buffers.logits, Math.min(chunk, targets - from));
+    const x = rowsFrom(h, from, y.shape[0]!);
+    fewRowsForward(device, { x, weight: head.weight, bias: null, residual: null, y, lora: null });
+    yield { from, y };
+  }
+}
+
+/** Chooses the next token of each target; yields the logits of each chunk of them. */
+export function* chooseByRow(ground: Ground, batch: Batch, settings: Tensor, chosen: Tensor) {
+  const { classes, scale, cap } = ground.head;
+  for (const { from, y } of targetLogits(ground, batch)) {
+    const part = (t: Tensor) => rowsFrom(t, from, y.shape[0]!);
+    const io = { logits: y, targets: part(batch.targetRows), settings: part(settings), chosen: part(chosen) };
+    chooseTokens(ground.device, { ...io, classes, scale, cap: cap ?? 0 });
+    yield { from, y };
+  }
+}
