@@ -12,7 +12,7 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 
-from gpu import ROOT, arguments, commit_of, flags, measure
+from gpu import ROOT, arguments, commit_of, flags
 
 TOKENS = 8192
 QWEN3, GPT_OSS = dict(shape="qwen3-30b-a3b"), dict(shape="gpt-oss-20b", precision="bf16")
@@ -38,10 +38,11 @@ CASES = {
     **cases_of("qwen3-30b-a3b, with experts", QWEN3, EXPERTS, dict(rank=4)),  # of rank 16 they are 107 GiB
     "qwen3-30b-a3b, with experts, each its own": (QWEN3 | EXPERTS | ONE | dict(experts="per-expert"), TO_PEFT),
     "qwen3-30b-a3b, attention, nf4": (QWEN3 | ATTENTION | ONE | FULL | dict(precision="nf4"), ("GiB", 24)),
+    "qwen3-30b-a3b, with experts, nf4": (QWEN3 | EXPERTS | ONE | FULL | dict(precision="nf4"), ("GiB", 24)),
     **cases_of("gpt-oss-20b, attention", GPT_OSS, ATTENTION, {}),
     **cases_of("gpt-oss-20b, with experts", GPT_OSS, EXPERTS, {}),
     "gpt-oss-20b, attention, mxfp4": (GPT_OSS | ATTENTION | ONE | FULL | dict(precision="auto"), ("GiB", 18)),
-    "gpt-oss-20b, with experts, mxfp4": (GPT_OSS | EXPERTS | ONE | dict(precision="auto"), None),
+    "gpt-oss-20b, with experts, mxfp4": (GPT_OSS | EXPERTS | ONE | FULL | dict(precision="auto"), ("GiB", 18)),
 }
 HEAD = (
     "| date (UTC) | commit | GPU | case | tokens/s | GiB (planned) | recomputation | busiest expert | found (asked) | PEFT tokens/s | PEFT GiB |\n"
@@ -50,20 +51,23 @@ HEAD = (
 NEW = "# Mixtures of experts on GPUs\n\nRows of `python3 scripts/bench/experts.py --write`.\n\n" + HEAD
 
 
-def ours_of(values: dict, args) -> dict:
-    work = dict(rank=16, tokens=TOKENS, steps=args.steps, device="cuda")
-    return measure([*shlex.split(args.mlora), "bench", *flags(work | values), "--json"])
-
-
-def peer_of(values: dict, args) -> dict | None:
-    """Null where it fails, which costs no other row."""
-    same = {key: values[key] for key in ("shape", "targets", "rows", "length")} | dict(rank=16, steps=args.steps)
-    command = [sys.executable, "-B", str(ROOT / "scripts/bench/peer_experts.py"), *flags(same)]
+def report_of(command: list[str]) -> dict | None:
+    """The last line of a command's output; null where it fails, which costs no other row."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return json.loads(done.stdout.strip().splitlines()[-1])
     print(f"failed: {shlex.join(command)}\n{done.stderr[-1500:]}", flush=True)
     return None
+
+
+def ours_of(values: dict, args) -> dict | None:
+    work = dict(rank=16, tokens=TOKENS, steps=args.steps, device="cuda")
+    return report_of([*shlex.split(args.mlora), "bench", *flags(work | values), "--json"])
+
+
+def peer_of(values: dict, args) -> dict | None:
+    same = {key: values[key] for key in ("shape", "targets", "rows", "length")} | dict(rank=16, steps=args.peer_steps)
+    return report_of([sys.executable, "-B", str(ROOT / "scripts/bench/peer_experts.py"), *flags(same)])
 
 
 def found_of(ours: dict, asked: tuple | None, one: dict | None, peer: dict | None) -> str:
@@ -97,7 +101,7 @@ def row_of(name: str, ours: dict, theirs: dict | None, found: str, commit: str) 
 
 
 def main() -> None:
-    args = arguments(__doc__, CASES, steps=4)
+    args = arguments(__doc__, CASES, steps=4, more=lambda parser: parser.add_argument("--peer-steps", type=int, default=4, help="of PEFT, which is slower"))
     commit = commit_of()
     rows, alone, peers = [], {}, {}
     for name in args.cases or CASES:
@@ -105,6 +109,8 @@ def main() -> None:
         work = (values["shape"], values["targets"])
         setting = (*work, values["length"])
         ours = ours_of(values, args)
+        if ours is None:
+            continue
         if values["adapters"] == 1:
             alone[setting] = ours
         theirs = None
@@ -120,6 +126,8 @@ def main() -> None:
             path = ROOT / "docs/measurements/experts.md"
             path.write_text(insert(path.read_text() if path.exists() else NEW, rows[-1]))
     print("\n" + HEAD + "".join(rows), flush=True)
+    if len(rows) < len(args.cases or CASES):
+        sys.exit("some cases failed, see above")
 
 
 if __name__ == "__main__":
