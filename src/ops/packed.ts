@@ -168,11 +168,23 @@ function expand(gpu: Launcher, weight: PackedWeight, out: Tensor, step = 0): voi
   }
 }
 
+/** The rows of x, times `columns` f32 where that is not null, to codes in e4m3 and a scale each. */
+export function roundRows(
+  gpu: Launcher,
+  x: Tensor,
+  columns: number | null,
+  to: { readonly codes: number; readonly scale: number },
+): void {
+  const [rows, K] = [dim(x, 0), dim(x, 1)];
+  const variants = gpu.variants("fp8_quantise", { COLUMNS: columns === null ? 0 : 1 });
+  const holding = variants.find((variant) => variant.constant("CHUNKS") * variant.constant("BLOCK") >= K);
+  gpu.launch(holding ?? variants.at(-1)!, [rows], { x, columns, ...to, K });
+}
+
 /** Codes and scales of a linear's rows, and, once all of the group's are there, the turned copy. */
 function fp8Quantise(gpu: Launcher, from: Tensor, weight: PackedWeight, linear: number): void {
   const { codes, scale } = linearOf(weight, linear);
-  const kernel = gpu.kernel("fp8_quantise", { COLUMNS: 0 });
-  gpu.launch(kernel, [dim(from, 0)], { x: from, columns: null, codes, scale, K: dim(from, 1) });
+  roundRows(gpu, from, null, { codes, scale });
   if (weight.isSingle || linear < weight.firstRow.length - 2) return;
   const [N, K] = weight.shape;
   const parts = partsOf(weight);

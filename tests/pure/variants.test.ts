@@ -12,14 +12,18 @@ import type { Argument, Grid } from "../../src/device/cuda/kernel.ts";
 import { compiled } from "../../src/device/cuda/kernels.ts";
 import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
+import { fewRowsScratch, MOST_ROWS } from "../../src/device/fewrows.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import { weightsOf } from "../../src/engine/weight-source.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
+import { RANK_TILE } from "../../src/methods/layout.ts";
+import { CHOICE_WIDTH, chooseTokens } from "../../src/ops/choose.ts";
 import { convolutionDecode, convolutionKeep } from "../../src/ops/convolution.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { deltaDecode } from "../../src/ops/deltanet.ts";
+import { fewRowsForward } from "../../src/ops/fewrows.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
 import { groupnormBackward, groupnormForward } from "../../src/ops/groupnorm.ts";
@@ -173,6 +177,31 @@ function launchConvolved(gpu: DryGpu, { hidden: C }: ModelSpec): void {
   shortconvDecode(gpu, { bcx, weight, y, ...kept });
 }
 
+/** What is left of generation: few rows, each with its own adapter, and the tokens that are chosen of their logits. */
+function launchFew(gpu: DryGpu): void {
+  using arena = new Arena(gpu, 1 << 22, "a test");
+  const [N, K, G] = [64, 96, 2];
+  const weight = arena.tensor(gpu.compute, N, K);
+  gpu.reserveScratch(fewRowsScratch({ M: MOST_ROWS, K, N, W: G * RANK_TILE, dense: null }).bytes);
+  const tables = {
+    span: { least: 4, most: 4 },
+    factors: arena.tensor("i64", 1, G, 4),
+    ranks: arena.tensor("i32", 1, G),
+    scale: arena.tensor("f32", 1, G),
+    firstColumn: [0, 32, N],
+  };
+  for (const rows of [1, 17, 65, MOST_ROWS]) {
+    const [x, y] = [arena.tensor(gpu.compute, rows, K), arena.tensor(gpu.compute, rows, N)];
+    const lora = { ...tables, rowAdapter: arena.tensor("i32", rows) };
+    for (const bias of [null, arena.tensor(gpu.compute, N)])
+      for (const residual of [null, y])
+        for (const adapters of [null, lora]) fewRowsForward(gpu, { x, weight, bias, residual, y, lora: adapters });
+  }
+  const [logits, settings] = [arena.tensor(gpu.compute, 3, 40), arena.tensor("f32", 3, CHOICE_WIDTH)];
+  const of = { logits, settings, classes: 37, targets: arena.tensor("i32", 3), chosen: arena.tensor("f32", 3, CHOICE_WIDTH) };
+  for (const cap of [0, 30]) chooseTokens(gpu, { ...of, scale: 1, cap });
+}
+
 async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): Promise<ReadonlySet<KernelRow>> {
   const found = new Set<KernelRow>();
   const open = () =>
@@ -228,6 +257,9 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   for (const heads of [2, 64, 128]) await train(open(), newSpec({ family: "olmo2", heads, kvHeads: 1 }), few, "dense");
   const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
   await train(open(), newSpec(muse), few, "dense");
+  if (formats.includes("fp8"))
+    // whose rows are rounded by their width
+    for (const intermediate of [6144, 12288, 24576, 32768]) await train(open(), newSpec({ intermediate }), few, "fp8");
   for (const size of compute === "f32" ? [32] : [128, 24]) {
     const delta = { heads: { keyHeads: 2, valueHeads: 8, keyDim: size, valueDim: size }, layers: [true, false] };
     await train(
@@ -264,6 +296,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   await train(open(), newSpec({ ...MANY, experts: tinyExperts(2, { count: 256 }) }), few, "dense");
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
+  launchFew(open());
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);
   return found;
 }

@@ -7,6 +7,7 @@ import type { Tensor } from "../../device/device.ts";
 import { isPacked, type PackedWeight, partsOf, type Weight } from "../../device/packed.ts";
 import type { LinearBackward, LinearForward } from "../linear.ts";
 import { dim, flag, strideOf } from "../op.ts";
+import { roundRows } from "../packed.ts";
 import { backwardVariant, forwardVariant, productGrid } from "./frozen.ts";
 import { boundaries, tablesOf } from "./low-rank.ts";
 
@@ -49,7 +50,6 @@ function rounded(gpu: Launcher, x: Tensor, columns: number | null): { readonly c
   const [rows, width] = [dim(x, 0), dim(x, 1)];
   const codes = gpu.scratch(alignUp(sizeOf(x.shape), ALIGN) + 4 * rows);
   const scale = codes + alignUp(sizeOf(x.shape), ALIGN);
-  const kernel = gpu.kernel("fp8_quantise", { COLUMNS: columns === null ? 0 : 1 });
-  gpu.launch(kernel, [rows], { x, columns, codes, scale, K: width });
+  roundRows(gpu, x, columns, { codes, scale });
   return { codes: codesAt(codes, rows, width), scale };
 }

@@ -33,6 +33,7 @@ CASES = {  # side by side on one GPU: those with the largest tensors first and l
     "expanded": rows_values.expanded,
     "nf4": rows_packed.nf4,
     "int8": rows_packed.int8,
+    "fp8": rows_packed.fp8,
     "dora": rows_dora.dora,
     "vera": rows_vera.vera,
     "tables": rows_tables.tables,

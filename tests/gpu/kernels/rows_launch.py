@@ -89,6 +89,13 @@ def mxfp4_expand(kind, codes, scale, out, size, step, out_step, weights):
     launch(row, (cdiv(size, row["constants"]["BLOCK"]), 1, weights), codes, scale, out, size, step, out_step)
 
 
+def fp8_quantise(x, columns, codes, scale):
+    """The rows of both kinds are alike."""
+    M, K = x.shape
+    row = find("fp8_quantise", "tma", lambda c: c["CHUNKS"] == 0 or c["CHUNKS"] * c["BLOCK"] >= K, COLUMNS=int(columns is not None))
+    launch(row, (M,), x, scale if columns is None else columns, codes, scale, K)
+
+
 def fp8_expand(codes, scale, out, K, step, out_step, weights):
     row = find("fp8_expand", "ptr")
     launch(row, (scale.numel(), cdiv(K, row["constants"]["BLOCK"]), weights), codes, scale, out, K, step, out_step)

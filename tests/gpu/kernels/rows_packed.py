@@ -2,8 +2,8 @@
 import torch
 
 import rows_launch as run
-from rows_check import Case, poison, stored
-from rows_launch import DEVICE
+from rows_check import Case, floats, poison, rnd, stored
+from rows_launch import DEVICE, INTERPRET
 
 BOOK = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
         0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
@@ -65,4 +65,31 @@ def int8(kind, small):
         case.same("int8", out[:, : N * K], stored(value, out.dtype))
         if not bool(out[:, N * K :].isnan().all()):
             case.wrong.append("what lies after a weight is written")
+    return case
+
+
+def fp8(kind, small):
+    """Rows of widths that each variant holds, and wider ones, with numbers of columns and without; a row of zeros."""
+    case = Case(kind)
+    if kind != "ptr":
+        return case
+    for K in (16, 4112) if small else (16, 4096, 4112, 8208, 11008, 12288, 22016, 30016):
+        M = 3 if small else 301
+        x = rnd(kind, M, K)
+        x[1] = 0
+        columns = torch.rand(K, device=DEVICE) + 0.5
+        for by in (None, columns):
+            codes = torch.full((M, K), 255, device=DEVICE, dtype=torch.uint8)
+            scale = floats(M)
+            run.fp8_quantise(x, by, codes.view(torch.float8_e4m3fn), scale)
+            value = x.float() if by is None else x.float() * by
+            most = value.abs().amax(1)
+            # Through f64, which rounds a quotient once: PyTorch on GPUs multiplies by the inverse of a plain number.
+            inverse = torch.where(most > 0, 448 / most.double(), 0).float()
+            case.same("scale", scale, (most.double() / 448).float())
+            want = (value * inverse[:, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
+            if INTERPRET:  # which rounds some to half of what they are
+                case.near("codes", codes.view(want.dtype).double(), want.double(), 0.2)
+            else:
+                case.same("codes", codes, want.view(torch.uint8))
     return case
