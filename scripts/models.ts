@@ -78,7 +78,7 @@ LFM2 has an \`out_proj\` in layers of both kinds, so that \`conv.out_proj\` and 
 
 Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5, Qwen3-VL, Qwen 3.5, Qwen3-Next, LFM2, Granite 4's hybrids and Nemotron 3 Nano. Routers and the gates of shared experts stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
 The routers differ by numbers alone (softmax or sigmoid, normalised or not, groups, a correction, a factor), which each family reads from config.json. Of logits as large the lower expert comes first.
-A plan for a GPU refuses Qwen 3.5's mixtures, Qwen3-Next and all with Mamba layers, and experts that are more than 512 in a layer or 16 for a token.
+A plan for a GPU refuses Qwen 3.5's mixtures and Qwen3-Next, and experts that are more than 512 in a layer or 16 for a token.
 
 Adapters act in attention and dense MLPs as in other models, and in experts where \`targets\` names their linears (\`gate_proj\`, \`up_proj\`, \`down_proj\`; \`w1\`, \`w2\`, \`w3\`; \`gate_up_proj\`). "all-linear" has none of
 them: \`mlora plan\` counts the linears of each kind, and says so. With \`experts = "shared-outer"\`, the default, all experts share one A of gate and up and one B of down, and have the other factor each;
@@ -106,7 +106,8 @@ again with the long ones when it passes that length.
 
 ## Mamba
 
-Layers of Mamba 2 are computed token by token, in fp32, on CPUs alone; adapters act on \`in_proj\` and \`out_proj\`, the rest stays as it is. Of
+Layers of Mamba 2 are computed token by token on CPUs, and in chunks of 64 tokens on GPUs, whose states go from chunk to chunk in fp32: in bf16 for heads of up to 128 features and
+states of up to 256, in fp32 for up to 32 of both; adapters act on \`in_proj\` and \`out_proj\`, the rest stays as it is. Of
 Nemotron-H PEFT refuses adapters on \`out_proj\`, so that "all-linear" leaves it out here, and its name is refused. Steps of time are within the config's limits wherever a token is read.
 transformers 5.24 forgets the limits where it generates over a cache (\`findings/transformers-mamba-step-limits.sh\`), so that models that have some generate otherwise there than they were trained.
 

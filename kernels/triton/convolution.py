@@ -1,7 +1,7 @@
 """Causal depthwise convolution over the rows of a sequence, then SiLU; a channel by itself, so that no sum depends on what else
 is in the pass.
 
-    convolution_forward    p[m] = sum over t of weight[:, t] x[m - TAPS + 1 + t], rows before bounds[m, 0] being 0;
+    convolution_forward    p[m] = bias + sum over t of weight[:, t] x[m - TAPS + 1 + t], rows before bounds[m, 0] being 0;
                            y = silu(p); 0 in rows that belong to no sequence (bounds equal)
     convolution_backward   dx[m] = sum over t of weight[:, TAPS - 1 - t] dy[m + t] silu'(p[m + t]) within the sequence
     convolution_keep       window[places[m] / capacity] = the TAPS - 1 rows up to a sequence's last row m, nothing where
@@ -11,6 +11,8 @@ is in the pass.
 Shapes: x, dx c[M, C], rows stride elements apart; y, dy c[M, C]; weight f32[C, TAPS]; bounds i32[M, 2]; places i32[M]; window
 c[S, TAPS - 1, C].
 
+bias f32[C] is not read where biased = 0.
+
 Launch, no scratch: forward and backward grid (ceil(M / BM), ceil(C / BC)); keep and decode grid (M, ceil(C / BC)).
 """
 import triton
@@ -18,9 +20,10 @@ import triton.language as tl
 
 
 @triton.jit
-def taps_sum(x, weight, first_M, m_M, c_C, inside, C, stride, TAPS: tl.constexpr):
-    """p of rows m_M, f32[M, C]; `inside`: which rows belong to a sequence."""
-    p_MC = tl.zeros((m_M.shape[0], c_C.shape[0]), tl.float32)
+def taps_sum(x, weight, bias, first_M, m_M, c_C, inside, C, stride, biased, TAPS: tl.constexpr):
+    """p of rows m_M, f32[M, C], 0 in others than those `inside` a sequence."""
+    bias_C = tl.load(bias + c_C, mask=c_C < tl.where(biased != 0, C, 0), other=0.0)
+    p_MC = tl.where(inside[:, None], bias_C[None, :], 0.0)
     for t in tl.static_range(TAPS):
         row_M = m_M - (TAPS - 1) + t
         seen = (inside & (row_M >= first_M))[:, None] & (c_C < C)[None, :]
@@ -30,19 +33,19 @@ def taps_sum(x, weight, first_M, m_M, c_C, inside, C, stride, TAPS: tl.constexpr
 
 
 @triton.jit
-def convolution_forward(x, weight, bounds, y, M, C, stride, TAPS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
+def convolution_forward(x, weight, bias, bounds, y, M, C, stride, biased, TAPS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
     """BM rows of BC channels. See the top of the file."""
     C, stride = C // 8 * 8, stride // 8 * 8  # as they are: tells the compiler that rows are aligned to 16 bytes
     m_M, c_C = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BC + tl.arange(0, BC)
     first_M = tl.load(bounds + 2 * m_M, mask=m_M < M, other=0)
     inside = tl.load(bounds + 2 * m_M + 1, mask=m_M < M, other=0) > first_M
-    p_MC = taps_sum(x, weight, first_M, m_M, c_C, inside, C, stride, TAPS)
+    p_MC = taps_sum(x, weight, bias, first_M, m_M, c_C, inside, C, stride, biased, TAPS)
     to_MC = y + m_M.to(tl.int64)[:, None] * C + c_C[None, :]
     tl.store(to_MC, (p_MC * tl.sigmoid(p_MC)).to(y.dtype.element_ty), mask=(m_M < M)[:, None] & (c_C < C)[None, :])
 
 
 @triton.jit
-def convolution_backward(dy, x, weight, bounds, dx, M, C, stride, TAPS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
+def convolution_backward(dy, x, weight, bias, bounds, dx, M, C, stride, biased, TAPS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
     """BM rows of BC channels. See the top of the file."""
     C, stride = C // 8 * 8, stride // 8 * 8
     m_M, c_C = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BC + tl.arange(0, BC)
@@ -52,7 +55,7 @@ def convolution_backward(dy, x, weight, bounds, dx, M, C, stride, TAPS: tl.const
     for t in tl.static_range(TAPS):
         row_M = m_M + t
         inside = row_M < end_M
-        p_MC = taps_sum(x, weight, first_M, row_M, c_C, inside, C, stride, TAPS)
+        p_MC = taps_sum(x, weight, bias, first_M, row_M, c_C, inside, C, stride, biased, TAPS)
         seen = inside[:, None] & (c_C < C)[None, :]
         dy_MC = tl.load(dy + row_M.to(tl.int64)[:, None] * C + c_C[None, :], mask=seen, other=0.0).to(tl.float32)
         s_MC = tl.sigmoid(p_MC)
@@ -76,12 +79,13 @@ def convolution_keep(x, bounds, places, window, C, stride, capacity, TAPS: tl.co
 
 
 @triton.jit
-def convolution_decode(x, weight, places, window, y, C, stride, capacity, TAPS: tl.constexpr, BC: tl.constexpr):
+def convolution_decode(x, weight, bias, places, window, y, C, stride, capacity, biased, TAPS: tl.constexpr, BC: tl.constexpr):
     """BC channels of one row. See the top of the file."""
     m, c_C = tl.program_id(0).to(tl.int64), tl.program_id(1) * BC + tl.arange(0, BC)
     place = tl.load(places + m)
     p_C = tl.zeros((BC,), tl.float32)
     if place >= 0:
+        p_C += tl.load(bias + c_C, mask=c_C < tl.where(biased != 0, C, 0), other=0.0)
         from_C = window + (place // capacity).to(tl.int64) * (TAPS - 1) * C + c_C
         x_C = tl.load(x + m * stride + c_C, mask=c_C < C, other=0.0)
         for t in tl.static_range(TAPS - 1):
@@ -103,9 +107,9 @@ TAPS = 4
 
 def variants():
     for kind in ("ptr", "f32"):
-        sizes = "M:i32 C:i32 stride:i32"
-        yield row("convolution", "convolution_forward", kind, f"x:c weight:*fp32 bounds:*i32 y:c {sizes}", TAPS=TAPS, BM=8, BC=256)
-        yield row("convolution", "convolution_backward", kind, f"dy:c x:c weight:*fp32 bounds:*i32 dx:c {sizes}", TAPS=TAPS, BM=8, BC=256)
+        sizes = "M:i32 C:i32 stride:i32 biased:i32"
+        yield row("convolution", "convolution_forward", kind, f"x:c weight:*fp32 bias:*fp32 bounds:*i32 y:c {sizes}", TAPS=TAPS, BM=8, BC=256)
+        yield row("convolution", "convolution_backward", kind, f"dy:c x:c weight:*fp32 bias:*fp32 bounds:*i32 dx:c {sizes}", TAPS=TAPS, BM=8, BC=256)
         kept = "C:i32 stride:i32 capacity:i32"
         yield row("convolution", "convolution_keep", kind, f"x:c bounds:*i32 places:*i32 window:c {kept}", TAPS=TAPS, BC=1024)
-        yield row("convolution", "convolution_decode", kind, f"x:c weight:*fp32 places:*i32 window:c y:c {kept}", TAPS=TAPS, BC=1024)
+        yield row("convolution", "convolution_decode", kind, f"x:c weight:*fp32 bias:*fp32 places:*i32 window:c y:c {kept} biased:i32", TAPS=TAPS, BC=1024)

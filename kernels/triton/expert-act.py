@@ -4,12 +4,14 @@
                            limit, g sigmoid(alpha g) (u + 1)
     expert_act_backward    dgate_up = the gradient through act of weights[pair] dact;  dweights[pair] = sum dact act;
                            dact becomes weights[pair] act
+    expert_square_forward, expert_square_backward    the same of act = max(x, 0)^2, without a gate
 
-Shapes: gate_up, dgate_up c[P, 2 I], gate in columns 0 .. I and up after it, or, INTERLEAVED, in turn; act, dact c[P, I];
+Shapes: gate_up, dgate_up c[P, 2 I], gate in columns 0 .. I and up after it, or, INTERLEAVED, in turn; act, dact, x, dx c[P, I];
 weights, dweights f32[M, k]; source i32[P], -1 beyond the last sorted row: zeros in dgate_up, not written in act.
-place i32[M, k]: pairs without a row have dweights 0. Needs: I a multiple of 8. dgate_up may be gate_up itself.
+place i32[M, k]: pairs without a row have dweights 0. Needs: I a multiple of 8. dgate_up may be gate_up itself, and dx be
+x.
 
-Launch: expert_act_forward grid (P, ceil(I / BLOCK)); expert_act_backward grid (P), which all pairs are fewer than. No scratch.
+Launch: forward grid (P, ceil(I / BLOCK)); backward grid (P), which all pairs are fewer than. No scratch.
 """
 import triton
 import triton.language as tl
@@ -87,6 +89,42 @@ def expert_act_backward(dact, gate_up, source, weights, place, dgate_up, dweight
         tl.store(dweights + pair, tl.sum(total))
 
 
+@triton.jit
+def expert_square_forward(x, act, source, I, BLOCK: tl.constexpr):
+    """BLOCK columns of one row. See the top of the file."""
+    I = I // 8 * 8
+    p, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    if tl.load(source + p) < 0:
+        return
+    x_I = tl.maximum(tl.load(x + p * I + i, mask=i < I, other=0.0).to(tl.float32), 0.0)
+    tl.store(act + p * I + i, (x_I * x_I).to(act.dtype.element_ty), mask=i < I)
+
+
+@triton.jit
+def expert_square_backward(dact, x, source, weights, place, dx, dweights, pairs, I, BLOCK: tl.constexpr):
+    """One row. See the top of the file."""
+    I = I // 8 * 8
+    p = tl.program_id(0).to(tl.int64)
+    if p < pairs:
+        if tl.load(place + p) < 0:  # the p-th pair, that is
+            tl.store(dweights + p, 0.0)
+    pair = tl.load(source + p)
+    weight = tl.load(weights + pair, mask=pair >= 0, other=0.0)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for i0 in range(0, I, BLOCK):
+        i = i0 + tl.arange(0, BLOCK)
+        if pair < 0:
+            tl.store(dx + p * I + i, tl.zeros((BLOCK,), dx.dtype.element_ty), mask=i < I)
+        else:
+            x_I = tl.maximum(tl.load(x + p * I + i, mask=i < I, other=0.0).to(tl.float32), 0.0)
+            d = tl.load(dact + p * I + i, mask=i < I, other=0.0).to(tl.float32)
+            total += d * x_I * x_I
+            tl.store(dact + p * I + i, (weight * x_I * x_I).to(dact.dtype.element_ty), mask=i < I)
+            tl.store(dx + p * I + i, (2.0 * x_I * d * weight).to(dx.dtype.element_ty), mask=i < I)
+    if pair >= 0:
+        tl.store(dweights + pair, tl.sum(total))
+
+
 # What is compiled.
 
 from variants import row
@@ -98,3 +136,5 @@ def variants():
             yield row("expert-act", "expert_act_forward", kind, "gate_up:c act:c source:*i32 I:i32 limit:fp32 alpha:fp32", BLOCK=1024, INTERLEAVED=INTERLEAVED)
             yield row("expert-act", "expert_act_backward", kind, "dact:c gate_up:c source:*i32 weights:*fp32 place:*i32 dgate_up:c dweights:*fp32 pairs:i32 I:i32 limit:fp32 alpha:fp32",
                       BLOCK=1024, INTERLEAVED=INTERLEAVED)
+        yield row("expert-act", "expert_square_forward", kind, "x:c act:c source:*i32 I:i32", BLOCK=1024)
+        yield row("expert-act", "expert_square_backward", kind, "dact:c x:c source:*i32 weights:*fp32 place:*i32 dx:c dweights:*fp32 pairs:i32 I:i32", BLOCK=1024)

@@ -3,9 +3,9 @@ python3 scripts/bench/families.py [SHAPE ..] [--write]
 
 Each shape trains adapters of rank 16 on all linears with batches of 8 x 512 and of 2 x 2048 tokens: by `mlora bench`, then by
 peer.py with every layer compiled. Qwen 3.5 has batches of 4 x 2048 and of 1 x 16384, and its peer is as it is, for loops over
-chunks take minutes to compile; the longer rows with its checkpointing. Ratios count. The peers' layers are compiled
-first, on models of few layers, all shapes at once: torch keeps what it has compiled, and the measured models find it. Needs
-what gpu.py needs; --write adds the rows to docs/measurements/families.md.
+chunks take minutes to compile; the longer rows with its checkpointing. That of Mamba is as it is, too. Ratios count. The peers'
+layers are compiled first, on models of few layers, all shapes at once: torch keeps what it has compiled, and the measured
+models find it. Needs what gpu.py needs; --write adds the rows to docs/measurements/families.md.
 """
 
 import json
@@ -22,8 +22,10 @@ from gpu import measure as measure_last
 
 # name: layers of a model that has a layer of every kind
 SHAPES = {"qwen3.5-4b": 4, "qwen3.5-27b": 4, "gemma3-4b": 6, "gemma4-e4b": 18, "gemma4-12b": 6, "smollm3-3b": 4, "phi4-14b": 2}
+SHAPES |= {"lfm2-1.2b": 4, "granite4-h-micro": 6}
 WORK = ((8, 512), (2, 2048))
 LOOPS = {"qwen3.5-4b", "qwen3.5-27b"}  # peers that loop over chunks
+EAGER = LOOPS | {"granite4-h-micro"}  # peers that are not compiled
 LONG = ((4, 2048), (1, 16384))
 ASKED = 1.3
 SAME = dict(rank=16, targets="all-linear", dropout=0.0, device="cuda")
@@ -36,7 +38,7 @@ TITLE = f"# Families on GPUs\n\nRows of `python3 scripts/bench/families.py --wri
 
 def peer(shape: str, work: list[tuple[int, int]], steps: int, *more: str) -> list[str]:
     sizes = [f"{rows}x{length}" for rows, length in work]
-    how = ["--compile"] if shape not in LOOPS else ["--checkpointing"] if work[0][1] > 4096 else []
+    how = ["--compile"] if shape not in EAGER else ["--checkpointing"] if work[0][1] > 4096 else []
     command = [sys.executable, "-B", str(ROOT / "scripts/bench/peer.py"), *how, "--shape", shape]
     return [*command, *flags(SAME | dict(steps=steps)), *more, "--work", *sizes]
 
@@ -45,7 +47,7 @@ def warm(shapes: list[str], work: list[tuple[int, int]]) -> None:
     """Compiles the layers of all shapes, each size in a process of its own."""
     env = os.environ | dict(TORCHINDUCTOR_COMPILE_THREADS="4")
     started = time.monotonic()
-    commands = [peer(shape, [size], 1, "--layers", str(SHAPES[shape])) for shape in shapes if shape not in LOOPS for size in work]
+    commands = [peer(shape, [size], 1, "--layers", str(SHAPES[shape])) for shape in shapes if shape not in EAGER for size in work]
     running = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for command in commands]
     for command, process in zip(commands, running, strict=True):
         _, err = process.communicate()

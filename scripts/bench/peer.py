@@ -76,6 +76,34 @@ SHAPES = {
             linear_num_value_heads=48,
         ),
     ),
+    "lfm2-1.2b": (
+        "Lfm2Config",
+        dict(
+            hidden_size=2048,
+            intermediate_size=12288,
+            num_hidden_layers=16,
+            num_attention_heads=32,
+            full_attn_idxs=[2, 5, 8, 10, 12, 14],
+        ),
+    ),
+    "granite4-h-micro": (
+        "GraniteMoeHybridConfig",
+        dict(
+            hidden_size=2048,
+            num_hidden_layers=40,
+            layer_types=["attention" if layer % 10 == 5 else "mamba" for layer in range(40)],
+            shared_intermediate_size=8192,
+            num_local_experts=0,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            mamba_n_heads=64,
+            mamba_d_head=64,
+            mamba_d_state=128,
+            mamba_n_groups=1,
+            vocab_size=100352,
+            tie_word_embeddings=True,
+        ),
+    ),
     "gemma3-4b": (
         "Gemma3TextConfig",
         dict(
@@ -106,7 +134,8 @@ SHAPES = {
 }
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 OTHERS = ["gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj", "per_layer_input_gate", "per_layer_projection"]
-OTHERS += ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]
+OTHERS += ["in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "in_proj", "out_proj", "w1", "w2", "w3"]
+OTHERS += ["input_linear", "output_linear"]
 TARGETS = {"qkvo": QKVO, "all-linear": [*QKVO, *OTHERS]}  # those that the model has
 
 

@@ -84,21 +84,39 @@ export const headParts = ({ heads, groups }: MambaSizes): number =>
 export const partsRoom = (sizes: MambaSizes, M: number): number =>
   (headParts(sizes) - 1) * M * 2 * sizes.groups * sizes.stateDim;
 
-/** What a GPU's kernels leave each other in a pass of M rows (kernels/triton/deltanet.py): where each part begins, and all. */
-export function deltaScratch(compute: "f32" | "bf16", { valueHeads: N, keyDim: K, valueDim: V }: DeltaSizes, M: number) {
-  const [c, states] = [bytesOf(compute), Math.ceil(M / DELTA_CHUNK) * N * K * V];
-  const sizes = {
-    ...{ vectors: 3 * M * N * 4, t: M * N * DELTA_CHUNK * c, p: M * N * DELTA_CHUNK * c, u: M * N * V * c, w: M * N * K * c },
-    ...{ before: states * c, after: states * c, dn: M * N * V * c, dqk: 2 * M * N * K * c },
-  };
+/** Where parts of these bytes begin, one after the other, and all. */
+function placedParts<K extends string>(sizes: Readonly<Record<K, number>>) {
   let end = 0;
   const begin = (bytes: number): number => {
     const at = end;
     end += alignUp(bytes, 256);
     return at;
   };
-  const parts = Object.entries(sizes).map(([part, bytes]) => [part, begin(bytes)] as const);
-  return { parts: Object.fromEntries(parts) as Readonly<Record<keyof typeof sizes, number>>, bytes: end };
+  const parts = Object.entries<number>(sizes).map(([part, bytes]) => [part, begin(bytes)] as const);
+  return { parts: Object.fromEntries(parts) as Readonly<Record<K, number>>, bytes: end };
+}
+
+/** Heads that share B and C whose gradients one program of a GPU sums (kernels/triton/statespace_backward.py, HEADS). */
+const PART_HEADS = 8;
+
+/** Parts of the heads of a group whose gradients of B and C a GPU sums apart: a number of the model alone. */
+export const spaceParts = ({ heads, groups }: MambaSizes): number => Math.ceil(heads / groups / PART_HEADS);
+
+/** What a GPU's kernels leave each other in a pass of M rows (kernels/triton/statespace.py). */
+export function spaceScratch(compute: "f32" | "bf16", of: MambaSizes, M: number) {
+  const { heads: N, headDim: P, groups: G, stateDim: S } = of;
+  const states = Math.ceil(M / DELTA_CHUNK) * N * P * S * bytesOf(compute);
+  const shared = { vectors: 2 * M * N * 4, scores: M * G * DELTA_CHUNK * 4, before: states };
+  return placedParts({ ...shared, after: states, sums: spaceParts(of) * M * 2 * G * S * 4 });
+}
+
+/** What a GPU's kernels leave each other in a pass of M rows (kernels/triton/deltanet.py). */
+export function deltaScratch(compute: "f32" | "bf16", { valueHeads: N, keyDim: K, valueDim: V }: DeltaSizes, M: number) {
+  const [c, states] = [bytesOf(compute), Math.ceil(M / DELTA_CHUNK) * N * K * V];
+  return placedParts({
+    ...{ vectors: 3 * M * N * 4, t: M * N * DELTA_CHUNK * c, p: M * N * DELTA_CHUNK * c, u: M * N * V * c, w: M * N * K * c },
+    ...{ before: states * c, after: states * c, dn: M * N * V * c, dqk: 2 * M * N * K * c },
+  });
 }
 
 /** Bytes of scratch for any launch of a stage; launches follow each other, so the largest decides. */
@@ -121,9 +139,10 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
   );
   const norms = mostTensors(need) * NORM_SLICES * 4;
   const delta = spec.delta ? deltaScratch(compute, spec.delta.heads, rows).bytes : 0;
+  const space = spec.mamba ? spaceScratch(compute, spec.mamba.heads, rows).bytes : 0;
   const frozen = Math.max(frozenScratch(compute, need), frozenExpertScratch(compute, need));
   const extended = need.generates ? extendingScratch(compute, need) : 0;
-  return alignUp(Math.max(norms, delta, frozen, routeScratch(need), attentionScratch(need), extended, ...linears), 256);
+  return alignUp(Math.max(norms, delta, space, frozen, routeScratch(need), attentionScratch(need), extended, ...linears), 256);
 }
 
 /** Of products over rows that are sequences, the head's a chunk at a time. */

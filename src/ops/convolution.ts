@@ -3,7 +3,7 @@
 
 import { I, L, native, P } from "../../ffi/native.ts";
 import type { Tensor } from "../device/device.ts";
-import { cdiv, dim, onCpuAlone, op, strideOf } from "./op.ts";
+import { cdiv, dim, flag, op, strideOf } from "./op.ts";
 
 const c = native({
   convolution_forward: { args: [P, L, P, P, P, P, I, I, I], returns: "void" },
@@ -12,12 +12,11 @@ const c = native({
   convolution_decode: { args: [P, L, P, P, P, P, P, I, I, I, I], returns: "void" },
 });
 
-/** `bias` f32[C] is that of the sums; null for none, as is all that GPUs compute. */
+/** `bias` f32[C] is that of the sums; null for none. */
 type Weights = { readonly weight: Tensor; readonly bias: Tensor | null };
 const weightsOf = ({ weight, bias }: Weights) => [weight.ptr, bias?.ptr ?? null] as const;
-const withoutBias = ({ bias }: Weights) => {
-  if (bias) onCpuAlone("convolutions with a bias")();
-};
+/** The same for GPUs. */
+const weightsFor = ({ weight, bias }: Weights) => ({ weight, bias, biased: flag(bias) });
 
 /**
  * y[m] = silu(sum over t of weight[:, t] x[m - T + 1 + t]), rows before the sequence's first being 0: x c[M, C], strided;
@@ -32,11 +31,10 @@ export const convolutionForward = op<Weights & { x: Tensor; bounds: Tensor; y: T
       c.convolution_forward(x.ptr, strideOf(x), ...weightsOf({ weight, bias }), bounds.ptr, y.ptr, ...sizes);
     },
     cuda: ({ x, weight, bias, bounds, y }, gpu) => {
-      withoutBias({ weight, bias });
       const [M, C] = [dim(x, 0), dim(x, 1)];
       const kernel = gpu.kernel("convolution_forward", { TAPS: dim(weight, 1) });
       const grid = [cdiv(M, kernel.constant("BM")), cdiv(C, kernel.constant("BC"))] as const;
-      gpu.launch(kernel, grid, { x, weight, bounds, y, M, C, stride: strideOf(x) });
+      gpu.launch(kernel, grid, { ...weightsFor({ weight, bias }), x, bounds, y, M, C, stride: strideOf(x) });
     },
   },
 );
@@ -51,11 +49,10 @@ export const convolutionBackward = op<Weights & { dy: Tensor; x: Tensor; bounds:
       c.convolution_backward(dy.ptr, x.ptr, strideOf(x), ...weightsOf({ weight, bias }), bounds.ptr, dx.ptr, ...sizes);
     },
     cuda: ({ dy, x, weight, bias, bounds, dx }, gpu) => {
-      withoutBias({ weight, bias });
       const [M, C] = [dim(x, 0), dim(x, 1)];
       const kernel = gpu.kernel("convolution_backward", { TAPS: dim(weight, 1) });
       const grid = [cdiv(M, kernel.constant("BM")), cdiv(C, kernel.constant("BC"))] as const;
-      gpu.launch(kernel, grid, { dy, x, weight, bounds, dx, M, C, stride: strideOf(x) });
+      gpu.launch(kernel, grid, { ...weightsFor({ weight, bias }), dy, x, bounds, dx, M, C, stride: strideOf(x) });
     },
   },
 );
@@ -94,11 +91,10 @@ export const convolutionDecode = op<Kept & Weights & { x: Tensor; y: Tensor }>(
       c.convolution_decode(x.ptr, strideOf(x), ...weightsOf({ weight, bias }), places.ptr, window.ptr, y.ptr, ...sizes);
     },
     cuda: ({ x, weight, bias, places, window, y, capacity }, gpu) => {
-      withoutBias({ weight, bias });
       const [M, C] = [dim(x, 0), dim(x, 1)];
       const kernel = gpu.kernel("convolution_decode", { TAPS: dim(weight, 1) });
       const grid = [M, cdiv(C, kernel.constant("BC"))] as const;
-      gpu.launch(kernel, grid, { x, weight, places, window, y, C, stride: strideOf(x), capacity });
+      gpu.launch(kernel, grid, { ...weightsFor({ weight, bias }), x, places, window, y, C, stride: strideOf(x), capacity });
     },
   },
 );

@@ -2,7 +2,7 @@
 
 import { F, I, native, P } from "../../ffi/native.ts";
 import type { Tensor } from "../device/device.ts";
-import { cdiv, dim, onCpuAlone, op } from "./op.ts";
+import { cdiv, dim, op } from "./op.ts";
 import type { Routes } from "./route.ts";
 
 const c = native({
@@ -13,7 +13,7 @@ const c = native({
 /**
  * silu(gate) up; with a clamp, of g = min(gate, limit) and u = up within -limit and limit, (u + 1) g sigmoid(alpha g). Gate is
  * the first half of a row, or, `interleaved`, every other of its columns. `squares`: without a gate, the square of what is
- * above 0 (on CPUs alone).
+ * above 0.
  */
 export type ExpertActivation = {
   readonly squares?: true;
@@ -27,11 +27,8 @@ const numbers = ({ squares, interleaved, clamp }: ExpertActivation) =>
 /** For GPUs: without a clamp sigmoid(gate) is that with an alpha of 1. */
 const clampOf = ({ clamp }: ExpertActivation) => ({ limit: clamp?.limit ?? 0, alpha: clamp?.alpha ?? 1 });
 
-/** What an activation reads of I features; GPUs read two of each alone. */
+/** What an activation reads of I features. */
 const read = (kind: ExpertActivation, I: number) => ({ G: (kind.squares ? 1 : 2) * I });
-const withoutSquares = ({ squares }: ExpertActivation) => {
-  if (squares) onCpuAlone("squares of experts")();
-};
 
 /** act c[P, I] of gateUp c[P, G]: G is 2 I, but I of squares. */
 export const expertActForward = op<{ gateUp: Tensor; act: Tensor; kind: ExpertActivation; routes: Routes }>(
@@ -42,9 +39,12 @@ export const expertActForward = op<{ gateUp: Tensor; act: Tensor; kind: ExpertAc
     cpu: ({ gateUp, act, kind, routes: { firstRow } }) =>
       c.expert_act_forward(gateUp.ptr, act.ptr, firstRow.ptr, dim(firstRow, 0) - 1, dim(act, 1), ...numbers(kind)),
     cuda: ({ gateUp, act, kind, routes: { source } }, gpu) => {
-      withoutSquares(kind);
-      const kernel = gpu.kernel("expert_act_forward", { INTERLEAVED: Number(kind.interleaved) });
       const [P, width] = [dim(act, 0), dim(act, 1)];
+      if (kind.squares) {
+        const kernel = gpu.kernel("expert_square_forward");
+        return gpu.launch(kernel, [P, cdiv(width, kernel.constant("BLOCK"))], { x: gateUp, act, source, I: width });
+      }
+      const kernel = gpu.kernel("expert_act_forward", { INTERLEAVED: Number(kind.interleaved) });
       const args = { gate_up: gateUp, act, source, I: width, ...clampOf(kind) };
       gpu.launch(kernel, [P, cdiv(width, kernel.constant("BLOCK"))], args);
     },
@@ -75,13 +75,11 @@ export const expertActBackward = op<{
       c.expert_act_backward(dact.ptr, gateUp.ptr, ...rows, dgateUp.ptr, dweights.ptr, ...sizes, ...numbers(kind));
     },
     cuda: ({ dact, gateUp, kind, routes: { source, weights, place }, dgateUp, dweights }, gpu) => {
-      withoutSquares(kind);
+      const of = { dact, source, weights, place, dweights, pairs: dim(place, 0) * dim(place, 1), I: dim(dact, 1) };
+      const grid = [dim(dact, 0)] as const;
+      if (kind.squares) return gpu.launch(gpu.kernel("expert_square_backward"), grid, { ...of, x: gateUp, dx: dgateUp });
       const kernel = gpu.kernel("expert_act_backward", { INTERLEAVED: Number(kind.interleaved) });
-      const pairs = dim(place, 0) * dim(place, 1);
-      gpu.launch(kernel, [dim(dact, 0)], {
-        ...{ dact, gate_up: gateUp, source, weights, place, dgate_up: dgateUp, dweights, pairs, I: dim(dact, 1) },
-        ...clampOf(kind),
-      });
+      gpu.launch(kernel, grid, { ...of, gate_up: gateUp, dgate_up: dgateUp, ...clampOf(kind) });
     },
   },
 );

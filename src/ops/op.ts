@@ -108,10 +108,5 @@ export function dim(tensor: Tensor, i: number): number {
 /** Elements from one row of a table to the next. */
 export const strideOf = ({ shape, stride }: Tensor): number => stride ?? sizeOf(shape.slice(1));
 
-/** What a kernel does on GPUs that has none there: plan/memory.ts refuses the model by name first. */
-export const onCpuAlone = (what: string) => (): never => {
-  throw new Error(`${what} are computed on CPUs alone`);
-};
-
 /** 1 where an optional argument is there: GPU kernels are compiled with and without. */
 export const flag = (value: unknown): 0 | 1 => (value === null ? 0 : 1);

@@ -3,7 +3,7 @@
 import { L, native, P } from "../../ffi/native.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Tensor } from "../device/device.ts";
-import { onCpuAlone, op } from "./op.ts";
+import { cdiv, dim, op } from "./op.ts";
 
 const c = native({
   squaredrelu_forward: { args: [P, P, L], returns: "void" },
@@ -16,7 +16,10 @@ export const squaredReluForward = op<{ x: Tensor; y: Tensor }>(
   { x: "c M I", y: "c M I" },
   {
     cpu: ({ x, y }) => c.squaredrelu_forward(x.ptr, y.ptr, sizeOf(x.shape)),
-    cuda: onCpuAlone("squared ReLUs"),
+    cuda: ({ x, y }, gpu) => {
+      const kernel = gpu.kernel("squaredrelu_forward");
+      gpu.launch(kernel, [dim(x, 0), cdiv(dim(x, 1), kernel.constant("BLOCK"))], { x, y, I: dim(x, 1) });
+    },
   },
 );
 
@@ -26,6 +29,9 @@ export const squaredReluBackward = op<{ dy: Tensor; x: Tensor; dx: Tensor }>(
   { dy: "c M I", x: "c M I", dx: "c M I" },
   {
     cpu: ({ dy, x, dx }) => c.squaredrelu_backward(dy.ptr, x.ptr, dx.ptr, sizeOf(x.shape)),
-    cuda: onCpuAlone("squared ReLUs"),
+    cuda: ({ dy, x, dx }, gpu) => {
+      const kernel = gpu.kernel("squaredrelu_backward");
+      gpu.launch(kernel, [dim(x, 0), cdiv(dim(x, 1), kernel.constant("BLOCK"))], { dy, x, dx, I: dim(x, 1) });
+    },
   },
 );

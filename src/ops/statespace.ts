@@ -11,12 +11,15 @@
 
 import { base, F, I, L, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
+import { RequestError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Host } from "../device/cpu/host.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
+import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { headParts, type MambaSizes, partsRoom, stateSpaceRoom } from "../device/scratch.ts";
+import { headParts, type MambaSizes, partsRoom, spaceParts, spaceScratch, stateSpaceRoom } from "../device/scratch.ts";
 import { sequencesOf } from "./attention.ts";
-import { dim, onCpuAlone, op, strideOf } from "./op.ts";
+import { cdiv, dim, op, strideOf } from "./op.ts";
 
 const c = native({
   statespace_forward: { args: [P, P, L, P, P, P, P, I, P, P, I, P, P, L, I, I, I, I, F, F], returns: "void" },
@@ -54,6 +57,53 @@ function roomOf(host: Host, sizes: MambaSizes): readonly [ptr: number, floats: n
   return [host.scratch(host.threads * room * 4), room];
 }
 
+const TILE = 64; // rows of a chunk, and of a program of a GPU
+
+/** The variant for heads and states of these sizes, or the first that masks what they have not. */
+function variant(gpu: Launcher, name: string, { headDim: P, stateDim: S }: MambaSizes): Variant {
+  const all = gpu.variants(name);
+  const fits = (kernel: Variant) => {
+    const [values, places] = [kernel.constant("PD"), kernel.constant("SD")];
+    if (kernel.constant("EXACT") === 1) return P === values && S === places;
+    return P <= values && S <= places && (places <= 32 || (P % 8 === 0 && S % 8 === 0));
+  };
+  const found = all.find(fits);
+  if (found) return found;
+  const sizes = all.map(
+    (kernel) => `${kernel.constant("EXACT") === 1 ? "" : "up to "}${kernel.constant("PD")} and ${kernel.constant("SD")}`,
+  );
+  throw new RequestError(
+    "device.heads",
+    `the base model has Mamba layers with heads of ${P} and states of ${S}; in ${gpu.compute} on this GPU they were compiled for ${sizes.join(", ")}, in multiples of 8`,
+    'set device to "cpu"',
+  );
+}
+
+/** Sizes as kernels of GPUs call them, and the rest of what they read. */
+function argumentsFor({ mixed, steps, decay, bias, skip, heads, headDim: P, groups, stateDim: S, least, most }: Shared) {
+  const limits = { least, most: most ?? Number.POSITIVE_INFINITY };
+  return { mixed, steps, decay, bias, skip, heads, groups, P, S, stride: strideOf(steps), ...limits };
+}
+
+/** What forward and backward share: what the steps come to, the products of B and C, and the states before chunks. */
+function scanned(gpu: Launcher, of: Shared & { readonly bounds: Tensor }, kept: Kept | null) {
+  const { headDim: P, stateDim: S, heads, groups } = of;
+  const M = dim(of.mixed, 0);
+  const { parts, bytes } = spaceScratch(gpu.compute, of, M);
+  const ptr = gpu.scratch(bytes);
+  const part = (name: keyof typeof parts, dtype: "f32" | "bf16"): Tensor => ({ ptr: ptr + parts[name], dtype, shape: [1] });
+  const made = { vectors: part("vectors", "f32"), scores: part("scores", "f32"), states: part("before", gpu.compute) };
+  const args = { ...argumentsFor(of), ...made, bounds: of.bounds, M };
+  const tiles = cdiv(M, TILE);
+  const [first, scan] = [gpu.kernel("space_steps"), variant(gpu, "space_scan", of)];
+  const along = (kernel: Variant) => [tiles, heads, cdiv(P, kernel.constant("BP")) * cdiv(S, kernel.constant("BS"))] as const;
+  gpu.launch(first, [tiles, cdiv(heads, first.constant("BH"))], args);
+  gpu.launch(variant(gpu, "space_scores", of), [tiles, groups], args);
+  const { places = null, state = null, capacity = 0 } = kept ?? {};
+  gpu.launch(scan, along(scan), { ...args, places, state, capacity });
+  return { args, along, tiles, part };
+}
+
 /** out c[M, N P]; with `state` f32[K, N, P, S] that after each sequence goes there, at places / capacity of its last row. */
 export const stateSpaceForward = op<Shared & { bounds: Tensor; out: Tensor } & (Kept | { state: null })>(
   "statespace_forward",
@@ -67,7 +117,10 @@ export const stateSpaceForward = op<Shared & { bounds: Tensor; out: Tensor } & (
       const kept = [places, state, capacity, of.out.ptr, ...roomOf(host, of)] as const;
       c.statespace_forward(...inputsOf(of), table, count, ...kept, ...sizesOf(of));
     },
-    cuda: onCpuAlone("Mamba layers"),
+    cuda: (of, gpu) => {
+      const { args, tiles } = scanned(gpu, of, of.state ? of : null);
+      gpu.launch(variant(gpu, "space_out", of), [tiles, of.heads], { ...args, out: of.out });
+    },
   },
 );
 
@@ -86,7 +139,21 @@ export const stateSpaceBackward = op<Shared & { bounds: Tensor; dout: Tensor; dm
       const out = [of.dmixed.ptr, of.dsteps.ptr, strideOf(of.dsteps), scratch, room, ...parts] as const;
       c.statespace_backward(of.dout.ptr, ...inputsOf(of), ...rows, ...out, ...sizesOf(of));
     },
-    cuda: onCpuAlone("Mamba layers"),
+    cuda: (of, gpu) => {
+      const { args: made, along, tiles, part } = scanned(gpu, of, null);
+      const { dout, dmixed, dsteps, heads, groups, stateDim: S } = of;
+      const [after, sums] = [part("after", gpu.compute), part("sums", "f32")];
+      const args = { ...made, dout, dmixed, dsteps, before: made.states, after, sums, out_stride: strideOf(dsteps) };
+      const [back, keys] = [variant(gpu, "space_scan_backward", of), variant(gpu, "space_keys_backward", of)];
+      gpu.launch(back, along(back), args);
+      gpu.launch(variant(gpu, "space_values_backward", of), [tiles, heads], args);
+      const parts = spaceParts(of);
+      gpu.launch(keys, [tiles, groups * parts, cdiv(S, keys.constant("BS"))], args);
+      const sum = gpu.kernel("space_sum_backward");
+      const [inner, width] = [dim(dout, 1), dim(dmixed, 1)];
+      const grid = [cdiv(made.M, sum.constant("BM")), cdiv(width - inner, sum.constant("BLOCK"))] as const;
+      gpu.launch(sum, grid, { bounds: of.bounds, sums, dmixed, M: made.M, parts, inner, width });
+    },
   },
 );
 
@@ -100,6 +167,11 @@ export const stateSpaceDecode = op<Shared & Kept & { out: Tensor }>(
       const { places, state, capacity, out, mixed } = of;
       c.statespace_decode(...inputsOf(of), places.ptr, state.ptr, capacity, out.ptr, dim(mixed, 0), ...sizesOf(of));
     },
-    cuda: onCpuAlone("Mamba layers"),
+    cuda: (of, gpu) => {
+      const { places, state, out, capacity, heads, headDim: P, mixed } = of;
+      const kernel = variant(gpu, "space_decode", of);
+      const grid = [dim(mixed, 0), heads, cdiv(P, kernel.constant("BP"))] as const;
+      gpu.launch(kernel, grid, { ...argumentsFor(of), places, state, out, capacity });
+    },
   },
 );

@@ -41,8 +41,15 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
   const refuse = (code: string, what: string) => {
     throw new RequestError(code, `${what}; the device is ${name}`, 'set device to "cpu"');
   };
-  if (spec.mamba !== null)
-    refuse("device.mamba", `the base model (${spec.family}) has Mamba layers, which GPUs do not compute yet`);
+  if (spec.mamba !== null) {
+    const { heads, headDim, groups, stateDim } = spec.mamba.heads;
+    const [group, keys] = [(heads * headDim) / groups, 2 * groups * stateDim];
+    if (group % WIDTH !== 0 || keys % WIDTH !== 0)
+      refuse(
+        "device.widths",
+        `the base model's Mamba layers have groups of ${group} features, and ${keys} of B and C, expected multiples of ${WIDTH} on a GPU`,
+      );
+  }
   for (const linear of linearsIn(spec))
     for (const { in: width, out } of linearShapes(spec, linear))
       if (width % WIDTH !== 0 || out % WIDTH !== 0)

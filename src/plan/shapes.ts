@@ -2,6 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { ExactWeights } from "../base/precision.ts";
+import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { specOf } from "../families/registry.ts";
 
@@ -103,6 +104,28 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     num_key_value_heads: 10,
     vocab_size: 100352,
     rope_theta: 250000,
+  }),
+  // As LiquidAI/LFM2-1.2B and ibm-granite/granite-4.0-h-micro have them.
+  "lfm2-1.2b": shape("Lfm2ForCausalLM", {
+    num_hidden_layers: 16,
+    full_attn_idxs: [2, 5, 8, 10, 12, 14],
+    hidden_size: 2048,
+    block_ff_dim: 12288,
+    num_attention_heads: 32,
+  }),
+  "granite4-h-micro": shape("GraniteMoeHybridForCausalLM", {
+    layer_types: range(40).map((layer) => (layer % 10 === 5 ? "attention" : "mamba")),
+    num_hidden_layers: 40,
+    hidden_size: 2048,
+    shared_intermediate_size: 8192,
+    num_local_experts: 0,
+    num_attention_heads: 32,
+    num_key_value_heads: 8,
+    ...{ mamba_n_heads: 64, mamba_d_head: 64, mamba_d_state: 128, mamba_n_groups: 1 },
+    vocab_size: 100352,
+    position_embedding_type: "nope",
+    tie_word_embeddings: true,
+    ...{ embedding_multiplier: 12, attention_multiplier: 0.015625, residual_multiplier: 0.22, logits_scaling: 8 },
   }),
   // As google/gemma-3-4b-it, gemma-4-E4B-it and gemma-4-12B-it have them; what is left out is the default of transformers 5.24.
   "gemma3-4b": shape("Gemma3ForCausalLM", {

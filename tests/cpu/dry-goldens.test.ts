@@ -17,7 +17,6 @@ import { kernelRows } from "../helpers/kernel-rows.ts";
 const rows = kernelRows();
 const REFUSED: Readonly<Record<string, string>> = {
   ...{ qwen3_5_moe: "device.delta", qwen3_next: "device.delta" },
-  ...{ granite_h: "device.mamba", nemotron_h: "device.mamba" },
 };
 
 const lengths = (all: readonly Row[]) =>

@@ -89,6 +89,11 @@ const HYBRID = {
   ...{ ropes: [{ headDim: 256, rotated: 64, theta: 300, scaling: null, queryScale: null }], layerRopes: [null, 0] },
 };
 
+const MAMBA = {
+  heads: { heads: 8, headDim: 16, groups: 2, stateDim: 12 },
+  ...{ limits: { least: 0.2, most: 2.5 }, convolutionBias: true, bias: false, normEps: 1 },
+};
+
 /**
  * Families whose layers have unequal linears, for adapters that are placed on them, mixtures of experts among them; a cut at
  * layer 1 parts no shared keys.
@@ -119,6 +124,32 @@ export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
     experts: tinyExperts(2, {
       ...{ count: 16, perToken: 4, intermediate: 72, layers: [false, true] },
       router: { score: "sigmoid", eps: 1e-6, scaling: 1.8 },
+    }),
+  }),
+  granite_h: tinySpec({
+    ...{ family: "granite_h", hidden: 64, intermediate: 136, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003 },
+    ...{ embeddingScale: 2, logitScale: 3, layerRopes: [null, null], normEps: 2e-2 },
+    mamba: { ...MAMBA, bias: true, layers: [true, false] },
+  }),
+  graniteHmoe: tinySpec({
+    ...{ family: "granite_h", hidden: 72, intermediate: 136, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003 },
+    ...{ layerRopes: [null, 0], embeddingScale: 1.4 },
+    mamba: { ...MAMBA, convolutionBias: false, limits: { least: 0, most: null }, layers: [false, true] },
+    experts: tinyExperts(2, { count: 16, perToken: 4, intermediate: 72, files: "rows" }),
+  }),
+  nemotronH: tinySpec({
+    ...{ family: "nemotron_h", hidden: 64, intermediate: 136, headDim: 64, heads: 2, kvHeads: 1, vocab: 503, mlpBias: true },
+    ...{ layers: 3, windows: [null, null, null], layerRopes: [null, null, null], embeddingScale: 2, normEps: 2e-2 },
+    mamba: { ...MAMBA, heads: { heads: 16, headDim: 8, groups: 1, stateDim: 24 }, bias: true, layers: [true, false, false] },
+    attentionLayers: [false, true, false],
+  }),
+  nemotronHmoe: tinySpec({
+    ...{ family: "nemotron_h", hidden: 64, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003, layerRopes: [null, null] },
+    ...{ embeddingScale: 2, normEps: 3e-2, attentionLayers: [false, false] },
+    mamba: { ...MAMBA, layers: [true, false] },
+    experts: tinyExperts(2, {
+      ...{ count: 16, perToken: 4, intermediate: 72, shared: 40, layers: [false, true] },
+      router: { score: "sigmoid", eps: 1e-20, scaling: 1.8 },
     }),
   }),
   mixtral: tinySpec({

@@ -239,14 +239,21 @@ describe("Granite 4", () => {
     expect(() => parsePython('{"time_step_limit": [0, Infinty]}')).toThrow(SyntaxError);
   });
 
-  test("an adapter acts on the linears that each layer has; GPUs are refused by name", () => {
+  test("an adapter acts on the linears that each layer has; sizes that GPUs would round are refused by name", () => {
     const spec = of(GRANITE4, { ...mamba, hidden_size: 64, num_local_experts: 0 });
     const has = (layer: number) => modulesOf(spec).flatMap((module) => (module.layer === layer ? [module.path] : []));
     const mlp = ["shared_mlp.input_linear", "shared_mlp.output_linear"];
     const paths = (names: readonly string[], layer: number) => names.map((name) => `model.layers.${layer}.${name}`);
     expect(has(0)).toEqual(paths(["mamba.in_proj", "mamba.out_proj", ...mlp], 0));
     expect(has(1)).toEqual(paths([..."qkvo"].map((name) => `self_attn.${name}_proj`).concat(mlp), 1));
-    expect(() => requireKernels(spec, { kind: "cuda", name: "a GPU" })).toThrow("(granite_h) has Mamba layers");
+    const gpu = { kind: "cuda", name: "a GPU" } as const;
+    const mambaOf = (headDim: number, groups: number, stateDim: number) => ({
+      ...spec,
+      mamba: { ...spec.mamba!, heads: { heads: 8, headDim, groups, stateDim } },
+    });
+    requireKernels(mambaOf(16, 4, 12), gpu);
+    const odd = mambaOf(12, 8, 2);
+    expect(() => requireKernels(odd, gpu)).toThrow("groups of 12 features, and 32 of B and C, expected multiples of 8");
   });
 });
 

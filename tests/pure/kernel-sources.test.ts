@@ -30,19 +30,16 @@ const SHARED_PY = [
   "dropout",
   "fp8",
   "linear_variants",
+  "statespace_backward",
   "tile",
   "variants",
 ];
 /** Their C is product.c, dropout.c and combine.c; on a CPU tokens are chosen by base/sample.ts. */
 const WITHOUT_C = ["choose", "expert-lora", "experts", "fewrows", "linear", "lora"];
-/** GPUs have none of them yet: plan/memory.ts refuses the models by name. */
-const ON_CPUS_ALONE = ["groupnorm", "squaredrelu", "statespace"];
 
 test("each family of kernels has its three files, by one name", () => {
   const families = namesIn("src/ops", ".ts").filter((name) => name !== "op");
-  expect(namesIn("kernels/triton", ".py")).toEqual(
-    [...families.filter((name) => !ON_CPUS_ALONE.includes(name)), ...SHARED_PY].sort(),
-  );
+  expect(namesIn("kernels/triton", ".py")).toEqual([...families, ...SHARED_PY].sort());
   expect(namesIn("ffi/native", ".c")).toEqual([...families.filter((name) => !WITHOUT_C.includes(name)), ...SHARED_C].sort());
 });
 

@@ -17,6 +17,8 @@ const PARAMETERS = {
   "qwen3.5-4b": 4_205_751_296,
   "gemma4-e4b": 7_463_013_376 + 42,
   "gemma4-12b": 11_907_350_272 + 48,
+  "lfm2-1.2b": 1_170_340_608,
+  "granite4-h-micro": 3_191_396_096,
 };
 
 test.each(Object.entries(PARAMETERS))("%s has %i parameters", (shape, parameters) => {

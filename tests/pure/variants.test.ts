@@ -26,17 +26,20 @@ import { deltaDecode } from "../../src/ops/deltanet.ts";
 import { fewRowsForward } from "../../src/ops/fewrows.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
+import { groupnormBackward, groupnormForward } from "../../src/ops/groupnorm.ts";
 import { poolBackward, poolForward } from "../../src/ops/pool.ts";
 import { shortconvDecode, shortconvKeep } from "../../src/ops/shortconv.ts";
+import { stateSpaceDecode } from "../../src/ops/statespace.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/values.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
-import { LINEARS, placedOn, randomTokens, tinyExperts, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
+import { adapterOn, LINEARS, placedOn, randomTokens, tinyExperts, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
 const ROWS = kernelRows();
 const SIGNATURES = kernelSignatures();
 const MANY = { family: "mixtral", intermediate: 64 };
+const SMALL_HEADS: readonly (readonly [headDim: number, stateDim: number])[] = [[32, 20]]; // not of whole 8
 const BIASES = { qkvBias: true, oBias: true, mlpBias: true };
 /** Hopper, the oldest GPU with fp8, and what tests compute in. */
 const GPUS = [
@@ -140,6 +143,28 @@ function launchLinear(gpu: DryGpu, { heads }: NonNullable<ModelSpec["delta"]>): 
   const gates = arena.tensor(gpu.compute, rows, 2 * valueHeads);
   const out = arena.tensor(gpu.compute, rows, valueHeads * valueDim);
   deltaDecode(gpu, { mixed, gates, ...vectors, places, state, out, capacity: 8, ...heads });
+}
+
+/** What is left of Mamba 2: generation, but for the convolution. */
+function launchSpace(gpu: DryGpu, { heads: of, limits }: NonNullable<ModelSpec["mamba"]>): void {
+  const { heads, headDim, groups, stateDim } = of;
+  using arena = new Arena(gpu, 1 << 26, "a test");
+  const mixed = arena.tensor(gpu.compute, 4, heads * headDim + 2 * groups * stateDim);
+  const [steps, out] = [arena.tensor(gpu.compute, 4, heads), arena.tensor(gpu.compute, 4, heads * headDim)];
+  const [decay, bias, skip] = [arena.tensor("f32", heads), arena.tensor("f32", heads), arena.tensor("f32", heads)];
+  const kept = { places: arena.tensor("i32", 4), state: arena.tensor("f32", 2, heads, headDim, stateDim), capacity: 8 };
+  stateSpaceDecode(gpu, { mixed, steps, decay, bias, skip, ...kept, out, ...of, ...limits });
+}
+
+/** Norms of groups of each width. */
+function launchNorms(gpu: DryGpu): void {
+  for (const width of [1024, 4096, 8192, 16384]) {
+    using arena = new Arena(gpu, 1 << 20, "a test");
+    const [x, gate] = [arena.tensor(gpu.compute, 2, width), arena.tensor(gpu.compute, 2, width)];
+    const of = { x, gate, weight: arena.tensor("f32", width), groups: 1, eps: 1e-6 };
+    groupnormForward(gpu, { ...of, y: x });
+    groupnormBackward(gpu, { ...of, dy: x, dx: x, dgate: gate });
+  }
 }
 
 /** What is left of short convolutions: generation. */
@@ -246,8 +271,17 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
     launchLinear(open(), delta);
   }
   await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
-  await train(open(), sparseGpuFamilies["lfm2"]!, { ...few, targets: ["in_proj", "w1"] }, "dense");
+  await train(open(), sparseGpuFamilies["lfm2"]!, adapterOn(sparseGpuFamilies["lfm2"]!, few), "dense");
   launchConvolved(open(), sparseGpuFamilies["lfm2"]!);
+  const nemotron = sparseGpuFamilies["nemotronH"]!;
+  for (const [headDim, stateDim] of compute === "f32" ? SMALL_HEADS : ([[64, 128], [80, 128], ...SMALL_HEADS] as const)) {
+    const mamba = { ...nemotron.mamba!, heads: { heads: 16, headDim, groups: 2, stateDim } };
+    await train(open(), { ...nemotron, mamba }, adapterOn(nemotron, few), "dense");
+    launchSpace(open(), mamba);
+  }
+  const squares = sparseGpuFamilies["nemotronHmoe"]!;
+  await train(open(), squares, placedOn(squares, { rank: 4, scale: 1, targets: linearsOfModel(squares) }), "dense");
+  launchNorms(open());
   for (const family of ["mixtral", "gptOss", "qwen3moe", "qwen3next"]) {
     const spec = sparseGpuFamilies[family]!;
     const everywhere = placedOn(spec, { rank: 4, scale: 1, targets: linearsOfModel(spec) });
@@ -292,6 +326,19 @@ test("heads of linear attention that no row is compiled for are refused by name"
         layers: [],
       }),
     ).toThrow(message);
+});
+
+test("heads of Mamba layers that no row is compiled for are refused by name", () => {
+  const of = (headDim: number, stateDim: number) => () => {
+    const mamba = { ...sparseGpuFamilies["granite_h"]!.mamba!, heads: { heads: 8, headDim, groups: 2, stateDim } };
+    launchSpace(new DryGpu("bf16", { major: 9, minor: 0 }, ROWS, () => undefined), mamba);
+  };
+  expect(of(136, 128)).toThrow(
+    "heads of 136 and states of 128; in bf16 on this GPU they were compiled for 64 and 128, up to 128",
+  );
+  expect(of(64, 264)).toThrow(expect.objectContaining({ code: "device.heads" }));
+  expect(of(36, 128)).toThrow("multiples of 8");
+  of(24, 12)();
 });
 
 test("a row that was not compiled is refused by name, with the way out", () => {

@@ -372,9 +372,9 @@ FAMILIES = [
         "nemotron_h",
         lambda: hf.NemotronHConfig(
             **{key: value for key, value in SMALL.items() if key not in ("num_hidden_layers", "rms_norm_eps")}, layer_norm_epsilon=1e-3, head_dim=12,
-            layers_block_type=["linear_attention", "mlp", "full_attention", "moe", "linear_attention"], mamba_num_heads=6, mamba_head_dim=8, n_groups=3, ssm_state_size=12, chunk_size=16,
+            layers_block_type=["linear_attention", "mlp", "full_attention", "moe", "linear_attention"], mamba_num_heads=8, mamba_head_dim=8, n_groups=2, ssm_state_size=12, chunk_size=16,
             time_step_min=0.4, time_step_limit=(0.0, 0.5), use_bias=True, mlp_bias=True, n_routed_experts=8, num_experts_per_tok=3, moe_intermediate_size=24,
-            moe_shared_expert_intermediate_size=20, n_group=4, topk_group=2, routed_scaling_factor=1.7,
+            moe_shared_expert_intermediate_size=24, n_group=4, topk_group=2, routed_scaling_factor=1.7,
         ),
         # PEFT refuses out_proj in models of this type.
         linears={

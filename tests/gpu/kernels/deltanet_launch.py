@@ -6,14 +6,14 @@ import torch
 from rows_launch import cdiv, find, launch
 
 
-def convolution_forward(kind, x, weight, bounds, y):
+def convolution_forward(kind, x, weight, bounds, y, bias=None):
     row, (M, C) = find("convolution_forward", kind), x.shape
-    launch(row, (cdiv(M, row["constants"]["BM"]), cdiv(C, row["constants"]["BC"])), x, weight, bounds, y, M, C, x.stride(0))
+    launch(row, (cdiv(M, row["constants"]["BM"]), cdiv(C, row["constants"]["BC"])), x, weight, weight if bias is None else bias, bounds, y, M, C, x.stride(0), int(bias is not None))
 
 
-def convolution_backward(kind, dy, x, weight, bounds, dx):
+def convolution_backward(kind, dy, x, weight, bounds, dx, bias=None):
     row, (M, C) = find("convolution_backward", kind), x.shape
-    launch(row, (cdiv(M, row["constants"]["BM"]), cdiv(C, row["constants"]["BC"])), dy, x, weight, bounds, dx, M, C, x.stride(0))
+    launch(row, (cdiv(M, row["constants"]["BM"]), cdiv(C, row["constants"]["BC"])), dy, x, weight, weight if bias is None else bias, bounds, dx, M, C, x.stride(0), int(bias is not None))
 
 
 def convolution_keep(kind, x, bounds, places, window, capacity):
@@ -21,9 +21,9 @@ def convolution_keep(kind, x, bounds, places, window, capacity):
     launch(row, (M, cdiv(C, row["constants"]["BC"])), x, bounds, places, window, C, x.stride(0), capacity)
 
 
-def convolution_decode(kind, x, weight, places, window, y, capacity):
+def convolution_decode(kind, x, weight, places, window, y, capacity, bias=None):
     row, (M, C) = find("convolution_decode", kind), x.shape
-    launch(row, (M, cdiv(C, row["constants"]["BC"])), x, weight, places, window, y, C, x.stride(0), capacity)
+    launch(row, (M, cdiv(C, row["constants"]["BC"])), x, weight, weight if bias is None else bias, places, window, y, C, x.stride(0), capacity, int(bias is not None))
 
 
 def gatednorm_forward(kind, x, gate, weight, y, eps):

@@ -1,5 +1,5 @@
 """Checks the kernels of short gated convolutions against float64, with gradients by autograd. One command: python3
-tests/gpu/kernels/shortconv.py [--time]
+tests/gpu/kernels/lfm2.py [--time]
 
 Fresh random inputs, poisoned outputs, sequences shorter than the convolution, as long and longer, with padding, each alone and
 all between others that are NaN, bit for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU. --time measures a
@@ -10,9 +10,9 @@ import time
 
 import torch
 
-from deltanet import TILE, between, packed
 from rows_check import Case, ints, poison, rnd
 from rows_launch import DEVICE, DTYPE, INTERPRET, cdiv, find, launch
+from sequences import TILE, between, packed
 
 TAPS = 3
 
