@@ -53,10 +53,11 @@ def by_length(x_CK, scale):
 
 @triton.jit
 def decays(c_C):
-    """e^(c_i - c_j) where j <= i, else 0."""
+    """e^(c_i - c_j) where j <= i, else 0. c falls, so that a difference above 0 is of a row past the end, whose c is 0: with
+    no limit its power could be infinite, and NaN after a product with that row's zeros."""
     i = tl.arange(0, 64)
     lower = i[:, None] >= i[None, :]
-    return tl.where(lower, tl.exp(tl.where(lower, c_C[:, None] - c_C[None, :], 0.0)), 0.0)
+    return tl.where(lower, tl.exp(tl.where(lower, tl.minimum(c_C[:, None] - c_C[None, :], 0.0), 0.0)), 0.0)
 
 
 @triton.jit

@@ -2,8 +2,9 @@
 autograd. One command: python3 tests/gpu/kernels/deltanet.py [--time]
 
 Fresh random inputs, poisoned outputs and scratch, sequences shorter than the convolution, of one chunk, a token more, and of
-many chunks, with padding; keys that are nearly alike, whose chunk's matrix is hard to invert; each sequence alone and among
-others, and all between others that are NaN, bit for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU. --time
+many chunks, with padding; keys that are nearly alike, whose chunk's matrix is hard to invert; states that are forgotten within
+a few rows, whose decays over a chunk are no f32; each sequence alone and among others, and all between others that are NaN, bit
+for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU. --time
 measures a layer of Qwen3.5-4B.
 """
 import sys
@@ -59,23 +60,23 @@ def recurrence(mixed, gates, decay, bias, starts, lengths, H, heads, K, V):
     return torch.stack(out).reshape(M, heads * V), torch.stack(states)
 
 
-def inputs(kind, rows, H, heads, K, V, alike):
+def inputs(kind, rows, H, heads, K, V, alike, fast=False):
     mixed, gates = rnd(kind, rows, 2 * H * K + heads * V), rnd(kind, rows, 2 * heads, scale=2)
     if alike:  # keys of a chunk that all but agree, written in full and kept long
         mixed[:, H * K : 2 * H * K] = (mixed[:1, H * K : 2 * H * K] + 0.05 * mixed[:, H * K : 2 * H * K]).to(mixed.dtype)
         gates[:, :heads] = 4
         gates[:, heads:] = -6
-    decay, bias = torch.randn(heads, device=DEVICE) - 3, torch.randn(heads, device=DEVICE)
+    decay, bias = torch.randn(heads, device=DEVICE) + (2 if fast else -3), torch.randn(heads, device=DEVICE)
     return mixed, gates, decay, bias
 
 
-def delta(kind, lengths, H, heads, K, V, alike=False):
+def delta(kind, lengths, H, heads, K, V, alike=False, fast=False):
     case = Case(kind)
     of = dict(H=H, heads=heads, K=K, V=V)
     # Keys that are alike: the same sums in PyTorch, rounded to bf16 where the kernels round, lie 3e-2 to 6e-2 from float64.
     limit = 2e-5 if kind == "f32" else 8e-2 if alike else 3e-2 if INTERPRET else 1.2e-2
     bounds, starts, rows = packed(lengths)
-    mixed, gates, decay, bias = inputs(kind, rows, H, heads, K, V, alike)
+    mixed, gates, decay, bias = inputs(kind, rows, H, heads, K, V, alike, fast)
     dout = rnd(kind, rows, heads * V)
     reference = [t.double().requires_grad_() for t in (mixed, gates)]
     out64, states64 = recurrence(*reference, decay.double(), bias.double(), starts, lengths, **of)
@@ -214,6 +215,7 @@ SMALL = {
     "gates": lambda kind: gates(kind, 5, 3, 2, 16),
     "delta": lambda kind: delta(kind, (2, 64, 65, 3, 70), 1, 2, 16, 24),
     "alike": lambda kind: delta(kind, (70,), 1, 2, 16, 16, alike=True),
+    "fast decay": lambda kind: delta(kind, (60, 70), 1, 2, 16, 16, fast=True),
 }
 WHOLE = {
     "convolution": lambda kind: convolution(kind, (2, 3, 1, 70, 64, 300), 8192),
