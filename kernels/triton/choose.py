@@ -145,7 +145,7 @@ def choose(logits, targets, settings, chosen, V, classes, scale, cap, BITS: tl.c
     token = tl.where(token < 0, last_equal, token)  # rounding
     z = shaped(value_of(order, BITS), scale, cap, SHAPED)
     own = z - top - log_all
-    drawn = tl.where(is_drawn, (z - top) / tl.where(is_drawn, temperature, 1.0) - drawn_mass, own)
+    drawn = tl.where(is_drawn, (z - top) / tl.where(is_drawn, temperature, 1.0) - drawn_mass, tl.where(temperature > 0.0, 0.0, own))
     is_wrong = (tl.max(wrong, axis=0) != 0) | (tl.abs(top) == float("inf"))
     nothing = float("nan")
     tl.store((chosen + 4 * t).to(tl.pointer_type(tl.int32)), tl.where(is_wrong, -1, token))

@@ -48,7 +48,7 @@ export function choose(logits: Float32Array, sampling: Sampling, uniform: number
   if (logits.includes(Number.NaN) || !Number.isFinite(logits[best]!)) return NONE;
   if (sampling.temperature === 0 || sampling.topK === 1) {
     const own = logProb(logits, best);
-    return { token: best, logProb: own, drawnLogProb: own };
+    return { token: best, logProb: own, drawnLogProb: sampling.temperature === 0 ? own : 0 }; // of one token: certain
   }
   const all = candidates(logits, sampling);
   let mass = 0;

@@ -87,6 +87,7 @@ test("a token comes with its log-probability, by the logits and among what it wa
     { temperature: 0, topK: 0, topP: 1 },
     { temperature: 0.7, topK: 0, topP: 1 },
     { temperature: 1.5, topK: 9, topP: 0.8 },
+    { temperature: 0.7, topK: 1, topP: 1 },
   ]) {
     const logits = logitsOf(60);
     const own = byTheBook(logits, { temperature: 1, topK: 0, topP: 1 });
