@@ -154,11 +154,11 @@ export class CpuDevice implements Device {
     return Promise.resolve(spans);
   }
 
-  /** Lets timers and signals in: the launches themselves have ended. */
   replay(_: string, work: () => void): void {
     work();
   }
 
+  /** Lets timers and signals in: the launches themselves have ended. */
   idle(): Promise<void> {
     return new Promise((resolve) => setImmediate(resolve));
   }
