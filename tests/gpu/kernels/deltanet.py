@@ -1,11 +1,10 @@
 """Checks the kernels of layers with the gated delta rule against the recurrence in float64, token by token, with gradients by
-autograd. One command: python3 tests/gpu/kernels/deltanet.py [--time]
+autograd. One command: python3 tests/gpu/kernels/deltanet.py
 
 Fresh random inputs, poisoned outputs and scratch, sequences shorter than the convolution, of one chunk, a token more, and of
 many chunks, with padding; keys that are nearly alike, whose chunk's matrix is hard to invert; states that are forgotten within
 a few rows, whose decays over a chunk are no f32; each sequence alone and among others, and all between others that are NaN, bit
-for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU. --time
-measures a layer of Qwen3.5-4B.
+for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU.
 """
 import sys
 import time
@@ -220,16 +219,17 @@ SMALL = {
 WHOLE = {
     "convolution": lambda kind: convolution(kind, (2, 3, 1, 70, 64, 300), 8192),
     "gates": lambda kind: gates(kind, 333, 16, 4, 256),
-    "delta": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, *((128, 128) if kind == "ptr" else (32, 32))),
+    "delta": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, *((32, 32) if kind == "f32" else (128, 128))),
     "small": lambda kind: delta(kind, (70, 2, 33, 200), 4, 8, 8, 12),
-    "alike": lambda kind: delta(kind, (256, 70), 1, 2, *((128, 128) if kind == "ptr" else (32, 32)), alike=True),
+    "alike": lambda kind: delta(kind, (256, 70), 1, 2, *((32, 32) if kind == "f32" else (128, 128)), alike=True),
+    "fast decay": lambda kind: delta(kind, (60, 200, 3), 2, 4, *((32, 32) if kind == "f32" else (128, 128)), fast=True),
 }
 
 
 def check():
     failed = 0
     for name, case in (SMALL if INTERPRET else WHOLE).items():
-        for kind in ("f32",) if INTERPRET else ("ptr", "f32"):
+        for kind in ("f32",) if INTERPRET else ("tma", "ptr", "f32") if name in ("delta", "alike", "fast decay") else ("ptr", "f32"):
             seed = int(time.time())
             torch.manual_seed(seed)
             first = case(kind)
@@ -241,33 +241,5 @@ def check():
     sys.exit(1 if failed else 0)
 
 
-def measure():
-    """Milliseconds of each op of a layer of Qwen3.5-4B (16 and 32 heads of 128), 4 x 2048 and 1 x 16384 tokens, and of the
-    delta rule's kernels with other warps."""
-    import triton
-    from rows_launch import OVERRIDE
-
-    kind, of = "ptr", dict(H=16, heads=32, K=128, V=128)
-    for lengths in ((2048,) * 4, (16384,)):
-        bounds, _, rows = packed(lengths)
-        mixed, gate, decay, bias = inputs(kind, rows, 16, 32, 128, 128, False)
-        dout, out, dmixed = rnd(kind, rows, 4096), poison(kind, rows, 4096), poison(kind, rows, 8192)
-        wide, dwide, weight = rnd(kind, rows, 12288), poison(kind, rows, 12288), torch.randn(8192, 4, device=DEVICE)
-        times = {
-            "convolution": lambda: run.convolution_forward(kind, wide[:, :8192], weight, bounds, dmixed),
-            "convolution backward": lambda: run.convolution_backward(kind, mixed, wide[:, :8192], weight, bounds, dwide[:, :8192]),
-            "forward": lambda: run.delta_forward(kind, mixed, gate, decay, bias, bounds, out, **of),
-            "backward": lambda: run.delta_backward(kind, mixed, gate.clone(), decay, bias, bounds, dout, dmixed, **of),
-        }
-        found = {name: triton.testing.do_bench(one, warmup=20, rep=60) for name, one in times.items()}
-        print(f"{len(lengths)} x {lengths[0]}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in found.items()), flush=True)
-        for kernel, others in {"delta_prepare": (({}, 4),), "delta_scan": (({}, 4), ({"BV": 32}, 4)), "delta_scan_backward": (({}, 4), ({"BV": 32}, 4)), "delta_chunk_backward": (({}, 4),)}.items():
-            for constants, warps in others:
-                OVERRIDE[kernel] = constants, warps
-                ms = {name: triton.testing.do_bench(times[name], warmup=10, rep=30) for name in ("forward", "backward")}
-                print(f"  {kernel} {constants or ''} {warps} warps: " + ", ".join(f"{name} {of:.2f} ms" for name, of in ms.items()), flush=True)
-            del OVERRIDE[kernel]
-
-
 if __name__ == "__main__":
-    measure() if "--time" in sys.argv else check()
+    check()
