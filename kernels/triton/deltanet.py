@@ -55,12 +55,18 @@ def by_length(x_CK, scale):
 
 
 @triton.jit
+def by_squares(x_CC, scale):
+    """The same of rows whose products with one another are x."""
+    i = tl.arange(0, 64)
+    return scale * tl.rsqrt(tl.sum(tl.where(i[:, None] == i[None, :], x_CC, 0.0), axis=1) + 1e-6)
+
+
+@triton.jit
 def decays(c_C):
     """e^(c_i - c_j) where j <= i, else 0. c falls, so that a difference above 0 is of a row past the end, whose c is 0: with
     no limit its power could be infinite, and NaN after a product with that row's zeros."""
     i = tl.arange(0, 64)
-    lower = i[:, None] >= i[None, :]
-    return tl.where(lower, tl.exp(tl.where(lower, tl.minimum(c_C[:, None] - c_C[None, :], 0.0), 0.0)), 0.0)
+    return tl.exp(tl.where(i[:, None] >= i[None, :], tl.minimum(c_C[:, None] - c_C[None, :], 0.0), float("-inf")))
 
 
 @triton.jit
@@ -113,14 +119,15 @@ def delta_prepare(mixed, gates, decay, bias, bounds, vectors, t, p, u, w, M, key
             k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
             v_CV = tl.load(mixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :], mask=seen_V, other=0.0)
             el = k_CK.dtype
-            rq_C, rk_C = by_length(q_CK, tl.div_rn(1.0, tl.sqrt_rn(K * 1.0))), by_length(k_CK, 1.0)
+            kk_CC = product(k_CK, tl.trans(k_CK))
+            rq_C, rk_C = by_squares(product(q_CK, tl.trans(q_CK)), tl.rsqrt(K * 1.0)), by_squares(kk_CC, 1.0)
             d_CC = decays(c_C)
             p_CC = product(q_CK, tl.trans(k_CK)) * (rq_C[:, None] * rk_C[None, :]) * d_CC
-            a_CC = product(k_CK, tl.trans(k_CK)) * ((beta_C * rk_C)[:, None] * rk_C[None, :]) * d_CC
-            t_CC = inverse(tl.where(i[:, None] > i[None, :], a_CC, 0.0), EXACT=mixed.dtype.element_ty == tl.float32)
             at = m * heads + head
-            tl.store(t + at[:, None] * 64 + i[None, :], t_CC.to(el), mask=inside[:, None])
             tl.store(p + at[:, None] * 64 + i[None, :], p_CC.to(el), mask=inside[:, None])
+            a_CC = kk_CC * ((beta_C * rk_C)[:, None] * rk_C[None, :]) * d_CC
+            t_CC = inverse(tl.where(i[:, None] > i[None, :], a_CC, 0.0), EXACT=mixed.dtype.element_ty == tl.float32)
+            tl.store(t + at[:, None] * 64 + i[None, :], t_CC.to(el), mask=inside[:, None])
             u_CV = product((t_CC * beta_C[None, :]).to(el), v_CV)
             tl.store(u + at[:, None] * V + v_V[None, :], u_CV.to(el), mask=seen_V)
             w_CK = product((t_CC * (beta_C * tl.exp(c_C) * rk_C)[None, :]).to(el), k_CK)
