@@ -172,12 +172,12 @@ def convolution(kind, lengths, C):
     return case
 
 
-def gates(kind, M, Q, C, D):
-    """The norm with a gate, and heads that have gates after them."""
+def gates(kind, M, Q, C, D, N):
+    """The norm with a gate, of heads of N, and heads of D that have gates after them."""
     case = Case(kind)
-    x, gate, weight, dy = rnd(kind, M, Q * D), rnd(kind, M, Q * D + 40), torch.randn(D, device=DEVICE), rnd(kind, M, Q * D)
+    x, gate, weight, dy = rnd(kind, M, Q * D), rnd(kind, M, Q * D + 40), torch.randn(N, device=DEVICE), rnd(kind, M, Q * D)
     x64, z64 = x.double().requires_grad_(), gate[:, 40:].double().requires_grad_()
-    heads = x64.view(M, Q, D)
+    heads = x64.view(M, -1, N)
     y64 = (weight.double() * heads * (heads.square().mean(2, keepdim=True) + 1e-6).rsqrt()).reshape(M, -1) * torch.nn.functional.silu(z64)
     y64.backward(dy.double())
     y, dx, dgate = poison(kind, M, Q * D), dy.clone(), poison(kind, *gate.shape)
@@ -211,14 +211,16 @@ def gates(kind, M, Q, C, D):
 
 SMALL = {
     "convolution": lambda kind: convolution(kind, (2, 3, 1, 70), 16),
-    "gates": lambda kind: gates(kind, 5, 3, 2, 16),
+    "gates": lambda kind: gates(kind, 5, 3, 2, 16, 24),
+    "norms of 12": lambda kind: gates(kind, 19, 3, 2, 16, 12),
     "delta": lambda kind: delta(kind, (2, 64, 65, 3, 70), 1, 2, 16, 24),
     "alike": lambda kind: delta(kind, (70,), 1, 2, 16, 16, alike=True),
     "fast decay": lambda kind: delta(kind, (60, 70), 1, 2, 16, 16, fast=True),
 }
 WHOLE = {
     "convolution": lambda kind: convolution(kind, (2, 3, 1, 70, 64, 300), 8192),
-    "gates": lambda kind: gates(kind, 333, 16, 4, 256),
+    "gates": lambda kind: gates(kind, 333, 16, 4, 256, 128),
+    "norms of 12": lambda kind: gates(kind, 333, 16, 4, 24, 12),
     "delta": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, *((32, 32) if kind == "f32" else (128, 128))),
     "small": lambda kind: delta(kind, (70, 2, 33, 200), 4, 8, 8, 12),
     "alike": lambda kind: delta(kind, (256, 70), 1, 2, *((32, 32) if kind == "f32" else (128, 128)), alike=True),
