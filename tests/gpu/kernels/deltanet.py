@@ -73,7 +73,8 @@ def delta(kind, lengths, H, heads, K, V, alike=False, fast=False):
     case = Case(kind)
     of = dict(H=H, heads=heads, K=K, V=V)
     # Keys that are alike: the same sums in PyTorch, rounded to bf16 where the kernels round, lie 3e-2 to 6e-2 from float64.
-    limit = 2e-5 if kind == "f32" else 8e-2 if alike else 3e-2 if INTERPRET else 1.2e-2
+    # Decays of thousands over a chunk: their sums are off by 1e-4, and so are the few powers of differences near 0.
+    limit = (1e-4 if fast else 2e-5) if kind == "f32" else 8e-2 if alike else 3e-2 if INTERPRET else 1.2e-2
     bounds, starts, rows = packed(lengths)
     mixed, gates, decay, bias = inputs(kind, rows, H, heads, K, V, alike, fast)
     dout = rnd(kind, rows, heads * V)
