@@ -4,9 +4,9 @@ python3 scripts/bench/families.py [SHAPE ..] [--write]
 Each shape trains adapters of rank 16 on all linears with batches of 8 x 512 and of 2 x 2048 tokens: by `mlora bench`, then by
 peer.py with every layer compiled. Qwen 3.5 has batches of 4 x 2048 and of 1 x 16384; its peer is not compiled, as loops over
 chunks take minutes to compile, and has its checkpointing, without which it needs more than 139 GiB. That of Mamba is not
-compiled, either. --recomputation is ours. Ratios count. The peers' layers are compiled first, on models of few layers, all
-shapes at once: torch keeps what it has compiled, and the measured models find it. Needs what gpu.py needs; --write adds the rows
-to docs/measurements/families.md.
+compiled, either. --recomputation and --seconds are ours. Ratios count. The peers' layers are compiled first, on models of few
+layers, all shapes at once: torch keeps what it has compiled, and the measured models find it. Needs what gpu.py needs; --write
+adds each row to docs/measurements/families.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from gpu import ROOT, arguments, commit_of, flags
+from gpu import ROOT, add_rows, arguments, commit_of, flags
 from gpu import measure as measure_last
 
 # name: layers of a model that has a layer of every kind
@@ -71,6 +71,8 @@ def main() -> None:
     def more(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--sizes", nargs="*", help=sizes)
         parser.add_argument("--recomputation", default="auto", choices=["auto", "none", "selective", "full"])
+        parser.add_argument("--seconds", type=int, default=0, help="measure ours at least so long")
+        parser.add_argument("--peer-steps", type=int, help="of PEFT, where it is slower")
 
     args = arguments(__doc__, SHAPES, more=more)
     shapes = args.cases or list(SHAPES)
@@ -82,10 +84,10 @@ def main() -> None:
     rows = []
     for shape in shapes:
         work = worked(shape)
-        runs = [[size] for size in work] if shape in LOOPS else [work]
-        theirs = [line for of in runs for line in lines_of(peer(shape, of, args.steps)) or [None]] if args.peers else []
+        theirs = lines_of(peer(shape, work, args.peer_steps or args.steps)) if args.peers else []
         for i, (count, length) in enumerate(work):
-            values = SAME | dict(shape=shape, adapters=1, rows=count, length=length, steps=args.steps, recomputation=args.recomputation)
+            values = SAME | dict(shape=shape, adapters=1, rows=count, length=length, steps=args.steps)
+            values |= dict(recomputation=args.recomputation, seconds=args.seconds)
             ours = measure_last([*shlex.split(args.mlora), "bench", *flags(values), "--json"])
             found = theirs[i] if i < len(theirs) else None
             gib = lambda report, key: f"{report[key] / 2**30:.1f}"
@@ -98,12 +100,9 @@ def main() -> None:
             rows.append(f"| {' | '.join(map(str, cells))} |\n")
             kernels = ", ".join(f"{name} {ms:.1f}" for name, ms in ours["kernel_ms"].items())
             print(f"{rows[-1]}    a step of {ours['ms']} ms by kernel: {kernels}", flush=True)
+            if args.write:
+                add_rows("families", TITLE, HEAD, rows[-1:])
     print("\n" + HEAD + "".join(rows), flush=True)
-    if args.write:
-        path = ROOT / "docs/measurements/families.md"
-        new = not path.exists()
-        with path.open("a") as file:
-            file.write((TITLE + HEAD if new else "") + "".join(rows))
 
 
 if __name__ == "__main__":

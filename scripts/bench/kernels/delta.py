@@ -1,16 +1,16 @@
 """Times the gated delta rule's kernels and those of flash-linear-attention in the same run: python3
-scripts/bench/kernels/delta.py [--tune] [--write] [--compile PART/PARTS]
+scripts/bench/kernels/delta.py [SHAPE ..] [--tune] [--write] [--compile PART/PARTS]
 
 bf16, layers of Qwen3.5-4B (16 heads of q and k, 32 of v) and of the 27B (16, 48), all heads of 128, with 4 x 2048 and 1 x 16384
 tokens. Ours are what a layer launches, from b and a and q, k of any length; flash-linear-attention's chunk_gated_delta_rule
 makes the same of them in its kernels (the package fla-core, where Python finds it; its autotuner chooses before it is timed).
-Medians of rounds that take turns, each run a CUDA graph. Backward is the gradient alone: both compute again what the forward
-pass has made. --tune times each of our kernels with other warps and stages; --write adds the rows to
-docs/measurements/delta.md. --compile compiles a part of all configurations into Triton's cache, so that processes side by side
-leave a later run nothing to wait for.
+Milliseconds are those of the kernels, by CUPTI, medians of rounds that take turns: launches from Python take longer than some
+of them. Backward is the gradient alone: both compute again what the forward pass has made. --tune times each of our kernels
+with other warps and stages; --write adds the rows to docs/measurements/delta.md. --compile compiles a part of all configurations
+into Triton's cache, so that processes side by side leave a later run nothing to wait for.
 
 fla-core 0.6.0 refuses its backward pass on Hopper with Triton 3.4.0 to 3.7.0, which compiles it to what computes wrongly. It is
-timed all the same, and the rows say so: how long kernels take, not that they are right.
+timed all the same: how long kernels take, not that they are right, which the distance of its dv from ours says.
 """
 import importlib
 import os
@@ -20,12 +20,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from triton.testing import do_bench, do_bench_cudagraph
+from torch.profiler import ProfilerActivity, profile
+from triton.testing import do_bench
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "../../../tests/gpu/kernels"))
+sys.path[:0] = [str(HERE.parent), str(HERE / "../../../tests/gpu/kernels")]
 import deltanet_launch as run  # noqa: E402
 import rows_launch  # noqa: E402
+from gpu import add_rows  # noqa: E402
 
 SHAPES = {"Qwen3.5-4B": (16, 32), "Qwen3.5-27B": (16, 48)}
 WORK = ((4, 2048), (1, 16384))
@@ -79,12 +81,25 @@ class Case:
         return forward, lambda: torch.autograd.grad(forward(), leaves, dout)
 
 
+def kernel_ms(one, runs=5):
+    """Milliseconds of the kernels of a run, however long their launches take."""
+    one()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(runs):
+            one()
+        torch.cuda.synchronize()
+    return {event.key: event.self_device_time_total / runs / 1e3 for event in found.key_averages() if event.self_device_time_total}
+
+
 def turns(runs):
-    """Median milliseconds of each."""
+    """Median milliseconds of each, of rounds that take turns; prints those of each kernel."""
     found = {name: [] for name in runs}
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         for name, one in runs.items():
-            found[name].append(do_bench_cudagraph(one, rep=20))
+            by = kernel_ms(one)
+            found[name].append(sum(by.values()))
+            if turn == 1:
+                print(f"  {name}: " + ", ".join(f"{kernel[:48]} {ms:.3f}" for kernel, ms in sorted(by.items(), key=lambda of: -of[1])[:16]), flush=True)
     return {name: statistics.median(ms) for name, ms in found.items()}
 
 
@@ -159,10 +174,19 @@ def has_fla():
 def compile_part(part, parts):
     if "--fla-alone" not in sys.argv:
         tune(part, parts)
-    if has_fla():
-        forward, both = Case(SHAPES["Qwen3.5-4B"], *WORK[0]).peer()
+    for heads in shapes().values() if has_fla() else ():
+        forward, both = Case(heads, *WORK[0]).peer()
         forward()
         both()
+
+
+def shapes():
+    """Those that are named, or all."""
+    return {name: SHAPES[name] for name in sys.argv if name in SHAPES} or SHAPES
+
+
+def apart(name, a, b):
+    return f"{name} {((a.float() - b.float()).norm() / b.float().norm()).item():.1e}"
 
 
 def main():
@@ -170,17 +194,17 @@ def main():
     rows, fla = [], has_fla()
     if not fla:
         print("no flash-linear-attention here: ours alone", flush=True)
-    for shape, heads in SHAPES.items():
+    for shape, heads in shapes().items():
         for work in WORK:
             case = Case(heads, *work)
             runs = {"forward": case.forward, "backward": case.backward}
             if fla:
                 runs["fla forward"], runs["fla both"] = case.peer()
-                theirs = runs["fla forward"]().reshape(case.out.shape)
+                theirs, grads = runs["fla forward"]().reshape(case.out.shape), runs["fla both"]()
                 case.forward()
-                print(f"out of both: {((case.out.float() - theirs.float()).norm() / theirs.float().norm()).item():.1e} apart", flush=True)
-            for one in runs.values():
-                one()
+                case.backward()
+                dv = case.dmixed[:, 2 * heads[0] * D :]
+                print("apart: " + ", ".join([apart("out", theirs, case.out), apart("dv", grads[2].reshape(dv.shape), dv)]), flush=True)
             ms = turns(runs)
             if fla:
                 ms["fla backward"] = ms.pop("fla both") - ms["fla forward"]
@@ -190,10 +214,8 @@ def main():
             cells = [now, gpu, shape, f"{work[0]} x {work[1]}", f"{ms['forward']:.2f}", theirs("forward"), ratio("forward")]
             rows.append("| " + " | ".join([*cells, f"{ms['backward']:.2f}", theirs("backward"), ratio("backward"), ratio("forward", "backward")]) + " |\n")
             print(rows[-1], end="", flush=True)
-    if "--write" in sys.argv:
-        path = HERE / "../../../docs/measurements/delta.md"
-        text = path.read_text() if path.exists() else TITLE
-        path.write_text(text + ("" if HEAD in text else "\n" + HEAD) + "".join(rows))
+        if "--write" in sys.argv:
+            add_rows("delta", TITLE, HEAD, rows[-len(WORK) :])
 
 
 if __name__ == "__main__":
