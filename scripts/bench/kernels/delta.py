@@ -6,8 +6,8 @@ tokens. Ours are what a layer launches, from b and a and q, k of any length; fla
 makes the same of them in its kernels (the package fla-core, where Python finds it; its autotuner chooses before it is timed).
 Milliseconds are those of the kernels, by CUPTI, medians of rounds that take turns: launches from Python take longer than some
 of them. Backward is the gradient alone: both compute again what the forward pass has made. --tune times each of our kernels
-with other warps and stages; --write adds the rows to docs/measurements/delta.md. --compile compiles a part of all configurations
-into Triton's cache, so that processes side by side leave a later run nothing to wait for.
+with other warps and stages; --write adds the rows to docs/measurements/delta.md. --compile compiles a part of all
+configurations into Triton's cache, so that processes side by side leave a later run nothing to wait for.
 
 fla-core 0.6.0 refuses its backward pass on Hopper with Triton 3.4.0 to 3.7.0, which compiles it to what computes wrongly. It is
 timed all the same: how long kernels take, not that they are right, which the distance of its dv from ours says.
