@@ -278,6 +278,8 @@ export const COMMANDS = {
       ["--targets <targets>", "all-linear or qkvo (default: all-linear)"],
       ["--experts <sharing>", "shared-outer or per-expert: factors of adapters in experts (default: shared-outer)"],
       ["--steps <number>", "Steps to measure (default: 10)"],
+      ["--warm-up <number>", "Steps before those that are measured (default: 2)"],
+      ["--steps-only", "Time no step kernel by kernel, which takes one more"],
       ["--seconds <seconds>", "Measure at least so long: 20 or more where a GPU's power limits it"],
       ["--recomputation <recomputation>", "auto, none, selective or full"],
       ["--tokens <number>", "Most tokens in a pass"],
