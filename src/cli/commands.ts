@@ -281,7 +281,7 @@ export const COMMANDS = {
       ["--warm-up <number>", "Steps before those that are measured (default: 2)"],
       ["--steps-only", "Time no step kernel by kernel, which takes one more"],
       ["--seconds <seconds>", "Measure at least so long: 20 or more where a GPU's power limits it"],
-      ["--recomputation <recomputation>", "auto, none, selective or full"],
+      ["--recomputation <recomputation>", "auto, none, selective, full or offload"],
       ["--tokens <number>", "Most tokens in a pass"],
       ["--stages <stages>", "Stages of a pipeline, a process each: a number, or the layers of each (default: 1)"],
       LINK,
