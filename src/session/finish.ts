@@ -28,6 +28,8 @@ export type FinisherOptions = {
   readonly emit: Listener;
   readonly scheduler: AdapterScheduler;
   readonly stop: AbortSignal;
+  /** Nothing is saved or exported before. */
+  readonly whole?: Promise<void>;
 };
 
 export class Finisher implements AsyncDisposable {
@@ -85,6 +87,7 @@ export class Finisher implements AsyncDisposable {
   /** The last evaluation, the export and the result. An adapter that failed is not exported: its numbers are unusable. */
   async finish(adapter: AdapterState, status: AdapterResult["status"], message: string | null): Promise<void> {
     const { output, stop, saveStopped } = this.options;
+    if (this.options.whole) await this.options.whole;
     const { steps, tokens, firstLoss, lastLoss, before, made } = adapter;
     const { name } = adapter.plan;
     let after: Evaluation | null = null;

@@ -76,6 +76,8 @@ export type RunOptions = {
   readonly suspend?: AbortSignal;
   /** Learns which adapters the spans of stages are of. */
   readonly spans?: SpanNames;
+  /** Resolves when all rows are read, which no adapter ends before; left out: they are. */
+  readonly whole?: Promise<void>;
   /** The run waits for more adapters when all have ended, until it is stopped. */
   readonly keepOpen?: boolean;
 };
@@ -222,6 +224,16 @@ export class Training {
   #joinAnew(adapter: AdapterPlan, data: AdapterData): void {
     this.#store.remove(adapter);
     this.#join(adapter, data);
+  }
+
+  /** The rows of the first adapters, which were begun with before all were read. */
+  takeRows(data: readonly AdapterData[]): void {
+    const { plan, model = "" } = this.options;
+    for (const [i, of] of data.entries()) {
+      const adapter = this.#scheduler.all[i]!;
+      adapter.data = of;
+      Object.assign(adapter.made, madeOf(plan, adapter.plan, of, model)); // in place: it is part of what is being saved
+    }
   }
 
   async run(): Promise<RunResult> {
