@@ -11,6 +11,8 @@ import { ints, Numbers } from "./rows.ts";
 export interface RowPlaces extends Disposable {
   /** Of each row the line that it stands on. */
   readonly lines: Int32Array;
+  /** About how long it is. */
+  bytes(row: number): number;
   /** What stands there; null where that is no row after all. */
   read(row: number): Parsed | null;
 }
@@ -75,10 +77,14 @@ class LinePlaces implements RowPlaces {
     this.#fd = openSync(path, "r");
   }
 
+  bytes(row: number): number {
+    return this.#starts[row + 1]! - this.#starts[row]!;
+  }
+
   /** Its line, and blank ones up to the next row's. */
   read(row: number): Parsed | null {
     const from = this.#starts[row]!;
-    const bytes = new Uint8Array(this.#starts[row + 1]! - from);
+    const bytes = new Uint8Array(this.bytes(row));
     let done = 0;
     for (let got = 1; done < bytes.length && got > 0; done += got)
       got = readSync(this.#fd, bytes, done, bytes.length - done, from + done);

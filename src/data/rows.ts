@@ -35,7 +35,7 @@ export type Packed = {
   /** Of prompts: the columns of all rows in UTF-8, and where each ends. */
   readonly columns?: { readonly bytes: Uint8Array; readonly ends: Float64Array };
 };
-/** The rows of one file; `mapped`: the file of the cache that they lie in; `unread`: what reads them when they are asked for. */
+/** The rows of one file; `mapped`: the file of the cache that they lie in; `unread`: what reads them, if that is yet to be. */
 export type PackedFile = Packed & {
   readonly pieces: readonly Sequence[];
   readonly mapped?: string;

@@ -16,6 +16,8 @@ import type { Tokenizer } from "./tokenizer.ts";
 /** What a run began with is not what its rows are, as far as they are read. */
 export class RowsDiffer extends Error {}
 
+/** Bytes of a row, at most: the reader has limits of time and memory for larger ones. */
+const LARGEST = 1 << 20;
 /** Rows that are remembered of each file: those of the last steps, which are asked for several times. */
 const MOST_LATEST = 1 << 12;
 /** Held-out rows that are read at once: a run evaluates all of them before its first step. */
@@ -86,7 +88,7 @@ export class UnreadData implements Disposable {
         heldOut.push(row);
         await look();
       }
-      datasets.push({ ...of, eval: heldOut, about: guess(of.train) });
+      datasets.push({ ...of, eval: heldOut, about: await guess(of.train, look) });
       await look();
     }
     opened.move();
@@ -106,6 +108,7 @@ export class UnreadData implements Disposable {
     const latest = new Map<number, Sample>();
     const readNow = (row: number): Sample => {
       const line = places.lines[row]!;
+      if (places.bytes(row) > LARGEST) throw new RowsDiffer(`${file.name}:${line}: is too long to be read by itself`);
       const { samples, faults } = read([{ line, bytes: 0, read: () => places.read(row) }]);
       if (faults.length > 0 || samples.length !== 1)
         throw new RowsDiffer(faults[0] ?? `${file.name}:${line}: is ${samples.length} rows`);
@@ -147,10 +150,11 @@ function ownOf({ ids, mask, other, ...rest }: Sample): Sample {
 }
 
 /** By rows that lie evenly among all. */
-function guess(rows: readonly Sample[]): UnreadDataset["about"] {
+async function guess(rows: readonly Sample[], look: () => Promise<void>): Promise<UnreadDataset["about"]> {
   const count = Math.min(rows.length, GUESSED_BY);
   let [tokens, targets] = [0, 0];
   for (let i = 0; i < count; i++) {
+    await look();
     const { ids, mask, other } = rows[Math.floor((i * rows.length) / count)]!;
     for (const of of other ? [{ ids, mask }, other] : [{ ids, mask }]) {
       tokens += of.ids.length - 1;

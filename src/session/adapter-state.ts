@@ -178,6 +178,13 @@ export function madeOf(
   return { settings: JSON.stringify(deciding), data: digest, model, ...named };
 }
 
+/** All rows of an adapter that began before they were read. */
+export function takeRows(adapter: AdapterState, plan: Plan, data: AdapterData): void {
+  adapter.data = data;
+  // In place: it is part of what is being saved.
+  Object.assign(adapter.made, madeOf(plan, adapter.plan, data, adapter.made.model));
+}
+
 /** Whether the evaluation after this step counts for its patience, or for which state is kept as its best. */
 export const isCounted = ({ plan: { recipe } }: Pick<AdapterState, "plan">, step: number): boolean =>
   keepsBest(recipe) && recipe.evalEvery !== null && step > 0 && step % recipe.evalEvery === 0;

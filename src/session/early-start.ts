@@ -167,7 +167,7 @@ export class EarlyStart implements Disposable {
     this.taken.catch(() => undefined); // where nothing is saved nothing waits for it
   }
 
-  /** Aborted, with the reason, where the training cannot go on: a row is at fault, or rows are others than it began with. */
+  /** Aborted, with the reason, where the training cannot continue: a row is at fault, or rows are others than it began with. */
   get over(): AbortSignal {
     return this.#over.signal;
   }

@@ -26,7 +26,10 @@ export const openingEventSchemas = [
     output: v.string(),
     adapters: v.array(v.strictObject({ name: v.string(), status: text, step: count, steps: count })),
   }),
-  /** Nothing is wrong with the request, as far as its rows are read. `notices` concern its model and data; `paused` adapters stay paused, as before. */
+  /**
+   * Nothing is wrong with the request, as far as its rows are read. `notices` concern its model and data; `paused` adapters
+   * stay paused, as before.
+   */
   v.strictObject({
     type: v.literal("accepted"),
     run: v.string(),

@@ -159,27 +159,22 @@ export async function openRequest(written: Recipe, config: ModelSpec, reading: R
     notice: (text) => opened.push(text),
     progress: (fetching, bytes) => reading.progress?.({ rows: 0, bytes, totalBytes: 0, fetching }),
   });
-  const told = [
-    ...opened,
-    ...expertNotices(recipe.adapters, spec),
-    ...tokenNotices(recipe, spec),
-    ...endNotices(recipe, tokenizer),
-    ...rolloutNotices(recipe),
-  ];
+  const told = [...opened, ...expertNotices(recipe.adapters, spec), ...tokenNotices(recipe, spec), ...rolloutNotices(recipe)];
   const made = recipe.adapters.map((adapter, i) => ({ reference: references[i]!, sources: sourcesOf(adapter) }));
   return { recipe, spec, exact, tokenizer, folder, files, cache, made, notices: [...notices, ...told] };
 }
 
 /** The request with its rows. */
 export async function readRows(unread: Unread, reading: Reading): Promise<Request> {
-  const { recipe, spec, exact, folder, files, cache } = unread;
+  const { recipe, spec, exact, tokenizer, folder, files, cache } = unread;
   const { adapters } = recipe;
   const read = await readData(adapters, { model: folder, vocab: spec.vocab, files, ...(cache ? { cache } : {}), ...reading });
   const data = read.map((of, i) => ({ ...of, ...unread.made[i]! }));
   for (const [i, { train, eval: heldOut }] of data.entries())
     for (const rows of [train, heldOut]) await countRows(rows, rolloutsOf(adapters[i]!.objective)?.maxNewTokens ?? 0);
   for (const [i, { train }] of data.entries()) checkGraded(adapters[i]!, train);
-  const notices = [...unread.notices, ...mixNotices(adapters, data), ...dataNotices(recipe, data)];
+  const ofRows = [...mixNotices(adapters, data), ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)];
+  const notices = [...unread.notices, ...ofRows];
   return { recipe, spec, data, exact, notices };
 }
 

@@ -123,7 +123,7 @@ export class RunAdapters {
   takeRows(data: Request["data"], isSame: boolean): void {
     this.#request = { ...this.#request, data };
     this.#isWhole = true;
-    if (isSame) this.#attended?.training.takeRows(data);
+    if (isSame && this.#attended) this.#attended.training.controls.takeRows(this.#attended.plan, data);
   }
 
   /** Has the stages opened again, by another plan. */

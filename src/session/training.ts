@@ -226,16 +226,6 @@ export class Training {
     this.#join(adapter, data);
   }
 
-  /** The rows of the first adapters, which were begun with before all were read. */
-  takeRows(data: readonly AdapterData[]): void {
-    const { plan, model = "" } = this.options;
-    for (const [i, of] of data.entries()) {
-      const adapter = this.#scheduler.all[i]!;
-      adapter.data = of;
-      Object.assign(adapter.made, madeOf(plan, adapter.plan, of, model)); // in place: it is part of what is being saved
-    }
-  }
-
   async run(): Promise<RunResult> {
     const { lost, stop } = this.options;
     const wake = () => this.#background.wake();

@@ -123,7 +123,7 @@ describe("a row at fault", () => {
   const ONE = '[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 6\nbatch_size = 2\n';
   const run = `${HEAD}checkpoint = { steps = 2 }\n${DEFAULTS}${ONE}`;
 
-  test("in the last line ends the run as it does before training, and leaves no adapter; mended rows are trained anew", async () => {
+  test("in the last line ends the run as it does before training, and leaves no adapter; fixed rows are trained anew", async () => {
     const { early, count, error } = await inTheMiddle(async (factor) => {
       const count = 5_000 * factor;
       const early = await open(place.project(run, files(bad(count))), 0).catch(() => null);
@@ -147,17 +147,18 @@ describe("a row at fault", () => {
     for (const name of ["a", "run.json", "checkpoints"]) expect(existsSync(join(early.out, name))).toBe(false);
 
     writeFileSync(join(path, "..", "rows.jsonl"), rowsOf(count).join(""));
-    const mended = await open(path, 0);
-    await mended.session.done;
+    const again = await open(path, 0);
+    await again.session.done;
     const undisturbed = await open(place.project(run, files(rowsOf(count))), LATE);
     await undisturbed.session.done;
-    expect(leftIn(mended.out, ["a"])).toEqual(leftIn(undisturbed.out, ["a"]));
+    expect(leftIn(again.out, ["a"])).toEqual(leftIn(undisturbed.out, ["a"]));
   });
 });
 
 test("rows that are dropped have training begin anew with those that are left", async () => {
   const ONE = '[[adapter]]\nname = "a"\ndata = { train = "rows.jsonl", split = 0.01 }\nsteps = 9\n';
-  const rows = (count: number) => rowsOf(count, (i) => (i === count / 2 || i > count - 9 ? { prompt: "long ".repeat(40) } : {}));
+  const rows = (count: number) =>
+    rowsOf(count, (i) => (i === count / 2 || i > count - 9 ? { prompt: "long ".repeat(40) } : {}));
   const { early, count } = await inTheMiddle(async (factor) => {
     const count = 5_000 * factor;
     const early = await open(place.project(HEAD + DEFAULTS + ONE, files(rows(count))), 0);
@@ -190,6 +191,28 @@ test("a run that is stopped while rows are read keeps nothing, and copies are re
   expect(refused).toMatchObject({ code: "control.reading" });
   expect(error).toMatchObject({ code: "run.stopped", message: "stopped before all rows were read: nothing is saved" });
   for (const name of ["a", "run.json", "checkpoints"]) expect(existsSync(join(early.out, name))).toBe(false);
+});
+
+test("an addition waits for the rows of the run, and all come out as they do alone", async () => {
+  const one = (name: string, rank: number, steps: number) =>
+    `[[adapter]]\nname = "${name}"\nrank = ${rank}\ndata = "rows.jsonl"\nsteps = ${steps}\n`;
+  const { early, text, steps, sentence } = await inTheMiddle(async (factor) => {
+    const [text, steps] = [files(rowsOf(5_000 * factor)), 400 * factor];
+    const path = place.project(HEAD + DEFAULTS + one("a", 2, steps), text);
+    writeFileSync(join(path, "..", "late.toml"), HEAD + DEFAULTS + one("late", 40, 5));
+    const asked = Promise.withResolvers<void>();
+    const early = await open(path, 0, ({ type }) => type === "step" && asked.resolve());
+    await asked.promise;
+    const isBefore = isEarly(early);
+    const added = early.session.add(loadRecipe(join(path, "..", "late.toml")));
+    const sentence = await added.catch(() => null); // the run may have ended before
+    await early.session.done;
+    return isBefore && sentence !== null ? { early, text, steps, sentence } : null;
+  });
+  expect(sentence).toContain("opened again");
+  const late = await open(place.project(HEAD + DEFAULTS + one("a", 2, steps) + one("late", 40, 5), text), LATE);
+  await late.session.done;
+  expect(leftIn(early.out, ["a", "late"])).toEqual(leftIn(late.out, ["a", "late"]));
 });
 
 describe("a kill", () => {

@@ -89,7 +89,7 @@ test.each(Object.entries(RECIPES))("rows are the same when they are asked for in
   expect(isSame(of!, whole)).toBe(true);
 });
 
-test("rows that turn out others are told: one dropped, one changed, one more", async () => {
+test("rows that turn out others are seen: one dropped, one changed, one more", async () => {
   const recipe = { ...PLAIN_RECIPE, train: [one] };
   const { datasets, data } = (await unread(recipe))!;
   using _data = data;
