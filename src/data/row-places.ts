@@ -5,6 +5,7 @@ import { closeSync, openSync, readSync } from "node:fs";
 import { chunksOf } from "./bytes.ts";
 import { type DataFile, formOf } from "./data-file.ts";
 import { type Parsed, parseRow } from "./jsonl.ts";
+import { parquetPlaces } from "./parquet.ts";
 import { ints, Numbers } from "./rows.ts";
 
 /** The rows of a file by their number. */
@@ -25,6 +26,7 @@ const LINES = ["jsonl", "ndjson", ""];
  * places that are found without parsing them.
  */
 export function* placesOf({ name, path }: DataFile): Generator<void, RowPlaces | null> {
+  if (formOf(name) === "parquet") return parquetPlaces(path);
   if (!LINES.includes(formOf(name))) return null;
   const places = yield* linesIn(path);
   return places && new LinePlaces(path, places);

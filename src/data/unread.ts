@@ -2,6 +2,7 @@
 // row of a file is one row to train on, as most are; whether that is so is known when all are read (`isSame`).
 
 import { now, sleep } from "../base/clock.ts";
+import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import { referenceOf, rowKindOf } from "../objectives/registry.ts";
 import type { FilesOf } from "./data-file.ts";
@@ -109,7 +110,7 @@ export class UnreadData implements Disposable {
     const readNow = (row: number): Sample => {
       const line = places.lines[row]!;
       if (places.bytes(row) > LARGEST) throw new RowsDiffer(`${file.name}:${line}: is too long to be read by itself`);
-      const { samples, faults } = read([{ line, bytes: 0, read: () => places.read(row) }]);
+      const { samples, faults } = attempt(() => read([{ line, bytes: 0, read: () => places.read(row) }]));
       if (faults.length > 0 || samples.length !== 1)
         throw new RowsDiffer(faults[0] ?? `${file.name}:${line}: is ${samples.length} rows`);
       return ownOf(samples[0]!);
@@ -141,6 +142,15 @@ function looking(signal: AbortSignal): () => Promise<void> {
     signal.throwIfAborted();
     looked = now();
   };
+}
+
+/** What is wrong with a file is the reader's to say, which comes to the first fault first. */
+function attempt<T>(work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    throw error instanceof RequestError ? new RowsDiffer(error.message, { cause: error }) : error;
+  }
 }
 
 /** A row without the memory that it was packed in. */

@@ -8,6 +8,7 @@ import { range } from "../../src/base/shape.ts";
 import { loadRecipe } from "../../src/recipe/load.ts";
 import type { SessionEvent } from "../../src/session/events.ts";
 import { openSession, type Session } from "../../src/session/session.ts";
+import { EARLY, isEarly, manyRows } from "../helpers/early.ts";
 import { beforeItsEnd, inTheMiddle } from "../helpers/middle.ts";
 import { leftOf, metrics, Workplace } from "../helpers/program.ts";
 
@@ -21,17 +22,6 @@ afterAll(() => {
   place[Symbol.dispose]();
 });
 
-/** Rows of a file that is worth it, one of ten before a blank line. */
-const rowsOf = (count: number, more: (i: number) => object = () => ({})): string[] =>
-  range(count).map((i) => {
-    const row = {
-      prompt: `What is ${i * i} + 1?`,
-      completion: `${i * i + 1} ${"x".repeat(i % 50)}`,
-      note: "-".repeat(150),
-      ...more(i),
-    };
-    return `${JSON.stringify(row)}\n${i % 10 === 0 ? "\n" : ""}`;
-  });
 const pairs = range(40).map(
   (i) => `${JSON.stringify({ prompt: `p${i}`, chosen: `yes ${i}`, rejected: "n".repeat(1 + (i % 9)) })}\n`,
 );
@@ -75,12 +65,9 @@ async function open(path: string, patienceMs: number, onEvent: (event: SessionEv
   return { session, events, out: join(path, "..", "out") };
 }
 const LATE = 3_600_000;
-const accepted = (events: readonly SessionEvent[]) => events.find((event) => event.type === "accepted")!;
-const isEarly = ({ events }: Pick<Made, "events">): boolean =>
-  accepted(events).notices.some((text) => text.startsWith("training begins while"));
 const files = (rows: readonly string[]) => ({
   "rows.jsonl": rows.join(""),
-  "few.jsonl": rowsOf(30).join(""),
+  "few.jsonl": manyRows(30).join(""),
   "pairs.jsonl": pairs.join(""),
 });
 /** Adapters, and the rows that a run continues by. */
@@ -92,14 +79,14 @@ const NAMES = ["split", "whole", "mixed", "pairs"];
 
 test("adapters come out the same, bit for bit, whether training waits for all rows or not", async () => {
   const found = await inTheMiddle(async (factor) => {
-    const text = files(rowsOf(5_000 * factor));
+    const text = files(manyRows(5_000 * factor));
     const early = await open(place.project(HEAD + DEFAULTS + ADAPTERS, text), 0);
     await early.session.done;
-    return isEarly(early) && firstStepIsBefore(early) ? { text, early } : null;
+    return isEarly(early.events) && firstStepIsBefore(early) ? { text, early } : null;
   });
   const late = await open(place.project(HEAD + DEFAULTS + ADAPTERS, found.text), LATE);
   await late.session.done;
-  expect(isEarly(late)).toBe(false);
+  expect(isEarly(late.events)).toBe(false);
   expect(leftIn(found.early.out, NAMES)).toEqual(leftIn(late.out, NAMES));
   const notices = (events: readonly SessionEvent[]) =>
     events
@@ -109,7 +96,7 @@ test("adapters come out the same, bit for bit, whether training waits for all ro
   for (const of of ["fields that are not used", "an epoch has"]) expect(ofRows.join("\n")).toContain(of);
   expect(
     notices(found.early.events)
-      .filter((text) => !text.startsWith("training begins while"))
+      .filter((text) => !text.startsWith(EARLY))
       .sort(),
   ).toEqual(ofRows.sort());
 });
@@ -119,7 +106,7 @@ const firstStepIsBefore = ({ events }: Made): boolean =>
   events.findIndex(({ type }) => type === "step") < events.findLastIndex(({ type }) => type === "reading");
 
 describe("a row at fault", () => {
-  const bad = (count: number) => [...rowsOf(count), '{"prompt": "no completion"}\n'];
+  const bad = (count: number) => [...manyRows(count), '{"prompt": "no completion"}\n'];
   const ONE = '[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 6\nbatch_size = 2\n';
   const run = `${HEAD}checkpoint = { steps = 2 }\n${DEFAULTS}${ONE}`;
 
@@ -128,7 +115,7 @@ describe("a row at fault", () => {
       const count = 5_000 * factor;
       const early = await open(place.project(run, files(bad(count))), 0).catch(() => null);
       const error = early && (await early.session.done.catch((error) => error));
-      const isBegun = early && isEarly(early) && early.events.some(({ type }) => type === "step");
+      const isBegun = early && isEarly(early.events) && early.events.some(({ type }) => type === "step");
       return isBegun ? { early, count, error } : null;
     });
     const path = join(early.out, "..", "recipe.toml");
@@ -146,10 +133,10 @@ describe("a row at fault", () => {
     expect(early.events.filter(({ type }) => ["saved", "ended", "reopening"].includes(type))).toEqual([]);
     for (const name of ["a", "run.json", "checkpoints"]) expect(existsSync(join(early.out, name))).toBe(false);
 
-    writeFileSync(join(path, "..", "rows.jsonl"), rowsOf(count).join(""));
+    writeFileSync(join(path, "..", "rows.jsonl"), manyRows(count).join(""));
     const again = await open(path, 0);
     await again.session.done;
-    const undisturbed = await open(place.project(run, files(rowsOf(count))), LATE);
+    const undisturbed = await open(place.project(run, files(manyRows(count))), LATE);
     await undisturbed.session.done;
     expect(leftIn(again.out, ["a"])).toEqual(leftIn(undisturbed.out, ["a"]));
   });
@@ -158,7 +145,7 @@ describe("a row at fault", () => {
 test("rows that are dropped have training begin anew with those that are left", async () => {
   const ONE = '[[adapter]]\nname = "a"\ndata = { train = "rows.jsonl", split = 0.01 }\nsteps = 9\n';
   const rows = (count: number) =>
-    rowsOf(count, (i) => (i === count / 2 || i > count - 9 ? { prompt: "long ".repeat(40) } : {}));
+    manyRows(count, (i) => (i === count / 2 || i > count - 9 ? { prompt: "long ".repeat(40) } : {}));
   const { early, count } = await inTheMiddle(async (factor) => {
     const count = 5_000 * factor;
     const early = await open(place.project(HEAD + DEFAULTS + ONE, files(rows(count))), 0);
@@ -175,7 +162,7 @@ test("a run that is stopped while rows are read keeps nothing, and copies are re
   const ONE = '[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nsteps = 1000000\n';
   const { early, error, refused } = await inTheMiddle(async (factor) => {
     let refused: unknown = null;
-    const path = place.project(HEAD + DEFAULTS + ONE, files(rowsOf(5_000 * factor)));
+    const path = place.project(HEAD + DEFAULTS + ONE, files(manyRows(5_000 * factor)));
     const asked = Promise.withResolvers<void>();
     const early = await open(path, 0, ({ type }) => type === "step" && asked.resolve());
     await asked.promise;
@@ -186,7 +173,7 @@ test("a run that is stopped while rows are read keeps nothing, and copies are re
     }
     early.session.stop();
     const error = await early.session.done.catch((error) => error);
-    return isEarly(early) && error instanceof Error ? { early, error, refused } : null;
+    return isEarly(early.events) && error instanceof Error ? { early, error, refused } : null;
   });
   expect(refused).toMatchObject({ code: "control.reading" });
   expect(error).toMatchObject({ code: "run.stopped", message: "stopped before all rows were read: nothing is saved" });
@@ -197,13 +184,13 @@ test("an addition waits for the rows of the run, and all come out as they do alo
   const one = (name: string, rank: number, steps: number) =>
     `[[adapter]]\nname = "${name}"\nrank = ${rank}\ndata = "rows.jsonl"\nsteps = ${steps}\n`;
   const { early, text, steps, sentence } = await inTheMiddle(async (factor) => {
-    const [text, steps] = [files(rowsOf(5_000 * factor)), 400 * factor];
+    const [text, steps] = [files(manyRows(5_000 * factor)), 400 * factor];
     const path = place.project(HEAD + DEFAULTS + one("a", 2, steps), text);
     writeFileSync(join(path, "..", "late.toml"), HEAD + DEFAULTS + one("late", 40, 5));
     const asked = Promise.withResolvers<void>();
     const early = await open(path, 0, ({ type }) => type === "step" && asked.resolve());
     await asked.promise;
-    const isBefore = isEarly(early);
+    const isBefore = isEarly(early.events);
     const added = early.session.add(loadRecipe(join(path, "..", "late.toml")));
     const sentence = await added.catch(() => null); // the run may have ended before
     await early.session.done;
@@ -220,7 +207,7 @@ describe("a kill", () => {
   const SLOW =
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '<|end|>' }}{% endfor %}" +
     "{% if 'slow' in messages[0]['content'] %}{% for i in range(1000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}{% endif %}";
-  const rows = (slow: number) => rowsOf(5_000, (i) => (i >= 5_000 - slow ? { prompt: `slow ${i}` } : {})).join("");
+  const rows = (slow: number) => manyRows(5_000, (i) => (i >= 5_000 - slow ? { prompt: `slow ${i}` } : {})).join("");
   const text = (steps: number) =>
     `${HEAD}checkpoint = { steps = 1 }\n${DEFAULTS}[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nchat_template = "slow.jinja"\nsteps = ${steps}\n`;
   const of = (factor: number) => place.project(text(300 * factor), { "rows.jsonl": rows(10), "slow.jinja": SLOW });
@@ -240,7 +227,7 @@ describe("a kill", () => {
       await beforeItsEnd(running, "the middle", () => isThere(path));
       running.kill("SIGKILL");
       const { err } = await running.ended;
-      return !existsSync(join(out(path), "run.json")) && err.includes("training begins while") ? { path, factor } : null;
+      return !existsSync(join(out(path), "run.json")) && err.includes(EARLY) ? { path, factor } : null;
     });
     const again = await place.mlora("run", path);
     expect([again.code, again.code === 0 ? "" : again.err]).toEqual([0, ""]);

@@ -48,6 +48,18 @@ test.each(range(12))("each row of a file of lines is found where it is (seed %d)
   for (const row of order) expect({ line: places.lines[row]!, ...places.read(row)! }).toEqual(inOrder[row]!);
 });
 
+test.each(["rows-none", "rows-snappy", "rows-v2", "rows-pages", "rows-delta", "nested-1", "nested-2", "types", "chat"])(
+  "each row of %s.parquet is found where it is",
+  (name) => {
+    const path = join(import.meta.dir, "..", "golden", "sources", `${name}.parquet`);
+    const inOrder = [...rowsOf({ name: path, path })].map(({ source, ...of }) => ({ line: source.line, ...of }));
+    using places = found(path)!;
+    expect([...places.lines]).toEqual(inOrder.map(({ line }) => line));
+    for (const order of [Int32Array.from(places.lines.keys()), new Rng(7).shuffle(Int32Array.from(places.lines.keys()))])
+      for (const row of order) expect({ line: places.lines[row]!, ...places.read(row)! }).toEqual(inOrder[row]!);
+  },
+);
+
 test("a file whose lines may be blank in other ways, or whose rows are no lines, has no places", () => {
   expect(found(fileOf('{"a": 1}\n\u00a0\n{"a": 2}\n'))).toBe(null);
   expect(found(fileOf('[{"a": 1}]', "json"))).toBe(null);
