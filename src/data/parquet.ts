@@ -89,7 +89,7 @@ class GroupPlaces implements RowPlaces {
     return Number(total_byte_size) / Number(num_rows);
   }
 
-  /** From where the last row was, where this one comes after it in the same group: rows that are asked for in order are quick. */
+  /** Continues where the last row was, if this one comes after it in the same group: rows that are asked for in order are quick. */
   read(row: number): Parsed | null {
     const group = this.#groupOf(row);
     if (this.#open?.group !== group || this.#open.row > row) this.#open = this.#begin(group);
