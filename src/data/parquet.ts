@@ -17,7 +17,7 @@ import { assembleNested } from "hyparquet/src/assemble.js";
 import { DEFAULT_PARSERS } from "hyparquet/src/convert.js";
 import { getTreePath } from "hyparquet/src/schema.js";
 import { RequestError, textOf } from "../base/errors.ts";
-import { rangeOfRows } from "../base/shape.ts";
+import { rangeOfRows, sum } from "../base/shape.ts";
 import { unreadable } from "./bytes.ts";
 import { floatOf, objectOf, parseJson } from "./json.ts";
 import type { Parsed, ReadRow } from "./jsonl.ts";
@@ -78,9 +78,9 @@ class GroupPlaces implements RowPlaces {
     private readonly fd: number,
     private readonly metadata: FileMetaData,
   ) {
-    let count = 0;
-    this.#firsts = metadata.row_groups.map(({ num_rows }) => (count += Number(num_rows)) - Number(num_rows));
-    this.lines = rangeOfRows(count).map((row) => row + 1);
+    const counts = metadata.row_groups.map(({ num_rows }) => Number(num_rows));
+    this.#firsts = counts.map((_, group) => sum(counts.slice(0, group)));
+    this.lines = rangeOfRows(sum(counts)).map((row) => row + 1);
     this.#tree = parquetSchema(metadata);
   }
 
@@ -89,7 +89,7 @@ class GroupPlaces implements RowPlaces {
     return Number(total_byte_size) / Number(num_rows);
   }
 
-  /** Continues where the last row was, if this one comes after it in the same group: rows that are asked for in order are quick. */
+  /** Continues after the last row, if this one comes later in the same group: rows that are asked for in order are quick. */
   read(row: number): Parsed | null {
     const group = this.#groupOf(row);
     if (this.#open?.group !== group || this.#open.row > row) this.#open = this.#begin(group);
