@@ -30,7 +30,7 @@ CONFIG = {
     ),
 }
 PART = 1024  # columns of x that one program of lora_down sums
-SUM_BLOCK, ADD_BLOCK = 256, 4096  # elements of s and ds, of da and db, that one program of a *_sum kernel adds at a time
+SUM_BLOCK, ADD_BLOCK = 256, 1024  # elements of s and ds, of da and db, that one program of a *_sum kernel adds at a time
 # RB and WIDE. On Hopper the loop keeps tiles from overlapping (FLAT), so the blocks before it go as far as shared memory does.
 RANKS_FORWARD = {"tma": ((16, 0), (64, 0), (64, 1)), "ptr": ((16, 0), (64, 1)), "f32": ((16, 1),)}
 RANKS_BACKWARD = {"tma": ((16, 0), (32, 0), (64, 0), (64, 1)), "ptr": ((16, 0), (64, 1)), "f32": ((16, 1),)}

@@ -99,6 +99,9 @@ def add_chunks(factors, part, low_at, ranks, tile_adapter, factors_stride, ranks
         three = ranks_of(ranks, ranks_stride, adapter, G)
         ends = ends_of(three)
         end0, end1, W = ends
+        chunks = tl.cdiv(count, CHUNK)
+        low0 = tl.load(low_at + first)
+        step = tl.load(low_at + first + 1) - low0
         across = tl.cdiv(pitch, BLOCK)
         for block in range(program, W * across, programs):
             j = block // across
@@ -109,8 +112,8 @@ def add_chunks(factors, part, low_at, ranks, tile_adapter, factors_stride, ranks
             inside = (i < width) & (r < rank)
             at = factor(factors, factors_stride, adapter, g, rank, which, tl.float32) + r.to(tl.int64) * width + i
             total = tl.load(at, mask=inside, other=0.0)
-            for tile in range(second, first + count, CHUNK):
-                row = part_row(low_at, tile, CHUNK) + j
+            for chunk in tl.range(1, chunks, loop_unroll_factor=8):
+                row = (low0 + (chunk - 1) * CHUNK * step) // (ROW_TILE // UNIT * CHUNK) + j  # part_row's, without a load
                 total += tl.load(part + row.to(tl.int64) * pitch + i, mask=inside, other=0.0)
             tl.store(at, total, mask=inside)
 
