@@ -13,6 +13,12 @@ import triton.language as tl
 
 
 @triton.jit
+def swiglu_of(gate, up):
+    """silu(gate) up, in f32."""
+    return gate * tl.sigmoid(gate) * up
+
+
+@triton.jit
 def swiglu_forward(gate_up, h, I, BLOCK: tl.constexpr):
     """BLOCK columns of one row. See the top of the file."""
     I = I // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
@@ -21,7 +27,7 @@ def swiglu_forward(gate_up, h, I, BLOCK: tl.constexpr):
     gate = tl.load(gate_up + m * 2 * I + i, mask=inside, other=0.0)
     up = tl.load(gate_up + m * 2 * I + I + i, mask=inside, other=0.0).to(tl.float32)
     gate = gate.to(tl.float32)
-    tl.store(h + m * I + i, (gate * tl.sigmoid(gate) * up).to(h.dtype.element_ty), mask=inside)
+    tl.store(h + m * I + i, swiglu_of(gate, up).to(h.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -6,6 +6,7 @@ import type { Device, Tensor } from "../device/device.ts";
 import type { Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { INPUT } from "../families/parts.ts";
+import { type DownInput, makesInputs } from "../ops/lora.ts";
 import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
@@ -102,6 +103,16 @@ export class LayerPass {
   restore(name: string): void {
     const { kind, made } = this.#valueOf(name);
     if (this.of.acts.transient.has(name) && this.#held.get(kind) !== name) this.#run(made!);
+  }
+
+  /** A value for the gradients of linears that read it, or what they make it of, where it need not be there. */
+  input(name: string, mustBeThere: boolean): DownInput {
+    const { kind, made } = this.#valueOf(name);
+    const isThere = !this.of.acts.transient.has(name) || this.#held.get(kind) === name;
+    const { madeOf } = made ? behaviourOf(made) : {};
+    if (!isThere && !mustBeThere && madeOf && makesInputs(this.device)) return madeOf(made!, this);
+    this.restore(name);
+    return { x: this.value(name) };
   }
 
   /** c[M, width]; null where it is not needed. */

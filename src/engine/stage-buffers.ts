@@ -6,6 +6,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { expertTile } from "../device/tile.ts";
 import { INPUT } from "../families/parts.ts";
+import { makesInputs } from "../ops/lora.ts";
 import { type BatchMemory, takeBatch } from "./batch.ts";
 import {
   type Activations,
@@ -46,7 +47,7 @@ export function takeStageBuffers(
   layerRange: StageLayers,
   of: StageSizes,
 ) {
-  const sizes = { ...of, expertTile: expertTile({ kind }) };
+  const sizes = { ...of, expertTile: expertTile({ kind }), makesInputs: makesInputs({ kind }) };
   const { slots: adapters, inFlight, positions, rows, cache } = sizes;
   const take = takeOf("workspace");
   const ropes = spec.ropes.map((rope) => {

@@ -253,6 +253,8 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
       launchOthers(open(), spec);
     }
+  for (const spec of [aligned, newSpec(gemma)])
+    for (const rank of [4, 24]) await train(open(), spec, { rank, scale: 1, targets: ["down_proj"] }, "dense");
   const few = { rank: 4, scale: 1, targets: ["q_proj"] } as const;
   for (const heads of [2, 64, 128]) await train(open(), newSpec({ family: "olmo2", heads, kvHeads: 1 }), few, "dense");
   const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
