@@ -8,7 +8,7 @@ import type { Device, Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
 import type { PeftMethod } from "../methods/registry.ts";
 import { fewRowsForward } from "../ops/fewrows.ts";
-import { type LowRank, linearBackward, linearForward } from "../ops/linear.ts";
+import { type LinearInput, type LowRank, linearBackward, linearForward, type OutputGradient } from "../ops/linear.ts";
 import { type DownInput, loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import type { AdapterWork, LowRows } from "./batch.ts";
 import type { Products } from "./buffers.ts";
@@ -46,11 +46,16 @@ export function forward(
   at: Adapted | null,
   rows: RowTables,
   { weight, bias }: Frozen,
-  io: { readonly x: Tensor; readonly s: Tensor; readonly y: Tensor; readonly residual: Tensor | null },
+  io: LinearInput & { readonly s: Tensor; readonly y: Tensor; readonly residual: Tensor | null },
   z: Products,
 ): void {
-  const { x, s, y, residual } = io;
+  const { s, y, residual } = io;
   const { rowAdapter } = rows;
+  if (!("x" in io)) {
+    linearForward(device, { gateUp: io.gateUp, weight, bias, residual, y, lora: null });
+    return;
+  }
+  const { x } = io;
   if (rowAdapter) {
     const lora = at && { ...at.site, span: at.low.span, rowAdapter };
     fewRowsForward(device, { x, weight, bias, residual, y, lora });
@@ -96,21 +101,21 @@ export function backward(
   at: Adapted | null,
   rows: RowTables,
   weight: Weight,
-  io: {
+  io: OutputGradient & {
     readonly input: DownInput;
     readonly s: Tensor;
     readonly ds: Tensor;
-    readonly dy: Tensor;
     readonly dx: Tensor | null;
   },
   z: { readonly kept: Products; readonly scratch: Products },
 ): void {
   const { input, s, ds, dx } = io;
-  let { dy } = io;
-  if (!at) {
-    if (dx) linearBackward(device, { dy, weight, dx, lora: null });
+  if (!at || !("dy" in io)) {
+    if (dx)
+      linearBackward(device, { ...("dy" in io ? { dy: io.dy } : { dh: io.dh, gateUp: io.gateUp }), weight, dx, lora: null });
     return;
   }
+  let { dy } = io;
   const { site } = at;
   const { tileAdapter, rowNumber, dropout, expanding } = rows;
   const { factors, ranks, module } = site;

@@ -95,15 +95,20 @@ const linears: Behaviour<"linears"> = {
   isCheap: () => false,
   saved: null,
   inputGradient: "own",
-  forward: ({ from, to, group, residual }, pass) =>
+  forward: ({ from, to, group, residual }, pass) => {
+    const made = pass.roundedOutput(from);
     adapted.forward(
       pass.device,
       pass.adapters(group),
       pass.batch,
       pass.linears(group),
-      { x: pass.value(from), s: pass.low(group), y: pass.value(to), residual: residual === null ? null : pass.value(residual) },
+      {
+        ...(made ? { gateUp: pass.value(made.from) } : { x: pass.value(from) }),
+        ...{ s: pass.low(group), y: pass.value(to), residual: residual === null ? null : pass.value(residual) },
+      },
       { ...pass.work.z, ...pass.products(group) },
-    ),
+    );
+  },
   backward: (of, pass) => {
     const { from, to, group } = of;
     const adapters = pass.adapters(group);
@@ -112,12 +117,16 @@ const linears: Behaviour<"linears"> = {
     const added = dx && pass.program.adding.has(of) ? pass.added(of.in) : null;
     const s = pass.low(group);
     const { ds, z } = pass.workspace;
+    const made = pass.roundedGradient(to);
     adapted.backward(
       pass.device,
       adapters,
       pass.batch,
       pass.linears(group).weight,
-      { input, s, ds: { ...ds, shape: s.shape }, dy: pass.gradient(to)!, dx: added ?? dx },
+      {
+        ...(made ? { dh: pass.gradient(made.to)!, gateUp: pass.value(to) } : { dy: pass.gradient(to)! }),
+        ...{ input, s, ds: { ...ds, shape: s.shape }, dx: added ?? dx },
+      },
       { kept: pass.products(group), scratch: z },
     );
     if (added) addTo(pass.device, { x: added, y: dx! });
@@ -232,9 +241,13 @@ const swiglu: Behaviour<"swiglu"> = {
   saved: null,
   madeOf: ({ from }, pass) => ({ act: "swiglu", gateUp: pass.value(from) }),
   inputGradient: "input",
-  forward: ({ from, to }, pass) => swigluForward(pass.device, { gateUp: pass.value(from), h: pass.value(to) }),
-  backward: ({ from, to }, pass) =>
-    swigluBackward(pass.device, { dh: pass.gradient(to)!, gateUp: pass.value(from), dgateUp: pass.gradient(from)! }),
+  forward: ({ from, to }, pass) => {
+    if (!pass.roundedOutput(to)) swigluForward(pass.device, { gateUp: pass.value(from), h: pass.value(to) });
+  },
+  backward: ({ from, to }, pass) => {
+    if (pass.roundedGradient(from)) return; // made by the product before it
+    swigluBackward(pass.device, { dh: pass.gradient(to)!, gateUp: pass.value(from), dgateUp: pass.gradient(from)! });
+  },
 };
 
 const squaredRelu: Behaviour<"squaredRelu"> = {

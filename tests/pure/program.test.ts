@@ -2,6 +2,7 @@
 // else.
 
 import { expect, test } from "bun:test";
+import type { WeightFormat } from "../../src/base/precision.ts";
 import { RECOMPUTATIONS, type Recomputation } from "../../src/base/recomputation.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { NullDevice } from "../../src/device/null.ts";
@@ -11,6 +12,7 @@ import type { Operation } from "../../src/families/definition.ts";
 import { GROUPS, type Group, modulePath } from "../../src/families/linears.ts";
 import { FAMILY_NAMES, familyOf } from "../../src/families/registry.ts";
 import type { Link } from "../../src/link/link.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { randomFill, randomTokens, tinyFamilies, tinySizes } from "../helpers/tiny.ts";
 
@@ -22,13 +24,19 @@ const link: Link = {
 };
 const low = ["lora_up_grad", "lora_down_grad"] as const;
 
+type MiddleLayer = { readonly targets?: PoolAdapter["targets"]; readonly format?: WeightFormat; readonly method?: "dora" };
+
 /** What the forward and the backward pass of a middle layer launch. */
-async function middleLayer(recomputation: Recomputation, method?: "dora") {
+async function middleLayer(
+  recomputation: Recomputation,
+  { targets = ["q_proj", "gate_proj", "down_proj"], format = "dense", method }: MiddleLayer = {},
+) {
   const device = new NullDevice();
   const spec = tinyFamilies["qwen3"]!;
-  const adapter = { rank: 4, scale: 1, targets: ["q_proj", "gate_proj", "down_proj"], ...(method && { method }) } as const;
+  const adapter: PoolAdapter = { rank: 4, scale: 1, targets, ...(method && { method }) };
   const layerRange = { from: 1, to: 2, first: false, last: false };
-  const config = { spec, layerRange, sizes: tinySizes(device, spec, [adapter], { layers: 1, recomputation }) };
+  const sizes = tinySizes(device, spec, [adapter], { layers: 1, recomputation, format, expertFormat: format });
+  const config = { spec, layerRange, sizes };
   using stage = await Stage.open(device, config, randomFill(device, 1), { previous: link, next: link });
   await stage.admit(0, { ...adapter, seed: 1, init: "default" });
   const samples = [randomTokens(new Rng(4), spec.vocab, 9)];
@@ -56,7 +64,7 @@ test.each(RECOMPUTATIONS)("the device calls of a middle layer, recomputation %s"
 });
 
 test.each(RECOMPUTATIONS)("what a method's own rows read is there, recomputation %s", async (recomputation) => {
-  const { forward, backward } = await middleLayer(recomputation, "dora");
+  const { forward, backward } = await middleLayer(recomputation, { method: "dora" });
   const cheap = (launched: readonly string[]) => launched.filter((name) => /^(rmsnorm|swiglu)_forward$/.test(name));
   const again = {
     none: [], // kept for it
@@ -64,6 +72,21 @@ test.each(RECOMPUTATIONS)("what a method's own rows read is there, recomputation
     full: [...cheap(forward), "rmsnorm_forward"], // the second norm has overwritten the first one's output
   };
   expect(cheap(backward)).toEqual(again[recomputation]);
+});
+
+test.each<[WeightFormat, PoolAdapter["targets"], readonly string[]]>([
+  ["fp8", ["q_proj"], []], // rounded as they are made by the products that read them
+  ["fp8", ["q_proj", "gate_proj"], ["swiglu_backward"]],
+  ["fp8", ["q_proj", "down_proj"], ["swiglu_forward"]],
+  ["nf4", ["q_proj"], ["swiglu_forward", "swiglu_backward"]],
+])("whether SwiGLU's results are written, over %s with adapters on %j", async (format, targets, expected) => {
+  for (const recomputation of RECOMPUTATIONS) {
+    const { forward, backward } = await middleLayer(recomputation, { targets, format });
+    const again = recomputation === "full" ? forward : [];
+    expect([...forward, ...backward].filter((name) => name.startsWith("swiglu"))).toEqual(
+      [...forward, ...again, "swiglu_backward"].filter((name) => expected.includes(name)),
+    );
+  }
 });
 
 const norm = (from: string, to: string): Operation => ({ op: "norm", from, to, weight: to, size: 8, eps: 1e-5 });

@@ -261,7 +261,9 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   await train(open(), newSpec(muse), few, "dense");
   if (formats.includes("fp8"))
     // whose rows are rounded by their width
-    for (const intermediate of [6144, 12288, 24576, 32768]) await train(open(), newSpec({ intermediate }), few, "fp8");
+    for (const intermediate of [6144, 12288, 20480, 24576, 32768])
+      for (const adapter of [few, { ...few, targets: ["gate_proj", "down_proj"] } as const])
+        await train(open(), newSpec({ intermediate }), adapter, "fp8");
   for (const size of compute === "f32" ? [32] : [128, 24]) {
     const delta = { heads: { keyHeads: 2, valueHeads: 8, keyDim: size, valueDim: size }, layers: [true, false] };
     await train(
