@@ -45,13 +45,15 @@ from geglu import geglu_of
 from rmsnorm import normed
 from swiglu import swiglu_of
 
+TILES = tl.constexpr(32)  # looked at at once: as many as a warp has lanes, so that warps find chunks without waiting for each other
+
 
 @triton.jit
 def adapter_tiles(tile_adapter, adapter, tiles):
     """The first tile of an adapter and how many it has."""
     first, count = tiles, 0
-    for t0 in range(0, tiles, 128):
-        t = t0 + tl.arange(0, 128)
+    for t0 in range(0, tiles, TILES):
+        t = t0 + tl.arange(0, TILES)
         mine = tl.load(tile_adapter + t, mask=t < tiles, other=-1) == adapter
         first = tl.minimum(first, tl.min(tl.where(mine, t, tiles)))
         count += tl.sum(mine.to(tl.int32))
@@ -64,8 +66,8 @@ def find_chunk(tile_adapter, number, tiles, CHUNK: tl.constexpr, SECOND: tl.cons
     adapter's first tile, the chunk's last row + 1."""
     found, adapter, first = -1, -1, -1
     before, run = 0, 0  # chunks so far; where the adapter of the last tile began
-    for t0 in range(0, tiles, 128):
-        t = t0 + tl.arange(0, 128)
+    for t0 in range(0, tiles, TILES):
+        t = t0 + tl.arange(0, TILES)
         here = tl.load(tile_adapter + t, mask=t < tiles, other=-1)
         left = tl.load(tile_adapter + t - 1, mask=(t > 0) & (t < tiles), other=-1)
         begin = tl.maximum(tl.associative_scan(tl.where((here != left) | (t == 0), t, 0), 0, larger), run)
