@@ -45,7 +45,7 @@ from geglu import geglu_of
 from rmsnorm import normed
 from swiglu import swiglu_of
 
-TILES = tl.constexpr(32)  # looked at at once: as many as a warp has lanes, so that warps find chunks without waiting for each other
+TILES = tl.constexpr(32)  # looked at at once: as many as a warp has lanes, so that no warp waits for another
 
 
 @triton.jit
