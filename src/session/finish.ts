@@ -28,6 +28,8 @@ export type FinisherOptions = {
   readonly emit: Listener;
   readonly scheduler: AdapterScheduler;
   readonly stop: AbortSignal;
+  /** Nothing is saved or exported before. */
+  readonly whole?: Promise<void>;
 };
 
 /** Stands for an evaluation that the run's stop came before. */
@@ -97,6 +99,7 @@ export class Finisher implements AsyncDisposable {
    */
   async finish(adapter: AdapterState, status: AdapterResult["status"], message: string | null): Promise<void> {
     const { output, stop } = this.options;
+    if (this.options.whole) await this.options.whole;
     const { steps, tokens, firstLoss, lastLoss, before, made } = adapter;
     const { name } = adapter.plan;
     let after: Evaluation | null = null;
