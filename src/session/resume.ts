@@ -21,9 +21,10 @@ export type Resumed = {
 const FINAL = ["done", "early", "dropped"];
 
 /**
- * Throws a RequestError: `resume.finished` where there is nothing left to do, `resume.changed` with the differences where the
- * recipe, the data or the base model would not make the same adapters. Adapters may have been added. `notice` is called for
- * damaged checkpoints, and for adapters that were saved and that the recipe has no more, `left`. `isOpen`: the run waits for more adapters, so that nothing may be left to do.
+ * Throws a RequestError: `resume.finished` where there is nothing left to do, `resume.changed` with the differences where
+ * the recipe, the data or the base model would not make the same adapters. Adapters may have been added. `notice` is called
+ * for damaged checkpoints, and for adapters that were saved and that the recipe has no more, `left`. `isOpen`: the run waits
+ * for more adapters, so that nothing may be left to do.
  */
 export function findStored(
   output: string,
