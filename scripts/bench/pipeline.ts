@@ -7,9 +7,10 @@
 // A set (SETS below) is one shape and precision: rank 16 on q, k, v, o and dropout 0.05, unless it says otherwise; "7b-fp8:2,4"
 // are runs of two and of four adapters. Each GPU by itself trains most adapters of a set, both at once, and their mean is what
 // ratios are to; then two stages train each number of them, divided as a plan does or by --cuts. Fails where losses on two
-// stages are not those of one GPU, bit for bit. --copies adds two processes with a copy of the base model each; --peers PEFT with FSDP on both GPUs, which needs a Python with the packages of requirements.txt. After --seconds nothing new
-// is begun, and a measurement that takes longer than --limit seconds is ended. --traces keeps a trace of each two stages.
-// --write adds the rows to docs/measurements/pipeline.md.
+// stages are not those of one GPU, bit for bit. --copies adds two processes with a copy of the base model each; --peers PEFT
+// with FSDP on both GPUs, which needs a Python with the packages of requirements.txt. After --seconds nothing new is begun, and
+// a measurement that takes longer than --limit seconds is ended. --traces keeps a trace of each two stages. --write adds the
+// rows to docs/measurements/pipeline.md.
 
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -47,7 +48,7 @@ const SETS: Readonly<Record<string, Work>> = {
   "13b-nf4": dense("llama2-13b", "nf4"),
   "13b-fp8": dense("llama2-13b", "fp8"),
   "7b-ranks": { ...dense("llama2-7b", "bf16", "4,8,16,32,64,128,192,256"), adapters: [8] },
-  experts: { ...dense("qwen3-30b-a3b", "bf16"), rows: 2, length: 2048, adapters: [4] },
+  experts: { ...dense("qwen3-30b-a3b", "bf16"), rows: 2, length: 2048, adapters: [4, 12] },
   tiny: { ...dense("smollm2-135m", "fp32"), rows: 2, length: 16 },
 };
 const given = positionals.map((of) => of.split(":") as [string, string?]);
@@ -98,8 +99,8 @@ async function bench(work: Work, adapters: number, stages: string, gpu?: number,
 const HEAD = `# A pipeline over two GPUs
 
 Rows of \`bun scripts/bench/pipeline.ts --write\`: q, k, v, o, dropout 0.05, rank 16 unless it says otherwise. "Ratio" is tokens/s
-divided by those of one GPU in the same call; memory is of all GPUs together; bubbles are the idle share of both stages' time while
-both train. PEFT's rows are compiled layer by layer, with as many rows on each GPU.
+divided by those of one GPU in the same call, the mean of both; memory is of all GPUs together; bubbles are the idle share of
+both stages' time while both train. PEFT's rows are compiled layer by layer, with as many rows on each GPU.
 
 | date (UTC) | commit | GPU | shape | what | tokens/s | ratio | GiB | bubble, measured | simulated | link |
 | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
