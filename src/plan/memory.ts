@@ -58,11 +58,6 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
           `the base model's ${linear} has ${out} rows of ${width}, expected multiples of ${WIDTH} on a GPU`,
         );
   if (spec.experts === null) return;
-  if (spec.delta !== null)
-    refuse(
-      "device.delta",
-      `the base model (${spec.family}) has experts next to the gated delta rule, which GPUs do not compute yet`,
-    );
   const { count, perToken } = spec.experts;
   if (count % WIDTH !== 0 || count > MOST_ON_GPUS.count || perToken > MOST_ON_GPUS.perToken)
     refuse(
