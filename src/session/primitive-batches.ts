@@ -9,6 +9,7 @@ import type { MicroBatch } from "../schedule/micro-batch.ts";
 import { pack, packedSequences, type Row, type Segment, segmentRows, sequencesOf, type Tokens } from "../schedule/pack.ts";
 import type { PassTurns } from "./pass-turns.ts";
 import type { Shares } from "./shares.ts";
+import type { Ended } from "./training-passes.ts";
 
 /**
  * Log-probabilities f32[ids.length] of a row's tokens, each given those before it; NaN where a token is no target, as the first
@@ -29,9 +30,8 @@ export type Losses = {
 };
 
 /** An adapter's rows, cut into micro-batches; `segmentOf` makes a segment of one when its turn comes. */
-export type RowsCall = {
-  /** The adapter's slot, and its owner, by whose share its rows have their turn. */
-  readonly slot: number;
+export type RowsCall = Ended & {
+  /** By whose share its rows have their turn. */
   readonly owner: string;
   readonly rows: readonly Row[];
   readonly microBatches: readonly (readonly number[])[];
@@ -50,11 +50,12 @@ type Open = {
   readonly done: PromiseWithResolvers<Losses>;
 };
 /** One micro-batch of a call. */
-type Part = { readonly open: Open; readonly of: readonly number[]; readonly segment: Segment };
+type Part = { readonly open: Open; readonly of: readonly number[]; readonly segment: Segment; readonly isLast: boolean };
 
 /** Sends packed batches through the stages. */
 export type PassRunner = {
-  readonly run: (batch: MicroBatch, top: number) => Promise<readonly SequenceLoss[]>;
+  /** `ends` are calls whose last micro-batch is in the batch. */
+  readonly run: (batch: MicroBatch, top: number, ends: readonly Ended[]) => Promise<readonly SequenceLoss[]>;
   /** Called where no batch follows those under way, or it waits until they are done. */
   readonly idle?: () => void;
 };
@@ -135,8 +136,8 @@ export class Packer {
       slots.add(slot);
       taken += rows;
       this.shares.charge(open.call.owner, rows);
-      parts.push({ open, of, segment: segmentOf(of) });
       open.sent++;
+      parts.push({ open, of, segment: segmentOf(of), isLast: open.sent === microBatches.length });
       this.#open.splice(this.#open.indexOf(open), 1);
       if (open.sent < microBatches.length) this.#open.push(open);
     }
@@ -151,7 +152,8 @@ export class Packer {
         this.#slots,
         this.#rowTile,
       );
-      const losses = await this.on.run(batch, Math.max(...parts.map(({ open }) => open.call.top)));
+      const ends = parts.flatMap(({ open, isLast }) => (isLast ? [open.call] : []));
+      const losses = await this.on.run(batch, Math.max(...parts.map(({ open }) => open.call.top)), ends);
       let first = 0;
       for (const { open, of, segment } of parts) {
         const { found, call, done } = open;
