@@ -115,7 +115,9 @@ def measure(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
     vocab = shapes()[0][args.shape]["vocab_size"]
     ids = torch.randint(0, vocab, (args.rows, args.length), device=args.device)
-    torch.cuda.reset_peak_memory_stats()
+    cuda = args.device == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
     seconds = []
     while len(seconds) < WARM_UP + args.steps or sum(seconds[WARM_UP:]) < args.seconds:
         start = time.perf_counter()
@@ -125,14 +127,15 @@ def measure(args: argparse.Namespace) -> None:
         optimizer.step()
         optimizer.zero_grad()
         loss = loss.item()
-        torch.cuda.synchronize()
+        if cuda:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds[WARM_UP:])
     report = {name: value for name, value in vars(args).items() if name not in ("child", "folder", "patience")}
     report |= dict(
         ms=round(median * 1e3, 1),
         tokens_per_s=round(args.rows * args.length / median, 1),
-        device_bytes=torch.cuda.max_memory_allocated(),
+        device_bytes=torch.cuda.max_memory_allocated() if cuda else None,
         trained=sum(parameter.numel() for parameter in trained),
         fused=fused(model),
         loss=round(loss, 4),
@@ -167,7 +170,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.0, help="the least that the steps take together")
     parser.add_argument("--patience", type=float, default=200.0, help="seconds that a way to compile may take")
     parser.add_argument("--folder", type=Path, help="of the model; in the folder for temporary files unless given")
-    parser.add_argument("--device", choices=("cuda",), default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this script out")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     for flag, default in dict(rows=8, length=512, rank=16, steps=10).items():
         parser.add_argument(f"--{flag}", type=int, default=default)
