@@ -1,7 +1,7 @@
 // Training passes of the primitives over the stages: one forward, one backward (1F1B). A stage is sent a pass's backward after
 // the forwards of as many later passes as there are stages after it, so that it computes these while the gradient is made.
-// Right behind it goes the question for the squares of gradients that are complete then: a step would ask for them behind all
-// that the stage has been sent meanwhile, and wait for a pass or two.
+// It is asked right after that for the squares of gradients that are complete then: a step would ask for them after all that
+// the stage has been sent meanwhile, and wait for a pass or two.
 
 import { range } from "../base/shape.ts";
 import { type Bus, requestAll } from "../bus/bus.ts";
@@ -14,7 +14,7 @@ export type Squares = readonly Float32Array[];
 /** An adapter whose last micro-batch of a call is in a pass; it is given its squares as they are after the pass. */
 export type Ended = { readonly slot: number; readonly ended?: (squares: Promise<Squares>) => void };
 
-/** What a stage is asked for behind a pass's forward. */
+/** What a stage is asked for after a pass's forward. */
 type Answers = { readonly losses: Losses | null; readonly squares: Promise<Squares> };
 /** A pass whose backward some stages have not been sent. */
 type Sent = {

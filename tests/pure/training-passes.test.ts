@@ -68,7 +68,7 @@ describe.each([1, 2, 3, 5])("over %i stages", (stages) => {
     }
   });
 
-  test("the squares of gradients that a pass completes are asked for right behind its backward, of each stage", async () => {
+  test("the squares of gradients that a pass completes are asked for right after its backward, of each stage", async () => {
     for (const seed of range(20)) {
       const rng = new Rng(seed);
       const { bus, order } = played(stages);
