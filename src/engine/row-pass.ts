@@ -156,7 +156,9 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
   });
   const { settings, bounds, ids, positions, places, rowAdapter, targetRows } = tables;
   const found = pool.lowRows(Int32Array.from(new Set(of.map(({ adapter }) => adapter))));
-  const low = new Map([...found].map(([group, { span }]) => [group, { lowAt: NOTHING, elements: 0, span }] as const));
+  const low = new Map(
+    [...found].map(([group, { span, outer }]) => [group, { lowAt: NOTHING, elements: 0, span, outer }] as const),
+  );
   // Only what a forward pass of rows reads is there.
   const batch: Batch = {
     ...{ rows: sizes.row, ids, positions, bounds, rowAdapter, low, presence: new Map(), expanding: new Map() },
