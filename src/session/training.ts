@@ -278,7 +278,7 @@ export class Training {
       adapters: results,
       seconds: (now() - this.#started) / 1000,
       tokens: this.#steps.tokens,
-      stopped: interrupted.length > 0,
+      stopped: interrupted.length > 0 || this.#finisher.hasKept,
       suspended: this.#suspend.aborted && !stop.aborted,
     };
   }
