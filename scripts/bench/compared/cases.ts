@@ -73,7 +73,7 @@ export const CASES: readonly Case[] = [
   ),
   training(
     "all linears",
-    "the same, all linears, no dropout",
+    "Llama-2-7B, 8 x 512, rank 16, no dropout",
     { targets: "all-linear", dropout: 0 },
     {
       peers: { PEFT: { ...BASE, targets: "all-linear", dropout: 0 }, Unsloth: unsloth({ targets: "all-linear" }) },
@@ -84,7 +84,7 @@ export const CASES: readonly Case[] = [
   ),
   training(
     "fp8",
-    "q, k, v, o over an fp8 base",
+    "Llama-2-7B, q, k, v, o over an fp8 base",
     { precision: "fp8" },
     {
       peers: {},
@@ -93,7 +93,7 @@ export const CASES: readonly Case[] = [
   ),
   training(
     "nf4",
-    "q, k, v, o over an nf4 base",
+    "Llama-2-7B, q, k, v, o over an nf4 base",
     { precision: "nf4" },
     {
       peers: { Unsloth: unsloth({ precision: "nf4" }) },
@@ -102,7 +102,7 @@ export const CASES: readonly Case[] = [
   ),
   training(
     "int8",
-    "q, k, v, o over an int8 base",
+    "Llama-2-7B, q, k, v, o over an int8 base",
     { precision: "int8" },
     {
       peers: {},
@@ -111,7 +111,7 @@ export const CASES: readonly Case[] = [
   ),
   training(
     "full recomputation",
-    "q, k, v, o, layers computed again",
+    "Llama-2-7B, q, k, v, o, layers computed again",
     { recomputation: "full" },
     {
       peers: { PEFT: BASE, Unsloth: unsloth({ recomputation: "offload" }) },
