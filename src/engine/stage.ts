@@ -149,7 +149,7 @@ export class Stage implements Disposable {
       evaluate: ({ batch, logProbs, top }) => this.#whole(() => this.evaluate(batch, logProbs, top)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: async ({ adapters }) => new Later((await this.pool.enqueueSquares(adapters)).found),
-      loads: async ({ adapters }) => adapters.map((slot) => this.#loads.take(slot)),
+      loads: async ({ adapters }) => new Later(this.#loads.take(adapters)),
       share: ({ slot, what, values }) => this.pool.shareGradient(slot, what, values),
       step: async ({ steps }) => {
         await this.step(steps);
