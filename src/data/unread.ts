@@ -81,7 +81,7 @@ export class UnreadData implements Disposable {
       data.#places.set(file.name, step.value);
     }
     const datasets: UnreadDataset[] = [];
-    const read: { readonly unread: readonly Sample[]; readonly rows: readonly Sample[] }[] = []; // a sweep's adapters share them
+    const read: { readonly unread: readonly Sample[]; readonly rows: readonly Sample[] }[] = []; // for sweeps
     for (const recipe of recipes) {
       const of = loadDataset(recipe, tokenizer, vocab, data.#read, {}, files, null, null, (from) => data.#rowsOf(from));
       if (of.eval.length > MOST_HELD_OUT || of.train.length === 0) return null;
