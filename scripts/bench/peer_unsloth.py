@@ -151,9 +151,8 @@ def measure(args: argparse.Namespace) -> None:
 def child(args: argparse.Namespace, what: str, more: dict, seconds: float) -> tuple[int | str, str, str]:
     """This script again: how it ended, what it printed last, and what it said last on stderr."""
     command = [sys.executable, "-B", __file__, *sys.argv[1:], "--child", what]
-    env = os.environ | QUIET | {"UNSLOTH_COMPILE_LOCATION": f"{args.folder}.compiled"} | more
     try:
-        done = subprocess.run(command, env=env, timeout=seconds, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(command, env=os.environ | more, timeout=seconds, capture_output=True, text=True, errors="replace")
     except subprocess.TimeoutExpired:
         return f"more than {seconds:.0f} s", "", ""
     last = lambda text: next((line for line in reversed(text.splitlines()) if line.strip()), "")
@@ -177,6 +176,7 @@ def main() -> None:
     args = parser.parse_args()
     args.folder = args.folder or Path(os.environ.get("TMPDIR", "/tmp")) / f"mlora-unsloth-{args.shape}"
 
+    os.environ.update(QUIET | {"UNSLOTH_COMPILE_LOCATION": f"{args.folder}.compiled"})  # else the folder it is started in
     if args.child == "model":
         return write_model(args)
     if args.child:
