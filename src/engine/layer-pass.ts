@@ -14,6 +14,7 @@ import { type ExpertActivations, expertsAgain } from "./experts.ts";
 import type { Cached, LayerCache } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
 import { addedOf, isExperts, isLinears, type LayerProgram } from "./program.ts";
+import { fuse } from "./row-fusion.ts";
 import type { TargetGroup } from "./target-group.ts";
 import { type ExpertLayerWeights, type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
 
@@ -62,7 +63,12 @@ export class LayerPass {
   }
 
   forward(): void {
-    for (const operation of this.program.operations) this.#run(operation);
+    const { operations } = this.program;
+    for (let i = 0; i < operations.length; ) {
+      const fused = fuse(operations, i, this);
+      if (fused === 0) this.#run(operations[i]!);
+      i += Math.max(1, fused);
+    }
   }
 
   /** Computes again what the backward pass reads: all but linears and experts whose output is the layer's. */

@@ -189,18 +189,12 @@ const attention: Behaviour<"attention"> = {
   isCheap: () => false,
   saved: ({ heads }, rows) => [heads.heads, rows],
   inputGradient: "own",
-  forward: ({ from, to, heads, scale, window, cap, sinks: path }, pass) => {
-    const { device, cached, batch } = pass;
-    const sinks = path ? pass.factor(path) : null;
-    const qkv = pass.value(from);
-    const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
-    if (cached?.isOwn) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache.kv, ...heads });
-    if (cached?.from === "cache") attentionDecode(device, { ...args, sinks, cache: cached.cache.kv });
-    else {
-      const lse = pass.saved(to);
-      attentionForward(device, { ...args, lse });
-      if (sinks) attentionSink(device, { out: args.out, lse, sinks, bounds: batch.bounds });
-    }
+  forward: (of, pass) => {
+    const { cached } = pass;
+    const { places, pages, cache } = cached ?? {};
+    if (cached?.isOwn)
+      cacheWrite(pass.device, { qkv: pass.value(of.from), places: places!, pages: pages!, cache: cache!.kv, ...of.heads });
+    attend(of, pass);
   },
   backward: ({ from, to, heads, scale, window, cap }, pass) =>
     attentionBackward(pass.device, {
@@ -217,6 +211,21 @@ const attention: Behaviour<"attention"> = {
       cap: cap ?? 0,
     }),
 };
+
+/** Attention over keys that are kept, in a pass that reads them, or over those of the pass. */
+export function attend({ from, to, heads, scale, window, cap, sinks: path }: Op<"attention">, pass: LayerPass): void {
+  const { device, cached, batch } = pass;
+  const [sinks, bounds] = [path ? pass.factor(path) : null, batch.bounds];
+  const args = { qkv: pass.value(from), bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
+  if (cached?.from === "cache") {
+    const { pages, tiles, cache } = cached;
+    attentionDecode(device, { ...args, sinks, pages, tiles, cache: cache.kv });
+    return;
+  }
+  const lse = pass.saved(to);
+  attentionForward(device, { ...args, lse });
+  if (sinks) attentionSink(device, { out: args.out, lse, sinks, bounds });
+}
 
 const swiglu: Behaviour<"swiglu"> = {
   width: (_, width) => width / 2,
