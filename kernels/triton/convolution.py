@@ -46,23 +46,36 @@ def convolution_forward(x, weight, bias, bounds, y, M, C, stride, biased, TAPS: 
 
 @triton.jit
 def convolution_backward(dy, x, weight, bias, bounds, dx, M, C, stride, biased, TAPS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
-    """BM rows of BC channels. See the top of the file."""
+    """BM rows of BC channels, row by row: the rows before one are in registers, and so are the sums that a row adds to. See the
+    top of the file."""
+    tl.static_assert(TAPS == 4)
     C, stride = C // 8 * 8, stride // 8 * 8
-    m_M, c_C = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BC + tl.arange(0, BC)
-    first_M = tl.load(bounds + 2 * m_M, mask=m_M < M, other=0)
-    end_M = tl.load(bounds + 2 * m_M + 1, mask=m_M < M, other=0)
-    dx_MC = tl.zeros((BM, BC), tl.float32)
-    for t in tl.static_range(TAPS):
-        row_M = m_M + t
-        inside = row_M < end_M
-        p_MC = taps_sum(x, weight, bias, first_M, row_M, c_C, inside, C, stride, biased, TAPS)
-        seen = inside[:, None] & (c_C < C)[None, :]
-        dy_MC = tl.load(dy + row_M.to(tl.int64)[:, None] * C + c_C[None, :], mask=seen, other=0.0).to(tl.float32)
-        s_MC = tl.sigmoid(p_MC)
-        weight_C = tl.load(weight + c_C * TAPS + TAPS - 1 - t, mask=c_C < C, other=0.0)
-        dx_MC += weight_C[None, :] * dy_MC * s_MC * (1.0 + p_MC * (1.0 - s_MC))
-    to_MC = dx + m_M.to(tl.int64)[:, None] * stride + c_C[None, :]
-    tl.store(to_MC, dx_MC.to(dx.dtype.element_ty), mask=(m_M < M)[:, None] & (c_C < C)[None, :])
+    begin, c_C = tl.program_id(0) * BM, tl.program_id(1) * BC + tl.arange(0, BC)
+    w0_C, w1_C = tl.load(weight + c_C * TAPS, mask=c_C < C, other=0.0), tl.load(weight + c_C * TAPS + 1, mask=c_C < C, other=0.0)
+    w2_C, w3_C = tl.load(weight + c_C * TAPS + 2, mask=c_C < C, other=0.0), tl.load(weight + c_C * TAPS + 3, mask=c_C < C, other=0.0)
+    bias_C = tl.load(bias + c_C, mask=c_C < tl.where(biased != 0, C, 0), other=0.0)
+    x1_C, x2_C, x3_C = tl.zeros((BC,), tl.float32), tl.zeros((BC,), tl.float32), tl.zeros((BC,), tl.float32)
+    d1_C, d2_C, d3_C = tl.zeros((BC,), tl.float32), tl.zeros((BC,), tl.float32), tl.zeros((BC,), tl.float32)
+    for j in range(0, BM + 2 * TAPS - 2):
+        row = begin - TAPS + 1 + j
+        at = tl.maximum(row, 0).to(tl.int64)
+        there = (row >= 0) & (row < M)
+        first, end = tl.load(bounds + 2 * at, mask=there, other=0), tl.load(bounds + 2 * at + 1, mask=there, other=0)
+        inside = first < end
+        read = tl.where(inside, C, 0)
+        x0_C = tl.load(x + at * stride + c_C, mask=c_C < read, other=0.0).to(tl.float32)
+        dy_C = tl.load(dy + at * C + c_C, mask=c_C < read, other=0.0).to(tl.float32)
+        # Rows of other sequences are left out, never multiplied by 0: they may be NaN, and 0 has a sign.
+        one, two, three = inside & (row - 1 >= first), inside & (row - 2 >= first), inside & (row - 3 >= first)
+        before_C = w0_C * tl.where(three, x3_C, 0.0) + w1_C * tl.where(two, x2_C, 0.0) + w2_C * tl.where(one, x1_C, 0.0)
+        p_C = bias_C + before_C + w3_C * x0_C
+        s_C = tl.sigmoid(p_C)
+        g_C = dy_C * s_C * (1.0 + p_C * (1.0 - s_C))
+        d3_C = tl.where(three, d3_C + w0_C * g_C, d3_C)
+        to = row - 3
+        tl.store(dx + to.to(tl.int64) * stride + c_C, d3_C.to(dx.dtype.element_ty), mask=c_C < tl.where((to >= begin) & (to < M), C, 0))
+        d3_C, d2_C, d1_C = tl.where(two, d2_C + w1_C * g_C, d2_C), tl.where(one, d1_C + w2_C * g_C, d1_C), tl.where(inside, w3_C * g_C, 0.0)
+        x3_C, x2_C, x1_C = x2_C, x1_C, x0_C
 
 
 @triton.jit
@@ -109,7 +122,7 @@ def variants():
     for kind in ("ptr", "f32"):
         sizes = "M:i32 C:i32 stride:i32 biased:i32"
         yield row("convolution", "convolution_forward", kind, f"x:c weight:*fp32 bias:*fp32 bounds:*i32 y:c {sizes}", TAPS=TAPS, BM=8, BC=256)
-        yield row("convolution", "convolution_backward", kind, f"dy:c x:c weight:*fp32 bias:*fp32 bounds:*i32 dx:c {sizes}", TAPS=TAPS, BM=8, BC=256)
+        yield row("convolution", "convolution_backward", kind, f"dy:c x:c weight:*fp32 bias:*fp32 bounds:*i32 dx:c {sizes}", TAPS=TAPS, BM=64, BC=1024)
         kept = "C:i32 stride:i32 capacity:i32"
         yield row("convolution", "convolution_keep", kind, f"x:c bounds:*i32 places:*i32 window:c {kept}", TAPS=TAPS, BC=1024)
         yield row("convolution", "convolution_decode", kind, f"x:c weight:*fp32 bias:*fp32 places:*i32 window:c y:c {kept} biased:i32", TAPS=TAPS, BC=1024)

@@ -8,20 +8,23 @@ chunk's first token on, beta = sigmoid(b), and q and k of length 1 (q over sqrt(
     out = (e^c q) S + P N                     S' = e^(c_last) S + (e^(c_last - c) k)^T N
 
     delta_prepare    T, P, U, W and the vectors c, what q and what k is multiplied by, of a chunk and a head
-    delta_scan       from chunk to chunk: out, or N over U with the states before chunks; the state after a sequence, if kept
+    delta_scan       from chunk to chunk: N over U, and the states before chunks; the state after a sequence, if kept
+    delta_out        out of a chunk and a head
     delta_decode     a row of each sequence, token by token: S = e^g S, S += k (beta (v - S^T k))^T, out = S^T q
 
 A program of a grid over tiles of 64 rows takes the chunks, or the sequences, that begin in its tile. A chunk that is not its
 sequence's first follows 64 rows of it, so that the state before it has a place of its own, begin // 64. Sums are f32 and begin
-anew in each chunk; state and what follows from it are f32, and factors of products have the compute type.
+anew in each chunk; state and what follows from it are f32, and factors of products have the compute type. Rows of q, k and v
+are factors as they are stored, without a way through registers: what they are multiplied by goes to the other factor or to the
+result.
 
 Shapes: mixed c[M, 2 H K + heads V], H heads of q and of k, then those of v; gates c[M, 2 heads]; decay, bias f32[heads]; bounds
-i32[M, 2], equal in padding rows, which reach to the end of a tile; out c[M, heads V]; vectors f32[3, M, heads]; t, p c[M,
-heads, 64]; u c[M, heads, V]; w c[M, heads, K]; states c[M / 64, heads, K, V]; places i32[M]; state f32[S, heads, K, V]. K is at
-most KD and V at most VD, and equal to them where EXACT = 1.
+i32[M, 2], equal in padding rows, which reach to the end of a tile; out c[M, heads V]; vectors f32[5, M, heads], the last two
+the backward pass's; t, p c[M, heads, 64]; u c[M, heads, V]; w c[M, heads, K]; states c[M / 64, heads, K, V]; places i32[M];
+state f32[S, heads, K, V]. K is at most KD and V at most VD, and equal to them where EXACT = 1.
 
-Launch: prepare grid (ceil(M / 64), heads); scan grid (ceil(M / 64), heads, ceil(V / BV)), with OUT = 1 writing out; decode grid
-(M, heads, ceil(V / BV)).
+Launch: prepare and out grid (ceil(M / 64), heads); scan grid (ceil(V / BV), heads, ceil(M / 64)), so that the programs of a
+sequence begin together; decode grid (M, heads, ceil(V / BV)).
 """
 import triton
 import triton.language as tl
@@ -52,27 +55,35 @@ def by_length(x_CK, scale):
 
 
 @triton.jit
+def by_squares(x_CC, scale):
+    """The same of rows whose products with one another are x."""
+    i = tl.arange(0, 64)
+    return scale * tl.rsqrt(tl.sum(tl.where(i[:, None] == i[None, :], x_CC, 0.0), axis=1) + 1e-6)
+
+
+@triton.jit
 def decays(c_C):
     """e^(c_i - c_j) where j <= i, else 0. c falls, so that a difference above 0 is of a row past the end, whose c is 0: with
     no limit its power could be infinite, and NaN after a product with that row's zeros."""
     i = tl.arange(0, 64)
-    lower = i[:, None] >= i[None, :]
-    return tl.where(lower, tl.exp(tl.where(lower, tl.minimum(c_C[:, None] - c_C[None, :], 0.0), 0.0)), 0.0)
+    return tl.exp(tl.where(i[:, None] >= i[None, :], tl.minimum(c_C[:, None] - c_C[None, :], 0.0), float("-inf")))
 
 
 @triton.jit
 def inverse(a_CC, EXACT: tl.constexpr):
-    """(I + a)^-1 of a strictly lower triangular f32[64, 64]: blocks of 16 on the diagonal row by row, then those below them."""
+    """(I + a)^-1 of a strictly lower triangular f32[64, 64]: blocks on the diagonal of 2 to 16 rows, then those below them."""
+    # What is rounded to bf16 in the end needs no more than tf32.
+    PRECISION: tl.constexpr = "tf32x3" if EXACT else "tf32"
     i, r = tl.arange(0, 64), tl.arange(0, 16)
     same = (i[:, None] // 16) == (i[None, :] // 16)
     blocks = tl.sum(tl.reshape(tl.where(same, a_CC, 0.0), (4, 16, 4, 16)), axis=2)
-    x = tl.broadcast_to(tl.where(r[:, None] == r[None, :], 1.0, 0.0)[None, :, :], (4, 16, 16))
-    for s in range(1, 16):
-        row = tl.sum(tl.where((r == s)[None, :, None], blocks, 0.0), axis=1)
-        x -= tl.where((r == s)[None, :, None], tl.sum(row[:, :, None] * x, axis=1)[:, None, :], 0.0)
+    x = tl.where(r[:, None] == r[None, :], 1.0, 0.0)[None, :, :] - tl.where((r[:, None] // 2 == r[None, :] // 2)[None, :, :], blocks, 0.0)
+    for level in tl.static_range(1, 4):  # [[x, 0], [-y b x, y]] of blocks x and y, and b below x
+        below = (r[:, None] // (2 << level) == r[None, :] // (2 << level)) & (r[:, None] // (1 << level) != r[None, :] // (1 << level))
+        y = tl.dot(x, tl.where(below[None, :, :], blocks, 0.0), input_precision=PRECISION)
+        x -= tl.dot(y, x, input_precision=PRECISION)
     x_CC = tl.where(same, tl.reshape(tl.broadcast_to(x[:, :, None, :], (4, 16, 4, 16)), (64, 64)), 0.0)
-    # n^4 = 0, so that (I + n)^-1 = (I - n)(I + n^2); what is rounded to bf16 in the end needs no more than tf32.
-    PRECISION: tl.constexpr = "tf32x3" if EXACT else "tf32"
+    # n^4 = 0, so that (I + n)^-1 = (I - n)(I + n^2).
     n_CC = tl.dot(x_CC, tl.where(same, 0.0, a_CC), input_precision=PRECISION)
     y_CC = x_CC + tl.dot(tl.dot(n_CC, n_CC, input_precision=PRECISION), x_CC, input_precision=PRECISION)
     return y_CC - tl.dot(n_CC, y_CC, input_precision=PRECISION)
@@ -108,17 +119,18 @@ def delta_prepare(mixed, gates, decay, bias, bounds, vectors, t, p, u, w, M, key
             k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
             v_CV = tl.load(mixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :], mask=seen_V, other=0.0)
             el = k_CK.dtype
-            rq_C, rk_C = by_length(q_CK, tl.div_rn(1.0, tl.sqrt_rn(K * 1.0))), by_length(k_CK, 1.0)
+            kk_CC = product(k_CK, tl.trans(k_CK))
+            rq_C, rk_C = by_squares(product(q_CK, tl.trans(q_CK)), tl.rsqrt(K * 1.0)), by_squares(kk_CC, 1.0)
             d_CC = decays(c_C)
             p_CC = product(q_CK, tl.trans(k_CK)) * (rq_C[:, None] * rk_C[None, :]) * d_CC
-            a_CC = product(k_CK, tl.trans(k_CK)) * ((beta_C * rk_C)[:, None] * rk_C[None, :]) * d_CC
-            t_CC = inverse(tl.where(i[:, None] > i[None, :], a_CC, 0.0), EXACT=mixed.dtype.element_ty == tl.float32).to(el)
             at = m * heads + head
-            tl.store(t + at[:, None] * 64 + i[None, :], t_CC, mask=inside[:, None])
             tl.store(p + at[:, None] * 64 + i[None, :], p_CC.to(el), mask=inside[:, None])
-            u_CV = product(t_CC, (v_CV.to(tl.float32) * beta_C[:, None]).to(el))
+            a_CC = kk_CC * ((beta_C * rk_C)[:, None] * rk_C[None, :]) * d_CC
+            t_CC = inverse(tl.where(i[:, None] > i[None, :], a_CC, 0.0), EXACT=mixed.dtype.element_ty == tl.float32)
+            tl.store(t + at[:, None] * 64 + i[None, :], t_CC.to(el), mask=inside[:, None])
+            u_CV = product((t_CC * beta_C[None, :]).to(el), v_CV)
             tl.store(u + at[:, None] * V + v_V[None, :], u_CV.to(el), mask=seen_V)
-            w_CK = product(t_CC, (k_CK.to(tl.float32) * (beta_C * tl.exp(c_C) * rk_C)[:, None]).to(el))
+            w_CK = product((t_CC * (beta_C * tl.exp(c_C) * rk_C)[None, :]).to(el), k_CK)
             tl.store(w + at[:, None] * K + k_K[None, :], w_CK.to(el), mask=seen_K)
             tl.store(vectors + at, c_C, mask=inside)
             tl.store(vectors + M.to(tl.int64) * heads + at, rq_C, mask=inside)
@@ -127,28 +139,23 @@ def delta_prepare(mixed, gates, decay, bias, bounds, vectors, t, p, u, w, M, key
 
 
 @triton.jit
-def delta_scan(mixed, bounds, vectors, p, u, w, states, out, places, state, M, key_heads, heads, K, V, capacity,
-               KD: tl.constexpr, VD: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr, OUT: tl.constexpr):
-    """BV values of a head of the sequences that begin in a tile; `state` null: none is kept. See the top of the file."""
+def delta_scan(mixed, bounds, vectors, w, u, states, places, state, M, key_heads, heads, K, V, capacity,
+               KD: tl.constexpr, VD: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
+    """BV values of a head of the sequences that begin in a tile; capacity 0: no state is kept. See the top of the file."""
     if EXACT:
         K, V = KD, VD
     head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
-    k_K, v_V = tl.arange(0, KD), tl.program_id(2) * BV + tl.arange(0, BV)
+    k_K, v_V = tl.arange(0, KD), tl.program_id(0) * BV + tl.arange(0, BV)
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
-    norms = M.to(tl.int64) * heads
-    row = tl.program_id(0) * C
+    norms = 2 * M.to(tl.int64) * heads
+    row = tl.program_id(2) * C
     stop = tl.minimum(row + C, M)
     at_KV, each_state = k_K[:, None] * V + v_V[None, :], (heads * K * V).to(tl.int64)
     seen_KV = (k_K < K)[:, None] & (v_V < V)[None, :]
     while row < stop:
         first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
         if end <= first:
-            if OUT:
-                m_C = row + i
-                zeros = tl.zeros((64, BV), out.dtype.element_ty)
-                to_CV = out + (m_C.to(tl.int64) * heads + head)[:, None] * V + v_V[None, :]
-                tl.store(to_CV, zeros, mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
             row = stop
         else:
             if first == row:
@@ -158,37 +165,65 @@ def delta_scan(mixed, bounds, vectors, p, u, w, states, out, places, state, M, k
                     inside = m_C < end
                     at = m_C.to(tl.int64) * heads + head
                     seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
-                    c_C = tl.load(vectors + at, mask=inside, other=0.0)
-                    last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
                     w_CK = tl.load(w + at[:, None] * K + k_K[None, :], mask=seen_K, other=0.0)
+                    from_CK = mixed + m_C.to(tl.int64)[:, None] * width + (key_heads + key_head) * K + k_K[None, :]
+                    k_CK = tl.load(from_CK, mask=seen_K, other=0.0)
                     u_CV = u + at[:, None] * V + v_V[None, :]
+                    old_CV = tl.load(u_CV, mask=seen_V, other=0.0)
+                    c_C, rk_C = tl.load(vectors + at, mask=inside, other=0.0), tl.load(vectors + norms + at, mask=inside, other=0.0)
+                    last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
                     el = w_CK.dtype
                     before_KV = s_KV.to(el)
-                    n_CV = tl.load(u_CV, mask=seen_V, other=0.0).to(tl.float32) - product(w_CK, before_KV)
-                    n_CV = n_CV.to(el)
-                    if OUT:
-                        by_C = tl.load(vectors + norms + at, mask=inside, other=0.0) * tl.exp(c_C)
-                        from_CK = mixed + m_C.to(tl.int64)[:, None] * width + key_head * K + k_K[None, :]
-                        q_CK = tl.load(from_CK, mask=seen_K, other=0.0).to(tl.float32) * by_C[:, None]
-                        p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-                        out_CV = product(q_CK.to(el), before_KV) + product(p_CC, n_CV)
-                        tl.store(out + at[:, None] * V + v_V[None, :], out_CV.to(el), mask=seen_V)
-                    else:
-                        tl.store(u_CV, n_CV, mask=seen_V)
-                        if begin > first:
-                            to_KV = states + begin // C * each_state + head * K * V + at_KV
-                            tl.store(to_KV, before_KV, mask=seen_KV)
-                    by_C = tl.load(vectors + 2 * norms + at, mask=inside, other=0.0) * tl.exp(last - c_C)
-                    from_CK = mixed + m_C.to(tl.int64)[:, None] * width + (key_heads + key_head) * K + k_K[None, :]
-                    k_CK = tl.load(from_CK, mask=seen_K, other=0.0).to(tl.float32) * by_C[:, None]
-                    s_KV = s_KV * tl.exp(last) + product(tl.trans(k_CK.to(el)), n_CV)
-                if OUT:
-                    if capacity > 0:
-                        place = tl.load(places + end - 1)
-                        if place >= 0:
-                            to_KV = state + ((place // capacity).to(tl.int64) * heads + head) * K * V + at_KV
-                            tl.store(to_KV, s_KV, mask=seen_KV)
+                    if begin > first:
+                        tl.store(states + begin // C * each_state + head * K * V + at_KV, before_KV, mask=seen_KV)
+                    n_CV = old_CV.to(tl.float32) - product(w_CK, before_KV)
+                    tl.store(u_CV, n_CV.to(el), mask=seen_V)
+                    n_CV = n_CV * (rk_C * tl.exp(last - c_C))[:, None]
+                    s_KV = s_KV * tl.exp(last) + product(tl.trans(k_CK), n_CV.to(el))
+                if capacity > 0:
+                    place = tl.load(places + end - 1)
+                    if place >= 0:
+                        tl.store(state + ((place // capacity).to(tl.int64) * heads + head) * K * V + at_KV, s_KV, mask=seen_KV)
             row = tl.minimum(end, stop)
+
+
+@triton.jit
+def delta_out(mixed, bounds, vectors, p, n, states, out, M, key_heads, heads, K, V,
+              KD: tl.constexpr, VD: tl.constexpr, EXACT: tl.constexpr):
+    """The chunks of a head that begin in a tile. See the top of the file."""
+    if EXACT:
+        K, V = KD, VD
+    head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
+    k_K, v_V = tl.arange(0, KD), tl.arange(0, VD)
+    key_head = head * key_heads // heads
+    width = 2 * key_heads * K + heads * V
+    row = tl.program_id(0) * C
+    stop = tl.minimum(row + C, M)
+    while row < stop:
+        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+        begin = first + (row - first + C - 1) // C * C
+        if end <= first:
+            m_C = row + i
+            zeros = tl.zeros((64, VD), out.dtype.element_ty)
+            to_CV = out + (m_C.to(tl.int64) * heads + head)[:, None] * V + v_V[None, :]
+            tl.store(to_CV, zeros, mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
+            row = stop
+        elif (begin >= end) | (begin >= stop):
+            row = tl.minimum(end, stop)
+        else:
+            m_C = begin + i
+            inside = m_C < end
+            m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
+            seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
+            q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
+            from_KV = states + begin // C * (heads * K * V).to(tl.int64) + head * K * V + k_K[:, None] * V + v_V[None, :]
+            s_KV = tl.load(from_KV, mask=(k_K < tl.where(begin > first, K, 0))[:, None] & (v_V < V)[None, :], other=0.0)
+            p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+            n_CV = tl.load(n + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+            c_C, rq_C = tl.load(vectors + at, mask=inside, other=0.0), tl.load(vectors + M.to(tl.int64) * heads + at, mask=inside, other=0.0)
+            out_CV = product(q_CK, s_KV) * (rq_C * tl.exp(c_C))[:, None] + product(p_CC, n_CV)
+            tl.store(out + at[:, None] * V + v_V[None, :], out_CV.to(out.dtype.element_ty), mask=seen_V)
+            row = tl.minimum(begin + C, end)
 
 
 @triton.jit
@@ -224,23 +259,31 @@ def delta_decode(mixed, gates, decay, bias, places, state, out, key_heads, heads
 
 # What is compiled.
 
-from variants import for_tests, row
+from variants import by_chip, for_tests, row
 
 INPUTS = "mixed:c gates:c decay:*fp32 bias:*fp32"
 SIZES = "key_heads:i32 heads:i32 K:i32 V:i32"
+PREPARED = f"{INPUTS} bounds:*i32 vectors:*fp32 t:c p:c u:c w:c M:i32 {SIZES}"
+SCANNED = f"mixed:c bounds:*i32 vectors:*fp32 w:c u:c states:c places:*i32 state:*fp32 M:i32 {SIZES} capacity:i32"
+READ = f"mixed:c bounds:*i32 vectors:*fp32 p:c n:c states:c out:c M:i32 {SIZES}"
+DECODED = f"{INPUTS} places:*i32 state:*fp32 out:c {SIZES} capacity:i32"
 
 
-def listed():
-    """Heads of 128, as released models have them, and up to 32 for tests, which alone compute in f32."""
-    for kind, dim, values in (("ptr", 128, 64), ("ptr", 32, 32), ("f32", 32, 32)):
-        size, warps = dict(KD=dim, VD=dim, EXACT=int(dim == 128)), 8 if dim == 128 else 4
-        yield row("deltanet", "delta_prepare", kind, f"{INPUTS} bounds:*i32 vectors:*fp32 t:c p:c u:c w:c M:i32 {SIZES}", warps, **size)
-        for out in (1, 0):
-            scanned = f"mixed:c bounds:*i32 vectors:*fp32 p:c u:c w:c states:c out:c places:*i32 state:*fp32 M:i32 {SIZES} capacity:i32"
-            yield row("deltanet", "delta_scan", kind, scanned, warps, **size, BV=values, OUT=out)
-        yield row("deltanet", "delta_decode", kind, f"{INPUTS} places:*i32 state:*fp32 out:c {SIZES} capacity:i32", 4, KD=dim, BV=32, EXACT=int(dim == 128))
+def small():
+    """Heads up to 32, which alone compute in f32."""
+    for kind in ("ptr", "f32"):
+        some = dict(KD=32, VD=32, EXACT=0)
+        yield row("deltanet", "delta_prepare", kind, PREPARED, **some)
+        yield row("deltanet", "delta_scan", kind, SCANNED, **some, BV=32)
+        yield row("deltanet", "delta_out", kind, READ, **some)
+        yield row("deltanet", "delta_decode", kind, DECODED, 4, KD=32, BV=32, EXACT=0)
 
 
 def variants():
-    yield from (found for found in listed() if found["constants"]["KD"] == 128)
-    yield from for_tests(found for found in listed() if found["constants"]["KD"] < 128)
+    """Heads of 128, as released models have them."""
+    whole = dict(KD=128, VD=128, EXACT=1)
+    yield from by_chip("deltanet", "delta_prepare", PREPARED, (4, 1), (8, 1), **whole)
+    yield from by_chip("deltanet", "delta_scan", SCANNED, (4, 2), (8, 1), **whole, BV=64)
+    yield from by_chip("deltanet", "delta_out", READ, (4, 1), (8, 1), **whole)
+    yield row("deltanet", "delta_decode", "ptr", DECODED, 4, KD=128, BV=32, EXACT=1)
+    yield from for_tests(small())

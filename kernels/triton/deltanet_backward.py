@@ -1,18 +1,23 @@
-"""The gradient of the gated delta rule (deltanet.py, whose names hold here), after delta_prepare and delta_scan with OUT = 0.
+"""The gradient of the gated delta rule (deltanet.py, whose names hold here), after delta_prepare and delta_scan.
 
 With the gradient G of the state after a chunk, from the last chunk of a sequence to the first, and dO that of out:
 
     dN = P^T dO + (e^(c_last - c) k) G         G' = e^(c_last) G + (e^c q)^T dO - W^T dN
 
     delta_scan_backward    dN, and G of each chunk but a sequence's last
-    delta_chunk_backward   of a chunk and a head: with X = T^T dN, dA = -tril(X N^T, -1), dY = -X S^T and dP = tril(dO N^T),
-                           each of which has beta, c, q, k and v in it; dv, the gradients of b and a in their place, and dqk
+    delta_chunk_backward   of a chunk and a head: X = T^T dN, which takes the place of dN, and dv; dA = -tril(X N^T, -1) and
+                           dP = tril(dO N^T), of which follow the parts of the gradients of c and beta that go through
+                           them, and, in the places of T and P, what k is multiplied by on its way to dk, and, for dq and
+                           dk, dP times what rows of q and of k are multiplied by
+    delta_state_backward   of a chunk and a head: dY = -X S^T and the like by the states before and after it; dqk, and the
+                           gradients of b and a in their place
     delta_unit_backward    dmixed of q and k from the sums of dqk over the heads of a key head
 
 Shapes: dout c[M, heads V]; dn c[M, heads, V]; n is u as delta_scan left it; after c[M / 64, heads, K, V] has G at the place of
 the next chunk's state; dqk c[2, M, heads, K] the gradients of q and k of length 1; dmixed as mixed. Padding rows get zeros.
 
-Launch: scan grid (ceil(M / 64), heads, ceil(V / BV)); chunk grid (ceil(M / 64), heads); unit grid (ceil(M / BM), key heads, 2).
+Launch: scan grid (ceil(V / BV), heads, ceil(M / 64)); chunk and state grid (ceil(M / 64), heads); unit grid (ceil(M / BM),
+key heads, 2).
 """
 import triton
 import triton.language as tl
@@ -26,11 +31,11 @@ def delta_scan_backward(mixed, bounds, vectors, p, w, dout, dn, after, M, key_he
     if EXACT:
         K, V = KD, VD
     head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
-    k_K, v_V = tl.arange(0, KD), tl.program_id(2) * BV + tl.arange(0, BV)
+    k_K, v_V = tl.arange(0, KD), tl.program_id(0) * BV + tl.arange(0, BV)
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
     norms = M.to(tl.int64) * heads
-    row = tl.program_id(0) * C
+    row = tl.program_id(2) * C
     stop = tl.minimum(row + C, M)
     at_KV, each_state = k_K[:, None] * V + v_V[None, :], (heads * K * V).to(tl.int64)
     seen_KV = (k_K < K)[:, None] & (v_V < V)[None, :]
@@ -49,7 +54,11 @@ def delta_scan_backward(mixed, bounds, vectors, p, w, dout, dn, after, M, key_he
                     m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
                     seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
                     c_C = tl.load(vectors + at, mask=inside, other=0.0)
+                    rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=0.0), tl.load(vectors + 2 * norms + at, mask=inside, other=0.0)
                     last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
+                    q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
+                    k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
+                    w_CK = tl.load(w + at[:, None] * K + k_K[None, :], mask=seen_K, other=0.0)
                     p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
                     do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
                     el = do_CV.dtype
@@ -57,23 +66,87 @@ def delta_scan_backward(mixed, bounds, vectors, p, w, dout, dn, after, M, key_he
                     if back > 0:
                         to_KV = after + (begin + C) // C * each_state + head * K * V + at_KV
                         tl.store(to_KV, after_KV, mask=seen_KV)
-                    by_C = tl.load(vectors + 2 * norms + at, mask=inside, other=0.0) * tl.exp(last - c_C)
-                    from_CK = mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :]
-                    k_CK = tl.load(from_CK, mask=seen_K, other=0.0).to(tl.float32) * by_C[:, None]
-                    dn_CV = (product(tl.trans(p_CC), do_CV) + product(k_CK.to(el), after_KV)).to(el)
+                    dn_CV = product(k_CK, after_KV) * (rk_C * tl.exp(last - c_C))[:, None] + product(tl.trans(p_CC), do_CV)
+                    dn_CV = dn_CV.to(el)
                     tl.store(dn + at[:, None] * V + v_V[None, :], dn_CV, mask=seen_V)
-                    by_C = tl.load(vectors + norms + at, mask=inside, other=0.0) * tl.exp(c_C)
-                    from_CK = mixed + m[:, None] * width + key_head * K + k_K[None, :]
-                    q_CK = tl.load(from_CK, mask=seen_K, other=0.0).to(tl.float32) * by_C[:, None]
-                    w_CK = tl.load(w + at[:, None] * K + k_K[None, :], mask=seen_K, other=0.0)
-                    g_KV = g_KV * tl.exp(last) + product(tl.trans(q_CK.to(el)), do_CV) - product(tl.trans(w_CK), dn_CV)
+                    do_CV = (do_CV.to(tl.float32) * (rq_C * tl.exp(c_C))[:, None]).to(el)
+                    g_KV = g_KV * tl.exp(last) + product(tl.trans(q_CK), do_CV) - product(tl.trans(w_CK), dn_CV)
             row = tl.minimum(end, stop)
 
 
 @triton.jit
-def delta_chunk_backward(mixed, gates, decay, bias, bounds, vectors, t, n, dn, dout, before, after, dmixed, dqk, M, key_heads, heads, K, V,
-                         KD: tl.constexpr, VD: tl.constexpr, BLOCK: tl.constexpr, EXACT: tl.constexpr):
-    """The chunks of a head that begin in a tile, BLOCK features at a time. See the top of the file."""
+def delta_chunk_backward(mixed, gates, decay, bias, bounds, vectors, t, p, n, dn, dout, dmixed, M, key_heads, heads, K, V,
+                         KD: tl.constexpr, VD: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
+    """The chunks of a head that begin in a tile, BK or BV features at a time. See the top of the file."""
+    if EXACT:
+        K, V = KD, VD
+    head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
+    key_head = head * key_heads // heads
+    width = 2 * key_heads * K + heads * V
+    norms = M.to(tl.int64) * heads
+    row = tl.program_id(0) * C
+    stop = tl.minimum(row + C, M)
+    el = mixed.dtype.element_ty
+    while row < stop:
+        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+        begin = first + (row - first + C - 1) // C * C
+        if end <= first:
+            m_C, v_V = row + i, tl.arange(0, VD)
+            to_CV = dmixed + m_C.to(tl.int64)[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
+            tl.store(to_CV, tl.zeros((64, VD), el), mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
+            row = stop
+        elif (begin >= end) | (begin >= stop):
+            row = tl.minimum(end, stop)
+        else:
+            m_C = begin + i
+            inside = m_C < end
+            m = m_C.to(tl.int64)
+            at = m * heads + head
+            g_C, beta_C, before_C = token_gates(gates, decay, bias, m_C, inside, head, heads)
+            t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+            p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+            dbeta_C = tl.zeros((64,), tl.float32)
+            dp_CC, da_CC = tl.zeros((64, 64), tl.float32), tl.zeros((64, 64), tl.float32)
+            for value in range(0, VD, BV):
+                v_V = value + tl.arange(0, BV)
+                seen_V = inside[:, None] & (v_V < V)[None, :]
+                n_CV = tl.load(n + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+                do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+                x_CV = product(tl.trans(t_CC), tl.load(dn + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0))
+                tl.store(dn + at[:, None] * V + v_V[None, :], x_CV.to(el), mask=seen_V)
+                of_v = m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
+                dbeta_C += tl.sum(x_CV * tl.load(mixed + of_v, mask=seen_V, other=0.0).to(tl.float32), axis=1)
+                tl.store(dmixed + of_v, (x_CV * beta_C[:, None]).to(el), mask=seen_V)
+                dp_CC += product(do_CV, tl.trans(n_CV))
+                da_CC -= product(x_CV.to(el), tl.trans(n_CV))
+            kk_CC = tl.zeros((64, 64), tl.float32)
+            for key in range(0, KD, BK):
+                k_K = key + tl.arange(0, BK)
+                of_k = m[:, None] * width + (key_heads + key_head) * K + k_K[None, :]
+                k_CK = tl.load(mixed + of_k, mask=inside[:, None] & (k_K < K)[None, :], other=0.0)
+                kk_CC += product(k_CK, tl.trans(k_CK))
+            c_C = tl.load(vectors + at, mask=inside, other=0.0)
+            rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=0.0), tl.load(vectors + 2 * norms + at, mask=inside, other=0.0)
+            d_CC = decays(c_C)
+            through_CC = dp_CC * p_CC.to(tl.float32)
+            dp_CC = dp_CC * d_CC * (rq_C[:, None] * rk_C[None, :])
+            da_CC = tl.where(i[:, None] > i[None, :], da_CC, 0.0) * d_CC
+            kk_CC = kk_CC * (rk_C[:, None] * rk_C[None, :])
+            dbeta_C += tl.sum(da_CC * kk_CC, axis=1)
+            da_CC = da_CC * beta_C[:, None]
+            through_CC += da_CC * kk_CC
+            dc_C = tl.sum(through_CC, axis=1) - tl.sum(through_CC, axis=0)
+            tl.store(p + at[:, None] * 64 + i[None, :], dp_CC.to(el), mask=inside[:, None])
+            tl.store(t + at[:, None] * 64 + i[None, :], ((da_CC + tl.trans(da_CC)) * rk_C[None, :]).to(el), mask=inside[:, None])
+            tl.store(vectors + 3 * norms + at, dc_C, mask=inside)
+            tl.store(vectors + 4 * norms + at, dbeta_C, mask=inside)
+            row = tl.minimum(begin + C, end)
+
+
+@triton.jit
+def delta_state_backward(mixed, gates, decay, bias, bounds, vectors, t, p, n, dn, dout, before, after, dqk, M, key_heads, heads, K, V,
+                         KD: tl.constexpr, VD: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
+    """The chunks of a head that begin in a tile, BK times BV features of a state at a time. See the top of the file."""
     if EXACT:
         K, V = KD, VD
     head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
@@ -87,10 +160,8 @@ def delta_chunk_backward(mixed, gates, decay, bias, bounds, vectors, t, n, dn, d
         first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
         begin = first + (row - first + C - 1) // C * C
         if end <= first:
-            m_C, v_V = row + i, tl.arange(0, VD)
+            m_C = row + i
             m = m_C.to(tl.int64)
-            to_CV = dmixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
-            tl.store(to_CV, tl.zeros((64, VD), el), mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
             tl.store(gates + m * 2 * heads + head, tl.zeros((64,), el), mask=m_C < stop)
             tl.store(gates + m * 2 * heads + heads + head, tl.zeros((64,), el), mask=m_C < stop)
             row = stop
@@ -102,76 +173,44 @@ def delta_chunk_backward(mixed, gates, decay, bias, bounds, vectors, t, n, dn, d
             m = m_C.to(tl.int64)
             at = m * heads + head
             g_C, beta_C, before_C = token_gates(gates, decay, bias, m_C, inside, head, heads)
-            t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-            dbeta_C = tl.zeros((64,), tl.float32)
-            dp_CC, da_CC = tl.zeros((64, 64), tl.float32), tl.zeros((64, 64), tl.float32)
-            for value in range(0, VD, BLOCK):
-                v_V = value + tl.arange(0, BLOCK)
-                seen_V = inside[:, None] & (v_V < V)[None, :]
-                n_CV = tl.load(n + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
-                do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
-                x_CV = product(tl.trans(t_CC), tl.load(dn + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0))
-                of_v = m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
-                dbeta_C += tl.sum(x_CV * tl.load(mixed + of_v, mask=seen_V, other=0.0).to(tl.float32), axis=1)
-                tl.store(dmixed + of_v, (x_CV * beta_C[:, None]).to(el), mask=seen_V)
-                dp_CC += product(do_CV, tl.trans(n_CV))
-                da_CC -= product(x_CV.to(el), tl.trans(n_CV))
-
-            # Within the chunk: through A and P.
             c_C = tl.load(vectors + at, mask=inside, other=0.0)
-            rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=0.0), tl.load(vectors + 2 * norms + at, mask=inside, other=0.0)
+            rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=1.0), tl.load(vectors + 2 * norms + at, mask=inside, other=1.0)
+            dc_C, dbeta_C = tl.load(vectors + 3 * norms + at, mask=inside, other=0.0), tl.load(vectors + 4 * norms + at, mask=inside, other=0.0)
             last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
             e_C, rest_C = tl.exp(c_C), tl.where(inside, tl.exp(last - c_C), 0.0)
-            of_q, of_k = m[:, None] * width + key_head * K, m[:, None] * width + (key_heads + key_head) * K
-            kk_CC, qk_CC = tl.zeros((64, 64), tl.float32), tl.zeros((64, 64), tl.float32)
-            for key in range(0, KD, BLOCK):
-                k_K = key + tl.arange(0, BLOCK)
-                seen_K = inside[:, None] & (k_K < K)[None, :]
-                k_CK = tl.load(mixed + of_k + k_K[None, :], mask=seen_K, other=0.0)
-                kk_CC += product(k_CK, tl.trans(k_CK))
-                qk_CC += product(tl.load(mixed + of_q + k_K[None, :], mask=seen_K, other=0.0), tl.trans(k_CK))
-            d_CC = decays(c_C)
-            dp_CC = dp_CC * d_CC
-            da_CC = tl.where(i[:, None] > i[None, :], da_CC, 0.0) * d_CC
-            kk_CC = kk_CC * (rk_C[:, None] * rk_C[None, :])
-            dbeta_C += tl.sum(da_CC * kk_CC, axis=1)
-            da_CC = da_CC * beta_C[:, None]
-            through_CC = da_CC * kk_CC + dp_CC * qk_CC * (rq_C[:, None] * rk_C[None, :])
-            dc_C = tl.sum(through_CC, axis=1) - tl.sum(through_CC, axis=0)
-            both_CC, dp_CC = (da_CC + tl.trans(da_CC)).to(el), dp_CC.to(el)
-
-            # By the state before the chunk, through out and W, and by that after it; a first chunk has none before it, and a
-            # last one none after it that has a gradient.
+            from_before, from_after = before + begin // C * each_state + head * K * V, after + (begin + C) // C * each_state + head * K * V
+            # A first chunk has no state before it, and a last one none after it that has a gradient.
+            most_before, most_after = tl.where(begin > first, K, 0), tl.where(begin + C < end, K, 0)
             through_last = 0.0
-            for key in range(0, KD, BLOCK):
-                k_K = key + tl.arange(0, BLOCK)
-                dos_CK, dy_CK, ng_CK = tl.zeros((64, BLOCK), tl.float32), tl.zeros((64, BLOCK), tl.float32), tl.zeros((64, BLOCK), tl.float32)
-                for value in range(0, VD, BLOCK):
-                    v_V = value + tl.arange(0, BLOCK)
-                    seen_V, seen_KV = inside[:, None] & (v_V < V)[None, :], (k_K < K)[:, None] & (v_V < V)[None, :]
-                    of_state = head * K * V + k_K[:, None] * V + v_V[None, :]
-                    x_CV = product(tl.trans(t_CC), tl.load(dn + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)).to(el)
-                    s_KV = tl.load(before + begin // C * each_state + of_state, mask=seen_KV & (k_K < tl.where(begin > first, K, 0))[:, None], other=0.0)
-                    dos_CK += product(tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0), tl.trans(s_KV))
-                    dy_CK -= product(x_CV, tl.trans(s_KV))
-                    g_KV = tl.load(after + (begin + C) // C * each_state + of_state, mask=seen_KV & (k_K < tl.where(begin + C < end, K, 0))[:, None], other=0.0)
-                    ng_CK += product(tl.load(n + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0), tl.trans(g_KV))
+            for key in range(0, KD, BK):
+                k_K = key + tl.arange(0, BK)
+                dos_CK, dy_CK, ng_CK = tl.zeros((64, BK), tl.float32), tl.zeros((64, BK), tl.float32), tl.zeros((64, BK), tl.float32)
+                for value in range(0, VD, BV):
+                    v_V = value + tl.arange(0, BV)
+                    seen_V = inside[:, None] & (v_V < V)[None, :]
+                    of_V, of_state = at[:, None] * V + v_V[None, :], k_K[:, None] * V + v_V[None, :]
+                    s_KV = tl.load(from_before + of_state, mask=(k_K < most_before)[:, None] & (v_V < V)[None, :], other=0.0)
+                    dos_CK += product(tl.load(dout + of_V, mask=seen_V, other=0.0), tl.trans(s_KV))
+                    dy_CK -= product(tl.load(dn + of_V, mask=seen_V, other=0.0), tl.trans(s_KV))
+                    g_KV = tl.load(from_after + of_state, mask=(k_K < most_after)[:, None] & (v_V < V)[None, :], other=0.0)
+                    ng_CK += product(tl.load(n + of_V, mask=seen_V, other=0.0), tl.trans(g_KV))
                     through_last += tl.sum(tl.sum(g_KV.to(tl.float32) * s_KV.to(tl.float32), axis=1), axis=0)
                 seen_K = inside[:, None] & (k_K < K)[None, :]
-                unit_CK = tl.load(mixed + of_q + k_K[None, :], mask=seen_K, other=0.0).to(tl.float32) * rq_C[:, None]
+                q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
+                k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
+                dp_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
                 dos_CK = dos_CK * e_C[:, None]
-                dc_C += tl.sum(dos_CK * unit_CK, axis=1)
-                ng_CK, dy_CK = ng_CK * rest_C[:, None], dy_CK * e_C[:, None]
-                dk_CK = dy_CK * beta_C[:, None] + ng_CK + product(tl.trans(dp_CC), unit_CK.to(el))
-                unit_CK = tl.load(mixed + of_k + k_K[None, :], mask=seen_K, other=0.0).to(tl.float32) * rk_C[:, None]
-                dq_CK = dos_CK + product(dp_CC, unit_CK.to(el))
+                dc_C += rq_C * tl.sum(dos_CK * q_CK.to(tl.float32), axis=1)
+                dq_CK = dos_CK + product(dp_CC, k_CK) * tl.div_rn(1.0, rq_C)[:, None]
                 tl.store(dqk + at[:, None] * K + k_K[None, :], dq_CK.to(el), mask=seen_K)
-                along_C = tl.sum(dy_CK * unit_CK, axis=1)
+                ng_CK, dy_CK = ng_CK * rest_C[:, None], dy_CK * e_C[:, None]
+                along_C = rk_C * tl.sum(dy_CK * k_CK.to(tl.float32), axis=1)
                 dbeta_C += along_C
                 dc_C += beta_C * along_C
-                along_C = tl.sum(ng_CK * unit_CK, axis=1)
+                along_C = rk_C * tl.sum(ng_CK * k_CK.to(tl.float32), axis=1)
                 dc_C = dc_C - along_C + tl.where(i == C - 1, tl.sum(along_C), 0.0)
-                dk_CK += product(both_CC, unit_CK.to(el))
+                dk_CK = dy_CK * beta_C[:, None] + ng_CK + product(tl.trans(dp_CC), q_CK) * tl.div_rn(1.0, rk_C)[:, None]
+                dk_CK += product(tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0), k_CK)
                 tl.store(dqk + norms * K + at[:, None] * K + k_K[None, :], dk_CK.to(el), mask=seen_K)
             dc_C += tl.where(i == C - 1, tl.exp(last) * through_last, 0.0)
 
@@ -210,22 +249,31 @@ def delta_unit_backward(mixed, bounds, dqk, dmixed, M, key_heads, heads, K, V, K
 
 # What is compiled.
 
-from variants import for_tests, row
+from variants import by_chip, for_tests, row
 
 SIZES = "M:i32 key_heads:i32 heads:i32 K:i32 V:i32"
+SCANNED = f"mixed:c bounds:*i32 vectors:*fp32 p:c w:c dout:c dn:c after:c {SIZES}"
+INPUTS = "mixed:c gates:c decay:*fp32 bias:*fp32 bounds:*i32 vectors:*fp32 t:c p:c n:c dn:c dout:c"
+CHUNK = f"{INPUTS} dmixed:c {SIZES}"
+STATE = f"{INPUTS} before:c after:c dqk:c {SIZES}"
+UNIT = f"mixed:c bounds:*i32 dqk:c dmixed:c {SIZES}"
 
 
-def listed():
-    """As deltanet.py."""
-    for kind, dim, values in (("ptr", 128, 64), ("ptr", 32, 32), ("f32", 32, 32)):
-        size, exact, warps = dict(KD=dim, VD=dim), int(dim == 128), 8 if dim == 128 else 4
-        scanned = f"mixed:c bounds:*i32 vectors:*fp32 p:c w:c dout:c dn:c after:c {SIZES}"
-        yield row("deltanet_backward", "delta_scan_backward", kind, scanned, warps, **size, BV=values, EXACT=exact)
-        chunk = "mixed:c gates:c decay:*fp32 bias:*fp32 bounds:*i32 vectors:*fp32 t:c n:c dn:c dout:c before:c after:c dmixed:c dqk:c"
-        yield row("deltanet_backward", "delta_chunk_backward", kind, f"{chunk} {SIZES}", 8, **size, BLOCK=values, EXACT=exact)
-        yield row("deltanet_backward", "delta_unit_backward", kind, f"mixed:c bounds:*i32 dqk:c dmixed:c {SIZES}", 4, KD=dim, BM=16, EXACT=exact)
+def small():
+    """Heads up to 32, which alone compute in f32."""
+    for kind in ("ptr", "f32"):
+        some = dict(KD=32, VD=32, EXACT=0)
+        yield row("deltanet_backward", "delta_scan_backward", kind, SCANNED, **some, BV=32)
+        yield row("deltanet_backward", "delta_chunk_backward", kind, CHUNK, **some, BK=32, BV=32)
+        yield row("deltanet_backward", "delta_state_backward", kind, STATE, **some, BK=32, BV=32)
+        yield row("deltanet_backward", "delta_unit_backward", kind, UNIT, KD=32, BM=16, EXACT=0)
 
 
 def variants():
-    yield from (found for found in listed() if found["constants"]["KD"] == 128)
-    yield from for_tests(found for found in listed() if found["constants"]["KD"] < 128)
+    """As deltanet.py."""
+    whole = dict(KD=128, VD=128, EXACT=1)
+    yield from by_chip("deltanet_backward", "delta_scan_backward", SCANNED, (8, 2), (8, 1), **whole, BV=64)
+    yield from by_chip("deltanet_backward", "delta_chunk_backward", CHUNK, (4, 1), (8, 1), **whole, BK=64, BV=64)
+    yield from by_chip("deltanet_backward", "delta_state_backward", STATE, (4, 1), (8, 1), **whole, BK=64, BV=64)
+    yield row("deltanet_backward", "delta_unit_backward", "ptr", UNIT, KD=128, BM=16, EXACT=1)
+    yield from for_tests(small())

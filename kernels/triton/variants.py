@@ -23,6 +23,13 @@ def row(module, kernel, kind, parameters, warps=4, stages=1, **constants):
     return dict(module=module, kernel=kernel, kinds=kinds, arch="sm_80", dtype=dtype, constants=constants, warps=warps, stages=stages, signature=signature)
 
 
+def by_chip(module, kernel, parameters, hopper, ampere, **constants):
+    """Rows of a kernel in bf16, with (warps, stages) for Hopper, whose tensor cores read shared memory, and for others."""
+    found = row(module, kernel, "ptr", parameters, *ampere, **constants)
+    yield dict(found, kinds=["ptr"])
+    yield dict(found, kinds=["tma"], arch="sm_90a", warps=hopper[0], stages=hopper[1])
+
+
 def for_tests(rows):
     """The same, launched by tests alone: scripts/build leaves their code out of the binary."""
     for found in rows:

@@ -2,12 +2,14 @@
 python3 scripts/bench/families.py [SHAPE ..] [--write]
 
 Each shape trains adapters of rank 16 on all linears with batches of 8 x 512 and of 2 x 2048 tokens: by `mlora bench`, then by
-peer.py with every layer compiled. Qwen 3.5 has batches of 4 x 2048 and of 1 x 16384, and its peer is as it is, for loops over
-chunks take minutes to compile; the longer rows with its checkpointing. That of Mamba is as it is, too. Ratios count. The peers'
-layers are compiled first, on models of few layers, all shapes at once: torch keeps what it has compiled, and the measured
-models find it. Needs what gpu.py needs; --write adds the rows to docs/measurements/families.md.
+peer.py with every layer compiled. Qwen 3.5 has batches of 4 x 2048 and of 1 x 16384; its peer is not compiled, as loops over
+chunks take minutes to compile, and has its checkpointing, without which it needs more than 139 GiB. That of Mamba is not
+compiled, either. --recomputation and --seconds are ours. Ratios count. The peers' layers are compiled first, on models of few
+layers, all shapes at once: torch keeps what it has compiled, and the measured models find it. Needs what gpu.py needs; --write
+adds each row to docs/measurements/families.md.
 """
 
+import argparse
 import json
 import os
 import shlex
@@ -17,7 +19,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from gpu import ROOT, arguments, commit_of, flags
+from gpu import ROOT, add_rows, arguments, commit_of, flags
 from gpu import measure as measure_last
 
 # name: layers of a model that has a layer of every kind
@@ -38,7 +40,7 @@ TITLE = f"# Families on GPUs\n\nRows of `python3 scripts/bench/families.py --wri
 
 def peer(shape: str, work: list[tuple[int, int]], steps: int, *more: str) -> list[str]:
     sizes = [f"{rows}x{length}" for rows, length in work]
-    how = ["--compile"] if shape not in EAGER else ["--checkpointing"] if work[0][1] > 4096 else []
+    how = ["--checkpointing"] if shape in LOOPS else [] if shape in EAGER else ["--compile"]
     command = [sys.executable, "-B", str(ROOT / "scripts/bench/peer.py"), *how, "--shape", shape]
     return [*command, *flags(SAME | dict(steps=steps)), *more, "--work", *sizes]
 
@@ -65,7 +67,14 @@ def lines_of(command: list[str]) -> list[dict]:
 
 def main() -> None:
     sizes = "some of: " + ", ".join(f"{rows}x{length}" for rows, length in (*WORK, *LONG))
-    args = arguments(__doc__, SHAPES, more=lambda parser: parser.add_argument("--sizes", nargs="*", help=sizes))
+
+    def more(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--sizes", nargs="*", help=sizes)
+        parser.add_argument("--recomputation", default="auto", choices=["auto", "none", "selective", "full"])
+        parser.add_argument("--seconds", type=int, default=0, help="measure ours at least so long")
+        parser.add_argument("--peer-steps", type=int, help="of PEFT, where it is slower")
+
+    args = arguments(__doc__, SHAPES, more=more)
     shapes = args.cases or list(SHAPES)
     worked = lambda shape: [size for size in (LONG if shape in LOOPS else WORK) if not args.sizes or f"{size[0]}x{size[1]}" in args.sizes]
 
@@ -75,10 +84,10 @@ def main() -> None:
     rows = []
     for shape in shapes:
         work = worked(shape)
-        runs = [[size] for size in work] if shape in LOOPS else [work]
-        theirs = [line for of in runs for line in lines_of(peer(shape, of, args.steps)) or [None]] if args.peers else []
+        theirs = lines_of(peer(shape, work, args.peer_steps or args.steps)) if args.peers else []
         for i, (count, length) in enumerate(work):
             values = SAME | dict(shape=shape, adapters=1, rows=count, length=length, steps=args.steps)
+            values |= dict(recomputation=args.recomputation, seconds=args.seconds)
             ours = measure_last([*shlex.split(args.mlora), "bench", *flags(values), "--json"])
             found = theirs[i] if i < len(theirs) else None
             gib = lambda report, key: f"{report[key] / 2**30:.1f}"
@@ -86,17 +95,14 @@ def main() -> None:
             now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
             memory = f"{gib(ours, 'device_bytes')} ({gib(ours, 'planned_bytes')})"
             theirs_now = (f"{found['tokens_per_s']:.0f}", gib(found, "device_bytes")) if found else ("", "")
-            size = f"{count} x {length}"
+            size = f"{count} x {length}" + ("" if args.recomputation == "auto" else f", {args.recomputation} recomputation")
             cells = (now, commit or "unknown", ours["device"], shape, size, ours["tokens_per_s"], ours["share_of_peak"], memory, *theirs_now, ratio)
             rows.append(f"| {' | '.join(map(str, cells))} |\n")
             kernels = ", ".join(f"{name} {ms:.1f}" for name, ms in ours["kernel_ms"].items())
             print(f"{rows[-1]}    a step of {ours['ms']} ms by kernel: {kernels}", flush=True)
+            if args.write:
+                add_rows("families", TITLE, HEAD, rows[-1:])
     print("\n" + HEAD + "".join(rows), flush=True)
-    if args.write:
-        path = ROOT / "docs/measurements/families.md"
-        new = not path.exists()
-        with path.open("a") as file:
-            file.write((TITLE + HEAD if new else "") + "".join(rows))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,20 @@ def arguments(doc: str, cases: dict, steps: int = 8, more=lambda parser: None) -
 
 
 def commit_of() -> str:
-    return subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    """What is measured, as Git names it; MLORA_COMMIT says it for a copy that has no history."""
+    return os.environ.get("MLORA_COMMIT") or subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+
+
+def add_rows(page: str, title: str, head: str, rows: list[str]) -> None:
+    """Adds rows to the table with this head on a page of docs/measurements; a new page has this title."""
+    path = ROOT / f"docs/measurements/{page}.md"
+    text = path.read_text() if path.exists() else title
+    if head not in text:
+        text += ("" if text.endswith("\n\n") else "\n") + head
+    at = text.index(head) + len(head)
+    while text.startswith("|", at):
+        at = text.index("\n", at) + 1
+    path.write_text(text[:at] + "".join(rows) + text[at:])
 
 
 def peer_of(values: dict, extra: list[str], steps: int) -> list[str]:
@@ -98,10 +111,7 @@ def main() -> None:
         rows.append(f"| {' | '.join(map(str, cells))} |\n")
     print("\n" + HEAD + "".join(rows), flush=True)
     if args.write:
-        path = ROOT / "docs/measurements/gpu.md"
-        new = not path.exists()
-        with path.open("a") as file:
-            file.write(("# Training on GPUs\n\nRows of `python3 scripts/bench/gpu.py --write`.\n\n" + HEAD if new else "") + "".join(rows))
+        add_rows("gpu", "# Training on GPUs\n\nRows of `python3 scripts/bench/gpu.py --write`.\n\n", HEAD, rows)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import { type BenchmarkOptions, type BenchmarkReport, benchmark } from "../sessi
 import { BENCHMARK_METHODS, BENCHMARK_SHARINGS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
 import { type Checks, choice, dashed, given, natural, numbersOf, ranksOf } from "./bench-flags.ts";
 import { type BenchGenerateFlags, benchGenerate, GENERATION_FLAGS } from "./bench-generate.ts";
-import { DEVICES, fileOf, LINKS } from "./flags.ts";
+import { DEVICES, fileOf, LINKS, wholeNumber } from "./flags.ts";
 
 /** As they were given. */
 export type BenchFlags = Readonly<Partial<Record<keyof BenchmarkOptions, unknown>>> & { readonly json?: boolean };
@@ -32,6 +32,8 @@ const CHECKS: Checks<BenchmarkOptions> = {
   shape: String,
   steps: natural("steps"),
   seconds: natural("seconds"),
+  warmUp: (value) => wholeNumber("warm-up", value, 0),
+  stepsOnly: Boolean,
   adapters: natural("adapters"),
   rows: natural("rows"),
   length: natural("length"),
@@ -67,7 +69,7 @@ function text(report: BenchmarkReport): string {
       ? []
       : [`  ${watts.toFixed(0)} W at ${report.mhz} MHz, ${report.joules_per_1000_tokens} J for 1,000 tokens`]),
     `  ${tflops} TFLOP/s of the base model's products, ${(100 * share_of_peak).toFixed(0)} % of the ${peak_tflops} measured here`,
-    `  kernels, ms: ${families.join(", ")}`,
+    ...(families.length === 0 ? [] : [`  kernels, ms: ${families.join(", ")}`]),
     ...(bubble === null ? [] : [`  bubble ${percent(bubble)} of all stages' time, simulated ${percent(simulated ?? 0)}`]),
     ...(busiest === null ? [] : [`  the busiest expert of a layer got ${percent(busiest)} of an adapter's rows`]),
     `  memory: planned ${bytes("planned_bytes")}, on the device ${bytes("device_bytes")}, process at its peak ${bytes("peak_rss_bytes")}`,

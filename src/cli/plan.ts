@@ -171,6 +171,11 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
     ...(facts.host_weight_bytes > 0
       ? [`  ${formatBytes(facts.host_weight_bytes)} of host memory in addition, for the embeddings of layers`]
       : []),
+    ...(facts.host_memory_model
+      ? [
+          `  ${formatBytes(facts.host_stream_bytes)} of host memory in addition, for streams between layers: ${formatBytes(1000 * facts.host_memory_model.b1)} for each 1,000 tokens of a pass`,
+        ]
+      : []),
     ...(stages.length > 1
       ? []
       : [`  ${formatBytes(device.freeBytes)} of ${formatBytes(device.totalBytes)} are free on the ${device.kind}`]),

@@ -133,6 +133,16 @@ export class CpuDevice implements Device {
     return this.copyIn(to, from.address);
   }
 
+  sendAside(to: number, from: Tensor): () => void {
+    base.native_copy(to, from.ptr, sizeOf(from.shape) * bytesOf(from.dtype));
+    return () => undefined;
+  }
+
+  bringAside(to: Tensor, from: number): () => void {
+    base.native_copy(to.ptr, from, sizeOf(to.shape) * bytesOf(to.dtype));
+    return () => undefined;
+  }
+
   launch<A extends object>(kernel: Kernel<A>, args: A): void {
     const begin = now();
     kernel.cpu(args, this.#host);

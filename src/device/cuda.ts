@@ -20,6 +20,7 @@ import { log } from "../base/log.ts";
 import { usableCores } from "../base/machine.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
+import { bringAside, sendAside } from "./cuda/aside-copies.ts";
 import { check, type Driver, OutParam, openDriver, openExtra } from "./cuda/driver.ts";
 import { traitsOf } from "./cuda/gpus.ts";
 import { Graphs } from "./cuda/graphs.ts";
@@ -66,6 +67,7 @@ export class CudaDevice implements Device, Launcher {
   #sharing: Sharing | null = null;
   #sides: ReturnType<typeof sideStreams> | null = null;
   #movers: ReturnType<typeof sideStreams> | null = null;
+  #asides: ReturnType<typeof sideStreams> | null = null;
   readonly #hostMemory = new HostAllocations();
   /** Where kernels are launched. */
   #sideWork: SideWork | null = null;
@@ -271,6 +273,16 @@ export class CudaDevice implements Device, Launcher {
     await receive.settled();
   }
 
+  sendAside(to: number, from: Tensor): () => void {
+    this.#asides ??= sideStreams(this.#driver, this.#stream);
+    return sendAside(this.#driver, this.#asides.send, to, from);
+  }
+
+  bringAside(to: Tensor, from: number): () => void {
+    this.#asides ??= sideStreams(this.#driver, this.#stream);
+    return bringAside(this.#driver, this.#asides.receive, to, from);
+  }
+
   get sharing(): Sharing {
     this.#sharing ??= openSharing(this.#driver, openExtra(cudaSharing), this.#handle, this.#stream, this.sides, {
       allocate: (bytes, why) => this.allocate(bytes, why),
@@ -345,6 +357,7 @@ export class CudaDevice implements Device, Launcher {
     this.#timeline?.[Symbol.dispose]();
     this.#sides?.[Symbol.dispose]();
     this.#movers?.[Symbol.dispose]();
+    this.#asides?.[Symbol.dispose]();
     this.#graphs?.[Symbol.dispose]();
     this.#sideWork?.[Symbol.dispose]();
     this.#staging?.[Symbol.dispose]();

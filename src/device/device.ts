@@ -171,6 +171,13 @@ export interface Device extends Disposable {
    * for what is enqueued from then on.
    */
   fetch(to: Tensor, from: HostMemory): Promise<void>;
+  /**
+   * Copies a tensor to host memory as all earlier work leaves it, concurrently with later work. What is enqueued after a call
+   * of the function returned comes after the copy.
+   */
+  sendAside(to: number, from: Tensor): () => void;
+  /** The way back, after all earlier work: fills a tensor from host memory, likewise. */
+  bringAside(to: Tensor, from: number): () => void;
   /** Null on a device whose memory no other process can reach. */
   readonly sharing: Sharing | null;
   /** Enqueues a kernel. Launches, writes and copies happen in the order of the calls. Shapes have been checked by `ops`. */

@@ -127,6 +127,23 @@ export class NullDevice implements Device {
     await this.copyIn(to);
   }
 
+  sendAside(to: number, from: Tensor): () => void {
+    this.#checkPinned(to, sizeOf(from.shape) * bytesOf(from.dtype));
+    void this.copyOut(to, from);
+    return () => undefined;
+  }
+
+  bringAside(to: Tensor, from: number): () => void {
+    this.#checkPinned(from, sizeOf(to.shape) * bytesOf(to.dtype));
+    void this.copyIn(to);
+    return () => undefined;
+  }
+
+  #checkPinned(address: number, bytes: number): void {
+    for (const [start, size] of this.pinned) if (address >= start && address + bytes <= start + size) return;
+    throw new Error(`null device: ${bytes} bytes at ${address} of the host are not taken`);
+  }
+
   launch<A extends object>(kernel: Kernel<A>, args: A): void {
     this.launched.push(kernel.name);
     for (const value of Object.values(args))

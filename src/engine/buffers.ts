@@ -2,10 +2,11 @@
 // overwrite (Workspace). All is carved from arenas before training, for the largest micro-batch.
 
 import { bytesOf, type DType } from "../base/dtype.ts";
+import { keepsInputsAlone } from "../base/recomputation.ts";
 import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { StageSetup } from "../bus/messages.ts";
-import { arenaBytes } from "../device/arena.ts";
+import { arenaBytes, carve } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Op } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
@@ -24,7 +25,7 @@ export type Sizes = Pick<
 > & { readonly expertTile: number };
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
-type ByName<T = Tensor> = ReadonlyMap<string, T>;
+export type ByName<T = Tensor> = ReadonlyMap<string, T>;
 
 /** The product of a group of linears with all that is added, of each method that is computed from it. */
 export type Products = Readonly<Partial<Record<PeftMethod, Tensor>>>;
@@ -45,7 +46,17 @@ export type LayerActivations = {
   readonly products: ByName<Products>;
 };
 
+/** The streams between layers in host memory (offloaded-streams.ts). */
+export interface HostStreams {
+  /** Before layer `i` runs forward. */
+  beforeForward(i: number, rows: number): void;
+  /** Before what layer `i` computes in the backward pass. */
+  beforeBackward(i: number, rows: number): void;
+}
+
 export type Activations = {
+  /** Null where all inputs are on the device. */
+  readonly hostStreams: HostStreams | null;
   /** Keys and values that later layers read, too: [M, 2 C D] by the layer that has made them. */
   readonly shared: ReadonlyMap<number, Tensor>;
   /** The layers' own inputs, c[M, layers * size]; null for none. */
@@ -69,7 +80,7 @@ export type ForwardWork = {
 
 export type Workspace = ForwardWork & {
   readonly grad: Tensor; // [M, H] gradient of the stream
-  readonly gradients: ByName; // by kind of value, the stream's among them
+  readonly gradients: readonly ByName[]; // of each layer, by kind of value; the stream's is `grad`
   readonly ds: Tensor; // c[E] of the group with most
   readonly delta: Tensor; // [Q, M]
   /** Of the keys and values that layers share, f32[M, 2 C D] by the layer that has made them. */
@@ -109,7 +120,14 @@ function takeProducts(take: TakeNamed, compute: DType, product: Op<"linears">, s
   return Object.fromEntries(keeping.map((method) => [method, take(`${product.group}, ${method}`, compute, rows, columns)]));
 }
 
-function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes: Sizes, work: ForwardWork): LayerActivations {
+/** `pass` takes what is read after the layers of a pass. */
+function takeLayer(
+  { layer: take, pass }: { readonly layer: TakeNamed; readonly pass: TakeNamed },
+  compute: DType,
+  program: LayerProgram,
+  sizes: Sizes,
+  work: ForwardWork,
+): LayerActivations {
   const { rows, recomputation } = sizes;
   const values = new Map<string, Tensor>();
   const transient = new Set<string>();
@@ -127,13 +145,13 @@ function takeLayer(take: TakeNamed, compute: DType, program: LayerProgram, sizes
   for (const product of linearsOf(program)) {
     const { group } = product;
     low.set(group, take(`${group}, low`, compute, elementsOf(sizes.low, group)));
-    const isKept = !(recomputation === "full" && product.to === program.output);
+    const isKept = !(keepsInputsAlone(recomputation) && product.to === program.output);
     products.set(group, isKept ? takeProducts(take, compute, product, sizes) : {});
   }
   const experts = new Map(
     program.operations
       .filter(isExperts)
-      .map((of) => [of.to, takeExpertActivations(take, compute, of, sizes, program.layer)] as const),
+      .map((of) => [of.to, takeExpertActivations(take, pass, compute, of, sizes, program.layer)] as const),
   );
   return { values, transient, saved, low, products, experts };
 }
@@ -159,12 +177,12 @@ export function takeForwardWork(take: Take, compute: DType, program: Program, si
     values: takeKinds(take, compute, rows, cheap),
     ownInputs: own && takeOwnInputWork(take, compute, own, rows),
     experts: takeExpertWork(take, compute, program, sizes),
-    z: Object.assign({}, ...(recomputation === "full" ? last : []).map((of) => takeProducts(again, compute, of, sizes))),
+    z: Object.assign({}, ...(keepsInputsAlone(recomputation) ? last : []).map((of) => takeProducts(again, compute, of, sizes))),
   };
 }
 
-export function takeWorkspace(take: Take, compute: DType, program: Program, sizes: Sizes): Workspace {
-  const { rows, low } = sizes;
+/** Gradients in working memory of these layers but the stream's, one tensor for each kind. */
+function takeGradients(take: Take, compute: DType, program: Program, rows: number): ByName {
   const used = program.flatMap(({ values, gradients }) =>
     [...gradients].flatMap(([name, place]) => ("work" in place ? [[place.work, values.get(name)!.width] as const] : [])),
   );
@@ -172,13 +190,25 @@ export function takeWorkspace(take: Take, compute: DType, program: Program, size
     ...[...adding].filter(isLinears).map((of) => [addedOf(of.in), of.in] as const),
     ...operations.filter(isExperts).map(({ up }) => [addedOf(up.in), up.in] as const), // of the router
   ]);
-  const gradients = takeKinds(take, compute, rows, [...used, ...added]);
+  const kinds = [...used, ...added].filter(([kind]) => kind !== STREAM);
+  return takeKinds(take, compute, rows, kinds);
+}
+
+/** `layers`: the gradients of each layer, where layers share memory. */
+export function takeWorkspace(
+  take: Take,
+  compute: DType,
+  program: Program,
+  sizes: Sizes,
+  layers: readonly ByName[] | null,
+): Omit<Workspace, keyof ForwardWork> {
+  const { rows, low } = sizes;
   const operations = program.flatMap((layer) => layer.operations);
   const heads = operations.map((operation) => (operation.op === "attention" ? operation.heads.heads : 0));
+  const all = layers ? null : takeGradients(take, compute, program, rows);
   return {
-    ...takeForwardWork(take, compute, program, sizes),
-    grad: gradients.get(STREAM)!,
-    gradients,
+    grad: take(compute, rows, program[0]!.values.get(INPUT)!.width),
+    gradients: layers ?? program.map(() => all!),
     ds: take(compute, maxOf([low.embedding ?? 0, ...program.flatMap(linearsOf).map(({ group }) => elementsOf(low, group))])),
     delta: take("f32", maxOf(heads), rows),
     shared: takeShared(take, "f32", program, rows),
@@ -225,23 +255,72 @@ function shared(take: Take): TakeNamed {
   };
 }
 
-/** The memory of the layers. With full recomputation all share one layer's. */
+/** The memory of each layer. */
 export function takeLayers(take: Take, compute: DType, program: Program, sizes: Sizes, work: ForwardWork): LayerActivations[] {
-  const named: TakeNamed = sizes.recomputation === "full" ? shared(take) : (_, ...of) => take(...of);
-  return program.map((layer) => takeLayer(named, compute, layer, sizes, work));
+  const named: TakeNamed = (_, ...of) => take(...of);
+  return program.map((layer) => takeLayer({ layer: named, pass: named }, compute, layer, sizes, work));
 }
 
-export const takeActivations = (
+/** What is in one memory at different times. */
+export type SharedLayers = {
+  readonly layers: readonly LayerActivations[];
+  readonly gradients: readonly ByName[];
+  readonly head: HeadBuffers | null;
+};
+
+/**
+ * The memory of layers of which only inputs are kept: one after the other has the same, as much as the largest needs, and the
+ * head has it between the last layer's forward and backward pass. `has` names what it is for besides layers.
+ */
+export function takeSharedLayers(
   take: Take,
   compute: DType,
   program: Program,
   sizes: Sizes,
   work: ForwardWork,
-): Activations => ({
-  inputs: range(program.length + 1).map(() => take(compute, sizes.rows, program[0]!.values.get(INPUT)!.width)),
-  layers: takeLayers(take, compute, program, sizes, work),
-  ...takeBeside(take, compute, program, sizes),
-});
+  { gradients, head }: { readonly gradients: boolean; readonly head: ModelSpec | null },
+): SharedLayers {
+  const tables = shared(take);
+  const takes = program.map((layer) => (own: Take) => {
+    const named = shared(own);
+    return {
+      layer: takeLayer({ layer: named, pass: tables }, compute, layer, sizes, work),
+      gradients: gradients ? takeGradients(own, compute, [layer], sizes.rows) : new Map<string, Tensor>(),
+    };
+  });
+  const takeOwnHead = head && ((own: Take) => takeHead(own, compute, head, sizes));
+  const { ptr } = take("u8", maxOf([...takes, ...(takeOwnHead ? [takeOwnHead] : [])].map((part) => countBytes(part))));
+  const all = takes.map((part) => part(carve(ptr)));
+  return {
+    layers: all.map(({ layer }) => layer),
+    gradients: all.map((of) => of.gradients),
+    head: takeOwnHead?.(carve(ptr)) ?? null,
+  };
+}
+
+/** Streams that a pass has on the device while the others are in host memory: those of a layer, and one on its way. */
+export const OFFLOADED_RING = 3;
+
+/** `layers`: where they share memory; else each has its own. */
+export function takeActivations(
+  take: Take,
+  compute: DType,
+  program: Program,
+  sizes: Sizes,
+  work: ForwardWork,
+  layers: readonly LayerActivations[] | null,
+): Activations {
+  const { rows, recomputation } = sizes;
+  const count = program.length + 1;
+  const ring = recomputation === "offload" ? Math.min(OFFLOADED_RING, count) : count;
+  const streams = range(ring).map(() => take(compute, rows, program[0]!.values.get(INPUT)!.width));
+  return {
+    hostStreams: null,
+    inputs: range(count).map((i) => streams[i % ring]!),
+    layers: layers ?? takeLayers(take, compute, program, sizes, work),
+    ...takeBeside(take, compute, program, sizes),
+  };
+}
 
 export function takeHead(take: Take, compute: DType, spec: ModelSpec, { targets, chunk, low }: Sizes): HeadBuffers {
   return {

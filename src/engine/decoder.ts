@@ -2,7 +2,7 @@
 //
 // The backward pass ends at the first layer's input, or where adapters of the pass train the embedding there.
 
-import type { Recomputation } from "../base/recomputation.ts";
+import { keepsInputsAlone, type Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
@@ -47,9 +47,16 @@ export class Decoder {
 
   /**
    * Runs the layers on a micro-batch; `acts.inputs[0]` holds the input unless this is the first stage. Returns the stream. With
-   * `cached` keys and values are kept, and `batch.bounds` are rows of the cache where rows see it.
+   * `cached` keys and values are kept, and `batch.bounds` are rows of the cache where rows see it. `trains`: a backward pass
+   * follows.
    */
-  forward(batch: Batch, acts: Activations, work: ForwardWork, { fetched }: PreparedPass, cached: Cached | null = null): Tensor {
+  forward(
+    batch: Batch,
+    acts: Activations,
+    work: ForwardWork,
+    { fetched }: PreparedPass,
+    { cached, trains }: { readonly cached: Cached | null; readonly trains: boolean } = { cached: null, trains: false },
+  ): Tensor {
     const { device, weights, layerRange, program } = this;
     this.refresh();
     if (layerRange.first) {
@@ -68,8 +75,9 @@ export class Decoder {
     };
     for (const i of program.keys()) {
       const source = sourceOf(program[i]!);
-      const from = source === null ? i : source - program[0]!.layer;
+      const from = (source ?? program[i]!.layer) - program[0]!.layer;
       const own = cached && { ...cached, cache: cached.cache[from]!, isOwn: source === null };
+      if (trains) acts.hostStreams?.beforeForward(i, batch.rows);
       this.#pass(i, { batch, work, cached: own, ownInputs }, acts).forward();
     }
     return firstRows(acts.inputs[program.length]!, batch.rows);
@@ -109,8 +117,9 @@ export class Decoder {
     const { device, layerRange, weights } = this;
     for (const i of [...this.program.keys()].reverse()) {
       const needsInput = !(layerRange.first && i === 0) || batch.embedding !== null;
-      const pass = this.#pass(i, { batch, work, ownInputs, needsInput }, acts);
-      if (this.recomputation === "full") pass.recompute();
+      acts.hostStreams?.beforeBackward(i, batch.rows);
+      const pass = this.#pass(i, { batch, work, gradients: work.gradients[i]!, ownInputs, needsInput }, acts);
+      if (keepsInputsAlone(this.recomputation)) pass.recompute();
       pass.backward();
     }
     if (!batch.embedding) return;
@@ -121,11 +130,12 @@ export class Decoder {
 
   #pass(
     i: number,
-    of: Pick<LayerPassOptions, "batch" | "work" | "cached" | "ownInputs" | "needsInput">,
+    of: Pick<LayerPassOptions, "batch" | "work" | "gradients" | "cached" | "ownInputs" | "needsInput">,
     acts: Activations,
   ): LayerPass {
     const { device, pool, ropes } = this;
-    const [program, weights] = [this.program[i]!, this.weights.layers[i]!];
+    const program = this.program[i]!;
+    const weights = this.weights.layers[program.layer - this.program[0]!.layer]!;
     const memory = { acts: acts.layers[i]!, x: acts.inputs[i]!, out: acts.inputs[i + 1]!, beside: acts };
     return new LayerPass({ device, pool, ropes, program, weights, ...memory, ...of });
   }

@@ -51,9 +51,10 @@ const sizesOf = ({ count: experts, perToken }: Experts, rows: number, adapters: 
   ...{ rows, adapters, experts, perToken },
 });
 
-/** `layer` has tables of its own for how many rows its experts got, which are read after the pass. */
+/** `layer` has tables of its own for how many rows its experts got, of `takeOfPass`, since they are read after the pass. */
 export function takeExpertActivations(
   take: TakeNamed,
+  takeOfPass: TakeNamed,
   compute: DType,
   of: Experts,
   sizes: Sizes,
@@ -67,7 +68,7 @@ export function takeExpertActivations(
     logits: take(`${of.to}, logits`, compute, rows, of.count),
     routes: {
       ...takeRoutes((dtype, ...shape) => take(`${of.to}, routes ${tables++}`, dtype, ...shape), route, expertTile),
-      counts: take(`counts of layer ${layer}`, "i32", slots + 1, of.count),
+      counts: takeOfPass(`counts of layer ${layer}`, "i32", slots + 1, of.count),
     },
     gateUp: take(`${of.to}, gate and up`, compute, sorted, sum(of.up.out)),
     low: {

@@ -105,7 +105,7 @@ export class Generating {
     return await this.of.borrow(async (acts, slot) => {
       const stream = firstRows(acts.inputs[0]!, pass.rows);
       if (!first) await timed("receive", () => neighbours.previous!.receive("activation.decode", stream));
-      const forward = () => decoder.forward(pass, acts, buffers.work, { fetched: null }, cached);
+      const forward = () => decoder.forward(pass, acts, buffers.work, { fetched: null }, { cached, trains: false });
       const targets = sequences.filter(({ sequence }) => sequence >= 0);
       const asked = targets.flatMap(({ sequence }, target) => (batch.choices.logits[sequence] ? [target] : []));
       const chosen = last ? firstRows(buffers.choices!.chosen, pass.targets) : null;

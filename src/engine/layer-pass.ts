@@ -5,15 +5,15 @@ import { columnsFrom, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
-import { INPUT } from "../families/parts.ts";
+import { INPUT, otherOf, residualOf } from "../families/parts.ts";
 import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
-import type { Activations, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
+import type { Activations, ByName, ForwardWork, LayerActivations, Products, Workspace } from "./buffers.ts";
 import { type ExpertActivations, expertsAgain } from "./experts.ts";
 import type { Cached, LayerCache } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
-import { addedOf, isExperts, isLinears, type LayerProgram } from "./program.ts";
+import { addedOf, isExperts, isLinears, type LayerProgram, STREAM } from "./program.ts";
 import { fuse } from "./row-fusion.ts";
 import type { TargetGroup } from "./target-group.ts";
 import { type ExpertLayerWeights, type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
@@ -40,6 +40,8 @@ export type LayerPassOptions = {
   readonly x: Tensor;
   readonly out: Tensor;
   readonly work: ForwardWork | Workspace;
+  /** Gradients in working memory, by kind of value; left out of a pass without them. */
+  readonly gradients?: ByName;
   /** Null where keys and values are not kept. */
   readonly cached?: (Omit<Cached, "cache"> & { readonly cache: LayerCache; readonly isOwn: boolean }) | null;
   /** What the pass keeps for several layers. */
@@ -71,14 +73,23 @@ export class LayerPass {
     }
   }
 
-  /** Computes again what the backward pass reads: all but linears and experts whose output is the layer's. */
+  /**
+   * Computes again what the backward pass reads: all but linears and experts whose output is the layer's, and what is cheap and
+   * only such linears read, which is restored where adapters do.
+   */
   recompute(): void {
-    for (const operation of this.program.operations) {
-      if (operation.to === this.program.output && isExperts(operation)) expertsAgain(operation, this);
-      else if (operation.to !== this.program.output || !isLinears(operation)) this.#run(operation);
-      else {
+    const { operations, output } = this.program;
+    const last = operations.find((of) => of.to === output && isLinears(of));
+    const isRead = (name: string) =>
+      operations.some((of) => of !== last && [of.from, otherOf(of), residualOf(of)].includes(name));
+    for (const operation of operations) {
+      if (operation.to === output && isExperts(operation)) expertsAgain(operation, this);
+      else if (operation !== last && (!this.of.acts.transient.has(operation.to) || isRead(operation.to))) this.#run(operation);
+      else if (operation === last && isLinears(operation)) {
         const adapters = this.adapters(operation.group);
-        if (adapters) adapted.down(this.device, adapters, this.batch, this.value(operation.from), this.low(operation.group));
+        if (!adapters) continue;
+        this.restore(operation.from);
+        adapted.down(this.device, adapters, this.batch, this.value(operation.from), this.low(operation.group));
       }
     }
   }
@@ -114,7 +125,7 @@ export class LayerPass {
   gradient(name: string): Tensor | null {
     if (this.of.needsInput === false && !this.#valueOf(name).isTrained) return null;
     const place = this.program.gradients.get(name)!;
-    return "value" in place ? this.value(place.value) : this.#cut(this.workspace.gradients.get(place.work)!);
+    return "value" in place ? this.value(place.value) : this.#working(place.work);
   }
 
   /** What the operation that computes a value saves for its backward pass. */
@@ -177,7 +188,11 @@ export class LayerPass {
 
   /** c[M, width], memory of what linears add to a gradient. */
   added(width: number): Tensor {
-    return this.#cut(this.workspace.gradients.get(addedOf(width))!);
+    return this.#working(addedOf(width));
+  }
+
+  #working(kind: string): Tensor {
+    return this.#cut(kind === STREAM ? this.workspace.grad : this.of.gradients!.get(kind)!);
   }
 
   linears(group: string): LinearWeights {

@@ -9,7 +9,7 @@ import { invariant } from "../base/errors.ts";
 import { type LayerRange, layersIn } from "../base/layers.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Op, Operation } from "../families/definition.ts";
-import { INPUT, operationsIn, otherOf, residualOf } from "../families/parts.ts";
+import { canCut, INPUT, operationsIn, otherOf, residualOf } from "../families/parts.ts";
 import { behaviourOf } from "./operations.ts";
 
 /** The working memory of the stream's gradient. */
@@ -47,11 +47,21 @@ export type LayerProgram = {
   readonly outputMemory: string;
 };
 
-/** The layers of a stage. */
+/** The layers of a stage, or halves of them. */
 export type Program = readonly LayerProgram[];
 
 export const programOf = (spec: ModelSpec, layers: LayerRange): Program =>
   layersIn(layers).map((layer) => resolve(operationsIn(spec, layers, layer), layer, spec.hidden));
+
+/** The same as halves of layers, where these can be cut: what only inputs are kept of is computed again in smaller pieces. */
+export const halvesOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
+  layersIn({ from, to }).flatMap((layer) => {
+    const [first, last] = [Math.max(from, layer), Math.min(to, layer + 1)];
+    const places = [first, ...(last - first === 1 && canCut(spec, layer) ? [layer + 0.5] : []), last];
+    return places
+      .slice(1)
+      .map((end, i) => resolve(operationsIn(spec, { from: places[i]!, to: end }, layer), layer, spec.hidden));
+  });
 
 export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
 

@@ -1,6 +1,7 @@
 // All that a stage holds besides weights and adapters, taken once when it opens. The plan counts what is taken here.
 
 import type { DType } from "../base/dtype.ts";
+import { keepsInputsAlone } from "../base/recomputation.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
@@ -10,19 +11,19 @@ import { type BatchMemory, takeBatch } from "./batch.ts";
 import {
   type Activations,
   countBytes,
-  type ForwardWork,
   type StageSizes,
   takeActivations,
   takeBeside,
   takeForwardWork,
   takeHead,
-  takeLayers,
+  takeSharedLayers,
   takeWorkspace,
   type Workspace,
 } from "./buffers.ts";
 import { type CacheSizes, takeCache, takePages } from "./kv-cache.ts";
 import { takeChoices } from "./next-tokens.ts";
-import { programOf } from "./program.ts";
+import { offloadedBytes } from "./offloaded-streams.ts";
+import { halvesOf, type Program, programOf } from "./program.ts";
 import { tableRows } from "./rope.ts";
 import { takeRowTables } from "./row-pass.ts";
 import type { StageLayers } from "./weights.ts";
@@ -54,25 +55,35 @@ export function takeStageBuffers(
     const [cos, sin] = range(2).map(() => take("f32", rows, rope.rotated / 2));
     return { rotated: rope.rotated, cos: cos!, sin: sin!, queryScale: rope.queryScale && take("f32", rows) };
   });
-  const program = programOf(spec, layerRange);
-  const backward: Workspace | null = inFlight > 0 ? takeWorkspace(take, compute, program, sizes) : null;
-  const work: ForwardWork = backward ?? takeForwardWork(take, compute, program, sizes);
+  const program = stageProgram(spec, layerRange, of);
+  const forward = takeForwardWork(take, compute, program, sizes);
+  const trains = inFlight > 0;
+  const shared =
+    !trains || keepsInputsAlone(sizes.recomputation)
+      ? takeSharedLayers(take, compute, program, trains ? sizes : { ...sizes, recomputation: "full" }, forward, {
+          gradients: trains,
+          head: trains && layerRange.last ? spec : null,
+        })
+      : null;
+  const backward: Workspace | null = trains
+    ? { ...forward, ...takeWorkspace(take, compute, program, sizes, shared?.gradients ?? null) }
+    : null;
   const passes = Array.from({ length: Math.max(1, inFlight) }, (): PassMemory => {
     const activations = backward ? takeActivations : takeForwardActivations;
     return {
       batch: takeBatch(take, spec, { ...sizes, adapters, rowTile }),
-      acts: activations(takeOf("activations"), compute, program, sizes, work),
+      acts: activations(takeOf("activations"), compute, program, sizes, forward, shared?.layers ?? null),
     };
   });
   return {
     ropes,
     embeddingNorm:
       layerRange.first && spec.embeddingNorm !== null ? { eps: spec.embeddingNorm, rstd: take("f32", rows) } : null,
-    work,
+    work: backward ?? forward,
     backward,
     passes,
-    head: layerRange.last ? takeHead(takeOf("head"), compute, spec, sizes) : null,
-    cache: cache ? takeCache(takeOf("cache"), compute, program, cache) : null,
+    head: layerRange.last ? (shared?.head ?? takeHead(takeOf("head"), compute, spec, sizes)) : null,
+    cache: cache ? takeCache(takeOf("cache"), compute, programOf(spec, layerRange), cache) : null,
     places: cache ? takeOf("cache")("i32", rows) : null,
     pages: cache ? takePages(takeOf("cache"), cache) : null,
     tiles: cache ? takeOf("cache")("i32", rows, 2) : null,
@@ -81,12 +92,26 @@ export function takeStageBuffers(
   };
 }
 
+/** What a stage computes: halves of layers where the inputs of these wait in host memory, else layers. */
+export const stageProgram = (
+  spec: ModelSpec,
+  layerRange: StageLayers,
+  { inFlight, recomputation }: Pick<StageSizes, "inFlight" | "recomputation">,
+): Program => (inFlight > 0 && recomputation === "offload" ? halvesOf : programOf)(spec, layerRange);
+
+/** Bytes of host memory for each packed batch that a stage has in flight. */
+export function hostStreamBytes(spec: ModelSpec, layerRange: StageLayers, sizes: StageSizes, compute: DType): number {
+  if (sizes.inFlight === 0 || sizes.recomputation !== "offload") return 0;
+  return offloadedBytes(stageProgram(spec, layerRange, sizes).length, sizes.rows, spec.hidden, compute);
+}
+
 /** Without a backward pass all layers share one layer's buffers, and the stream alternates between two. */
-const takeForwardActivations: typeof takeActivations = (take, compute, program, sizes, work) => {
+const takeForwardActivations: typeof takeActivations = (take, compute, program, sizes, _, layers) => {
   const streams = range(2).map(() => take(compute, sizes.rows, program[0]!.values.get(INPUT)!.width));
   return {
+    hostStreams: null,
     inputs: range(program.length + 1).map((i) => streams[i % 2]!),
-    layers: takeLayers(take, compute, program, { ...sizes, recomputation: "full" }, work),
+    layers: layers!,
     ...takeBeside(take, compute, program, sizes),
   };
 };

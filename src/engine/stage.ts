@@ -28,12 +28,12 @@ import { Generating } from "./generating.ts";
 import { fillInitial } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
 import { enqueueLosses } from "./losses.ts";
+import { withHostStreams } from "./offloaded-streams.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
-import { programOf } from "./program.ts";
 import { adaptersOf, Recorder, timed } from "./recorder.ts";
 import { ropeTables, tablePositions } from "./rope.ts";
-import { type StageBuffers, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
+import { hostStreamBytes, type StageBuffers, stageProgram, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
 import { withTop } from "./top.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
 import { lossOf, lossWithGradient } from "./weighted-loss.ts";
@@ -113,14 +113,20 @@ export class Stage implements Disposable {
         generates: sizes.cache !== undefined,
       }),
     );
-    const program = programOf(spec, layerRange);
+    const program = stageProgram(spec, layerRange, sizes);
     const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
     const take: Parameters<typeof takeStageBuffers>[0] =
       () =>
       (dtype, ...shape) =>
         arena.tensor(dtype, ...shape);
     if (sizes.blockBytes > 0) device.release(device.allocate(sizes.blockBytes, "the adapters")); // a lack shows before training
-    const buffers = takeStageBuffers(take, device, spec, layerRange, sizes);
+    const taken = takeStageBuffers(take, device, spec, layerRange, sizes);
+    const { passes, held } = await withHostStreams(
+      device,
+      taken.passes,
+      hostStreamBytes(spec, layerRange, sizes, device.compute),
+    );
+    const buffers = { ...taken, passes };
     for (const [i, rope] of spec.ropes.entries()) {
       const [tables, values] = [buffers.ropes[i]!, ropeTables(rope, sizes.positions)];
       device.write(tables.cos, values.cos);
@@ -131,7 +137,7 @@ export class Stage implements Disposable {
     const { ropes, embeddingNorm } = buffers;
     const { recomputation } = sizes;
     const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, recomputation, spec.normEps, embeddingNorm);
-    const arenas = [weightArena, ...(hostArena ? [hostArena] : []), pool, arena];
+    const arenas = [weightArena, ...(hostArena ? [hostArena] : []), pool, arena, ...held];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
 
@@ -359,6 +365,7 @@ export class Stage implements Disposable {
     cached: Cached | null = null,
   ): Promise<InFlight<T>> {
     const { passes, work } = this.buffers;
+    invariant(tables.ids.length <= this.config.sizes.rows, `${tables.ids.length} rows in a pass, more than planned`);
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
     const { acts, batch: memory } = passes[slot]!;
@@ -374,7 +381,8 @@ export class Stage implements Disposable {
     const into = firstRows(acts.inputs[0]!, batch.rows);
     const prepared = this.decoder.prepare(batch, acts);
     if (!first) await timed("receive", () => this.neighbours.previous!.receive(tag, into));
-    const out = await timed(kind, () => this.decoder.forward(batch, acts, work, prepared, cached));
+    const how = { cached, trains: kind === "forward" };
+    const out = await timed(kind, () => this.decoder.forward(batch, acts, work, prepared, how));
     const sent = last ? Promise.resolve() : timed("send", () => this.neighbours.next!.send(tag, out));
     sent.catch(() => undefined); // what waits for it has the error
     return { batch, acts, tables, slot, sent };

@@ -89,6 +89,8 @@ const HALF = /^step-\d+(-\d+)?\.part$/;
 const DAMAGED = /^step-\d+(-\d+)?\.damaged$/;
 const tensorName = (what: BlockName, { layer, linear, factor }: Pick<FactorTensor, "layer" | "linear" | "factor">): string =>
   `${what}.${layer}.${linear}.${factor}`;
+/** Its parts. A linear's name alone may have dots in it: "mlp.shared_expert.up_proj". */
+const TENSOR = /^([^.]+)\.(\d+)\.(.+)\.([^.]+)$/;
 
 /**
  * Writes a checkpoint among those in `folder`, and lets go of all but the `keep` newest. Throws a RunError; then nothing is
@@ -253,10 +255,17 @@ export function readCheckpoint(folder: string): Checkpoint {
   }
 }
 
+/** What helps where a checkpoint is as it was written, and holds other tensors than an adapter of these settings has. */
+export const OTHER_VERSION =
+  "it is of another version of mlora: continue with that one, or move the checkpoint away to begin the adapter again";
+
 function factorsOf(path: string, wanted: BlockName): FactorTensor<Values>[] {
   using file = openSafetensors(path);
   return [...file.tensors].flatMap(([name, { bytes, dtype }]) => {
-    const [what, layer, linear, factor] = name.split(".") as [BlockName, string, Linear, Factor]; // or of a table
+    const parts = TENSOR.exec(name)?.slice(1);
+    if (!parts)
+      throw new RunError("checkpoint.other", `${path} has a tensor '${name}', which no checkpoint has`, OTHER_VERSION);
+    const [what, layer, linear, factor] = parts as [BlockName, string, Linear, Factor]; // or of a table
     if (what !== wanted) return [];
     const read = new Uint8Array(new ArrayBuffer(bytes));
     file.readInto(name, read);

@@ -3,6 +3,7 @@
 
 import { getSystemErrorMessage, getSystemErrorName } from "node:util";
 import { native } from "../../ffi/factors.ts";
+import { invariant } from "../base/errors.ts";
 import type { FactorPlace } from "../methods/layout.ts";
 import type { Values } from "../methods/optimizers.ts";
 
@@ -15,9 +16,10 @@ export function takeFactor<V extends Values>(block: V, { offset, rows, columns, 
   return pitch === rows ? values : (values.slice(0, rows * columns) as V);
 }
 
-/** Puts a factor's values into a block. */
+/** Puts a factor's values, all of them, into a block. */
 export function putFactor<V extends Values>(block: V, place: FactorPlace, values: V): void {
   const { offset, rows, columns, isTransposed, pitch = rows } = place;
+  invariant(values.length === rows * columns, `${values.length} values for a factor of ${rows} x ${columns}`);
   const held = block.subarray(offset, offset + pitch * columns);
   if (!isTransposed) held.set(values);
   else if (pitch === rows) turn(values, held, rows, columns);

@@ -15,7 +15,7 @@ import { RequestError } from "../base/errors.ts";
 import { sizeOf } from "../base/shape.ts";
 import type { Host } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
-import type { Choice, Variant } from "../device/cuda/variants.ts";
+import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
 import { type DeltaSizes, deltaRoom, deltaScratch } from "../device/scratch.ts";
 import { sequencesOf } from "./attention.ts";
@@ -53,8 +53,8 @@ function roomOf(host: Host, sizes: DeltaSizes, tokens: number): readonly [ptr: n
 const TILE = 64; // rows of a chunk, and of a program of a GPU
 
 /** The variant for heads of these sizes, or the first that masks what a head has not. */
-function variant(gpu: Launcher, name: string, { keyDim: K, valueDim: V }: DeltaSizes, choice: Choice = {}): Variant {
-  const all = gpu.variants(name, choice);
+function variant(gpu: Launcher, name: string, { keyDim: K, valueDim: V }: DeltaSizes): Variant {
+  const all = gpu.variants(name, {});
   const size = Math.max(K, V);
   const found = all.find((kernel) => {
     const most = kernel.constant("KD");
@@ -69,8 +69,8 @@ function variant(gpu: Launcher, name: string, { keyDim: K, valueDim: V }: DeltaS
   );
 }
 
-/** What launches share: sizes, and the first kernel's results in scratch. */
-function prepared(gpu: Launcher, of: Shared & { readonly bounds: Tensor }) {
+/** What launches share: sizes, and in scratch the results of the first kernels, which go from chunk to chunk. */
+function scanned(gpu: Launcher, of: Shared & { readonly bounds: Tensor }, kept: Kept | null) {
   const { mixed, gates, decay, bias, bounds, keyHeads: key_heads, valueHeads: heads, keyDim: K, valueDim: V } = of;
   const M = dim(mixed, 0);
   const { parts, bytes } = deltaScratch(gpu.compute, of, M);
@@ -82,8 +82,15 @@ function prepared(gpu: Launcher, of: Shared & { readonly bounds: Tensor }) {
   const sizes = { M, key_heads, heads, K, V };
   const tiles = cdiv(M, TILE);
   const inputs = { mixed, gates, decay, bias, bounds };
-  gpu.launch(variant(gpu, "delta_prepare", of), [tiles, heads], { ...inputs, ...made, ...sizes });
-  return { inputs, made, sizes, tiles, before: part("before"), after: part("after"), dn: part("dn"), dqk: part("dqk") };
+  const args = { ...inputs, ...made, ...sizes };
+  gpu.launch(variant(gpu, "delta_prepare", of), [tiles, heads], args);
+  const along = (kernel: Variant) => [cdiv(V, kernel.constant("BV")), heads, tiles] as const;
+  const [scan, before] = [variant(gpu, "delta_scan", of), part("before")];
+  const places = kept
+    ? { places: kept.places, state: kept.state, capacity: kept.capacity }
+    : { places: null, state: null, capacity: 0 };
+  gpu.launch(scan, along(scan), { ...args, states: before, ...places });
+  return { args, n: made.u, before, along, grid: [tiles, heads] as const, part };
 }
 
 /** out c[M, N V]; with `state` f32[S, N, K, V] that after each sequence goes there, at places / capacity of its last row. */
@@ -100,13 +107,8 @@ export const deltaForward = op<Shared & { bounds: Tensor; out: Tensor } & (Kept 
       c.delta_forward(...inputsOf(of), table, count, places, state, capacity, of.out.ptr, ...room, ...sizesOf(of));
     },
     cuda: (of, gpu) => {
-      const { inputs, made, sizes, tiles, before: states } = prepared(gpu, of);
-      const kernel = variant(gpu, "delta_scan", of, { OUT: 1 });
-      const kept = of.state
-        ? { places: of.places, state: of.state, capacity: of.capacity }
-        : { places: null, state: null, capacity: 0 };
-      const grid = [tiles, sizes.heads, cdiv(sizes.V, kernel.constant("BV"))] as const;
-      gpu.launch(kernel, grid, { ...inputs, ...made, ...sizes, states, out: of.out, ...kept });
+      const { args, n, before, grid } = scanned(gpu, of, of.state ? of : null);
+      gpu.launch(variant(gpu, "delta_out", of), grid, { ...args, n, states: before, out: of.out });
     },
   },
 );
@@ -125,16 +127,13 @@ export const deltaBackward = op<Shared & { bounds: Tensor; dout: Tensor; dmixed:
     },
     cuda: (of, gpu) => {
       const { dout, dmixed } = of;
-      const { inputs, made, sizes, tiles, before, after, dn, dqk } = prepared(gpu, of);
-      const args = { ...inputs, ...made, ...sizes, dout, dn, after };
-      const [scan, back] = [variant(gpu, "delta_scan", of, { OUT: 0 }), variant(gpu, "delta_scan_backward", of)];
-      const blocks = (kernel: Variant) => [tiles, sizes.heads, cdiv(sizes.V, kernel.constant("BV"))] as const;
-      const none = { out: null, places: null, state: null, capacity: 0 };
-      gpu.launch(scan, blocks(scan), { ...args, states: before, ...none });
-      gpu.launch(back, blocks(back), args);
-      gpu.launch(variant(gpu, "delta_chunk_backward", of), [tiles, sizes.heads], { ...args, n: made.u, before, dmixed, dqk });
-      const unit = variant(gpu, "delta_unit_backward", of);
-      gpu.launch(unit, [cdiv(sizes.M, unit.constant("BM")), sizes.key_heads, 2], { ...args, dmixed, dqk });
+      const { args: made, n, before, along, grid, part } = scanned(gpu, of, null);
+      const args = { ...made, dout, dmixed, dn: part("dn"), after: part("after"), dqk: part("dqk") };
+      const [back, unit] = [variant(gpu, "delta_scan_backward", of), variant(gpu, "delta_unit_backward", of)];
+      gpu.launch(back, along(back), args);
+      for (const name of ["delta_chunk_backward", "delta_state_backward"])
+        gpu.launch(variant(gpu, name, of), grid, { ...args, n, before });
+      gpu.launch(unit, [cdiv(made.M, unit.constant("BM")), made.key_heads, 2], args);
     },
   },
 );

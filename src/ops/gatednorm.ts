@@ -1,8 +1,11 @@
 // Root mean square norm of each head, times the SiLU of a gate.
 
 import { F, I, L, native, P } from "../../ffi/native.ts";
+import { invariant } from "../base/errors.ts";
+import type { Launcher } from "../device/cuda/launcher.ts";
+import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { dim, op, strideOf } from "./op.ts";
+import { cdiv, dim, op, strideOf } from "./op.ts";
 
 const c = native({
   gatednorm_forward: { args: [P, P, L, P, P, I, I, I, F], returns: "void" },
@@ -14,6 +17,15 @@ const sizesOf = ({ x, weight }: Pick<Shared, "x" | "weight">) => {
   const D = dim(weight, 0);
   return { M: dim(x, 0), heads: dim(x, 1) / D, D };
 };
+
+/** The variant for heads of this size, or that for any, and how many programs take a head's rows. */
+function rowsOf(gpu: Launcher, name: string, { M, D }: { readonly M: number; readonly D: number }): [Variant, number] {
+  const fits = (kernel: Variant) =>
+    kernel.constant("EXACT") === 1 ? D === kernel.constant("BLOCK") : D <= kernel.constant("BLOCK");
+  const kernel = gpu.variants(name).find(fits);
+  invariant(kernel, `heads of ${D} features are too large for ${name}`);
+  return [kernel, cdiv(M, kernel.constant("BM"))];
+}
 
 /**
  * y = weight x rstd silu(gate), rstd = 1 / sqrt(mean(x^2) + eps) of each head of D: x, y c[M, W]; gate c[M, W], strided; weight
@@ -29,8 +41,9 @@ export const gatednormForward = op<Shared & { y: Tensor }>(
     },
     cuda: ({ x, gate, weight, y, eps }, gpu) => {
       const { M, heads, D } = sizesOf({ x, weight });
-      const args = { x, gate, weight, y, heads, D, gate_stride: strideOf(gate), eps };
-      gpu.launch(gpu.kernel("gatednorm_forward"), [M, heads], args);
+      const [kernel, tiles] = rowsOf(gpu, "gatednorm_forward", { M, D });
+      const args = { x, gate, weight, y, M, heads, D, gate_stride: strideOf(gate), eps };
+      gpu.launch(kernel, [tiles, heads], args);
     },
   },
 );
@@ -48,7 +61,9 @@ export const gatednormBackward = op<Shared & { dy: Tensor; dx: Tensor; dgate: Te
     cuda: ({ dy, x, gate, weight, dx, dgate, eps }, gpu) => {
       const { M, heads, D } = sizesOf({ x, weight });
       const strides = { gate_stride: strideOf(gate), dgate_stride: strideOf(dgate) };
-      gpu.launch(gpu.kernel("gatednorm_backward"), [M, heads], { dy, x, gate, weight, dx, dgate, heads, D, ...strides, eps });
+      const [kernel, tiles] = rowsOf(gpu, "gatednorm_backward", { M, D });
+      const args = { dy, x, gate, weight, dx, dgate, M, heads, D, ...strides, eps };
+      gpu.launch(kernel, [tiles, heads], args);
     },
   },
 );

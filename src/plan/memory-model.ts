@@ -3,9 +3,8 @@
 // plan is from the truth.
 
 import { alignUp, sum } from "../base/shape.ts";
-import type { ModelSpec } from "../base/spec.ts";
-import { stageMemory } from "./memory.ts";
-import { type Plan, totalBytes } from "./plan.ts";
+import { stageMemory, stageStreamBytes } from "./memory.ts";
+import { type Plan, type StagePlan, totalBytes } from "./plan.ts";
 
 export type MemorySample = { readonly sequences: number; readonly length: number; readonly bytes: number };
 
@@ -58,10 +57,20 @@ function solve(matrix: readonly (readonly number[])[], right: readonly number[])
 }
 
 /** What the stages of a plan would take with other passes, all else as it is. */
-export function memoryModel(plan: Plan): MemoryModel {
-  const { spec } = plan;
-  const samples = sampleLengths(spec.maxPositions).flatMap((length) =>
-    [8, 24, 64].map((sequences) => ({ sequences, length, bytes: bytesWith(plan, spec, sequences, length) })),
+export const memoryModel = (plan: Plan): MemoryModel =>
+  modelOf(plan, ({ layerRange, memory }, sizes) =>
+    totalBytes(stageMemory(plan.spec, layerRange, sizes, plan.device, memory.adapters)),
+  );
+
+/** The same of host memory for streams between layers, which is in proportion to the rows of a pass. */
+export const hostMemoryModel = (plan: Plan): MemoryModel =>
+  modelOf(plan, ({ layerRange }, sizes) => stageStreamBytes(plan.spec, layerRange, sizes, plan.device.compute));
+
+type BytesOf = (stage: StagePlan, sizes: StagePlan["sizes"]) => number;
+
+function modelOf(plan: Plan, bytesOf: BytesOf): MemoryModel {
+  const samples = sampleLengths(plan.spec.maxPositions).flatMap((length) =>
+    [8, 24, 64].map((sequences) => ({ sequences, length, bytes: bytesWith(plan, sequences, length, bytesOf) })),
   );
   return fitMemory(samples);
 }
@@ -73,15 +82,16 @@ function sampleLengths(most: number): readonly number[] {
   return [...new Set(most > 128 ? usual : few)];
 }
 
-function bytesWith({ stages, device }: Plan, spec: ModelSpec, sequences: number, length: number): number {
+function bytesWith({ stages, device }: Plan, sequences: number, length: number, bytesOf: BytesOf): number {
   const rows = alignUp(sequences * length, device.rowTile);
   return sum(
-    stages.map(({ layerRange, sizes, memory }) => {
+    stages.map((stage) => {
+      const { sizes } = stage;
       const chunk = Math.min(rows, sizes.chunk);
       const ofRow = (group: string) => (group === "head" ? chunk / sizes.chunk : rows / sizes.rows);
       const low = Object.entries(sizes.low).map(([group, elements]) => [group, Math.ceil(elements * ofRow(group))]);
       const changed = { ...sizes, rows, targets: rows, chunk, positions: length, low: Object.fromEntries(low) };
-      return totalBytes(stageMemory(spec, layerRange, changed, device, memory.adapters));
+      return bytesOf(stage, changed);
     }),
   );
 }

@@ -10,7 +10,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import type { StageSizes } from "../engine/buffers.ts";
-import { stageBufferBytes } from "../engine/stage-buffers.ts";
+import { hostStreamBytes, stageBufferBytes } from "../engine/stage-buffers.ts";
 import { hostWeightBytes, type StageLayers, weightBytes } from "../engine/weights.ts";
 import { linearShapes, linearsIn } from "../families/linears.ts";
 
@@ -58,11 +58,6 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
           `the base model's ${linear} has ${out} rows of ${width}, expected multiples of ${WIDTH} on a GPU`,
         );
   if (spec.experts === null) return;
-  if (spec.delta !== null)
-    refuse(
-      "device.delta",
-      `the base model (${spec.family}) has experts next to the gated delta rule, which GPUs do not compute yet`,
-    );
   const { count, perToken } = spec.experts;
   if (count % WIDTH !== 0 || count > MOST_ON_GPUS.count || perToken > MOST_ON_GPUS.perToken)
     refuse(
@@ -84,6 +79,14 @@ export type MemoryParts = {
 /** Bytes that a stage takes of its machine's memory next to a GPU's: tables of which it reads a row for each token. */
 export const stageHostBytes = (spec: ModelSpec, device: Pick<Device, "kind" | "compute">): number =>
   device.kind === "cpu" ? 0 : hostWeightBytes(spec, device.compute);
+
+/** Bytes of host memory that streams between a stage's layers wait in, of all its packed batches in flight. */
+export const stageStreamBytes = (
+  spec: ModelSpec,
+  layerRange: StageLayers,
+  sizes: StageSizes,
+  compute: Device["compute"],
+): number => sizes.inFlight * hostStreamBytes(spec, layerRange, sizes, compute);
 
 /** `adapters`: bytes of the stage's pool (adapter-memory.ts). */
 export function stageMemory(

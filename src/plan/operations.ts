@@ -1,6 +1,7 @@
 // How many floating-point operations a run is: what its time is estimated from. Products alone; all else is in the share of a
 // device's peak that they reach.
 
+import { keepsInputsAlone } from "../base/recomputation.ts";
 import { sum, sumOfMany } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { linearElements } from "../families/linears.ts";
@@ -35,7 +36,7 @@ export function operationsOf(plan: Plan, evaluated: EvaluationLengths): Operatio
   const { recomputation } = stages[0]!.sizes;
   const linear = PRODUCT * linearElements(spec);
   const head = PRODUCT * targets * spec.vocab * spec.hidden;
-  const passes = recomputation === "full" ? 3 : 2;
+  const passes = keepsInputsAlone(recomputation) ? 3 : 2;
   const each = plan.adapters.map((adapter, i): Operations => {
     const { parameters, tokens, work } = adapter;
     const own = PRODUCT * parameters;

@@ -35,7 +35,7 @@ import {
   type RowCounts,
 } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
-import { checkHostMemory } from "./host-memory.ts";
+import { checkHostMemory, requireStreams, streamLack, totalStreamBytes } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
 import { costsOf, mostStages, partition } from "./partition.ts";
 import { rolloutCache } from "./rollouts.ts";
@@ -187,7 +187,9 @@ export function makePlan(
   };
   const fits = (stages: readonly StagePlan[]) => {
     const most = fullest(stages);
-    return most.bytes + unplanned * most.stages <= Math.min(ceiling, most.device.freeBytes);
+    return (
+      most.bytes + unplanned * most.stages <= Math.min(ceiling, most.device.freeBytes) && streamLack(spec, stages) === null
+    );
   };
   const known = { recipe, spec, device, adapters, tokensPerMicrobatch, targets };
   const choices = choicesOf(recipe, device.kind, parts.length);
@@ -207,8 +209,10 @@ export function makePlan(
     const offloads = !allAtOnce && fitted < wanted && (device.kind !== "cpu" || residentAdapters !== null);
     if (!offloads) return { ...known, stages: stagesFor(choice, passRows, count, fitted), slots: fitted, resident, passRows };
     const all = stagesFor(choice, passRows, count, wanted);
-    const needs = all.map(({ device, sizes, memory }, stage): HostNeed => {
-      const own = { deviceBytes: totalBytes(memory), weightBytes: stageHostBytes(spec, device) };
+    const needs = all.map((of, stage): HostNeed => {
+      const { device, sizes, memory } = of;
+      const otherBytes = stageHostBytes(spec, device) + totalStreamBytes(spec, [of]);
+      const own = { deviceBytes: totalBytes(memory), otherBytes };
       return { device, blocks: blocks[stage]!, blockBytes: sizes.blockBytes, ...own };
     });
     if (recipe.run.slots !== null || residentAdapters !== null) requireHost(needs, count, wanted);
@@ -219,7 +223,9 @@ export function makePlan(
     });
     return { ...known, stages, slots, resident, passRows };
   }
-  throw tooLarge(fullest(stagesFor(choices.at(-1)!, maxOf(largest), 1)), ceiling, tokensPerMicrobatch);
+  const least = stagesFor(choices.at(-1)!, maxOf(largest), 1);
+  requireStreams(spec, least, tokensPerMicrobatch);
+  throw tooLarge(fullest(least), ceiling, tokensPerMicrobatch);
 }
 
 /** Of what adapters train on. */
@@ -265,7 +271,9 @@ type Choice = { readonly recomputation: Recomputation; readonly spare: number };
 
 /** The best first: what is computed again costs more than what waits. */
 function choicesOf({ run }: Recipe, kind: DeviceReport["kind"], stages: number): Choice[] {
-  const recomputations: readonly Recomputation[] = run.recomputation === "auto" ? RECOMPUTATIONS[kind] : [run.recomputation];
+  const { recomputation: asked } = run;
+  const isFull = kind === "cpu" && asked === "offload"; // its memory is the host's
+  const recomputations: readonly Recomputation[] = asked === "auto" ? RECOMPUTATIONS[kind] : [isFull ? "full" : asked];
   const spares = stages === 1 ? [0] : [stages, Math.floor(stages / 2), 0];
   return recomputations.flatMap((recomputation) => spares.map((spare) => ({ recomputation, spare })));
 }

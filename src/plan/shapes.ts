@@ -63,6 +63,7 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     num_key_value_heads: 4,
     vocab_size: 248320,
     rope_theta: 1e7,
+    max_position_embeddings: 262144,
     tie_word_embeddings: true,
   }),
   "qwen3.5-27b": shape("Qwen3_5ForCausalLM", {
@@ -74,6 +75,7 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     linear_num_value_heads: 48,
     vocab_size: 248320,
     rope_theta: 1e7,
+    max_position_embeddings: 262144,
   }),
   "qwen3-30b-a3b": shape("Qwen3MoeForCausalLM", {
     num_hidden_layers: 48,

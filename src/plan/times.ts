@@ -1,5 +1,6 @@
 // How long a plan's stages take for a pass, estimated: for the order of a pipeline's work, and for drawings of it.
 
+import { keepsInputsAlone } from "../base/recomputation.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import type { Times } from "../schedule/lists.ts";
 import { costsOf, headWork, layerWork } from "./partition.ts";
@@ -10,7 +11,7 @@ const BACKWARD = 1.3;
 
 /** A layer's backward pass compared with its forward pass. Where all of a layer is computed again, a forward pass more. */
 export const backwardCost = ({ recomputation }: Pick<StageSizes, "recomputation">): number =>
-  recomputation === "full" ? BACKWARD + 1 : BACKWARD;
+  keepsInputsAlone(recomputation) ? BACKWARD + 1 : BACKWARD;
 
 export type StageWork = { readonly forward: number; readonly backward: number };
 

@@ -5,10 +5,8 @@ import { maxOf, sum } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { mostBytes } from "./adapter-memory.ts";
+import { HOST_SHARE } from "./host-memory.ts";
 import type { StageDevice } from "./plan.ts";
-
-/** The share of a machine's free memory that waiting adapters may take. */
-const SHARE = 0.9;
 
 /** What the plan of a stage has for its adapters. */
 export type HostNeed = {
@@ -18,8 +16,8 @@ export type HostNeed = {
   /** Of adapters on the device, and of all that the stage takes there. */
   readonly blockBytes: number;
   readonly deviceBytes: number;
-  /** Of what of the base model stays in host memory. */
-  readonly weightBytes: number;
+  /** Of what is in host memory in any case: of the base model, and streams between layers. */
+  readonly otherBytes: number;
 };
 
 /**
@@ -44,9 +42,9 @@ export function hostBytesOf({ blocks, blockBytes }: HostNeed, count: number): nu
 export function hostLack(stages: readonly HostNeed[], count: number): string | null {
   for (const on of Map.groupBy(stages, ({ device }) => device.host).values()) {
     const needed = sum(on.map((stage) => hostBytesOf(stage, count)));
-    const own = sum(on.map(({ device, deviceBytes, weightBytes }) => weightBytes + (device.kind === "cpu" ? deviceBytes : 0)));
+    const own = sum(on.map(({ device, deviceBytes, otherBytes }) => otherBytes + (device.kind === "cpu" ? deviceBytes : 0)));
     const given = on.map(({ device }) => device.hostFreeBytes ?? device.freeBytes);
-    const free = Math.max(0, Math.min(...given) - own) * SHARE;
+    const free = Math.max(0, Math.min(...given) - own) * HOST_SHARE;
     if (needed <= free) continue;
     const { host } = on[0]!.device;
     return `${formatBytes(needed)} of host memory${host === "" ? "" : ` of ${host}`}, which has ${formatBytes(free)} for it`;

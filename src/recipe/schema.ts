@@ -19,6 +19,7 @@ import {
   whole,
 } from "../base/check.ts";
 import { PRECISIONS } from "../base/precision.ts";
+import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import type { Output } from "../base/schema.ts";
 import { REPO } from "../base/source-name.ts";
 import { MOST_RANK } from "../methods/layout.ts";
@@ -329,8 +330,8 @@ export const RecipeTable = v.strictObject({
         about(whole(1, 1 << 24), "tokens that go through the model at a time; more is faster and takes more memory"),
       ),
       recomputation: about(
-        oneOf("auto", "none", "selective", "full"),
-        "which activations are computed again in the backward pass, for memory",
+        oneOf("auto", ...RECOMPUTATIONS),
+        'which activations are computed again in the backward pass, for memory; "offload": all, and of a GPU what is left of them waits in host memory',
         "auto",
       ),
       tracking: about(

@@ -9,6 +9,7 @@ import { about, expected, notNegative, oneOf, positive, text, truth, whole } fro
 import { RequestError, textOf } from "../base/errors.ts";
 import { isLoopback } from "../base/loopback.ts";
 import { PRECISIONS } from "../base/precision.ts";
+import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import type { Output } from "../base/schema.ts";
 import { faultsOf } from "../recipe/faults.ts";
 import { stages } from "../recipe/schema.ts";
@@ -28,7 +29,7 @@ export const ServeTable = v.strictObject({
   run: table({
     device: about(oneOf("auto", "cpu", "cuda"), "as in a recipe", "auto"),
     tokens_per_microbatch: v.exactOptional(about(whole(1, 1 << 24), "as in a recipe")),
-    recomputation: about(oneOf("auto", "none", "selective", "full"), "as in a recipe", "auto"),
+    recomputation: about(oneOf("auto", ...RECOMPUTATIONS), "as in a recipe", "auto"),
     stages: about(stages, "as in a recipe", 1),
   }),
   server: table({

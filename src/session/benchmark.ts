@@ -30,6 +30,10 @@ export type BenchmarkOptions = Partial<BenchmarkWork> & {
   readonly shape?: string;
   /** Steps to measure. */
   readonly steps?: number;
+  /** Steps before those that are measured; with 0 what is first loaded is measured, too. */
+  readonly warmUp?: number;
+  /** Whether no step is timed kernel by kernel, which takes one more. */
+  readonly stepsOnly?: boolean;
   /** Seconds to measure at least: a GPU that its power limits comes to its lasting speed after some. */
   readonly seconds?: number;
   readonly link?: StageSetup["link"];
@@ -44,7 +48,7 @@ export type BenchmarkReport = Awaited<ReturnType<typeof benchmark>>;
 
 export const SHAPE_NAMES: readonly string[] = Object.keys(SHAPES);
 
-/** Steps that warm up and are not counted. */
+/** Steps that warm up and are not counted, unless it is said. */
 const WARM_UP = 2;
 /** Steps after those that are measured, at least, in which the passes of a pipeline are timed: that waits for the devices. */
 const WATCHED = 12;
@@ -56,6 +60,8 @@ export async function benchmark(options: BenchmarkOptions) {
   const {
     shape = "smollm2-135m",
     steps: leastSteps = 10,
+    warmUp = WARM_UP,
+    stepsOnly = false,
     seconds = 0,
     link = "auto",
     trace,
@@ -66,11 +72,12 @@ export async function benchmark(options: BenchmarkOptions) {
   const named = shapeOf(shape);
   // Rows may be longer than those that the model was trained on: what they cost does not depend on that.
   const spec = { ...named, maxPositions: Math.max(named.maxPositions, length) };
-  const steps = leastSteps + WARM_UP;
-  const one = recipeOf(work, { shape, spec }, steps + 1);
+  const steps = leastSteps + warmUp;
+  const timed = stepsOnly ? 0 : 1;
+  const one = recipeOf(work, { shape, spec }, steps + timed);
   const devices = localDevices(one, spec);
   const watched = devices.length === 1 ? 0 : Math.max(2, Math.ceil(WATCHED / adapters));
-  const recipe = recipeOf(work, { shape, spec }, (seconds === 0 ? steps : ENDLESS) + watched + 1);
+  const recipe = recipeOf(work, { shape, spec }, (seconds === 0 ? steps : ENDLESS) + watched + timed);
   const device = devices[0]!;
   const data = range(adapters).map((i) => randomRows(spec, rows, length, i));
   const summaries = data.map(({ train }) => ({
@@ -78,11 +85,11 @@ export async function benchmark(options: BenchmarkOptions) {
     eval: [],
   }));
   const plan = makePlan(recipe, spec, summaries, devices, { exact: exactOf(spec) });
-  const measured = await timeSteps(plan, data, { steps, seconds, watched }, link, checkpoint);
+  const measured = await timeSteps(plan, data, { warmUp, steps, seconds, watched, timed }, link, checkpoint);
   const { times, processorTimes, losses, loads, traces, peak, deviceBytes, links, saves, bubble, energy } = measured;
-  const measuredSteps = times.length - WARM_UP;
+  const measuredSteps = times.length - warmUp;
   if (trace !== undefined) writeTrace(trace, plan, measured.tracer, measured.spans);
-  const ms = median(times.slice(WARM_UP));
+  const ms = median(times.slice(warmUp));
   const tokens = adapters * rows * length;
   const flops = (flopsPerToken(spec) * tokens) / (ms / 1000);
   return {
@@ -107,13 +114,13 @@ export async function benchmark(options: BenchmarkOptions) {
     simulated_bubble: bubble === null ? null : rounded(simulateRun(plan).simulation.steadyBubble ?? Number.NaN, 4),
     steps: measuredSteps,
     ms: rounded(ms, 1),
-    mean_ms: rounded(sum(times.slice(WARM_UP)) / measuredSteps, 2),
+    mean_ms: rounded(sum(times.slice(warmUp)) / measuredSteps, 2),
     /** Processor time of a step, of this process, in which one stage computes on a CPU; null where it computes elsewhere. */
-    cpu_ms: device.kind === "cpu" && plan.stages.length === 1 ? rounded(median(processorTimes.slice(WARM_UP)), 1) : null,
+    cpu_ms: device.kind === "cpu" && plan.stages.length === 1 ? rounded(median(processorTimes.slice(warmUp)), 1) : null,
     checkpoints: saves,
     tokens_per_s: Math.round((1000 * tokens) / ms),
     /** What the GPUs drew in the steps that were measured; null where there is none, or it cannot say. */
-    ...energyReport(energy, tokens * measuredSteps, sum(times.slice(WARM_UP))),
+    ...energyReport(energy, tokens * measuredSteps, sum(times.slice(warmUp))),
     tflops: rounded(flops / 1e12, 3),
     peak_tflops: rounded(peak / 1e12, 3),
     share_of_peak: rounded(flops / peak, 3),
@@ -160,7 +167,14 @@ function countingStore() {
 }
 
 /** Rounds of steps: `steps` at least, and as many as `seconds` after the warm-up hold; `watched` more are traced. */
-type Extent = { readonly steps: number; readonly seconds: number; readonly watched: number };
+type Extent = {
+  readonly warmUp: number;
+  readonly steps: number;
+  readonly seconds: number;
+  readonly watched: number;
+  /** Rounds after those with kernels: 1, or none. */
+  readonly timed: number;
+};
 
 /**
  * Times of rounds of steps of all adapters, in ms, the last losses and shares of the busiest experts, readings of what GPUs
@@ -170,7 +184,7 @@ type Extent = { readonly steps: number; readonly seconds: number; readonly watch
 async function timeSteps(
   plan: Plan,
   data: readonly AdapterData[],
-  { steps, seconds, watched }: Extent,
+  { warmUp, steps, seconds, watched, timed }: Extent,
   link: StageSetup["link"],
   saveSeconds: number | null,
 ) {
@@ -183,7 +197,7 @@ async function timeSteps(
   const times: number[] = [];
   const gpus = plan.stages.flatMap(({ device: { kind, ordinal } }) => (kind === "cuda" ? [ordinal] : []));
   using meter = gpus.length === 0 ? null : EnergyMeter.open([...new Set(gpus)]);
-  const energy: EnergyReading[] = [];
+  const energy: EnergyReading[] = warmUp === 0 && meter ? [meter.read()] : [];
   /** Rounds that are measured, once that is known. */
   let measured: number | null = null;
   const tracer = await Tracer.open(bus);
@@ -195,7 +209,7 @@ async function timeSteps(
   const losses = plan.adapters.map(() => Number.NaN);
   const loads = plan.adapters.map(() => Number.NaN);
   let bubble: number | null = null;
-  const isEnough = () => times.length >= steps && sum(times.slice(WARM_UP)) >= 1000 * seconds;
+  const isEnough = () => times.length >= steps && sum(times.slice(warmUp)) >= 1000 * seconds;
   const stepped = ({ index, step, loss, busiest = Number.NaN }: EventOf<"step">): void => {
     if (step <= (measured ?? Number.POSITIVE_INFINITY)) losses[index] = loss;
     loads[index] = busiest;
@@ -203,17 +217,18 @@ async function timeSteps(
     times.push(now() - last);
     processorTimes.push(processorTime() - lastProcessor);
     [last, lastProcessor] = [now(), processorTime()];
-    if (meter && measured === null && times.length >= WARM_UP) energy.push(meter.read());
+    if (meter && measured === null && times.length >= warmUp) energy.push(meter.read());
     if (measured === null && !isEnough()) return;
     measured ??= times.length;
     if (watched > 0 && times.length === measured) traced = tracer.record({ passes: true, kernels: false });
-    if (times.length === measured + watched)
+    if (timed > 0 && times.length === measured + watched)
       traced = tracer.record({ passes: true, kernels: true }).then(() => {
         bubble = steadyBubble(tracer.traces);
       });
-    if (times.length === measured + watched + 1) traced = tracer.record({ passes: false, kernels: false });
+    if (times.length === measured + watched + timed && watched + timed > 0)
+      traced = tracer.record({ passes: false, kernels: false });
     traced?.catch(() => undefined); // the run fails with it, too
-    if (times.length <= measured + watched) return;
+    if (times.length < measured + watched + timed) return;
     taken ??= Promise.all(plan.stages.map((_, stage) => bus.request(stage, { type: "clock" }))); // adapters have left later
     taken.catch(() => undefined); // the run fails with it, too
     stop.abort();

@@ -12,7 +12,7 @@ import { engineOver, type GenerationEngine } from "./generate.ts";
 import { blocksOf } from "./parameters.ts";
 import { readingOn } from "./reading.ts";
 
-/** An adapter with its parameters; a factor that is missing is zero. */
+/** An adapter with all its parameters. */
 export type LoadedAdapter = PoolAdapter & { readonly factors: readonly FactorTensor[] };
 
 /** Opens the stage and puts the adapters into slots from 0 on. */

@@ -1,11 +1,19 @@
 // An adapter's factors as the stages hold them: one block on each stage, for its layers. Files have B as PEFT does; blocks have
 // it transposed.
 
-import { hasLinear } from "../families/parts.ts";
+import { RunError } from "../base/errors.ts";
+import { OTHER_VERSION } from "../files/checkpoint.ts";
 import { putFactor, takeFactor } from "../files/factors.ts";
-import { type AdapterLayout, type FactorTensor, factorPlace, layoutAdapter, placeAmong, tensorsIn } from "../methods/layout.ts";
+import {
+  type AdapterLayout,
+  type FactorAt,
+  type FactorTensor,
+  factorPlace,
+  layoutAdapter,
+  placeAmong,
+  tensorsIn,
+} from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, stateOf, type Values } from "../methods/optimizers.ts";
-import { hasTable, isTableKind } from "../methods/tables.ts";
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 
 type StageRanges = Pick<Plan, "spec"> & { readonly stages: readonly Pick<StagePlan, "layerRange">[] };
@@ -25,11 +33,14 @@ export const factorsOf = (plan: StageRanges, adapter: Shape, blocks: readonly Fl
     });
   });
 
-/** The reverse: a block for each stage; what no factor fills is zero. */
+/** The reverse: a block for each stage. Throws as `stateBlocks` does. */
 export const blocksOf = (plan: StageRanges, adapter: Shape, factors: readonly FactorTensor[]): Float32Array[] =>
   arraysOf(plan, adapter, "params", factors) as Float32Array[];
 
-/** All that an adapter's optimizer keeps, on each stage, from the factors of each array. */
+/**
+ * All that an adapter's optimizer keeps, on each stage, from the factors of each array. Throws a RunError, `checkpoint.other`,
+ * where one that the adapter has is missing, or another is among them: nothing stands for what was not read.
+ */
 export function stateBlocks(
   plan: StageRanges,
   adapter: Shape,
@@ -39,13 +50,25 @@ export function stateBlocks(
   return plan.stages.map((_, i) => Object.fromEntries(all.map(([what, of]) => [what, of[i]!])) as unknown as Blocks);
 }
 
-const arraysOf = (plan: StageRanges, adapter: Shape, what: BlockName, factors: readonly FactorTensor<Values>[]): Values[] =>
-  plan.stages.map(({ layerRange }, stage) => {
+function arraysOf(plan: StageRanges, adapter: Shape, what: BlockName, factors: readonly FactorTensor<Values>[]): Values[] {
+  const given = new Map(factors.map((of) => [nameOf(of), of.values]));
+  const { dtype, per, zero } = stateOf(adapter.optimizer)[what]!;
+  const blocks = plan.stages.map(({ layerRange }, stage) => {
     const layout = layoutOf(plan, stage, adapter);
-    const { dtype, per, zero } = stateOf(adapter.optimizer)[what]!;
     const block: Values = dtype === "u8" ? new Uint8Array(layout.size).fill(zero) : new Float32Array(layout.size / per);
-    for (const { layer, linear, factor, values } of factors)
-      if (isTableKind(linear) ? hasTable(plan.spec, layerRange, linear) : hasLinear(plan.spec, layerRange, layer, linear))
-        putFactor(block, placeAmong(factorPlace(plan.spec, layout, layer, linear, factor), per), values);
+    for (const at of tensorsIn(plan.spec, layerRange, adapter)) {
+      const values = given.get(nameOf(at));
+      if (!values) throw otherFactors(`no ${what} of ${nameOf(at)}`);
+      putFactor(block, placeAmong(factorPlace(plan.spec, layout, at.layer, at.linear, at.factor), per), values);
+      given.delete(nameOf(at));
+    }
     return block;
   });
+  const [more] = given.keys();
+  if (more !== undefined) throw otherFactors(`${what} of ${more}, which it does not train`);
+  return blocks;
+}
+
+const nameOf = ({ layer, linear, factor }: FactorAt): string => `layer ${layer}, ${linear}, ${factor}`;
+const otherFactors = (what: string): RunError =>
+  new RunError("checkpoint.other", `an adapter as it was saved has ${what}`, OTHER_VERSION);

@@ -6,8 +6,8 @@ import { modulesOf } from "../families/linears.ts";
 import type { Placement } from "../methods/adapter.ts";
 import { placesOfModel, sharingOf } from "../methods/placement.ts";
 import { countSites } from "../plan/experts.ts";
-import { totalHostBytes } from "../plan/host-memory.ts";
-import { memoryModel } from "../plan/memory-model.ts";
+import { totalHostBytes, totalStreamBytes } from "../plan/host-memory.ts";
+import { hostMemoryModel, memoryModel } from "../plan/memory-model.ts";
 import { countModules } from "../plan/places.ts";
 import { type AdapterPlan, bytesOnStages, type Plan, totalBytes, totalMemory } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
@@ -92,6 +92,7 @@ export class PlannedRun {
       resident: this.plan.resident,
       host_bytes: sum(stages.map(({ sizes: of }) => of.hostBytes)),
       host_weight_bytes: totalHostBytes(spec, stages),
+      host_stream_bytes: totalStreamBytes(spec, stages),
       stages: stages.map(({ layerRange, memory: of, inFlight, device: { ordinal } }) => ({
         layers: [layerRange.from, layerRange.to],
         device: ordinal,
@@ -125,6 +126,7 @@ export class PlannedRun {
       notices,
       memory_bytes: { ...memory, total: totalBytes(memory) },
       memory_model: memoryModel(this.plan),
+      ...(totalStreamBytes(spec, stages) > 0 ? { host_memory_model: hostMemoryModel(this.plan) } : {}),
       ...(stages.length > 1 ? { schedule: scheduleFacts(this.simulated) } : {}),
     };
   }

@@ -124,7 +124,7 @@ needs("nats")("a request", () => {
     using _heard = answering.subscribe(subjectsOf(run).control, () => void heard++);
     const again = async () => {
       done++;
-      await until("it is sent again", 30_000, () => heard > 2);
+      await until("it is sent again", 150_000, () => heard > 2);
       return "paused";
     };
     using _serving = serveControl(answering, run, again, (why) => expect(why).toBe(""));

@@ -44,6 +44,21 @@ describe("adapters in experts learn the same alone, with 31 others, and over two
     });
 });
 
+describe("what is computed again changes nothing, nor what waits in host memory, alone, with others, over two stages", () => {
+  for (const family of ["llama", "gemma3", "gemma4", "mixtral", "qwen3_5", "granite_h"])
+    test(family, async () => {
+      const kept = await train([1, 2, 5, 6], ground(family));
+      for (const recomputation of ["full", "offload"] as const) {
+        const of: Ground = { ...ground(family), recomputation };
+        const all = await train([1, 2, 5, 6], of);
+        const alone = await train([2], of);
+        const staged = family === "gemma4" ? alone : await train([1, 2], of, [1]);
+        for (const i of [1, 2, 5, 6]) expectSame(all.get(i)!, kept.get(i)!);
+        for (const other of [alone, staged]) expectSame(other.get(2)!, kept.get(2)!);
+      }
+    });
+});
+
 test("two stages learn what one does", async () => {
   for (const family of ["llama", "qwen2", "gemma3", "granite", "phi3", "olmo3", "muse", "mixtral", "qwen3_5"]) {
     const one = await train([1, 2, 5], ground(family));

@@ -71,7 +71,7 @@ const FAMILIES = Object.entries({ ...tinyFamilies, ...sparseFamilies }).map(([na
 
 for (const [name, spec] of FAMILIES)
   for (const dropout of [0, 0.1])
-    for (const recomputation of ["none", "selective", "full"] as const)
+    for (const recomputation of ["none", "selective", "full", "offload"] as const)
       describe(`${name}, dropout ${dropout}, recomputation ${recomputation}`, () => {
         test("gradients agree with finite differences", () =>
           expectGradients(
@@ -101,7 +101,7 @@ describe("ranks and scales that differ by layer and linear", () => {
   let turn = 0;
   for (const [name, spec] of FAMILIES)
     for (const dropout of [0, 0.1]) {
-      const recomputation = (["none", "selective", "full"] as const)[turn++ % 3]!;
+      const recomputation = (["none", "selective", "full", "offload"] as const)[turn++ % 3]!;
       test(`${name}, dropout ${dropout}, recomputation ${recomputation}: gradients agree with finite differences`, () =>
         expectGradients(
           spec,
@@ -119,7 +119,7 @@ describe("ranks and scales that differ by layer and linear", () => {
 
 describe("adapters in experts", () => {
   for (const [name, spec] of FAMILIES.filter(([, of]) => of.experts !== null))
-    for (const recomputation of ["none", "selective", "full"] as const)
+    for (const recomputation of ["none", "selective", "full", "offload"] as const)
       test(`${name}, recomputation ${recomputation}: gradients agree with finite differences`, () => {
         const own = inExperts(spec);
         const sharesOf = (rng: Rng) =>

@@ -88,7 +88,7 @@ test("pages that threads have the system give are zero, whatever their number, a
   ] as const) {
     const ptr = base.native_allocate(bytes)!;
     base.native_populate(ptr, bytes, threads);
-    await until("pages", 20_000, () => base.native_is_populated(ptr) !== 0);
+    await until("pages", 150_000, () => base.native_is_populated(ptr) !== 0);
     const view = new Uint8Array(hostView(ptr, bytes));
     expect(view.every((byte) => byte === 0)).toBe(true);
     view.fill(7);

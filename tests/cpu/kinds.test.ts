@@ -65,7 +65,7 @@ test("products of DoRA are kept; with full recomputation, only down's is made ag
     { rank: 3, scale: 2, targets, method: "dora" },
   ] as const;
   const found: Float32Array[] = [];
-  for (const recomputation of ["none", "selective", "full"] as const) {
+  for (const recomputation of ["none", "selective", "full", "offload"] as const) {
     const device = new CpuDevice(2);
     let products = 0;
     const launch = device.launch.bind(device);
@@ -90,8 +90,9 @@ test("products of DoRA are kept; with full recomputation, only down's is made ag
     products = 0;
     await stage.backward(0);
     // Full recomputation runs a layer again for other adapters of both kinds, but for the product of down, which comes after
-    // it.
-    expect(products).toBe(recomputation === "full" ? spec.layers * (3 * 2 + 1) : 0);
+    // it; and halves of a layer, but for those of o and down.
+    const again = { none: 0, selective: 0, full: 3 * 2 + 1, offload: 2 * 2 + 2 }[recomputation];
+    expect(products).toBe(spec.layers * again);
     for (const adapter of [0, 1]) found.push(await stage.pool.read(adapter, "grads"));
   }
   const [lora, decomposed, ...others] = found;

@@ -2,10 +2,9 @@
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
-import { checkpointsIn } from "../../src/files/checkpoint.ts";
 import { signalled } from "../helpers/middle.ts";
 import { MIXED_FILES, MIXED_NAMES, mixedRecipe } from "../helpers/mixed.ts";
-import { leftOf, longer, Workplace } from "../helpers/program.ts";
+import { areKept, leftOf, longer, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
@@ -50,7 +49,7 @@ test("killed and continued, it comes to the same; a changed optimizer is refused
       return { path, text, running: place.start(["run", path]) };
     },
     // what was not kept has nothing to differ from
-    ({ path }) => ["nesterov", "eight"].every((name) => checkpointsIn(join(outputOf(path), "checkpoints", name)).length > 0),
+    ({ path }) => areKept(outputOf(path), ["nesterov", "eight"]),
   );
   await Bun.write(path, text.replace("momentum = 0.8", "momentum = 0.7"));
   const changed = await place.mlora("run", path);

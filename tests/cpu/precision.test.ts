@@ -77,7 +77,7 @@ test("a run resumes in its precision alone; one that loses nothing may change", 
   const path = place.project(text, SUMS);
   const run = place.start(["run", path]);
   const folders = ADAPTERS.map((i) => join(outputOf(path), "checkpoints", `a${i}`));
-  await until("checkpoints", 20_000, () => folders.every((folder) => existsSync(folder) && checkpointsIn(folder).length > 0));
+  await until("checkpoints", 150_000, () => folders.every((folder) => existsSync(folder) && checkpointsIn(folder).length > 0));
   run.kill("SIGKILL");
   await run.ended;
   const other = await place.mlora(

@@ -39,7 +39,7 @@ for (const [kind, of] of Object.entries({ products: adapters, tokens: untied }))
         test("gradients agree with finite differences", () =>
           expectGradients(
             spec,
-            { recomputation: (["none", "selective", "full"] as const)[i % 3]!, chunk: 24 * (1 + (i % 3)) },
+            { recomputation: (["none", "selective", "full", "offload"] as const)[i % 3]!, chunk: 24 * (1 + (i % 3)) },
             (rng) =>
               of.map((_, adapter) => ({
                 ...common(adapter, dropout),

@@ -52,7 +52,7 @@ async function expectToSurvive(stages: number, kills: number, environment: Envir
   const kept = () => adapters.flatMap((i) => checkpointsIn(join(outputOf(disturbed), "checkpoints", `a${i}`))).join();
   for (let kill = 0; kill < kills; kill++) {
     const before = kept();
-    await until("another checkpoint", 30_000, () => alive().length === stages && kept() !== before);
+    await until("another checkpoint", 150_000, () => alive().length === stages && kept() !== before);
     process.kill(alive()[kill % stages]!, "SIGKILL");
   }
   const { code, err } = await run.ended;
@@ -83,7 +83,7 @@ async function expectToContinue(environment: Environment = {}): Promise<void> {
   const run = place.start(["run", killed, "--stages", "2"], environment);
   const kept = () => adapters.flatMap((i) => checkpointsIn(join(outputOf(killed), "checkpoints", `a${i}`))).length;
   const alive = () => childrenOf(run.pid).filter((pid) => commandOf(pid).includes("stage --orders"));
-  await until("a checkpoint of each adapter", 30_000, () => alive().length === 2 && kept() >= adapters.length);
+  await until("a checkpoint of each adapter", 150_000, () => alive().length === 2 && kept() >= adapters.length);
   process.kill(alive()[1]!, "SIGKILL");
   const ended = await run.ended;
   expect(ended.code, ended.err).toBe(1);

@@ -109,7 +109,7 @@ needs("gpu")("a step on the GPU", () => {
   );
   for (const [family, spec] of [...Object.entries(gpuFamilies), ...recurrent])
     for (const compute of ["f32", "bf16"] as const)
-      for (const recomputation of ["none", "selective", "full"] as const)
+      for (const recomputation of ["none", "selective", "full", "offload"] as const)
         describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {
           test("is the cpu device's", async () => {
             const dropout = recomputation === "selective" ? 0 : 0.1;

@@ -3,6 +3,7 @@
 
 import { expect } from "bun:test";
 import type { WeightFormat } from "../../src/base/precision.ts";
+import type { Recomputation } from "../../src/base/recomputation.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { alignUp, range, sum } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
@@ -43,6 +44,8 @@ export type Ground = {
   readonly chunkTiles?: number;
   /** Adapters that learn at a rate by which all their numbers are NaN after a step or two. */
   readonly lost?: readonly number[];
+  /** What is computed again; left out, as tinySizes has it. */
+  readonly recomputation?: Recomputation;
   /** Adapters act in experts (tiny.ts, inExperts). */
   readonly isInExperts?: true;
 };
@@ -102,7 +105,7 @@ export async function train(
   { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, ...more }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
-  const { isInExperts, tables, chunkTiles = 1, lost = [] } = more;
+  const { isInExperts, tables, chunkTiles = 1, lost = [], recomputation = "selective" } = more;
   const crowd = who.map((i) => settings(i, spec, ranks));
   const ofExperts = isInExperts ? inExperts(spec) : null;
   const adapters = crowd.map(({ adapter, seed }, at) => {
@@ -128,6 +131,7 @@ export async function train(
         targets: rows,
         format,
         chunk: chunkTiles * devices[i]!.rowTile,
+        recomputation,
       });
       const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
       return Stage.open(devices[i]!, { spec, layerRange, sizes }, fill(devices[i]!), neighbours);

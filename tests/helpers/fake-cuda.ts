@@ -3,6 +3,7 @@
 
 import { hostView } from "../../ffi/memory.ts";
 import { Rng } from "../../src/base/rng.ts";
+import { bringAside, sendAside } from "../../src/device/cuda/aside-copies.ts";
 import type { Driver } from "../../src/device/cuda/driver.ts";
 import { openSharing, type SharingDriver } from "../../src/device/cuda/sharing.ts";
 import { sideStreams } from "../../src/device/cuda/streams.ts";
@@ -55,6 +56,14 @@ export class World {
     }
   }
 
+  /** Does all that is enqueued. */
+  finish(): void {
+    for (let i = 0; [...this.#streams.values()].some((queue) => queue.length > 0); i++) {
+      this.async(50);
+      if (i > 1e5) throw new Error("streams that wait for ever");
+    }
+  }
+
   allocate(bytes: number): number {
     const memory = createShared(bytes);
     this.#blocks.set(memory.address, memory);
@@ -92,6 +101,16 @@ export class World {
       }
       return OK;
     };
+    const copy = (to: number, from: number, bytes: number, stream: number) => {
+      let at = 0;
+      this.enqueue(stream, () => {
+        const size = Math.min(bytes - at, Math.ceil(bytes / 3)); // in pieces, so that others come in between
+        hostBytes(to + at, size).set(hostBytes(from + at, size));
+        at += size;
+        return at === bytes;
+      });
+      return OK;
+    };
     const driver = {
       cuGetErrorName: () => INVALID,
       cuDeviceGetCount: (out: unknown) => put(out, 1),
@@ -125,16 +144,9 @@ export class World {
         const event = this.#events.get(id)!;
         return event.done >= event.recorded ? OK : NOT_READY;
       },
-      cuMemcpyDtoDAsync_v2: (to: number, from: number, bytes: number, stream: number) => {
-        let at = 0;
-        this.enqueue(stream, () => {
-          const size = Math.min(bytes - at, Math.ceil(bytes / 3)); // in pieces, so that others come in between
-          hostBytes(to + at, size).set(hostBytes(from + at, size));
-          at += size;
-          return at === bytes;
-        });
-        return OK;
-      },
+      cuMemcpyDtoDAsync_v2: copy,
+      cuMemcpyDtoHAsync_v2: copy,
+      cuMemcpyHtoDAsync_v2: copy,
       cuIpcGetMemHandle: handle,
       cuIpcOpenMemHandle_v2: (out: unknown, ...words: unknown[]) => put(out, Number(words[5])),
       cuIpcCloseMemHandle: () => OK,
@@ -150,6 +162,8 @@ export class FakeGpu extends NullDevice {
   override readonly sharing: Sharing;
   readonly #main: number;
   readonly #sides: ReturnType<typeof sideStreams>;
+  readonly #asides: ReturnType<typeof sideStreams>;
+  readonly #driver: Driver;
 
   constructor(
     private readonly world: World,
@@ -157,8 +171,10 @@ export class FakeGpu extends NullDevice {
   ) {
     super("bf16");
     const driver = world.driver(uuid);
+    this.#driver = driver;
     this.#main = world.stream();
     this.#sides = sideStreams(driver, this.#main);
+    this.#asides = sideStreams(driver, this.#main);
     const memory = {
       allocate: (bytes: number) => world.allocate(bytes),
       release: (ptr: number) => world.release(ptr),
@@ -171,6 +187,14 @@ export class FakeGpu extends NullDevice {
   tensor(bytes: number): (size: number) => Tensor {
     const ptr = this.world.allocate(bytes + 1000) + 512;
     return (size) => ({ ptr, dtype: "u8", shape: [size] });
+  }
+
+  override sendAside(to: number, from: Tensor): () => void {
+    return sendAside(this.#driver, this.#asides.send, to, from);
+  }
+
+  override bringAside(to: Tensor, from: number): () => void {
+    return bringAside(this.#driver, this.#asides.receive, to, from);
   }
 
   kernel(work: () => void): void {

@@ -3,6 +3,7 @@
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { checkpointsIn } from "../../src/files/checkpoint.ts";
 import { writeTinyModel } from "./model.ts";
 
 const MAIN = join(import.meta.dir, "..", "..", "src", "main.ts");
@@ -116,6 +117,10 @@ ${adapters.map(one).join("")}`;
 
 /** The data of such a recipe. */
 export const SUMS = { "rows.jsonl": sums(20) };
+
+/** Whether each of these adapters has a whole checkpoint to continue from: before that a run that is killed begins anew. */
+export const areKept = (output: string, adapters: readonly string[]): boolean =>
+  adapters.every((name) => checkpointsIn(join(output, "checkpoints", name)).length > 0);
 
 /** All that a run leaves of an adapter, but how fast it was. */
 export const leftOf = (output: string, adapter: string) => ({

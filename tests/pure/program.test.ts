@@ -21,7 +21,7 @@ const link: Link = {
 };
 const low = ["lora_up_grad", "lora_down_grad"] as const;
 
-test.each(["none", "selective", "full"] as const)(
+test.each(["none", "selective", "full", "offload"] as const)(
   "the device calls of a middle layer, recomputation %s",
   async (recomputation) => {
     const device = new NullDevice();
@@ -44,8 +44,10 @@ test.each(["none", "selective", "full"] as const)(
     const again = (kernel: string, where: readonly string[]) => (where.includes(recomputation) ? [kernel] : []);
     expect<string[]>(device.launched).toEqual([
       ...(recomputation === "full" ? forward.slice(0, -1) : []), // all but the layer's output
+      ...(recomputation === "offload" ? forward.slice(6, -1) : []), // the same of its later half
       ...[...again("swiglu_forward", ["selective"]), ...low, "linear_backward", "swiglu_backward"],
       ...[...again("rmsnorm_forward", ["selective"]), ...low, "linear_backward", "rmsnorm_backward"],
+      ...(recomputation === "offload" ? forward.slice(0, 5) : []), // of its earlier half
       ...["linear_backward", "attention_backward", "rope_backward"],
       // With full recomputation the second norm has overwritten the first one's output.
       ...[...again("rmsnorm_forward", ["selective", "full"]), ...low, "linear_backward", "rmsnorm_backward"],

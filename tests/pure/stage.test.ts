@@ -48,7 +48,7 @@ const crowds = { "": adapters, ", one with magnitudes": [adapters[0], { ...adapt
 
 for (const [family, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies }))
   for (const compute of ["f32", "bf16"] as const)
-    for (const recomputation of ["none", "selective", "full"] as const)
+    for (const recomputation of ["none", "selective", "full", "offload"] as const)
       describe(`${family}, ${compute}, recomputation ${recomputation}`, () => {
         for (const [which, crowd] of Object.entries(crowds))
           test(`takes what the plan says, with an allocation an adapter, and gives it back${which}`, async () => {

@@ -49,6 +49,7 @@ export class SideStream implements Disposable {
   readonly #out = new OutParam();
   readonly #order: number; // its meaning is taken at each wait, so one is enough
   readonly #idle: number[] = []; // events that nothing waits for
+  readonly #marks = new Set<number>(); // those that something will wait for
   readonly #unsettled: { readonly event: number; readonly resolve: () => void; readonly reject: (error: Error) => void }[] = [];
 
   constructor(
@@ -78,6 +79,17 @@ export class SideStream implements Disposable {
 
   wait(event: number, stream = this.stream): void {
     check(this.driver, "cuStreamWaitEvent", this.driver.cuStreamWaitEvent(stream, event, 0));
+  }
+
+  /** What is enqueued on the main stream after a call of the function returned comes after what this one has now. */
+  mark(): () => void {
+    const event = this.#idle.pop() ?? this.newEvent();
+    this.#marks.add(event);
+    this.record(event);
+    return () => {
+      this.wait(event, this.main);
+      if (this.#marks.delete(event)) this.#idle.push(event); // the wait has taken its meaning
+    };
   }
 
   /** Resolves when what this stream has now is done; throws what went wrong on the GPU. */
@@ -117,7 +129,7 @@ export class SideStream implements Disposable {
     if (this.#closed) return;
     this.#closed = true;
     this.synchronise();
-    for (const event of [this.#order, ...this.#idle]) this.driver.cuEventDestroy_v2(event);
+    for (const event of [this.#order, ...this.#idle, ...this.#marks]) this.driver.cuEventDestroy_v2(event);
     this.driver.cuStreamDestroy_v2(this.stream);
   }
 

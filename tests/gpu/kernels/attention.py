@@ -1,7 +1,8 @@
 """Checks attention.py against float64 and against itself with others. One command: python3 tests/gpu/kernels/attention.py
 
 Fresh random inputs, poisoned outputs, ragged sequences packed in tiles, padding rows, windows, grouped queries, places beyond
-2^31 elements. With TRITON_INTERPRET=1 small cases in f32 are checked on the CPU. Arguments choose: attention.py tma 128
+2^31 elements, a row of 131,072 tokens. With TRITON_INTERPRET=1 small cases in f32 are checked on the CPU. Arguments choose:
+attention.py tma 128
 """
 import os
 import subprocess
@@ -151,6 +152,38 @@ def check_far(kind, D):
     return report(kind, D, "beyond 2^31 elements", {}, wrong)
 
 
+def check_long(kind, D, M=131_072, rows=1024):
+    """One sequence of M rows next to a short one, against float64 by blocks of rows; two query heads to a key head."""
+    batch = Batch(kind, D, 2, 1, 0, [[M], [70]]).run()
+    q, k, v = (batch.heads(batch.qkv[:M], first, count) for first, count in ((0, 2), (2, 1), (3, 1)))
+    dout, out, dqkv = (batch.heads(t[:M], 0, count) for t, count in ((batch.dout, 2), (batch.out, 2), (batch.dqkv, 4)))
+    dk, dv, sums = torch.zeros_like(k), torch.zeros_like(v), {}
+
+    def add(name, found, reference):
+        away, size = sums.get(name, (0.0, 0.0))
+        sums[name] = (away + float((found - reference).square().sum()), size + float(reference.square().sum()))
+
+    for a in range(0, M, rows):
+        b = a + rows
+        scores = batch.scale * q[:, a:b] @ k[:, :b].transpose(1, 2)
+        scores[:, :, a:].masked_fill_(torch.ones(rows, rows, dtype=torch.bool, device=DEVICE).triu(1), float("-inf"))
+        lse = scores.logsumexp(-1)
+        p = (scores - lse[:, :, None]).exp_()
+        own = p @ v[:, :b]
+        delta = (dout[:, a:b] * own).sum(-1)
+        ds = p * (dout[:, a:b] @ v[:, :b].transpose(1, 2) - delta[:, :, None])
+        dv[:, :b] += (p.transpose(1, 2) @ dout[:, a:b]).sum(0)
+        dk[:, :b] += batch.scale * (ds.transpose(1, 2) @ q[:, a:b]).sum(0)
+        add("out", out[:, a:b], own)
+        add("lse", batch.lse[:, a:b].double(), lse)
+        add("dq", dqkv[:2, a:b], batch.scale * ds @ k[:, :b])
+    add("dk", dqkv[2:3], dk)
+    add("dv", dqkv[3:4], dv)
+    errors = {name: (away / size) ** 0.5 for name, (away, size) in sums.items()}
+    wrong = [key for key, e in errors.items() if not e < (LSE_LIMIT if key == "lse" else LIMIT[kind])] + batch.padding_faults()
+    return report(kind, D, f"a row of {M} tokens", errors, wrong)
+
+
 def report(kind, D, name, errors, wrong):
     print(f"{'FAIL' if wrong else 'ok  '} {kind} {D} {name}: " + " ".join(f"{k} {e:.1e}" for k, e in errors.items()), *wrong, sep="; ", flush=True)
     return not wrong
@@ -163,6 +196,8 @@ def check_all(kind, D):
     right = [check(kind, D, name) for name in names]
     if not INTERPRET and kind != "f32":
         right.append(check_far(kind, D))
+    if not INTERPRET and kind != "f32" and D == 128:
+        right.append(check_long(kind, D))
     return sum(right), len(right)
 
 

@@ -1,11 +1,10 @@
 """Checks the kernels of layers with the gated delta rule against the recurrence in float64, token by token, with gradients by
-autograd. One command: python3 tests/gpu/kernels/deltanet.py [--time]
+autograd. One command: python3 tests/gpu/kernels/deltanet.py
 
 Fresh random inputs, poisoned outputs and scratch, sequences shorter than the convolution, of one chunk, a token more, and of
 many chunks, with padding; keys that are nearly alike, whose chunk's matrix is hard to invert; states that are forgotten within
 a few rows, whose decays over a chunk are no f32; each sequence alone and among others, and all between others that are NaN, bit
-for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU. --time
-measures a layer of Qwen3.5-4B.
+for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU.
 """
 import sys
 import time
@@ -74,7 +73,8 @@ def delta(kind, lengths, H, heads, K, V, alike=False, fast=False):
     case = Case(kind)
     of = dict(H=H, heads=heads, K=K, V=V)
     # Keys that are alike: the same sums in PyTorch, rounded to bf16 where the kernels round, lie 3e-2 to 6e-2 from float64.
-    limit = 2e-5 if kind == "f32" else 8e-2 if alike else 3e-2 if INTERPRET else 1.2e-2
+    # Decays of thousands over a chunk: their sums are off by 1e-4, and so are the few powers of differences near 0.
+    limit = (1e-4 if fast else 2e-5) if kind == "f32" else 8e-2 if alike else 3e-2 if INTERPRET else 1.2e-2
     bounds, starts, rows = packed(lengths)
     mixed, gates, decay, bias = inputs(kind, rows, H, heads, K, V, alike, fast)
     dout = rnd(kind, rows, heads * V)
@@ -173,12 +173,12 @@ def convolution(kind, lengths, C):
     return case
 
 
-def gates(kind, M, Q, C, D):
-    """The norm with a gate, and heads that have gates after them."""
+def gates(kind, M, Q, C, D, N):
+    """The norm with a gate, of heads of N, and heads of D that have gates after them."""
     case = Case(kind)
-    x, gate, weight, dy = rnd(kind, M, Q * D), rnd(kind, M, Q * D + 40), torch.randn(D, device=DEVICE), rnd(kind, M, Q * D)
+    x, gate, weight, dy = rnd(kind, M, Q * D), rnd(kind, M, Q * D + 40), torch.randn(N, device=DEVICE), rnd(kind, M, Q * D)
     x64, z64 = x.double().requires_grad_(), gate[:, 40:].double().requires_grad_()
-    heads = x64.view(M, Q, D)
+    heads = x64.view(M, -1, N)
     y64 = (weight.double() * heads * (heads.square().mean(2, keepdim=True) + 1e-6).rsqrt()).reshape(M, -1) * torch.nn.functional.silu(z64)
     y64.backward(dy.double())
     y, dx, dgate = poison(kind, M, Q * D), dy.clone(), poison(kind, *gate.shape)
@@ -212,24 +212,27 @@ def gates(kind, M, Q, C, D):
 
 SMALL = {
     "convolution": lambda kind: convolution(kind, (2, 3, 1, 70), 16),
-    "gates": lambda kind: gates(kind, 5, 3, 2, 16),
+    "gates": lambda kind: gates(kind, 5, 3, 2, 16, 24),
+    "norms of 12": lambda kind: gates(kind, 19, 3, 2, 16, 12),
     "delta": lambda kind: delta(kind, (2, 64, 65, 3, 70), 1, 2, 16, 24),
     "alike": lambda kind: delta(kind, (70,), 1, 2, 16, 16, alike=True),
     "fast decay": lambda kind: delta(kind, (60, 70), 1, 2, 16, 16, fast=True),
 }
 WHOLE = {
     "convolution": lambda kind: convolution(kind, (2, 3, 1, 70, 64, 300), 8192),
-    "gates": lambda kind: gates(kind, 333, 16, 4, 256),
-    "delta": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, *((128, 128) if kind == "ptr" else (32, 32))),
+    "gates": lambda kind: gates(kind, 333, 16, 4, 256, 128),
+    "norms of 12": lambda kind: gates(kind, 333, 16, 4, 24, 12),
+    "delta": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, *((32, 32) if kind == "f32" else (128, 128))),
     "small": lambda kind: delta(kind, (70, 2, 33, 200), 4, 8, 8, 12),
-    "alike": lambda kind: delta(kind, (256, 70), 1, 2, *((128, 128) if kind == "ptr" else (32, 32)), alike=True),
+    "alike": lambda kind: delta(kind, (256, 70), 1, 2, *((32, 32) if kind == "f32" else (128, 128)), alike=True),
+    "fast decay": lambda kind: delta(kind, (60, 200, 3), 2, 4, *((32, 32) if kind == "f32" else (128, 128)), fast=True),
 }
 
 
 def check():
     failed = 0
     for name, case in (SMALL if INTERPRET else WHOLE).items():
-        for kind in ("f32",) if INTERPRET else ("ptr", "f32"):
+        for kind in ("f32",) if INTERPRET else ("tma", "ptr", "f32") if name in ("delta", "alike", "fast decay") else ("ptr", "f32"):
             seed = int(time.time())
             torch.manual_seed(seed)
             first = case(kind)
@@ -241,33 +244,5 @@ def check():
     sys.exit(1 if failed else 0)
 
 
-def measure():
-    """Milliseconds of each op of a layer of Qwen3.5-4B (16 and 32 heads of 128), 4 x 2048 and 1 x 16384 tokens, and of the
-    delta rule's kernels with other warps."""
-    import triton
-    from rows_launch import OVERRIDE
-
-    kind, of = "ptr", dict(H=16, heads=32, K=128, V=128)
-    for lengths in ((2048,) * 4, (16384,)):
-        bounds, _, rows = packed(lengths)
-        mixed, gate, decay, bias = inputs(kind, rows, 16, 32, 128, 128, False)
-        dout, out, dmixed = rnd(kind, rows, 4096), poison(kind, rows, 4096), poison(kind, rows, 8192)
-        wide, dwide, weight = rnd(kind, rows, 12288), poison(kind, rows, 12288), torch.randn(8192, 4, device=DEVICE)
-        times = {
-            "convolution": lambda: run.convolution_forward(kind, wide[:, :8192], weight, bounds, dmixed),
-            "convolution backward": lambda: run.convolution_backward(kind, mixed, wide[:, :8192], weight, bounds, dwide[:, :8192]),
-            "forward": lambda: run.delta_forward(kind, mixed, gate, decay, bias, bounds, out, **of),
-            "backward": lambda: run.delta_backward(kind, mixed, gate.clone(), decay, bias, bounds, dout, dmixed, **of),
-        }
-        found = {name: triton.testing.do_bench(one, warmup=20, rep=60) for name, one in times.items()}
-        print(f"{len(lengths)} x {lengths[0]}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in found.items()), flush=True)
-        for kernel, others in {"delta_prepare": (({}, 4),), "delta_scan": (({}, 4), ({"BV": 32}, 4)), "delta_scan_backward": (({}, 4), ({"BV": 32}, 4)), "delta_chunk_backward": (({}, 4),)}.items():
-            for constants, warps in others:
-                OVERRIDE[kernel] = constants, warps
-                ms = {name: triton.testing.do_bench(times[name], warmup=10, rep=30) for name in ("forward", "backward")}
-                print(f"  {kernel} {constants or ''} {warps} warps: " + ", ".join(f"{name} {of:.2f} ms" for name, of in ms.items()), flush=True)
-            del OVERRIDE[kernel]
-
-
 if __name__ == "__main__":
-    measure() if "--time" in sys.argv else check()
+    check()

@@ -1,6 +1,6 @@
 """How the kernels of layers with the gated delta rule are launched, from Python: what src/ops does, for tests and timings.
 
-`kind` is ptr (bf16) or f32. With TRITON_INTERPRET=1 all run on the CPU."""
+`kind` is tma (bf16 on Hopper), ptr (bf16) or f32. With TRITON_INTERPRET=1 all run on the CPU."""
 import torch
 
 from rows_launch import cdiv, find, launch
@@ -26,14 +26,18 @@ def convolution_decode(kind, x, weight, places, window, y, capacity, bias=None):
     launch(row, (M, cdiv(C, row["constants"]["BC"])), x, weight, weight if bias is None else bias, places, window, y, C, x.stride(0), capacity, int(bias is not None))
 
 
+def _gatednorm(name, kind, x, D, *args):
+    row, M = find(name, kind, lambda constants: D == 128 or constants["EXACT"] == 0), x.shape[0]
+    tensors = [t for t in args if isinstance(t, torch.Tensor)]
+    launch(row, (cdiv(M, row["constants"]["BM"]), x.shape[1] // D), *tensors, M, x.shape[1] // D, D, *args[len(tensors) :])
+
+
 def gatednorm_forward(kind, x, gate, weight, y, eps):
-    D = weight.shape[0]
-    launch(find("gatednorm_forward", kind), (x.shape[0], x.shape[1] // D), x, gate, weight, y, x.shape[1] // D, D, gate.stride(0), eps)
+    _gatednorm("gatednorm_forward", kind, x, weight.shape[0], x, gate, weight, y, gate.stride(0), eps)
 
 
 def gatednorm_backward(kind, dy, x, gate, weight, dx, dgate, eps):
-    D = weight.shape[0]
-    launch(find("gatednorm_backward", kind), (x.shape[0], x.shape[1] // D), dy, x, gate, weight, dx, dgate, x.shape[1] // D, D, gate.stride(0), dgate.stride(0), eps)
+    _gatednorm("gatednorm_backward", kind, x, weight.shape[0], dy, x, gate, weight, dx, dgate, gate.stride(0), dgate.stride(0), eps)
 
 
 def _heads(name, kind, columns, *args, heads, kv_heads, D):
@@ -59,39 +63,54 @@ def heads_gate_backward(kind, dy, x, gated, dx, **of):
 
 def _find(name, kind, K, V, **constants):
     """The exact row for heads of this size, else the one that masks what a head has not."""
-    exact = {"EXACT": 1} if kind == "ptr" and (K, V) == (128, 128) else {"EXACT": 0}
+    exact = {"EXACT": 1} if kind != "f32" and (K, V) == (128, 128) else {"EXACT": 0}
     return find(name, kind, lambda constants: constants["KD"] >= max(K, V), **constants, **exact)
+
+
+def poisoned(*shape, **of):
+    return torch.full(shape, float("nan"), **of)
+
+
+fresh = poisoned  # makes scratch; timings put torch.empty here
 
 
 def _scratch(mixed, heads, K, V):
     """What delta_prepare makes, and a place for states."""
     M, like = mixed.shape[0], dict(device=mixed.device, dtype=mixed.dtype)
-    nan = lambda *shape, **of: torch.full(shape, float("nan"), **(like | of))  # noqa: E731
-    return dict(vectors=nan(3, M, heads, dtype=torch.float32), t=nan(M, heads, 64), p=nan(M, heads, 64), u=nan(M, heads, V), w=nan(M, heads, K)), nan(cdiv(M, 64), heads, K, V)
+    of = lambda *shape: fresh(*shape, **like)  # noqa: E731
+    vectors = fresh(5, M, heads, device=mixed.device, dtype=torch.float32)
+    return dict(vectors=vectors, t=of(M, heads, 64), p=of(M, heads, 64), u=of(M, heads, V), w=of(M, heads, K)), of(cdiv(M, 64), heads, K, V)
+
+
+def _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V, kept=None):
+    """What goes from chunk to chunk."""
+    M = mixed.shape[0]
+    made, states = _scratch(mixed, heads, K, V)
+    launch(_find("delta_prepare", kind, K, V), (cdiv(M, 64), heads), mixed, gates, decay, bias, bounds, *made.values(), M, H, heads, K, V)
+    row = _find("delta_scan", kind, K, V)
+    places, state, capacity = kept or (bounds, made["vectors"], 0)
+    launch(row, (cdiv(V, row["constants"]["BV"]), heads, cdiv(M, 64)), mixed, bounds, made["vectors"], made["w"], made["u"], states, places, state, M, H, heads, K, V, capacity)
+    return made, states
 
 
 def delta_forward(kind, mixed, gates, decay, bias, bounds, out, H, heads, K, V, kept=None):
     """`kept`: places, state and capacity."""
     M = mixed.shape[0]
-    made, states = _scratch(mixed, heads, K, V)
-    launch(_find("delta_prepare", kind, K, V), (cdiv(M, 64), heads), mixed, gates, decay, bias, bounds, *made.values(), M, H, heads, K, V)
-    row = _find("delta_scan", kind, K, V, OUT=1)
-    places, state, capacity = kept or (bounds, out, 0)
-    launch(row, (cdiv(M, 64), heads, cdiv(V, row["constants"]["BV"])), mixed, bounds, made["vectors"], made["p"], made["u"], made["w"], states, out, places, state, M, H, heads, K, V, capacity)
+    made, states = _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V, kept)
+    launch(_find("delta_out", kind, K, V), (cdiv(M, 64), heads), mixed, bounds, made["vectors"], made["p"], made["u"], states, out, M, H, heads, K, V)
 
 
 def delta_backward(kind, mixed, gates, decay, bias, bounds, dout, dmixed, H, heads, K, V):
     M = mixed.shape[0]
-    made, before = _scratch(mixed, heads, K, V)
-    after, dn = torch.full_like(before, float("nan")), torch.full_like(made["u"], float("nan"))
+    made, before = _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V)
+    like = dict(device=mixed.device, dtype=mixed.dtype)
+    after, dn, dqk = fresh(*before.shape, **like), fresh(*made["u"].shape, **like), fresh(2, M, heads, K, **like)
     vectors, t, p, u, w = made.values()
-    launch(_find("delta_prepare", kind, K, V), (cdiv(M, 64), heads), mixed, gates, decay, bias, bounds, *made.values(), M, H, heads, K, V)
-    row = _find("delta_scan", kind, K, V, OUT=0)
-    launch(row, (cdiv(M, 64), heads, cdiv(V, row["constants"]["BV"])), mixed, bounds, vectors, p, u, w, before, u, bounds, vectors, M, H, heads, K, V, 0)
     row = _find("delta_scan_backward", kind, K, V)
-    launch(row, (cdiv(M, 64), heads, cdiv(V, row["constants"]["BV"])), mixed, bounds, vectors, p, w, dout, dn, after, M, H, heads, K, V)
-    dqk = torch.full((2, M, heads, K), float("nan"), device=mixed.device, dtype=mixed.dtype)
-    launch(_find("delta_chunk_backward", kind, K, V), (cdiv(M, 64), heads), mixed, gates, decay, bias, bounds, vectors, t, u, dn, dout, before, after, dmixed, dqk, M, H, heads, K, V)
+    launch(row, (cdiv(V, row["constants"]["BV"]), heads, cdiv(M, 64)), mixed, bounds, vectors, p, w, dout, dn, after, M, H, heads, K, V)
+    inputs = mixed, gates, decay, bias, bounds, vectors, t, p, u, dn, dout
+    launch(_find("delta_chunk_backward", kind, K, V), (cdiv(M, 64), heads), *inputs, dmixed, M, H, heads, K, V)
+    launch(_find("delta_state_backward", kind, K, V), (cdiv(M, 64), heads), *inputs, before, after, dqk, M, H, heads, K, V)
     row = _find("delta_unit_backward", kind, K, V)
     launch(row, (cdiv(M, row["constants"]["BM"]), H, 2), mixed, bounds, dqk, dmixed, M, H, heads, K, V)
 
