@@ -6,8 +6,8 @@ itself.
                        max(bounds[m, 0], bounds[m, 1] - window) .. bounds[m, 1] - 1; zeros where there are none; window 0 has no
                        limit. Query head h reads key head h C / Q. With has_sinks = 1 the softmax has another score sinks[h],
                        without a value
-    attention_extend   the same of tiles of rows: tiles[t] = the first row and the number of rows, all of one sequence. They have
-                       ~bounds[m, 0] in place of bounds[m, 0], by which attention_decode leaves them out
+    attention_extend   the same of tiles of rows: tiles[t] = the first row and how many rows, all of one sequence. They
+                       have ~bounds[m, 0] in place of bounds[m, 0], by which attention_decode leaves them out
 
 Shapes: qkv c[M, (Q + 2C) D], heads of q, then k, then v; cache c[S, 2 C D], heads of k, then v; pages i32[..]; places i32[M],
 distinct; bounds i32[M, 2]; tiles i32[T, 2]; out c[M, Q D]; sinks f32[Q]. Places and bounds count rows as if a sequence's lay

@@ -128,8 +128,12 @@ export class Generating {
           const here = asked.filter((of) => of >= from && of < from + y.shape[0]!).map((of) => of - from);
           await readLogits(device, head().head, y, here, (_, values) => logits.push(values));
         }
-      if (targets.length === 0) await device.idle();
-      return inOrder(targets, tokensIn(await device.read(chosen), [...targets.keys()]), batch, logits);
+      if (targets.length === 0) {
+        await device.idle();
+        return inOrder([], tokensIn(new Uint8Array(0), []), batch, []);
+      }
+      const [bytes] = await (await device.peek([chosen])).bytes; // copied as soon as they are chosen
+      return inOrder(targets, tokensIn(bytes!, [...targets.keys()]), batch, logits);
     });
   }
 }

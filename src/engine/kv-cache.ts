@@ -3,10 +3,12 @@
 
 import type { DType } from "../base/dtype.ts";
 import { alignUp, sum } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Operation } from "../families/definition.ts";
 import { PAGE } from "../ops/decode.ts";
-import type { Program } from "./program.ts";
+import { type Program, programOf } from "./program.ts";
+import { wholeModel } from "./weights.ts";
 
 /**
  * Sequences that are generated at once, and tokens that each may have. `pages`: of PAGE tokens, which the sequences share as
@@ -95,8 +97,10 @@ export const takeCache = (take: Take, compute: DType, program: Program, sizes: C
   });
 
 /** Whether layers keep something else of a sequence than keys of each token: then its tokens are read in one go. */
-export const keepsStates = (program: Program): boolean =>
-  program.some(({ operations }) => operations.some((of) => of.op === "convolution" || of.op === "shortConvolution"));
+export const keepsStates = (spec: ModelSpec): boolean =>
+  programOf(spec, wholeModel(spec)).some(({ operations }) =>
+    operations.some((of) => of.op === "convolution" || of.op === "shortConvolution"),
+  );
 
 function takeLinear(take: Take, compute: DType, operations: Program[0]["operations"], sequences: number): LinearCache | null {
   const convolution = operations.find((of) => of.op === "convolution" || of.op === "shortConvolution");

@@ -1,8 +1,8 @@
 // Keys and values kept of sequences that grow, and attention over them.
 //
 // They lie in pages of PAGE rows, and a sequence has those that it needs. Calls count its rows as if they lay next to each
-// other, from a multiple of PAGE on: row r is row pages[r / PAGE] PAGE + r % PAGE of the cache. No number depends on where pages
-// lie.
+// other, from a multiple of PAGE on: row r is row pages[r / PAGE] PAGE + r % PAGE of the cache. No number depends on where
+// pages lie.
 
 import { F, I, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";

@@ -1,5 +1,5 @@
-// Linear layers over few rows (fewrows.ts) with the operation that follows them, in the kernel that sums the product: a token that
-// is generated passes as few kernels as it can. The bits are those of both, one after the other.
+// Linear layers over few rows (fewrows.ts) with the operation that follows them, in the kernel that sums the product: a token
+// that is generated passes as few kernels as it can. The bits are those of both, one after the other.
 
 import { invariant } from "../base/errors.ts";
 import { rowsFrom } from "../device/arena.ts";

@@ -9,7 +9,6 @@ import { formatBytes } from "../base/units.ts";
 import { sameOrderPlaces } from "../device/tile.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { type CacheSizes, keepsStates, pagesOfSequence } from "../engine/kv-cache.ts";
-import { programOf } from "../engine/program.ts";
 import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { PIECE, promptRows, type Tile, tiledRows, tilesFor } from "../schedule/decode.ts";
@@ -59,7 +58,7 @@ export function planGeneration(
       )
     : own.length;
   const layers = wholeModel(spec);
-  const inPieces = !keepsStates(programOf(spec, layers));
+  const inPieces = !keepsStates(spec);
   const prompts = wanted.map(({ prompt }) => promptRows(inPieces ? Math.min(prompt, PIECE) : prompt, tile));
   // Where sequences are extended in the same passes, each adapter may begin a tile with its piece.
   const beside = inPieces && device.kind === "cuda" ? alignUp(PIECE, rowTile) + own.length * rowTile : 0;

@@ -24,7 +24,7 @@ export type GeneratedSequence = {
   readonly isLong?: boolean;
   /** Left out, the likeliest token. */
   readonly choice?: TokenChoice;
-  /** Of a sequence of which more than the last token is read: tokens whose keys are kept, and those that are after this pass. */
+  /** Of a sequence of which more than the last token is read: tokens whose keys are kept, now and after this pass. */
   readonly read?: number;
   readonly until?: number;
   /** Whether the tokens that are read are a prompt's: they attend together. */
@@ -68,8 +68,8 @@ export const tiledRows = (count: number, { rows, sameOrder }: Tile): number => M
 export const PIECE = 512;
 
 /**
- * How stages read prompts: "rows" in any pieces next to sequences that are extended, whose bits these do not change; "pieces" of
- * PIECE tokens from their first on, in passes apart; "whole" where layers keep something else than keys of each token.
+ * How stages read prompts: "rows" in any pieces next to sequences that are extended, whose bits these do not change; "pieces"
+ * of PIECE tokens from their first on, in passes apart; "whole" where layers keep something else than keys of each token.
  */
 export type Reading = "rows" | "pieces" | "whole";
 
@@ -77,8 +77,8 @@ export type Reading = "rows" | "pieces" | "whole";
 export const promptRows = (tokens: number, { rows }: Tile): number => alignUp(tokens, rows);
 
 /**
- * Reads tokens of some prompts, each from a tile of its own on: `from` "pass" all of them, "cache" those from `read` to `until`,
- * whose keys before them are kept. Those that come to their end have a target, in their order.
+ * Reads tokens of some prompts, each from a tile of its own on: `from` "pass" all of them, "cache" those from `read` to
+ * `until`, whose keys before them are kept. Those that come to their end have a target, in their order.
  */
 export function prefill(
   sequences: readonly GeneratedSequence[],
@@ -109,7 +109,8 @@ export function prefill(
 }
 
 /**
- * Reads tokens of sequences whose keys before them are kept: the last one of each, or those from `read` to `until`. Those that come to their end have a target, in their order.
+ * Reads tokens of sequences whose keys before them are kept: the last one of each, or those from `read` to `until`. Those that
+ * come to their end have a target, in their order.
  */
 export function decode(sequences: readonly GeneratedSequence[], adapters: number, tile: Tile): GenerationBatch {
   const each = tile.sameOrder.length;

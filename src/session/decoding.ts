@@ -175,8 +175,8 @@ export class Decoding {
   }
 
   /**
-   * Prompts, or pieces of long ones, that are read in a pass of their own: as many as there are rows for, and where an adapter's
-   * tiles are one product, one of each adapter. After a piece it is the turn of what is extended.
+   * Prompts, or pieces of long ones, that are read in a pass of their own: as many as there are rows for, and where an
+   * adapter's tiles are one product, one of each adapter. After a piece it is the turn of what is extended.
    */
   #prompts(): Part[] {
     const { tile, sizes, reading } = this.engine;
@@ -248,7 +248,7 @@ export class Decoding {
     return of.pages.length > 0 || this.#pages.lacking(of, of.ids.length + 1) <= this.#pages.free;
   }
 
-  /** Those that come next, in their owners' turns, while there are places and pages; each adapter's in a tile of passes to come. */
+  /** Those that come next, in their owners' turns, where there are places, pages and, in tiles of passes to come, rows. */
   #admit(): void {
     const { tile, sizes, shortPositions } = this.engine;
     if (this.#waiting.length === 0 || this.#places.length === 0) return;

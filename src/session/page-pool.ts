@@ -9,7 +9,7 @@ export type OwnPages = { readonly place: number; readonly pages: number[] };
 
 export class PagePool {
   readonly #free: number[];
-  /** What stages have not been told: of each page of a sequence, as the table of all counts them, where it lies. */
+  /** What stages do not know: of each page of a sequence, as the table of all counts them, where it lies. */
   readonly #changes = new Map<number, number>();
 
   constructor(private readonly sizes: CacheSizes) {
@@ -41,7 +41,7 @@ export class PagePool {
     this.#free.push(...pages.splice(0));
   }
 
-  /** What the next pass has to tell the stages; `told` once it has. */
+  /** What the next pass has to say to the stages; `told` once it has. */
   changes(): Int32Array<ArrayBuffer> {
     return Int32Array.from([...this.#changes].flat());
   }

@@ -1,15 +1,13 @@
-// How stages read prompts: in pieces where layers keep keys and nothing else of a sequence. On GPUs a row's numbers depend on no
-// other row of its pass.
+// How stages read prompts: in pieces where layers keep keys and nothing else of a sequence. On GPUs a row's numbers depend on
+// no other row of its pass.
 
 import type { ModelSpec } from "../base/spec.ts";
 import type { StagesPlan } from "../cluster/setup.ts";
 import { keepsStates } from "../engine/kv-cache.ts";
-import { programOf } from "../engine/program.ts";
-import { wholeModel } from "../engine/weights.ts";
 import type { Reading } from "../schedule/decode.ts";
 
 export const readingOf = (spec: ModelSpec, kinds: readonly string[]): Reading => {
-  if (keepsStates(programOf(spec, wholeModel(spec)))) return "whole";
+  if (keepsStates(spec)) return "whole";
   return kinds.every((kind) => kind === "cuda") ? "rows" : "pieces";
 };
 

@@ -7,12 +7,10 @@ import { range } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
 import { keepsStates } from "../../src/engine/kv-cache.ts";
-import { programOf } from "../../src/engine/program.ts";
 import { PAGE } from "../../src/ops/decode.ts";
 import { PIECE } from "../../src/schedule/decode.ts";
 import { Decoding, type Generation, type NextToken } from "../../src/session/decoding.ts";
 import { ADAPTERS, type TinyGenerator, tinyGenerator } from "./generation.ts";
-import { wholeModel } from "./tiny.ts";
 
 type Answer = { readonly tokens: number[]; readonly logits: string[] };
 
@@ -56,7 +54,7 @@ export function sharesPages(name: string, open: () => Device, spec: ModelSpec): 
     }
   });
 
-  if (keepsStates(programOf(spec, wholeModel(spec)))) return; // reads prompts whole
+  if (keepsStates(spec)) return; // reads prompts whole
   test(`${name}: a long prompt is read in pieces, with the same bits alone and among others, and holds none of these up`, async () => {
     const capacity = 2 * PIECE + 64;
     const long = range(2).map((i): Generation => ({ adapter: i, prompt: promptOf(PIECE + 200 * (i + 1)), limit: 3, seed: i }));
