@@ -2,7 +2,8 @@
 
     fewrows_product   part[p, m, n] = sum_k x[m, k] w[n, k]                 over the blocks of k of piece p
                       low[p, m, j]  = sum_k x[m, k] a[j, k]                 over the columns of k of piece p, where LOW = 1
-    fewrows_sum       y[m, n] = sum_p part[p, m, n] + bias[n] + residual[m, n] + scale[l, g] sum_r low[m, column + r] b[r, n]
+    fewrows_sum       y[m, n] = (sum_p part[p, m, n] + scale[l, g] sum_r low[m, column + r] b[r, n]) gain[n] + bias[n]
+                                + residual[m, n], gain that of dora.py where decomposed[l] = 1, else 1
     fewrows_swiglu    h[m, i] = silu(y[m, i]) y[m, I + i], without a residual, N = 2 I
     fewrows_rope      of y = heads of q, k and v, those of q and k rotated as rope_forward does: q to `out`, k and v to the
                       place of the row in the cache (decode.py), without a residual
@@ -10,7 +11,8 @@
 l = row_adapter[m] is the adapter of row m (-1: the base alone), g the linear that owns column n, low[m, j] the sum over p.
 
 Shapes: x c[M, K]; w c[N, K]; y, residual c[M, N]; bias c[N]; row_adapter i32[M]; part f32[P, M, N]; low f32[Q, M, W], W at
-least the columns of any adapter; factors, ranks and scale as adapters.py has them. M is any; K, N and firstColumn = [0,
+least the columns of any adapter; factors, ranks and scale as adapters.py has them; vectors and decomposed as dora.py, not read
+where has_gains = 0. M is any; K, N and firstColumn = [0,
 first1, first2, N] are multiples of 8. residual may be y; out c[M, N] of heads and kv_heads of D features, tables as rope.py's.
 
 Order of sums. The pieces of k depend on K and N alone, a piece is summed in blocks of 16 columns by the tensor cores, one after
@@ -32,6 +34,7 @@ import triton.language as tl
 
 from adapters import A, B, ends_of, factor, factor_rows, pick, ranks_of
 from decode import cache_row
+from dora import GAIN_AT
 from rope import pairs_of
 from tile import load_tile
 
@@ -111,7 +114,7 @@ def fewrows_product(x, rows, w, part, low, factors, ranks, row_adapter, factors_
 
 
 @triton.jit
-def columns_of(part, low, bias, factors, scale, ranks, row_adapter, factors_stride, scale_stride, ranks_stride,
+def columns_of(part, low, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                m, n, g, first, last, M, N, pieces, low_pieces, W, G,
                BM: tl.constexpr, BN: tl.constexpr, RB: tl.constexpr, BIAS: tl.constexpr, LORA: tl.constexpr, dtype: tl.constexpr):
     """f32[BM, BN]: y without its residual at rows m and columns n of linear g, which has columns first .. last."""
@@ -145,6 +148,12 @@ def columns_of(part, low, bias, factors, scale, ranks, row_adapter, factors_stri
                         out = tl.dot((s_MR - high.to(tl.float32)).to(b_RN.dtype), b_RN, out, input_precision="ieee")
                 out *= tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g)
                 acc += tl.where(mine[:, None], out, 0.0)  # another's factors may hold anything
+                slot = tl.cast(adapter, tl.int64)
+                has_gain = tl.load(decomposed + slot * decomposed_stride, mask=has_gains != 0, other=0)
+                if has_gain != 0:
+                    gain = tl.load(vectors + slot * vectors_stride + GAIN_AT).to(tl.pointer_type(tl.float32))
+                    gain_N = tl.load(gain + n, mask=n < last, other=1.0)
+                    acc = tl.where(mine[:, None], acc * gain_N[None, :], acc)
             left = tl.where(left == adapter, -1, left)
             adapter = tl.max(left, axis=0)
     if BIAS:
@@ -160,7 +169,7 @@ def linear_at(n, first1, first2, N):
 
 
 @triton.jit
-def fewrows_sum(part, low, y, bias, residual, factors, scale, ranks, row_adapter, factors_stride, scale_stride, ranks_stride,
+def fewrows_sum(part, low, y, bias, residual, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                 M, N, pieces, low_pieces, W, first1, first2, G,
                 BM: tl.constexpr, BN: tl.constexpr, RB: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, LORA: tl.constexpr):
     """BN columns of BM rows, all of one linear. See the top of the file."""
@@ -172,7 +181,7 @@ def fewrows_sum(part, low, y, bias, residual, factors, scale, ranks, row_adapter
     block -= pick(g, (0, before1, before2))
     first, last = pick(g, (0, first1, first2)), pick(g, (first1, first2, N))
     n = first + block * BN + tl.arange(0, BN)
-    acc = columns_of(part, low, bias, factors, scale, ranks, row_adapter, factors_stride, scale_stride, ranks_stride,
+    acc = columns_of(part, low, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                      m, n, g, first, last, M, N, pieces, low_pieces, W, G, BM, BN, RB, BIAS, LORA, y.dtype.element_ty)
     inside = (m < M)[:, None] & (n < last)[None, :]
     at = m.to(tl.int64)[:, None] * N + n[None, :]
@@ -182,7 +191,7 @@ def fewrows_sum(part, low, y, bias, residual, factors, scale, ranks, row_adapter
 
 
 @triton.jit
-def fewrows_swiglu(part, low, h, bias, factors, scale, ranks, row_adapter, factors_stride, scale_stride, ranks_stride,
+def fewrows_swiglu(part, low, h, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                    M, N, pieces, low_pieces, W, first1, first2, G,
                    BM: tl.constexpr, BN: tl.constexpr, RB: tl.constexpr, BIAS: tl.constexpr, LORA: tl.constexpr):
     """BN columns of BM rows of gate and of up. See the top of the file."""
@@ -192,17 +201,17 @@ def fewrows_swiglu(part, low, h, bias, factors, scale, ranks, row_adapter, facto
     inside = (m < M)[:, None] & (i < I)[None, :]
     dtype: tl.constexpr = h.dtype.element_ty
     g, first, last = linear_at(tl.program_id(0) * BN, first1, first2, N)
-    gate = columns_of(part, low, bias, factors, scale, ranks, row_adapter, factors_stride, scale_stride, ranks_stride,
+    gate = columns_of(part, low, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                       m, i, g, first, last, M, N, pieces, low_pieces, W, G, BM, BN, RB, BIAS, LORA, dtype)
     g, first, last = linear_at(I + tl.program_id(0) * BN, first1, first2, N)
-    up = columns_of(part, low, bias, factors, scale, ranks, row_adapter, factors_stride, scale_stride, ranks_stride,
+    up = columns_of(part, low, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                     m, I + i, g, first, last, M, N, pieces, low_pieces, W, G, BM, BN, RB, BIAS, LORA, dtype)
     gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
     tl.store(h + m.to(tl.int64)[:, None] * I + i[None, :], (gate * tl.sigmoid(gate) * up).to(dtype), mask=inside)
 
 
 @triton.jit
-def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter, factors_stride, scale_stride, ranks_stride,
+def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                  M, N, pieces, low_pieces, W, first1, first2, G,
                  positions, places, pages, cos, sin, q_scale, q_weight, k_weight, heads, kv_heads, D, R, scaled, eps,
                  BM: tl.constexpr, HALF: tl.constexpr, RB: tl.constexpr, EXACT: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr, LORA: tl.constexpr):
@@ -217,9 +226,9 @@ def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter
     dtype: tl.constexpr = out.dtype.element_ty
     g, first, last = linear_at(head * D, first1, first2, N)
     beyond = last + i  # features that a head has not
-    lo = columns_of(part, low, bias, factors, scale, ranks, row_adapter, factors_stride, scale_stride, ranks_stride,
+    lo = columns_of(part, low, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                     m, tl.where(i < half, head * D + lower, beyond), g, first, last, M, N, pieces, low_pieces, W, G, BM, HALF, RB, BIAS, LORA, dtype)
-    hi = columns_of(part, low, bias, factors, scale, ranks, row_adapter, factors_stride, scale_stride, ranks_stride,
+    hi = columns_of(part, low, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                     m, tl.where(i < half, head * D + upper, beyond), g, first, last, M, N, pieces, low_pieces, W, G, BM, HALF, RB, BIAS, LORA, dtype)
     lo, hi = lo.to(dtype).to(tl.float32), hi.to(dtype).to(tl.float32)
     is_q, is_v = head < heads, head >= heads + kv_heads
@@ -267,9 +276,9 @@ DTYPE = {"tma": "bf16", "ptr": "bf16", "f32": "fp32"}
 # HALF and EXACT of fewrows_rope, as of rope.py.
 HALVES = {"bf16": ((32, 1), (64, 1), (128, 0)), "fp32": ((128, 0),)}
 OF_DTYPE = "x rows w y h out cache bias residual".split()
-POINTERS = {"factors": "*i64", "ranks": "*i32", "row_adapter": "*i32", "positions": "*i32", "places": "*i32", "pages": "*i32", "eps": "fp32"}
+POINTERS = {"factors": "*i64", "vectors": "*i64", "decomposed": "*i32", "ranks": "*i32", "row_adapter": "*i32", "positions": "*i32", "places": "*i32", "pages": "*i32", "eps": "fp32"}
 POINTERS |= dict.fromkeys("scale part low cos sin q_scale q_weight k_weight".split(), "*fp32")
-SUM = "bias factors scale ranks row_adapter factors_stride scale_stride ranks_stride M N pieces low_pieces W first1 first2 G"
+SUM = "bias factors scale ranks row_adapter vectors decomposed factors_stride scale_stride ranks_stride vectors_stride decomposed_stride has_gains M N pieces low_pieces W first1 first2 G"
 NAMES = {
     "fewrows_product": "x rows w part low factors ranks row_adapter factors_stride ranks_stride M N K W G piece lows",
     "fewrows_sum": SUM.replace("bias", "part low y bias residual"),

@@ -4,6 +4,7 @@
 import type { Op, Operation } from "../families/definition.ts";
 import { otherOf, residualOf } from "../families/parts.ts";
 import { fewRowsRope, fewRowsSwiglu, MOST_ROTATED } from "../ops/fewrows-fused.ts";
+import { rowAdapters } from "./adapted-linear.ts";
 import type { LayerPass } from "./layer-pass.ts";
 import { attend } from "./operations.ts";
 
@@ -29,7 +30,7 @@ export function fuse(operations: readonly Operation[], i: number, pass: LayerPas
 
 function productOf({ from, group }: Op<"linears">, pass: LayerPass) {
   const [adapters, { weight, bias }] = [pass.adapters(group), pass.linears(group)];
-  const lora = adapters && { ...adapters.site, span: adapters.low.span, rowAdapter: pass.batch.rowAdapter! };
+  const lora = adapters && rowAdapters(adapters, pass.batch.rowAdapter!);
   return { x: pass.value(from), weight, bias, lora };
 }
 

@@ -45,9 +45,11 @@ const BY_ROW: ReadonlySet<Operation["op"]> = new Set([
 export const extendsByRow = (program: Program, { format }: Pick<StageSizes, "format">, { experts }: ModelSpec): boolean =>
   format !== "fp8" && experts === null && program.every(({ operations }) => operations.every(({ op }) => BY_ROW.has(op)));
 
-/** Whether an adapter is a low-rank product of two factors that are stored, in linears alone. */
-export const isByRow = ({ method = "lora", tables }: PoolAdapter): boolean =>
-  !tables && !COMPUTATIONS[method].rows && !COMPUTATIONS[method].expansion;
+/** Whether an adapter is a low-rank product of two factors that are stored, in linears alone, with or without a gain. */
+export const isByRow = ({ method = "lora", tables }: PoolAdapter): boolean => {
+  const { rows, expansion } = COMPUTATIONS[method];
+  return !tables && (!rows || rows.areGains) && !expansion;
+};
 
 /**
  * The rows of a pass over the cache that are not multiplied by tiles of an adapter: those that are extended by themselves, then
@@ -197,7 +199,8 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
   });
   const { settings, bounds, ids, positions, places, rowAdapter, targetRows, tiles } = tables;
   const found = pool.lowRows(Int32Array.from(new Set(of.map(({ adapter }) => adapter))));
-  const low = new Map([...found].map(([group, { span }]) => [group, { lowAt: NOTHING, elements: 0, span }] as const));
+  const hasGains = of.some(({ adapter }) => adapter >= 0 && COMPUTATIONS[pool.adapter(adapter)!.method ?? "lora"].rows);
+  const low = new Map([...found].map(([group, { span }]) => [group, { lowAt: NOTHING, elements: 0, span, hasGains }] as const));
   // Only what a forward pass of rows reads is there.
   const batch: Batch = {
     ...{ rows: sizes.row, ids, positions, bounds, rowAdapter, low, presence: new Map(), expanding: new Map() },
@@ -213,7 +216,7 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
     ...{ rowNumber: NOTHING, tileAdapter: NOTHING, dropout: NOTHING, embedding: null, head: null },
   };
   const spans = [...low].map(([group, { span }]) => `${group} ${span.least} ${span.most}`);
-  const key = `${sizes.row} rows, ${sizes.target} targets: ${spans}`;
+  const key = `${sizes.row} rows, ${sizes.target} targets${hasGains ? ", gains" : ""}: ${spans}`;
   return { batch, places, tiles: sizes.tile > 0 ? tiles : null, settings: { ...settings, dtype: "f32" as const }, key };
 }
 

@@ -2,21 +2,26 @@
 // the weight once (kernels/triton/fewrows.py).
 
 import { base } from "../../ffi/native.ts";
+import { invariant } from "../base/errors.ts";
 import { alignUp, sizeOf } from "../base/shape.ts";
 import { rowsFrom } from "../device/arena.ts";
-import { addressesIn, type Host, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.ts";
+import { addressesIn, floats, type Host, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
 import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS } from "../device/fewrows.ts";
 import { isPacked, type Weight } from "../device/packed.ts";
 import { RANK_TILE } from "../methods/layout.ts";
+import { GAIN } from "./dora.ts";
 import { addBias, frozen } from "./linear/frozen.ts";
 import { A, B, boundaries, columnsIn, columnsOf, F32, type RankSpan, rowsOf } from "./linear/low-rank.ts";
 import { cdiv, dim, flag, op, strideOf } from "./op.ts";
 import { denseOf } from "./packed.ts";
 
-/** The adapters of rows: tables as ops/linear/low-rank.ts says, and `rowAdapter` i32[M], -1 for the base alone. */
+/**
+ * The adapters of rows: tables as ops/linear/low-rank.ts says, and `rowAdapter` i32[M], -1 for the base alone. What the layer
+ * and an adapter come to is multiplied by the gain that is among its `vectors` where `decomposed` i32[L] is 1 (ops/dora.ts).
+ */
 export type RowAdapters = {
   readonly span: RankSpan;
   readonly rowAdapter: Tensor;
@@ -24,6 +29,7 @@ export type RowAdapters = {
   readonly ranks: Tensor;
   readonly scale: Tensor;
   readonly firstColumn: readonly number[];
+  readonly gains: { readonly vectors: Tensor; readonly decomposed: Tensor } | null;
 };
 
 /** What rows are multiplied with. */
@@ -43,7 +49,7 @@ export const PRODUCT = {
 };
 
 /**
- * y = x W^T + bias + residual + scale B A x, the adapter of each row its own: x c[M, K], weight c[N, K] or packed (not fp8),
+ * y = gain (x W^T + scale B A x) + bias + residual, the adapter of each row its own: x c[M, K], weight c[N, K] or packed (not fp8),
  * bias c[N] or null, residual c[M, N] (may be y) or null, y c[M, N], any M. No row's numbers depend on others or on M.
  */
 export const fewRowsForward = op<FewRows>(
@@ -67,10 +73,25 @@ export const fewRowsForward = op<FewRows>(
 
 /** The same on a CPU. */
 export function computeRows({ x, weight, bias, residual, y, lora }: FewRows, host: Host): void {
-  if (residual && residual.ptr !== y.ptr) base.native_copy(y.ptr, residual.ptr, sizeOf(y.shape) * F32);
-  if (bias) addBias(y, bias, residual !== null);
-  frozen(host, x, weight, true, y, residual || bias ? 1 : 0);
-  if (!lora) return;
+  const gains = lora?.gains ?? null;
+  invariant(!gains || !residual || residual.ptr !== y.ptr, "rows with a gain read the residual after y was written");
+  if (residual && !gains && residual.ptr !== y.ptr) base.native_copy(y.ptr, residual.ptr, sizeOf(y.shape) * F32);
+  if (bias && !gains) addBias(y, bias, residual !== null);
+  frozen(host, x, weight, true, y, (residual || bias) && !gains ? 1 : 0);
+  if (lora) addLowRank(x, y, lora, host);
+  if (!lora || !gains) return;
+  const [N, adapters, values] = [dim(y, 1), ints(lora.rowAdapter), floats(y)];
+  const [vector, isOwn] = [addressesIn(gains.vectors), rowsOfInts(gains.decomposed)];
+  for (const [m, adapter] of adapters.entries()) {
+    if (adapter < 0 || isOwn(adapter)[0] !== 1) continue;
+    const gain = floats({ ptr: vector(adapter, 0, GAIN), dtype: "f32", shape: [N] });
+    for (let n = 0; n < N; n++) values[m * N + n]! *= gain[n]!;
+  }
+  const more = [...(residual ? [floats(residual)] : []), ...(bias ? [floats(bias)] : [])];
+  for (const of of more) for (let i = 0; i < values.length; i++) values[i]! += of[i % of.length]!;
+}
+
+function addLowRank(x: Tensor, y: Tensor, lora: RowAdapters, host: Host): void {
   const [adapters, ranks, scales] = [ints(lora.rowAdapter), rowsOfInts(lora.ranks), rowsOfFloats(lora.scale)];
   const addresses = addressesIn(lora.factors);
   for (const [m, adapter] of adapters.entries()) {
@@ -131,7 +152,10 @@ function launchProduct(gpu: Launcher, args: RowProduct, w: Tensor, { from, rows:
   gpu.launch(kernel, [lows + cdiv(N, BN) * pieces * cdiv(M, BM)], {
     ...{ x, rows: x, w, ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
   });
+  const gains = lora?.gains ?? null;
   return {
+    ...{ vectors: gains?.vectors ?? null, vectors_stride: gains ? strideOf(gains.vectors) : 0, has_gains: flag(gains) },
+    ...{ decomposed: gains?.decomposed ?? null, decomposed_stride: gains ? strideOf(gains.decomposed) : 0 },
     ...{ ...parts, ...tables, bias, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0 },
     ...{ M, N, pieces, low_pieces: lowPieces, W, ...boundaries(firstColumn) },
   };

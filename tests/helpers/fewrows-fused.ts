@@ -66,6 +66,7 @@ function adaptersOf({ put, values }: On, columns: readonly number[], rows: numbe
       G,
     ),
     firstColumn: [0, ...columns.map((_, g) => sum(columns.slice(0, g + 1)))],
+    gains: null,
   };
 }
 

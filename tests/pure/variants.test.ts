@@ -192,6 +192,7 @@ function launchFew(gpu: DryGpu): void {
     ranks: arena.tensor("i32", 1, G),
     scale: arena.tensor("f32", 1, G),
     firstColumn: [0, 32, N],
+    gains: null,
   };
   for (const rows of [1, 17, 65, 129, MOST_ROWS]) {
     const [x, y] = [arena.tensor(gpu.compute, rows, K), arena.tensor(gpu.compute, rows, N)];
