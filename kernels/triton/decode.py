@@ -16,8 +16,7 @@ cache_write takes rows in words of 4 bytes: W = 2 C D and skip = Q D, both multi
 equal to it where EXACT = 1.
 
 Sums are f32, with a running softmax over blocks of BN keys that are counted from a sequence's first. A block of which a row
-sees no key changes no bit of it, so a row's numbers depend neither on the others of its tile nor on where pages lie. Products
-with values take weights as the compute type has them.
+sees no key changes no bit of it, so a row's numbers depend neither on the others of its tile nor on where pages lie.
 
 Launch, no scratch: cache_write grid (M, ceil(W / BLOCK)); attention_decode grid (M, C, ceil(Q / C / BM)); attention_extend
 grid (T, Q, ceil(largest tile / BM)).
@@ -70,7 +69,10 @@ def attended(q_MD, cache, pages, key_at, first, low_M, end_M, D, width, values_a
         kept = tl.exp(most - base)
         p = tl.exp(s - base[:, None])
         total = total * kept + tl.sum(p, axis=1)
-        acc = tl.dot(p.to(v_ND.dtype), v_ND, acc * kept[:, None], input_precision="ieee")
+        high = p.to(v_ND.dtype)
+        acc = tl.dot(high, v_ND, acc * kept[:, None], input_precision="ieee")
+        if v_ND.dtype == tl.bfloat16:  # what rounding took of the weights
+            acc = tl.dot((p - high.to(tl.float32)).to(v_ND.dtype), v_ND, acc, input_precision="ieee")
         most = larger
     if has_sinks != 0:
         larger = tl.maximum(most, sink_M)

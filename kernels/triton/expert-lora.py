@@ -3,21 +3,20 @@
     expert_low         side A: s[p, j] = sum_k x[i, k] a[e, r, k];  side B: ds[p, j] = scale[l, g] sum_n dy[i, n] b[e, r, n]
     expert_weigh       out[p, j] = s[p, j] weights[source[p]]
     expert_gram        side A: da[e, r, k] += sum_p ds[p, j] x[i, k];  side B: db[e, r, n] += scale[l, g] sum_p s[p, j] dy[i, n]
-    expert_gram_sum    adds what expert_gram left in scratch
 
 p, e, l, i, tables and shapes as in experts.py (x, dy here x of `width` columns); j is column r of linear g. Of side A all
 columns belong to every linear, of side B those of g = first .. last. low: s or ds c[P, W]; weights f32[M, k]. counts, starts
 i32[L + 1, E] of route.py.
 
-Order of sums. The rows of an (expert, adapter) are summed by one program for each block of columns, BM at a time from their
-own first row. A factor that all experts share (its stride is 0) gets them expert by expert, CHUNK experts in a program, and the
-chunks are added in their order by expert_gram_sum. So no result depends on other adapters.
+Each expert has a factor of its own: the ranks of adapters of which all experts share the factor are 0 here (expert-rows.py).
 
-Launch (C = ceil(E / CHUNK); r the widest adapter's rank, n the most columns of a linear):
+Order of sums. The rows of an (expert, adapter) are summed by one program for each block of columns, BM at a time from their
+own first row. So no result depends on other adapters.
+
+Launch (r the widest adapter's rank, n the most columns of a linear):
     expert_low         grid (ceil(height / ROWS) (ceil(P / height) + E), G, ceil(r / CB))
     expert_weigh       grid (ceil(P W / BLOCK))
-    expert_gram        grid (ceil(n / BN) ceil(r / RB), L G, C); scratch f32[L, C, W, n], n passed as pitch
-    expert_gram_sum    grid (ceil(n / BLOCK), r, L G); needed where a factor is shared
+    expert_gram        grid (ceil(n / BN) ceil(r / RB), L G, E), n passed as pitch; no scratch
 """
 import triton
 import triton.language as tl
@@ -77,13 +76,6 @@ def expert_low(x, low, factors, strides, scale, ranks, source, row_adapter, bloc
 
 
 @triton.jit
-def rows_in(counts, l, chunk, E, CHUNK: tl.constexpr):
-    """Sorted rows of an adapter in a chunk of experts."""
-    e = chunk * CHUNK + tl.arange(0, CHUNK)
-    return tl.sum(tl.load(counts + l * E + e, mask=e < E, other=0))
-
-
-@triton.jit
 def expert_weigh(s, weights, source, out, P, W, BLOCK: tl.constexpr):
     """BLOCK elements. See the top of the file."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -94,66 +86,32 @@ def expert_weigh(s, weights, source, out, P, W, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def expert_gram(x, low, factors, strides, scale, ranks, source, counts, starts, scratch, factors_stride, strides_stride, scale_stride, ranks_stride,
-                E, gathers, side, W, width, first1, first2, G, pitch,
-                RB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr):
-    """RB ranks and BN columns of a gradient of linear g, of CHUNK experts. See the top of the file."""
+def expert_gram(x, low, factors, strides, scale, ranks, source, counts, starts, factors_stride, strides_stride, scale_stride, ranks_stride,
+                E, gathers, side, W, width, first1, first2, G, pitch, RB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """RB ranks and BN columns of the gradient of an expert's factor of linear g. See the top of the file."""
     width, W = width // 8 * 8, W // 16 * 16  # as they are: tells the compiler that rows are aligned to 16 bytes
     first1, first2, pitch = first1 // 8 * 8, first2 // 8 * 8, pitch // 8 * 8
-    l, g, chunk = tl.program_id(1) // G, tl.program_id(1) % G, tl.program_id(2)
+    l, g, expert = tl.program_id(1) // G, tl.program_id(1) % G, tl.program_id(2)
+    count = tl.load(counts + l * E + expert)
     blocks = tl.cdiv(pitch, BN)
     column, rank = column_of(ranks + tl.cast(l, tl.int64) * ranks_stride, g)
     first, last = columns_of(side, g, first1, first2, width)
     r = tl.program_id(0) // blocks * RB + tl.arange(0, RB)
     n = first + tl.program_id(0) % blocks * BN + tl.arange(0, BN)
-    if (tl.program_id(0) // blocks * RB >= rank) | (first + tl.program_id(0) % blocks * BN >= last):
+    if (count == 0) | (tl.program_id(0) // blocks * RB >= rank) | (first + tl.program_id(0) % blocks * BN >= last):
         return
-    if rows_in(counts, l, chunk, E, CHUNK) == 0:
-        return
-    times = scale_of(scale, scale_stride, l, g, side)
-    shared = tl.load(strides + tl.cast(l, tl.int64) * strides_stride + g * 2 + side) == 0
-    at_RN = r[:, None] * (last - first) + (n - first)[None, :]
-    ours = (r < rank)[:, None] & (n < last)[None, :]
+    start = tl.load(starts + l * E + expert)
     acc = tl.zeros((BN, RB), tl.float32)
-    for expert in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, E)):
-        start, count = tl.load(starts + l * E + expert), tl.load(counts + l * E + expert)
-        for p0 in range(start, start + count, BM):
-            p = p0 + tl.arange(0, BM)
-            real, row = rows_of(source, p, start + count, gathers)
-            x_MN = tl.load(x + row.to(tl.int64)[:, None] * width + n[None, :], mask=(n < last)[None, :] & real[:, None], other=0.0)
-            low_MR = tl.load(low + p.to(tl.int64)[:, None] * W + (column + r)[None, :], mask=real[:, None] & (r < padded(rank))[None, :], other=0.0)
-            acc = tl.dot(x_MN.T, low_MR, acc, input_precision="ieee")
-        if (count > 0) & (shared == 0):
-            factor = expert_factor(factors, factors_stride, strides, strides_stride, l, g, rank, expert, side + 2, side, tl.float32)
-            tl.store(factor + at_RN, tl.load(factor + at_RN, mask=ours, other=0.0) + acc.T * times, mask=ours)
-            acc = tl.zeros((BN, RB), tl.float32)
-    if shared:
-        row = (l * tl.num_programs(2) + chunk) * W + column + r
-        tl.store(scratch + row.to(tl.int64)[:, None] * pitch + (n - first)[None, :], acc.T * times, mask=ours)
-
-
-@triton.jit
-def expert_gram_sum(factors, strides, ranks, counts, scratch, factors_stride, strides_stride, ranks_stride, E, side, W, width, first1, first2, G, pitch,
-                    CHUNK: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr):
-    """BLOCK columns of a row of a gradient that all experts share. See the top of the file."""
-    l, g, r = tl.program_id(2) // G, tl.program_id(2) % G, tl.program_id(1)
-    column, rank = column_of(ranks + tl.cast(l, tl.int64) * ranks_stride, g)
-    shared = tl.load(strides + tl.cast(l, tl.int64) * strides_stride + g * 2 + side) == 0
-    e = tl.arange(0, EXPERTS)
-    rows = tl.sum(tl.load(counts + l * E + e, mask=e < E, other=0))
-    if (r >= rank) | (shared == 0) | (rows == 0):  # an adapter that is not in the batch may have no gradient
-        return
-    first, last = columns_of(side, g, first1, first2, width)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    to = expert_factor(factors, factors_stride, strides, strides_stride, l, g, rank, 0, side + 2, side, tl.float32) + r * (last - first) + n
-    inside = n < last - first
-    total = tl.load(to, mask=inside, other=0.0)
-    chunks = tl.cdiv(E, CHUNK)
-    for chunk in range(chunks):
-        if rows_in(counts, l, chunk, E, CHUNK) > 0:
-            row = (l * chunks + chunk) * W + column + r
-            total += tl.load(scratch + row.to(tl.int64) * pitch + n, mask=inside, other=0.0)
-    tl.store(to, total, mask=inside)
+    for p0 in range(start, start + count, BM):
+        p = p0 + tl.arange(0, BM)
+        real, row = rows_of(source, p, start + count, gathers)
+        x_MN = tl.load(x + row.to(tl.int64)[:, None] * width + n[None, :], mask=(n < last)[None, :] & real[:, None], other=0.0)
+        low_MR = tl.load(low + p.to(tl.int64)[:, None] * W + (column + r)[None, :], mask=real[:, None] & (r < padded(rank))[None, :], other=0.0)
+        acc = tl.dot(x_MN.T, low_MR, acc, input_precision="ieee")
+    ours = (r < rank)[:, None] & (n < last)[None, :]
+    factor = expert_factor(factors, factors_stride, strides, strides_stride, l, g, rank, expert, side + 2, side, tl.float32)
+    at = factor + r[:, None] * (last - first) + (n - first)[None, :]
+    tl.store(at, tl.load(at, mask=ours, other=0.0) + acc.T * scale_of(scale, scale_stride, l, g, side), mask=ours)
 
 
 # What is compiled.
@@ -170,14 +128,12 @@ CONFIG = {"tma": (64, 64, 64, 128, 4), "ptr": (64, 64, 64, 128, 3), "f32": (32, 
 
 def variants():
     low = f"x:c low:c factors:*i64 {TABLES}row_adapter:*i32 blocks:*i32 {STRIDES}E:i32 height:i32 gathers:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32"
-    gram = f"x:c low:c factors:*i64 {TABLES}counts:*i32 starts:*i32 scratch:*fp32 {STRIDES}E:i32 gathers:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32"
+    gram = f"x:c low:c factors:*i64 {TABLES}counts:*i32 starts:*i32 {STRIDES}E:i32 gathers:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32"
     for kind, (ROWS, BK, BM, BN, stages) in CONFIG.items():
         for made in (
             row("expert-lora", "expert_low", "f32" if kind == "f32" else "ptr", low, 4, stages, ROWS=ROWS, BK=BK, CB=16),
-            row("expert-lora", "expert_gram", "f32" if kind == "f32" else "ptr", gram, 4, stages, RB=16, BM=BM, BN=BN, CHUNK=4),
+            row("expert-lora", "expert_gram", "f32" if kind == "f32" else "ptr", gram, 4, stages, RB=16, BM=BM, BN=BN),
         ):
             yield made | dict(kinds=[kind], arch="sm_90a" if kind == "tma" else "sm_80")
     for kind in ("ptr", "f32"):
         yield row("expert-lora", "expert_weigh", kind, "s:c weights:*fp32 source:*i32 out:c P:i32 W:i32", BLOCK=1024)
-    yield row("expert-lora", "expert_gram_sum", None, "factors:*i64 strides:*i32 ranks:*i32 counts:*i32 scratch:*fp32 factors_stride:i32 strides_stride:i32 ranks_stride:i32 "
-              "E:i32 side:i32 W:i32 width:i32 first1:i32 first2:i32 G:i32 pitch:i32", CHUNK=4, BLOCK=1024, EXPERTS=512)

@@ -2,7 +2,7 @@
 scripts/bench/experts.py [CASE ..] [--write]
 
 8,192 tokens a step, random weights, adapters of rank 16 unless a case says otherwise. Each case is one setting of `mlora
-bench`, a process. One adapter of 4 x 2048 tokens is compared with PEFT's (peer_experts.py, once for a shape and targets),
+bench`, a process. One adapter of 4 x 2048 tokens is compared with PEFT's (peer_experts.py, once for a shape),
 several with one of the same rows in the same call, and 4 bits with the memory that they may take. --write adds each row to
 the first table of docs/measurements/experts.md as it is found.
 """
@@ -51,23 +51,26 @@ HEAD = (
 NEW = "# Mixtures of experts on GPUs\n\nRows of `python3 scripts/bench/experts.py --write`.\n\n" + HEAD
 
 
-def report_of(command: list[str]) -> dict | None:
-    """The last line of a command's output; null where it fails, which costs no other row."""
+def reports_of(command: list[str]) -> list[dict]:
+    """The lines of JSON that a command prints; those before a failure where it fails, which costs no other row."""
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
-        return json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"failed: {shlex.join(command)}\n{done.stderr[-1500:]}", flush=True)
-    return None
+    if done.returncode != 0:
+        print(f"failed: {shlex.join(command)}\n{done.stderr[-1500:]}", flush=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def ours_of(values: dict, args) -> dict | None:
     work = dict(rank=16, tokens=TOKENS, steps=args.steps, device="cuda")
-    return report_of([*shlex.split(args.mlora), "bench", *flags(work | values), "--json"])
+    return next(iter(reports_of([*shlex.split(args.mlora), "bench", *flags(work | values), "--json"])), None)
 
 
-def peer_of(values: dict, args) -> dict | None:
-    same = {key: values[key] for key in ("shape", "targets", "rows", "length")} | dict(rank=16, steps=args.peer_steps)
-    return report_of([sys.executable, "-B", str(ROOT / "scripts/bench/peer_experts.py"), *flags(same)])
+def peers_of(values: dict, args) -> dict:
+    """Of the shape of a case, by the targets of all cases that are compared with PEFT."""
+    asked = [CASES[name] for name in args.cases or CASES]
+    targets = dict.fromkeys(of["targets"] for of, goal in asked if goal == TO_PEFT and of["shape"] == values["shape"])
+    same = {key: values[key] for key in ("shape", "rows", "length")} | dict(rank=16, steps=args.peer_steps)
+    found = reports_of([sys.executable, "-B", str(ROOT / "scripts/bench/peer_experts.py"), *flags(same), "--targets", *targets])
+    return {of["targets"]: of for of in found}
 
 
 def found_of(ours: dict, asked: tuple | None, one: dict | None, peer: dict | None) -> str:
@@ -106,8 +109,7 @@ def main() -> None:
     rows, alone, peers = [], {}, {}
     for name in args.cases or CASES:
         values, asked = CASES[name]
-        work = (values["shape"], values["targets"])
-        setting = (*work, values["length"])
+        setting = (values["shape"], values["targets"], values["length"])
         ours = ours_of(values, args)
         if ours is None:
             continue
@@ -115,9 +117,9 @@ def main() -> None:
             alone[setting] = ours
         theirs = None
         if args.peers and asked == TO_PEFT:
-            if work not in peers:
-                peers[work] = peer_of(values, args)
-            theirs = peers[work]
+            if values["shape"] not in peers:
+                peers[values["shape"]] = peers_of(values, args)
+            theirs = peers[values["shape"]].get(values["targets"])
         found = found_of(ours, asked, alone.get(setting), theirs)
         rows.append(row_of(name, ours, theirs, found, commit))
         kernels = ", ".join(f"{kernel} {ms:.1f}" for kernel, ms in ours["kernel_ms"].items())

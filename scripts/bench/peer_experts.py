@@ -1,5 +1,5 @@
-"""The peer of scripts/bench/experts.py: LoRA training of a mixture of experts by transformers (grouped_mm) and PEFT. Prints one
-line of JSON.
+"""The peer of scripts/bench/experts.py: LoRA training of a mixture of experts by transformers (grouped_mm) and PEFT. Prints a
+line of JSON for each of its targets: attention is compiled once for all of them.
 
 A base model with random weights in bf16, one adapter, AdamW. Targets are q, k, v and o, or these and the experts' parameters
 (`target_parameters`, an own A and B in each expert). Where memory does not suffice, the same with gradient checkpointing; where
@@ -100,7 +100,7 @@ def fitting_steps(model: peft.PeftModel, optimizer: torch.optim.Optimizer, args:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-30b-a3b")
-    parser.add_argument("--targets", choices=("qkvo", "all-linear"), default="qkvo")
+    parser.add_argument("--targets", choices=("qkvo", "all-linear"), nargs="+", default=["qkvo"])
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--attention", help="transformers' name of it")
     for flag, default in dict(rows=4, length=2048, rank=16, steps=4).items():
@@ -109,9 +109,19 @@ def main() -> None:
 
     warnings.simplefilter("ignore", FutureWarning)  # transformers about itself
     transformers.logging.set_verbosity_error()
-    torch.manual_seed(0)
     *faster, last = SHAPES[args.shape][2]
     args.attention = args.attention or (faster or [last])[0]
+    for targets in args.targets:
+        of = argparse.Namespace(**vars(args) | dict(targets=targets))
+        report_of(of, last)
+        args.attention = of.attention  # what has failed once is not tried again
+
+
+def report_of(args: argparse.Namespace, last: str) -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    torch.manual_seed(0)
     model = make_model(args)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.01)
     try:

@@ -40,8 +40,6 @@ export type ScratchNeed = {
 
 /** Rows of a tile, and tiles whose gradients one program sums (kernels/triton/lora.py, CHUNK). */
 const [ROW_TILE, UP_CHUNK, DOWN_CHUNK] = [128, 8, 4];
-/** Experts whose rows' gradients one program sums (kernels/triton/expert-lora.py, CHUNK). */
-const EXPERT_CHUNK = 4;
 /** Columns of x that one program of lora_down sums, and of dy that one of lora_up_grad reads. */
 const DOWN_PART = 1024;
 /** Parts of a tensor that grad_norm sums apart. */
@@ -168,17 +166,10 @@ function frozenExpertScratch(compute: "f32" | "bf16", { spec, expertFormat: form
   return maxOf(bytes.map((of) => groupSize(spec.experts!.count, of) * of));
 }
 
-/** `elements` of s of experts: gradients by chunks of experts, of a factor that all share, and s times routing weights. */
-function expertGradientScratch(
-  compute: "f32" | "bf16",
-  group: Group,
-  elements: number,
-  { spec, rows, slots }: ScratchNeed,
-): number[] {
-  const { count, perToken } = spec.experts!;
-  const W = elements / rows;
-  const widest = maxOf(groupShapes(spec, group).flatMap(({ in: width, firstColumn }) => [width, firstColumn.at(-1)!]));
-  return [4 * slots * Math.ceil(count / EXPERT_CHUNK) * W * widest + elements * perToken * bytesOf(compute)];
+/** `elements` of s of experts: s times routing weights, and what the product of a factor needs that all experts share. */
+function expertGradientScratch(compute: "f32" | "bf16", group: Group, elements: number, { spec }: ScratchNeed): number[] {
+  const shared = groupShapes(spec, group).flatMap((shape) => productScratch(compute, shape, elements));
+  return [elements * spec.experts!.perToken * bytesOf(compute), ...shared];
 }
 
 /** The smallest heads whose keys' gradients may be summed in shares. */

@@ -78,6 +78,7 @@ export class AdapterPool implements Disposable {
     this.#sites = Map.groupBy(this.#tables.sites, ({ layer }) => layer);
     const refreshed = PEFT_METHODS.filter((method) => COMPUTATIONS[method].refresh);
     this.#stale = new Map(refreshed.map((method) => [method, new Int32Array(slots)]));
+    device.zero(this.#tables.noDropout);
     for (let slot = 0; slot < slots; slot++) this.#writeTables(slot);
     this.#gradients = new GradientBuffers(device, gradients ?? [], (slot, at) => {
       setGradients(this.#in(slot).row, at);

@@ -7,10 +7,10 @@ import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { type Group, groupsOfModel } from "../families/linears.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
-import type { RankSpan } from "../ops/linear/low-rank.ts";
 import { type BatchSizes, type BatchTables, eachTable, entriesOf, TABLES, type TableName } from "../schedule/micro-batch.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { StageSizes } from "./buffers.ts";
+import type { LowRows as StartsOfLowRows } from "./low-rows.ts";
 import type { Expanding, Presence } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
 import { type EmbeddingBatch, embeddingBatch, type HeadBatch, headBatch, takeTableBatch } from "./table-batch.ts";
@@ -19,12 +19,7 @@ import { type EmbeddingBatch, embeddingBatch, type HeadBatch, headBatch, takeTab
  * The rows of s of a group: `lowAt` i32[T], where each tile begins, in units of 16 elements (ops/linear/low-rank.ts).
  * `hasGains`: of rows that find their own adapters, whether some of these have gains (engine/methods/computation.ts).
  */
-export type LowRows = {
-  readonly lowAt: Tensor;
-  readonly elements: number;
-  readonly span: RankSpan;
-  readonly hasGains?: boolean;
-};
+export type LowRows = Omit<StartsOfLowRows, "starts"> & { readonly lowAt: Tensor; readonly hasGains?: boolean };
 
 /** What the adapters of a pass have it compute. */
 export type AdapterWork = {
@@ -101,10 +96,10 @@ function adapterWork(device: Device, pool: AdapterPool, batch: BatchMemory, tile
   const found = [...pool.lowRows(tiles)];
   const pitch = alignUp(tiles.length, ALIGNED);
   const starts = new Int32Array(found.length * pitch);
-  for (const [i, [group, { elements, span, ...of }]] of found.entries()) {
-    starts.set(of.starts, i * pitch);
+  for (const [i, [group, { starts: of, ...rows }]] of found.entries()) {
+    starts.set(of, i * pitch);
     const ptr = batch.lowAt.ptr + 4 * i * pitch;
-    low.set(group, { lowAt: { ptr, dtype: "i32", shape: [tiles.length] }, elements, span });
+    low.set(group, { ...rows, lowAt: { ptr, dtype: "i32", shape: [tiles.length] } });
   }
   if (starts.length > 0) device.write(batch.lowAt, starts);
   const expanding = new Map<PeftMethod, Expanding>();

@@ -2,6 +2,9 @@
 //
 // The routing weight comes after the second product, so that its output need not be kept: the gradient of the weight is that
 // of the activation, without the weight, times the activation.
+//
+// A factor of an adapter that all experts share, A of the first product and B of the second, is multiplied with the rows of the
+// batch, k times fewer than those sorted by expert: A x before they are sorted, B s once a token's experts are summed.
 
 import type { DType } from "../base/dtype.ts";
 import { maxOf, sum } from "../base/shape.ts";
@@ -14,8 +17,11 @@ import { addTo } from "../ops/add.ts";
 import { biasWeightGrad, combineBackward, combineForward } from "../ops/combine.ts";
 import { expertActBackward, expertActForward } from "../ops/expert-act.ts";
 import { expertDown, expertDownGrad, expertUpGrad } from "../ops/expert-lora.ts";
+import { lowGather, lowSpread } from "../ops/expert-rows.ts";
+import type { ExpertAdapters } from "../ops/experts/low-rank.ts";
 import { expertsBackward, expertsForward } from "../ops/experts.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
+import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import { cutRoutes, type RouteSizes, type Routes, route, routeBackward, sortedRows, takeRoutes } from "../ops/route.ts";
 import type { Sizes } from "./buffers.ts";
 import type { LayerPass } from "./layer-pass.ts";
@@ -41,6 +47,8 @@ export type ExpertWork = {
   readonly dweights: Tensor; // f32[M, k]
   readonly dlogits: Tensor; // c[M, E]
   readonly ds: Tensor; // c[P, W]
+  /** s and its gradient of rows of the batch, c[E], where experts share a factor. */
+  readonly low: Readonly<Record<"s" | "ds", Tensor>>;
 };
 
 /** Columns of s that the widest adapter has in a group. */
@@ -84,12 +92,14 @@ export function takeExpertWork(take: Take, compute: DType, program: Program, siz
   if (all.length === 0) return null;
   const { rows, slots, expertTile } = sizes;
   const sorted = maxOf(all.map((of) => sortedRows(sizesOf(of, rows, slots), expertTile)));
+  const columns = maxOf(all.flatMap(({ up, down }) => [columnsIn(sizes, up), columnsIn(sizes, down)]));
   return {
     act: take(compute, sorted, maxOf(all.map(({ down }) => down.in))),
     y: take(compute, sorted, maxOf(all.map(({ up }) => up.in))),
     dweights: take("f32", rows, maxOf(all.map(({ perToken }) => perToken))),
     dlogits: take(compute, rows, maxOf(all.map(({ count }) => count))),
-    ds: take(compute, sorted, maxOf(all.flatMap(({ up, down }) => [columnsIn(sizes, up), columnsIn(sizes, down)]))),
+    ds: take(compute, sorted, columns),
+    low: { s: take(compute, rows * columns), ds: take(compute, rows * columns) },
   };
 }
 
@@ -119,9 +129,30 @@ function memoryOf(of: Experts, pass: LayerPass) {
 function lowRank({ group }: ExpertProduct, pass: LayerPass, s: Tensor, ds: Tensor) {
   const at = pass.adapters(group);
   if (!at) return null;
-  const { factors, strides, ranks, scale, firstColumn } = at.site;
-  const tables = { span: at.low.span, factors, strides, ranks };
-  return { tables, up: { ...tables, s, scale, firstColumn }, s, ds: { ...ds, shape: s.shape } };
+  const { factors, strides, ranks, ownRanks, scale, firstColumn } = at.site;
+  const { outer, span } = at.low;
+  const inner: ExpertAdapters = { span, factors, strides, ranks };
+  return {
+    ...{ s, ds: { ...ds, shape: s.shape }, scale, firstColumn },
+    /** Of the factor that each expert has of its own in any adapter. */
+    inner,
+    /** Of the outer factor where each expert has its own, and where all share it; null where no adapter has it so. */
+    own: outer.own ? { ...inner, ranks: ownRanks } : null,
+    shared: outer.shared ? sharedIn(pass, at) : null,
+  };
+}
+
+/** Of adapters whose experts share the outer factor: what products with rows of the batch take. */
+function sharedIn({ work, batch }: LayerPass, { site, low }: NonNullable<ReturnType<LayerPass["adapters"]>>) {
+  const { factors, sharedRanks: ranks, noDropout: dropout, module } = site;
+  const { s, ds } = work.experts!.low;
+  const { tileAdapter, rowNumber } = batch;
+  return {
+    tables: { span: low.span, lowAt: low.lowAt, tileAdapter, factors, ranks },
+    dropping: { rowNumber, dropout, module },
+    s: firstRows(s, low.elements),
+    ds: firstRows(ds, low.elements),
+  };
 }
 
 /** Up to the activation. */
@@ -134,8 +165,13 @@ function expertsInside(of: Experts, pass: LayerPass): void {
   linearForward(device, { x, ...router, residual: null, y: logits, lora: null });
   const { bounds, tileAdapter } = batch;
   route(device, { logits, correction, router: of.router, bounds, tileAdapter, adapters: pass.slots, routes });
-  if (lora) expertDown(device, { x, gather: true, routes, ...lora.tables, s: lora.s });
-  expertsForward(device, { x, gather: true, routes, ...up, y: gateUp, lora: lora?.up ?? null });
+  if (lora?.own) expertDown(device, { x, gather: true, routes, ...lora.own, s: lora.s });
+  if (lora?.shared) {
+    const { tables, dropping, s: low } = lora.shared;
+    loraDown(device, { x, s: low, ...tables, ...dropping });
+    lowSpread(device, { low, routes, s: lora.s, ...tables });
+  }
+  expertsForward(device, { x, gather: true, routes, ...up, y: gateUp, lora: lora && { ...lora, ...lora.inner } });
 }
 
 /** The activation, and s of what follows. */
@@ -143,7 +179,7 @@ function activate(of: Experts, pass: LayerPass): void {
   const { device } = pass;
   const { routes, gateUp, act, down } = memoryOf(of, pass);
   expertActForward(device, { gateUp, act, kind: of.activation, routes });
-  if (down) expertDown(device, { x: act, gather: false, routes, ...down.tables, s: down.s });
+  if (down) expertDown(device, { x: act, gather: false, routes, ...down.inner, s: down.s });
 }
 
 /** What a backward pass reads, computed again: all but the output. */
@@ -157,9 +193,18 @@ export function expertsPassForward(of: Experts, pass: LayerPass): void {
   const { device } = pass;
   activate(of, pass);
   const { routes, act, y, down } = memoryOf(of, pass);
-  expertsForward(device, { x: act, gather: false, routes, ...pass.expertWeights().down, y, lora: down?.up ?? null });
+  const own = down?.own ? { ...down, ...down.own } : null;
+  expertsForward(device, { x: act, gather: false, routes, ...pass.expertWeights().down, y, lora: own });
+  const shared = down?.shared ? { ...down.shared.tables, low: gathered(pass, routes, down), scale: down.scale } : null;
   const residual = of.residual === null ? null : pass.value(of.residual);
-  combineForward(device, { y, routes, residual, out: pass.value(of.to) });
+  combineForward(device, { y, routes, residual, out: pass.value(of.to), lora: shared });
+}
+
+/** What the B that experts share is multiplied with: of each row of the batch the sum over its experts of s, as they weigh. */
+function gathered({ device }: LayerPass, routes: Routes, { s, shared }: LowRankOfExperts): Tensor {
+  const { tables, s: low } = shared!;
+  lowGather(device, { s, routes, low, weighs: true, ...tables });
+  return low;
 }
 
 export function expertsPassBackward(of: Experts, pass: LayerPass): void {
@@ -170,6 +215,7 @@ export function expertsPassBackward(of: Experts, pass: LayerPass): void {
 }
 
 type Memory = ReturnType<typeof memoryOf>;
+type LowRankOfExperts = NonNullable<Memory["down"]>;
 
 /** From the gradient of the output to that of gate and up, in their place, and of the routing weights. */
 function backwardOfDown(of: Experts, pass: LayerPass, { routes, gateUp, act: dact, dweights, down: lora }: Memory): void {
@@ -177,11 +223,17 @@ function backwardOfDown(of: Experts, pass: LayerPass, { routes, gateUp, act: dac
   const { down } = pass.expertWeights();
   const dout = pass.gradient(of.to)!;
   const { weights: rowScale } = routes;
-  if (lora) expertUpGrad(device, { dy: dout, gather: true, rowScale, routes, ...lora.up, ds: lora.ds });
-  const low = lora && { ...lora.tables, ds: lora.ds };
+  if (lora?.own) expertUpGrad(device, { dy: dout, gather: true, rowScale, routes, ...lora, ...lora.own });
+  if (lora?.shared) {
+    const { tables, ds: low } = lora.shared;
+    const { scale, firstColumn } = lora;
+    loraUpGrad(device, { dy: dout, s: gathered(pass, routes, lora), ds: low, scale, firstColumn, ...tables });
+    lowSpread(device, { low, routes, s: lora.ds, ...tables });
+  }
+  const low = lora && { ...lora.inner, ds: lora.ds };
   expertsBackward(device, { dy: dout, gather: true, routes, weight: down.weight, dx: dact, lora: low });
   expertActBackward(device, { dact, gateUp, kind: of.activation, routes, dgateUp: gateUp, dweights });
-  if (lora) expertDownGrad(device, { x: dact, gather: false, routes, ...lora.tables, ds: lora.ds });
+  if (lora) expertDownGrad(device, { x: dact, gather: false, routes, ...lora.inner, ds: lora.ds });
   if (down.bias) biasWeightGrad(device, { dout, bias: down.bias, routes, dweights });
 }
 
@@ -189,15 +241,21 @@ function backwardOfUp(of: Experts, pass: LayerPass, { logits, routes, gateUp: dy
   const { device } = pass;
   const { router, up } = pass.expertWeights();
   const { dweights, dlogits } = work;
-  const gathered = { gather: false, routes } as const;
-  if (lora) {
-    expertUpGrad(device, { dy, ...gathered, rowScale: null, ...lora.up, ds: lora.ds });
-    expertDownGrad(device, { x: pass.value(of.from), gather: true, routes, ...lora.tables, ds: lora.ds });
+  const sorted = { gather: false, routes } as const;
+  const x = pass.value(of.from);
+  if (lora) expertUpGrad(device, { dy, ...sorted, rowScale: null, ...lora, ...lora.inner });
+  if (lora?.own) expertDownGrad(device, { x, gather: true, routes, ...lora.own, ds: lora.ds });
+  if (lora?.shared) {
+    const { tables, dropping, ds: low } = lora.shared;
+    lowGather(device, { s: lora.ds, routes, low, weighs: false, ...tables });
+    loraDownGrad(device, { x, ds: low, ...tables, ...dropping });
   }
   const dx = pass.gradient(of.from);
   if (!dx) return;
-  expertsBackward(device, { dy, ...gathered, weight: up.weight, dx: dxs, lora: lora && { ...lora.tables, ds: lora.ds } });
-  combineBackward(device, { dxs, routes, adds: pass.program.adding.has(of), dx });
+  const own = lora?.own ? { ...lora.own, ds: lora.ds } : null;
+  expertsBackward(device, { dy, ...sorted, weight: up.weight, dx: dxs, lora: own });
+  const shared = lora?.shared ? { ...lora.shared.tables, low: lora.shared.ds } : null;
+  combineBackward(device, { dxs, routes, adds: pass.program.adding.has(of), dx, lora: shared });
   routeBackward(device, { logits, router: of.router, routes, dweights, dlogits });
   const added = pass.added(of.up.in);
   linearBackward(device, { dy: dlogits, weight: router.weight, dx: added, lora: null });

@@ -14,7 +14,7 @@ import { type Device, GRANULARITY, type Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupShape, groupsOfModel } from "../families/linears.ts";
 import { groupsIn } from "../families/parts.ts";
 import type { PlacedAdapter } from "../methods/adapter.ts";
-import { type AdapterLayout, ALIGN, layoutAdapter, type Shape, type TableLayout } from "../methods/layout.ts";
+import { type AdapterLayout, ALIGN, layoutAdapter, type Shape, sharesOuter, type TableLayout } from "../methods/layout.ts";
 import { type BlockName, isQuantised, type OptimizerName, type StateArray, stateOf } from "../methods/optimizers.ts";
 import { scaleAt } from "../methods/placement.ts";
 import { isLowRank, PEFT_METHODS, type PeftMethod, storedBy } from "../methods/registry.ts";
@@ -37,7 +37,9 @@ const PRESENT = alignUp(SCALE + MOST_LINEARS * 4, 16);
 /** Methods that compute rows themselves: each has a number of the row. */
 const ROW_METHODS = PEFT_METHODS.filter((method) => COMPUTATIONS[method].rows);
 const STRIDES = alignUp(PRESENT + ROW_METHODS.length * 4, 16);
-const SITE_BYTES = alignUp(STRIDES + 2 * MOST_LINEARS * 4, 256);
+const SHARED_RANKS = alignUp(STRIDES + 2 * MOST_LINEARS * 4, 16);
+const OWN_RANKS = alignUp(SHARED_RANKS + MOST_LINEARS * 4, 16);
+const SITE_BYTES = alignUp(OWN_RANKS + MOST_LINEARS * 4, 256);
 
 /** What decides the tables of a pool. */
 export type PoolNeed = { readonly spec: ModelSpec; readonly layers: LayerRange; readonly slots: number };
@@ -61,6 +63,7 @@ export function takeTables(take: Take, need: PoolNeed) {
   const ofModel = groupsOfModel(spec);
   const rows = take("u8", slots, rowBytes(need));
   const step = take("f32", slots, ADAMW_TABLE_WIDTH);
+  const noDropout = take("i32", slots, 4);
   const methods = new Map(
     PEFT_METHODS.map((method) => {
       const { refresh, table } = COMPUTATIONS[method];
@@ -96,6 +99,9 @@ export function takeTables(take: Take, need: PoolNeed) {
         ranks: part("i32", RANKS),
         scale: part("f32", SCALE),
         strides: part("i32", STRIDES, 2),
+        sharedRanks: part("i32", SHARED_RANKS),
+        ownRanks: part("i32", OWN_RANKS),
+        noDropout,
         width: groupShape(spec, group, layer).in,
         firstColumn: groupShape(spec, group, layer).firstColumn,
         layer,
@@ -107,7 +113,7 @@ export function takeTables(take: Take, need: PoolNeed) {
       };
     }),
   );
-  return { rows, step, methods, sites, tableSites: { embedding: tableSite("embedding"), head: tableSite("head") } };
+  return { rows, step, noDropout, methods, sites, tableSites: { embedding: tableSite("embedding"), head: tableSite("head") } };
 }
 
 /** What decides which tensors an adapter has, next to its layout. */
@@ -214,6 +220,8 @@ export function slotRow(need: Omit<PoolNeed, "slots">, memory: AdapterMemory, ad
       ROW_METHODS.map((method) => Number((adapter.method ?? "lora") === method)),
     );
     new Int32Array(row.buffer, from + STRIDES, 2 * strides.length).set(strides.flat());
+    const ofSharing = sharesOuter(layout, group) ? SHARED_RANKS : OWN_RANKS;
+    new Int32Array(row.buffer, from + ofSharing, ranks.length).set(ranks);
     for (const [g, product] of products.entries()) {
       const { A, B } = product ?? {};
       const begin = from / 8;

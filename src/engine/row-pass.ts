@@ -200,7 +200,9 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
   const { settings, bounds, ids, positions, places, rowAdapter, targetRows, tiles } = tables;
   const found = pool.lowRows(Int32Array.from(new Set(of.map(({ adapter }) => adapter))));
   const hasGains = of.some(({ adapter }) => adapter >= 0 && COMPUTATIONS[pool.adapter(adapter)!.method ?? "lora"].rows);
-  const low = new Map([...found].map(([group, { span }]) => [group, { lowAt: NOTHING, elements: 0, span, hasGains }] as const));
+  const low = new Map(
+    [...found].map(([group, { span, outer }]) => [group, { lowAt: NOTHING, elements: 0, span, outer, hasGains }] as const),
+  );
   // Only what a forward pass of rows reads is there.
   const batch: Batch = {
     ...{ rows: sizes.row, ids, positions, bounds, rowAdapter, low, presence: new Map(), expanding: new Map() },

@@ -16,6 +16,14 @@ export type TargetGroup = {
   readonly scale: Tensor;
   /** i32[L, G, 2]: of experts (ops/experts/low-rank.ts). */
   readonly strides: Tensor;
+  /**
+   * i32[L, G], of experts: the ranks of adapters of which all experts share the outer factor (methods/sharing.ts), and of those
+   * of which each has its own; else 0.
+   */
+  readonly sharedRanks: Tensor;
+  readonly ownRanks: Tensor;
+  /** i32[L, 4], for experts: a pass's table of dropout that drops nothing. */
+  readonly noDropout: Tensor;
   /** Input features, and where each linear begins in the output (families/linears.ts). */
   readonly width: number;
   readonly firstColumn: readonly number[];

@@ -11,7 +11,16 @@ import { type LayerRange, layersIn } from "../base/layers.ts";
 import { natural } from "../base/schema.ts";
 import { alignUp, maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
-import { GROUP_NAMES, GROUPS, type Group, groupShape, LINEARS, type Linear, linearShape } from "../families/linears.ts";
+import {
+  GROUP_NAMES,
+  GROUPS,
+  type Group,
+  groupShape,
+  isExpertGroup,
+  LINEARS,
+  type Linear,
+  linearShape,
+} from "../families/linears.ts";
 import { groupsIn, hasLinear } from "../families/parts.ts";
 import type { Placed } from "./adapter.ts";
 import { MOST_RANK } from "./definition.ts";
@@ -178,6 +187,10 @@ export function factorTable({ tensors, size }: AdapterLayout): Int32Array<ArrayB
     if (factor === "B") table.fill(1, offset / ALIGN, alignUp(offset + rows * columns, ALIGN) / ALIGN);
   return table;
 }
+
+/** Whether all experts share the outer factor of an adapter in a group (sharing.ts). */
+export const sharesOuter = ({ sharing }: Pick<AdapterLayout, "sharing">, group: Group): boolean =>
+  sharing === "shared-outer" && isExpertGroup(group);
 
 /** Columns of s = A drop(x) for linears of these ranks. */
 export function paddedWidth(ranks: Iterable<number>): number {

@@ -3,6 +3,8 @@
 // `rowScale` f32[M, k] or null: a row's part of the gradient of B counts as often as its pair says. So the gradient of an
 // expert's output may be that of the sum over experts, without the weight: ds then lacks it, too, and the x of the gradient of
 // A has it instead (expert-act.ts).
+//
+// Each expert has a factor of its own: where all experts of an adapter share it, its ranks are 0 here (expert-rows.ts).
 
 import { I, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
@@ -164,25 +166,19 @@ function gramOn(
   const { routes, gather, span } = args;
   const { counts, starts } = routes;
   const kernel = gpu.kernel("expert_gram");
-  const total = gpu.kernel("expert_gram_sum");
-  const [RB, BN, CHUNK] = [kernel.constant("RB"), kernel.constant("BN"), kernel.constant("CHUNK")];
+  const [RB, BN] = [kernel.constant("RB"), kernel.constant("BN")];
   const pitch = maxOf(firstColumn.slice(1).map((last, g) => last - firstColumn[g]!));
   const rows = sortedRowsOf(routes, gather);
-  const [L, W, chunks] = [dim(counts, 0) - 1, dim(low, 1), cdiv(rows.E, CHUNK)];
-  const linears = L * dim(args.ranks, 1);
-  const parts = 4 * L * chunks * W * pitch;
-  const scratch = gpu.scratch(parts + (rowScale ? sizeOf(low.shape) * bytesOf(low.dtype) : 0));
-  const weighed = rowScale && { ...low, ptr: scratch + parts };
+  const [L, W] = [dim(counts, 0) - 1, dim(low, 1)];
+  const weighed = rowScale && { ...low, ptr: gpu.scratch(sizeOf(low.shape) * bytesOf(low.dtype)) };
   if (weighed) {
     const kernel = gpu.kernel("expert_weigh");
     const P = dim(low, 0);
     const weighs = { s: low, weights: rowScale, source: routes.source, out: weighed, P, W };
     gpu.launch(kernel, [cdiv(P * W, kernel.constant("BLOCK"))], weighs);
   }
-  const shared = { counts, scratch, side, W, width: dim(x, 1), pitch, ...expertTablesOf(args, firstColumn), ...rows };
-  gpu.launch(kernel, [cdiv(pitch, BN) * cdiv(span.most, RB), linears, chunks], {
-    ...{ ...shared, x, low: weighed ?? low, starts },
-    ...{ scale, scale_stride: scale ? strideOf(scale) : 0 },
+  gpu.launch(kernel, [cdiv(pitch, BN) * cdiv(span.most, RB), L * dim(args.ranks, 1), rows.E], {
+    ...{ x, low: weighed ?? low, counts, starts, side, W, width: dim(x, 1), pitch },
+    ...{ scale, scale_stride: scale ? strideOf(scale) : 0, ...expertTablesOf(args, firstColumn), ...rows },
   });
-  gpu.launch(total, [cdiv(pitch, total.constant("BLOCK")), span.most, linears], shared);
 }

@@ -307,9 +307,10 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   launchNorms(open());
   for (const family of ["mixtral", "gptOss", "qwen3moe", "qwen3next"]) {
     const spec = sparseGpuFamilies[family]!;
-    const everywhere = placedOn(spec, { rank: 4, scale: 1, targets: linearsOfModel(spec) });
+    const everywhere: PoolAdapter = placedOn(spec, { rank: 4, scale: 1, targets: linearsOfModel(spec) });
+    const each = { ...everywhere, places: { ...everywhere.places!, experts: "per-expert" as const } };
     const some = placedOn(spec, few);
-    for (const adapter of [some, everywhere]) await train(open(), spec, adapter, "dense");
+    for (const adapter of [some, everywhere, each]) await train(open(), spec, adapter, "dense");
     for (const format of formats.filter((name) => name !== "dense")) await train(open(), spec, some, format);
   }
   const packed = tinyExperts(2, { intermediate: 96, isMxfp4: true, files: "rows" });

@@ -14,7 +14,7 @@ from triton.testing import do_bench
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../../../tests/gpu/kernels"))
 import experts_launch as run  # noqa: E402
-from experts_problem import Group  # noqa: E402
+from experts_problem import A, B, Group  # noqa: E402
 
 SHAPES = {"Qwen3-30B-A3B": (128, 8, 2048, 768), "gpt-oss-20b": (32, 4, 2880, 2880)}
 ROWS = 8192
@@ -36,8 +36,10 @@ class Layer:
         m = torch.arange(ROWS, dtype=torch.int32, device="cuda") // 2048 * 2048
         self.bounds = torch.stack([m, m + 2048], 1).contiguous()
         self.L = adapters
-        self.up = Group(torch.bfloat16, E, [2 * I], H, [[16]] * adapters, [(1, 0)] * adapters)
-        self.down = Group(torch.bfloat16, E, [H], I, [[16]] * adapters, [(0, 1)] * adapters)
+        self.up = Group(torch.bfloat16, E, [2 * I], H, [[16]] * adapters, A, [True] * adapters)
+        self.down = Group(torch.bfloat16, E, [H], I, [[16]] * adapters, B, [True] * adapters)
+        self.up_rows, self.down_rows = (of.rows(self.tiles.tolist()) for of in (self.up, self.down))
+        self.low = torch.zeros(self.down_rows.elements, device="cuda", dtype=torch.bfloat16)
         r = self.r = self.route()
         new = lambda *shape: torch.zeros(*shape, device="cuda", dtype=torch.bfloat16)  # noqa: E731
         self.gu, self.h, self.y, self.s, self.z = new(r.P, 2 * I), new(r.P, I), new(r.P, H), new(r.P, 16), new(r.P, 16)
@@ -60,23 +62,21 @@ class Layer:
             "gate and up, adapted": (lambda: run.experts_forward(KIND, r, self.x, True, self.w_up, None, self.gu, self.up.tables, self.s), gate, weights + 2 * (ROWS * H + P * 2 * I)),
             "act": (lambda: run.expert_act_forward(KIND, r, self.gu, self.h), 0, 2 * P * 3 * I),
             "down": (lambda: run.experts_forward(KIND, r, self.h, False, self.w_down, None, self.y), gate // 2, weights // 2 + 2 * P * (H + I)),
-            "down, adapted": (lambda: run.experts_forward(KIND, r, self.h, False, self.w_down, None, self.y, self.down.tables, self.z), gate // 2, weights // 2 + 2 * P * (H + I)),
             "combine": (lambda: run.combine(KIND, r, self.y, True, self.x, self.out), 0, 2 * (P + 2 * ROWS) * H),
             "down backward": (lambda: run.experts_backward(KIND, r, self.dy, True, self.w_down, self.dh), gate // 2, weights // 2 + 2 * (ROWS * H + P * I)),
             "down backward, adapted": (lambda: run.experts_backward(KIND, r, self.dy, True, self.w_down, self.dh, self.down.tables, self.z), gate // 2, weights // 2 + 2 * (ROWS * H + P * I)),
             "act backward": (lambda: run.expert_act_backward(KIND, r, self.dh, self.gu, self.dgu, self.dweights), 0, 2 * P * 6 * I),
             "gate and up backward": (lambda: run.experts_backward(KIND, r, self.gu, False, self.w_up, self.y), gate, weights + 2 * P * (H + 2 * I)),
-            "gate and up backward, adapted": (lambda: run.experts_backward(KIND, r, self.gu, False, self.w_up, self.y, self.up.tables, self.s), gate, weights + 2 * P * (H + 2 * I)),
             "combine backward": (lambda: run.combine(KIND, r, self.y, False, None, self.out), 0, 2 * (P + ROWS) * H),
+            "combine, shared B": (lambda: run.combine(KIND, r, self.y, True, self.x, self.out, self.down_rows, self.low, B), 0, 2 * (P + 2 * ROWS) * H),
+            "combine backward, shared A": (lambda: run.combine(KIND, r, self.y, False, None, self.out, self.up_rows, self.low, A), 0, 2 * (P + ROWS) * H),
+            "rows of s gathered": (lambda: run.low_gather(KIND, r, self.down_rows, self.z, self.low, True), 0, 2 * (P + ROWS) * 16),
+            "rows of s spread": (lambda: run.low_spread(KIND, r, self.down_rows, self.low, self.z), 0, 2 * (P + ROWS) * 16),
             "route backward": (lambda: run.route_backward(KIND, r, self.logits, self.dweights, self.dlogits), 0, 4 * ROWS * E),
-            "s of x": (lambda: run.expert_low(KIND, r, self.x, True, self.s, self.up.tables, 0), 0, 2 * ROWS * H + 2 * P * 16),
             "s of act": (lambda: run.expert_low(KIND, r, self.h, False, self.z, self.down.tables, 0), 0, low(I)),
-            "ds of dout": (lambda: run.expert_low(KIND, r, self.dy, True, self.z, self.down.tables, 1), 0, 2 * ROWS * H + 2 * P * 16),
             "ds of dgate": (lambda: run.expert_low(KIND, r, self.gu, False, self.s, self.up.tables, 1), 0, low(2 * I)),
-            "dB of down": (lambda: run.expert_gram(KIND, r, self.dy, True, self.z, self.down.tables, 1, r.weights), 0, 2 * ROWS * H),
             "dA of down": (lambda: run.expert_gram(KIND, r, self.h, False, self.z, self.down.tables, 0), 0, low(I) + 8 * self.L * E * 16 * I),
             "dB of gate": (lambda: run.expert_gram(KIND, r, self.gu, False, self.s, self.up.tables, 1), 0, low(2 * I) + 8 * self.L * E * 16 * 2 * I),
-            "dA of gate": (lambda: run.expert_gram(KIND, r, self.x, True, self.s, self.up.tables, 0), 0, 2 * ROWS * H),
         }
 
     def grouped_mm(self):

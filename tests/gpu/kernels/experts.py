@@ -19,16 +19,16 @@ from experts_problem import Problem
 SEED = int(time.time())
 GPT_OSS = dict(interleaved=1, limit=7.0, alpha=1.702)
 CASES = {
-    "Qwen3-30B-A3B": dict(E=128, k=8, H=2048, I=768, tiles=[0] * 8 + [1] * 3 + [-1] + [2], up=[[16], [8], [0]], down=[[16], [0], [4]], shares=[(1, 1), (1, 0), (0, 0)]),
-    "gpt-oss": dict(E=32, k=4, H=720, I=720, tiles=[1, 1, 0, -1], up=[[16], [4]], down=[[8], [16]], shares=[(1, 1), (0, 1)], bias=True, act=GPT_OSS),
-    "gate and up apart": dict(E=40, k=6, H=264, I=136, tiles=[2, 2, 0, 1], up=[[17, 3], [0, 32], [16, 16]], down=[[1], [40], [0]], shares=[(1, 0), (1, 1), (0, 0)], router=dict(sigmoid=1, scaling=2.5, groups=8, kept=3)),
-    "few rows": dict(E=256, k=2, H=128, I=64, tiles=[0, 1], up=[[8], [8]], down=[[8], [8]], shares=[(1, 1), (0, 0)], router=dict(normalise=0)),
-    "one expert has most": dict(E=16, k=4, H=512, I=256, tiles=[0] * 5 + [1] * 2, up=[[16], [64]], down=[[16], [64]], shares=[(1, 1), (0, 0)], skew=True),
-    "32 adapters": dict(E=64, k=8, H=256, I=128, tiles=[l for l in range(32) for _ in range(1 + l % 2)], up=[[1 + l % 20] for l in range(32)], down=[[16]] * 32, shares=[(l % 2, l % 3 == 0) for l in range(32)]),
+    "Qwen3-30B-A3B": dict(E=128, k=8, H=2048, I=768, tiles=[0] * 8 + [1] * 3 + [-1] + [2], up=[[16], [8], [0]], down=[[16], [0], [4]], shares=[1, 0, 0]),
+    "gpt-oss": dict(E=32, k=4, H=720, I=720, tiles=[1, 1, 0, -1], up=[[16], [4]], down=[[8], [16]], shares=[1, 0], bias=True, act=GPT_OSS),
+    "gate and up apart": dict(E=40, k=6, H=264, I=136, tiles=[2, 2, 0, 1], up=[[17, 3], [0, 32], [16, 16]], down=[[1], [40], [0]], shares=[1, 1, 0], router=dict(sigmoid=1, scaling=2.5, groups=8, kept=3)),
+    "few rows": dict(E=256, k=2, H=128, I=64, tiles=[0, 1], up=[[8], [8]], down=[[8], [8]], shares=[1, 0], router=dict(normalise=0)),
+    "one expert has most": dict(E=16, k=4, H=512, I=256, tiles=[0] * 5 + [1] * 2, up=[[16], [64]], down=[[16], [64]], shares=[1, 0], skew=True),
+    "32 adapters": dict(E=64, k=8, H=256, I=128, tiles=[l for l in range(32) for _ in range(1 + l % 2)], up=[[1 + l % 20] for l in range(32)], down=[[16]] * 32, shares=[l % 3 > 0 for l in range(32)]),
 }
 SMALL = {
-    "small": dict(E=5, k=2, H=40, I=24, tiles=[0, -1], up=[[3, 0]], down=[[17]], shares=[(1, 0)], bias=True, act=GPT_OSS),
-    "small, groups": dict(E=8, k=3, H=40, I=24, tiles=[1, 0], up=[[17, 3], [0, 8]], down=[[1], [40]], shares=[(1, 0), (0, 1)], router=dict(sigmoid=1, scaling=2.5, groups=4, kept=2)),
+    "small": dict(E=5, k=2, H=40, I=24, tiles=[0, -1], up=[[3, 0]], down=[[17]], shares=[1], bias=True, act=GPT_OSS),
+    "small, groups": dict(E=8, k=3, H=40, I=24, tiles=[1, 0], up=[[17, 3], [0, 8]], down=[[1], [40]], shares=[0, 1], router=dict(sigmoid=1, scaling=2.5, groups=4, kept=2)),
 }
 LIMIT = {"f32": 5e-6, "ptr": 5e-3, "tma": 5e-3}
 

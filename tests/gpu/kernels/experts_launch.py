@@ -151,19 +151,43 @@ def expert_low(kind, routes, x, gather, low, adapters, side):
 
 
 def expert_gram(kind, routes, x, gather, low, adapters, side, row_scale=None):
-    row, total = find("expert_gram", kind), find("expert_gram_sum", kind)
-    c, L = row["constants"], routes.L
+    row = find("expert_gram", kind)
+    c = row["constants"]
     pitch = max(adapters.columns) if side else x.shape[1]
-    blocks, chunks = cdiv(adapters.most, c["RB"]), cdiv(routes.E, c["CHUNK"])
-    scratch = torch.full((L * chunks * low.shape[1], pitch), float("nan"), device=DEVICE)
     if row_scale is not None:
         weigh, out = find("expert_weigh", kind), torch.full_like(low, float("nan"))
         launch(weigh, (cdiv(low.numel(), weigh["constants"]["BLOCK"]),), s=low, weights=row_scale, source=routes.source, out=out, P=low.shape[0], W=low.shape[1])
         low = out
-    shared = dict(E=routes.E, side=side, W=low.shape[1], width=x.shape[1], pitch=pitch, counts=routes.counts, scratch=scratch, **adapters.tables)
-    launch(row, (cdiv(pitch, c["BN"]) * blocks, L * adapters.G, chunks), **shared, x=x, low=low, source=routes.source,
-           starts=routes.starts, gathers=routes.k if gather else 0)
-    launch(total, (cdiv(pitch, total["constants"]["BLOCK"]), adapters.most, L * adapters.G), **shared)
+    launch(row, (cdiv(pitch, c["BN"]) * cdiv(adapters.most, c["RB"]), routes.L * adapters.G, routes.E), x=x, low=low, source=routes.source, counts=routes.counts,
+           starts=routes.starts, gathers=routes.k if gather else 0, E=routes.E, side=side, W=low.shape[1], width=x.shape[1], pitch=pitch, **adapters.tables)
+
+
+@dataclass
+class Shared:
+    """Rows of the batch of adapters with a factor that all experts share."""
+    tile_adapter: torch.Tensor
+    low_at: torch.Tensor
+    elements: int
+    columns: int  # of the widest
+    adapters: Adapters
+
+    @property
+    def tables(self):
+        return dict(low_at=self.low_at, tile_adapter=self.tile_adapter, **self.adapters.tables)
+
+
+def rows(name, kind, routes, shared, s, low, **more):
+    row = find(name, kind)
+    c, M = row["constants"], routes.place.shape[0]
+    launch(row, (M // c["BM"], cdiv(shared.columns, c["CB"])), s=s, place=routes.place, low=low, W=s.shape[1], k=routes.k, **shared.tables, **more)
+
+
+def low_gather(kind, routes, shared, s, low, weighs):
+    rows("low_gather", kind, routes, shared, s, low, weights=routes.weights, weighs=int(weighs))
+
+
+def low_spread(kind, routes, shared, low, s):
+    rows("low_spread", kind, routes, shared, s, low)
 
 
 def expert_act_forward(kind, routes, gate_up, act, interleaved=0, limit=0.0, alpha=1.0):
@@ -177,10 +201,13 @@ def expert_act_backward(kind, routes, dact, gate_up, dgate_up, dweights, interle
            pairs=routes.place.numel(), I=I, limit=limit, alpha=alpha)
 
 
-def combine(kind, routes, y, weighs, start, out):
-    row, (M, H) = find("combine", kind), out.shape
-    launch(row, (M, cdiv(H, row["constants"]["BLOCK"])), y=y, place=routes.place, weights=routes.weights, start=start, out=out, k=routes.k, H=H,
-           has_weights=int(weighs), has_start=int(start is not None))
+def combine(kind, routes, y, weighs, start, out, shared=None, low=None, side=0):
+    row, (M, H) = find("combine" if shared is None else "combine_adapted", kind), out.shape
+    c, args = row["constants"], dict(y=y, place=routes.place, weights=routes.weights, start=start, out=out, k=routes.k, H=H, has_weights=int(weighs), has_start=int(start is not None))
+    if shared is None:
+        launch(row, (M, cdiv(H, c["BLOCK"])), **args)
+    else:
+        launch(row, (cdiv(H, c["BN"]), M // c["BM"]), **args, low=low, side=side, **shared.tables)
 
 
 def bias_weight_grad(kind, routes, dout, bias, dweights):

@@ -9,6 +9,8 @@ import experts_launch as run
 from experts_launch import DEVICE, Adapters, dtype_of
 from linear_pool import padded, placed, table
 
+A, B = 0, 1  # places in tables of factors
+
 
 def per_expert(shape, dtype, E):
     """Factors of all experts, [E, r, width], NaN after them."""
@@ -16,10 +18,11 @@ def per_expert(shape, dtype, E):
 
 
 class Group:
-    """The adapters of gate and up, or of down. `shares`: whether all experts share A, and B, of each adapter."""
+    """The adapters of gate and up, or of down. `outer`: the factor, A or B, that all experts share of adapters in `shares`."""
 
-    def __init__(self, dtype, E, columns, K, ranks, shares):
-        self.E, self.columns, self.ranks = E, columns, ranks
+    def __init__(self, dtype, E, columns, K, ranks, outer, shares):
+        self.dtype, self.E, self.columns, self.ranks, self.outer, self.shares = dtype, E, columns, ranks, outer, shares
+        shares = [(share and outer == A, share and outer == B) for share in shares]
         self.a, self.b, self.da, self.db = {}, {}, {}, {}
         addresses, strides = [], []
         for l, row in enumerate(ranks):
@@ -39,6 +42,46 @@ class Group:
         most = max(r for row in ranks for r in row)
         self.tables = Adapters(table(addresses, torch.int64, 5), table(strides, torch.int32, 3), scale, table(ranks, torch.int32, 3), columns, most)
         self.W = max(sum(map(padded, row)) for row in ranks)
+
+    @property
+    def own(self):
+        """The tables for the outer factor, of adapters of which each expert has its own."""
+        return replace(self.tables, ranks=table([[0] * len(row) if share else row for row, share in zip(self.ranks, self.shares)], torch.int32, 3))
+
+    def rows(self, tiles):
+        """The tables for the outer factor, of adapters of which all experts share it, in a batch of these tiles."""
+        ranks = [row if share else [0] * len(row) for row, share in zip(self.ranks, self.shares)]
+        units = [0 if l < 0 else sum(map(padded, self.ranks[l])) * 8 for l in tiles]
+        low_at = torch.tensor([sum(units[:i]) for i in range(len(tiles))], dtype=torch.int32, device=DEVICE)
+        tile_adapter = torch.tensor(tiles, dtype=torch.int32, device=DEVICE)
+        return run.Shared(tile_adapter, low_at, sum(units) * 16, self.W, replace(self.tables, ranks=table(ranks, torch.int32, 3)))
+
+    def packed(self, tiles, rows):
+        """Rows [M, W] as those kernels have them; NaN in what is no shared adapter's."""
+        shared = self.rows(tiles)
+        low = poison(self.dtype, shared.elements + 16)
+        for t, begin in zip(range(len(tiles)), shared.low_at.tolist()):
+            self.part(low, tiles, t, begin)[:] = rows[128 * t : 128 * t + 128, : self.width(tiles[t])]
+        return low
+
+    def part(self, low, tiles, t, begin):
+        W = self.width(tiles[t])
+        return low[16 * begin : 16 * begin + 128 * W].view(128, W)
+
+    def unpacked(self, tiles, low):
+        """The way back, zeros in what is no shared adapter's."""
+        out = torch.zeros(128 * len(tiles), self.W, dtype=low.dtype, device=DEVICE)
+        for t, begin in enumerate(self.rows(tiles).low_at.tolist()):
+            out[128 * t : 128 * t + 128, : self.width(tiles[t])] = self.part(low, tiles, t, begin)
+        return out
+
+    def width(self, l):
+        """Columns that an adapter has in rows of the batch."""
+        return sum(map(padded, self.ranks[l])) if l >= 0 and self.shares[l] else 0
+
+    def beyond(self, l):
+        """Which of its columns are of no rank."""
+        return torch.cat([torch.arange(padded(r), device=DEVICE) >= r for r in self.ranks[l]])
 
     def only(self, l):
         """The same, where adapters other than l have no gradients, as those that are not in a step."""
@@ -75,8 +118,14 @@ class Problem:
         self.w_up, self.w_down = rnd(E, 2 * I, H, by=1.5 * H**-0.5), rnd(E, H, I, by=I**-0.5)
         self.b_up, self.b_down = (rnd(E, 2 * I), rnd(E, H)) if bias else (None, None)
         columns = [I, I] if len(up[0]) == 2 else [2 * I]
-        self.up = Group(self.dtype, E, columns, H, up, shares)
-        self.down = Group(self.dtype, E, [H], I, down, shares)
+        self.up = Group(self.dtype, E, columns, H, up, A, shares)
+        self.down = Group(self.dtype, E, [H], I, down, B, shares)
+        # What products with rows of the batch make of shared factors: s of gate and up, ds of down.
+        self.s_up, self.ds_down = rnd(M, self.up.W), rnd(M, self.down.W)
+        for rows, group in ((self.s_up, self.up), (self.ds_down, self.down)):
+            for t, l in enumerate(tiles):
+                if group.width(l) > 0:
+                    rows[128 * t : 128 * t + 128, : group.width(l)].masked_fill_(group.beyond(l), 0.0)
         first = torch.arange(M, dtype=torch.int32, device=DEVICE) // 128 * 128
         length = torch.tensor([128 if i % 3 else 100 for i in range(len(tiles))], dtype=torch.int32, device=DEVICE).repeat_interleave(128)
         inside = torch.arange(M, device=DEVICE) - first < length
@@ -89,7 +138,7 @@ class Problem:
         alone.__dict__.update(self.__dict__)
         alone.tiles = [t for t in self.tiles if t == l]
         alone.up, alone.down = self.up.only(l), self.down.only(l)
-        for name in ("x", "dy", "residual", "bounds", "logits"):
+        for name in ("x", "dy", "residual", "bounds", "logits", "s_up", "ds_down"):
             rows = getattr(self, name).view(len(self.tiles), 128, -1)
             setattr(alone, name, torch.cat([rows[i] for i, t in enumerate(self.tiles) if t == l]).contiguous())
         shift = torch.tensor([128 * (i - n) for n, i in enumerate(i for i, t in enumerate(self.tiles) if t == l)], device=DEVICE, dtype=torch.int32)
@@ -112,14 +161,20 @@ class Problem:
                                 ds=(P, self.up.W), dxs=(P, H), dx=(M, H)).items():
             o[name] = new(*shape)
         o["dweights"], o["dlogits"] = poison(torch.float32, M, k), new(M, E)
-        run.expert_low(kind, r, self.x, True, o["s"], self.up.tables, 0)
+        up, down = self.up.rows(self.tiles), self.down.rows(self.tiles)
+        for name, group, rows in (("low z", self.down, None), ("low ds", self.up, None)):
+            o[name] = poison(self.dtype, group.rows(self.tiles).elements + 16)
+        run.expert_low(kind, r, self.x, True, o["s"], self.up.own, 0)
+        run.low_spread(kind, r, up, self.up.packed(self.tiles, self.s_up), o["s"])
         run.experts_forward(kind, r, self.x, True, self.w_up, self.b_up, o["gu"], self.up.tables, o["s"])
         run.expert_act_forward(kind, r, o["gu"], o["h"], **self.act)
         run.expert_low(kind, r, o["h"], False, o["z"], self.down.tables, 0)
-        run.experts_forward(kind, r, o["h"], False, self.w_down, self.b_down, o["y"], self.down.tables, o["z"])
-        run.combine(kind, r, o["y"], True, self.residual, o["out"])
-        run.expert_low(kind, r, self.dy, True, o["dz"], self.down.tables, 1)
-        run.expert_gram(kind, r, self.dy, True, o["z"], self.down.tables, 1, r.weights)
+        run.experts_forward(kind, r, o["h"], False, self.w_down, self.b_down, o["y"], self.down.own, o["z"])
+        run.low_gather(kind, r, down, o["z"], o["low z"], True)
+        run.combine(kind, r, o["y"], True, self.residual, o["out"], down, o["low z"], B)
+        run.expert_low(kind, r, self.dy, True, o["dz"], self.down.own, 1)
+        run.expert_gram(kind, r, self.dy, True, o["z"], self.down.own, 1, r.weights)
+        run.low_spread(kind, r, down, self.down.packed(self.tiles, self.ds_down), o["dz"])
         run.experts_backward(kind, r, self.dy, True, self.w_down, o["dh"], self.down.tables, o["dz"])
         o["wh"] = o["dh"].clone()
         run.expert_act_backward(kind, r, o["wh"], o["gu"], o["dgu"], o["dweights"], **self.act)
@@ -128,14 +183,17 @@ class Problem:
             run.bias_weight_grad(kind, r, self.dy, self.b_down, o["dweights"])
         run.expert_low(kind, r, o["dgu"], False, o["ds"], self.up.tables, 1)
         run.expert_gram(kind, r, o["dgu"], False, o["s"], self.up.tables, 1)
-        run.expert_gram(kind, r, self.x, True, o["ds"], self.up.tables, 0)
-        run.experts_backward(kind, r, o["dgu"], False, self.w_up, o["dxs"], self.up.tables, o["ds"])
-        run.combine(kind, r, o["dxs"], False, None, o["dx"])
+        run.expert_gram(kind, r, self.x, True, o["ds"], self.up.own, 0)
+        run.experts_backward(kind, r, o["dgu"], False, self.w_up, o["dxs"], self.up.own, o["ds"])
+        run.low_gather(kind, r, up, o["ds"], o["low ds"], False)
+        run.combine(kind, r, o["dxs"], False, None, o["dx"], up, o["low ds"], A)
         run.route_backward(kind, r, o["logits"], o["dweights"], o["dlogits"], **{n: v for n, v in self.router.items() if n in ("sigmoid", "normalise", "scaling")})
         # And without adapters.
         o["y plain"], o["dxs plain"] = new(P, H), new(P, H)
         run.experts_forward(kind, r, o["h"], False, self.w_down, self.b_down, o["y plain"])
         run.experts_backward(kind, r, o["dgu"], False, self.w_up, o["dxs plain"])
+        o["out plain"] = new(M, H)
+        run.combine(kind, r, o["y"], True, self.residual, o["out plain"])
         return self
 
     # Against float64, each kernel from what it was given.
@@ -211,13 +269,16 @@ class Problem:
                     for g, width in enumerate(group.columns):
                         if l >= 0 and group.ranks[l][g] > 0:
                             a, b, times = group.factor(group.a, l, g, e), group.factor(group.b, l, g, e), float(group.scale[l, g])
-                            low[low_in].append((self.low(group, rows, l, g, o[low_in]), x_in @ a.T))
-                            low[dlow_in].append((self.low(group, rows, l, g, o[dlow_in]), times * dy_in[:, column : column + width] @ b.T))
+                            shares_a, shares_b = (group.shares[l] and group.outer == of for of in (A, B))
+                            low[low_in].append((self.low(group, rows, l, g, o[low_in]), self.low(group, m, l, g, self.s_up) if shares_a else x_in @ a.T))
+                            low[dlow_in].append((self.low(group, rows, l, g, o[dlow_in]), self.low(group, m, l, g, self.ds_down) if shares_b else times * dy_in[:, column : column + width] @ b.T))
                             s, ds = low[low_in][-1][0], low[dlow_in][-1][0]
-                            y_out[:, column : column + width] += times * s @ b
-                            dx_out += ds @ a
-                            grads[f"da {name}"][l, g][0 if len(group.a[l, g]) == 1 else e] += ds.T @ (d(o["wh"])[rows] if name == "down" else x_in)
-                            grads[f"db {name}"][l, g][0 if len(group.b[l, g]) == 1 else e] += times * (s * w).T @ dy_in[:, column : column + width]
+                            if not shares_b:
+                                y_out[:, column : column + width] += times * s @ b
+                                grads[f"db {name}"][l, g][e] += times * (s * w).T @ dy_in[:, column : column + width]
+                            if not shares_a:
+                                dx_out += ds @ a
+                                grads[f"da {name}"][l, g][e] += ds.T @ (d(o["wh"])[rows] if name == "down" else x_in)
                         column += width
                 want["gu"][rows], want["y"][rows], want["dh"][rows], want["dxs"][rows] = gu, y, dh, dxs
         for name, reference in want.items():
@@ -258,9 +319,35 @@ class Problem:
         def summed(name, w):
             return torch.zeros(self.x.shape, dtype=torch.float64, device=DEVICE).index_add_(0, pair // k, d(o[name])[:n] * w)
 
-        near("out", o["out"], d(self.residual) + summed("y", d(r.weights).flatten()[pair][:, None]))
-        near("dx", o["dx"], summed("dxs", 1.0))
+        weighs = d(r.weights).flatten()[pair][:, None]
+        out = d(self.residual) + summed("y", weighs)
+        near("out plain", o["out plain"], out)
+        near("out", o["out"], out + self.added(self.down, o["low z"]))
+        near("dx", o["dx"], summed("dxs", 1.0) + self.added(self.up, o["low ds"]))
+        for name, group, sorted_rows, w in (("low z", self.down, o["z"], weighs), ("low ds", self.up, o["ds"], 1.0)):
+            want = torch.zeros(len(self.tiles) * 128, group.W, dtype=torch.float64, device=DEVICE)
+            for l in set(self.tiles) - {-1}:
+                mine = (r.row_adapter[:n] == l).nonzero().flatten()
+                columns = group.width(l)
+                want[:, :columns].index_add_(0, pair[mine] // k, (d(sorted_rows)[:n] * w)[mine, :columns])
+            near(name, group.unpacked(self.tiles, o[name]), want)
+        plain = torch.tensor([l < 0 or self.down.width(l) == 0 for l in self.tiles], device=DEVICE).repeat_interleave(128)
+        if not torch.equal(o["out"][plain], o["out plain"][plain]):
+            bad.append("out without a shared factor is not that of the base alone")
         return errors, bad
+
+    def added(self, group, low):
+        """What shared factors add to rows of the batch."""
+        total = torch.zeros(self.x.shape, dtype=torch.float64, device=DEVICE)
+        low = group.unpacked(self.tiles, low).double()
+        for t, l in enumerate(self.tiles):
+            if l >= 0 and group.shares[l]:
+                for g, rank in enumerate(group.ranks[l]):
+                    if rank > 0:
+                        rows = slice(128 * t, 128 * t + 128)
+                        times = float(group.scale[l, g]) if group.outer == B else 1.0
+                        total[rows] += times * self.low(group, rows, l, g, low) @ (group.a, group.b)[group.outer][l, g][0].double()
+        return total
 
     def results(self, l=None):
         """By name, in the order of rows and slots; of one adapter alone, or of all."""
@@ -268,7 +355,8 @@ class Problem:
         m = torch.tensor([i for t, a in enumerate(self.tiles) if l is None or a == l for i in range(128 * t, 128 * t + 128)], device=DEVICE)
         place = r.place[m].flatten().long()
         place = place[place >= 0]
-        found = {name: self.o[name][m] for name in ("logits", "out", "dx", "dweights", "dlogits")}
+        found = {name: self.o[name][m] for name in ("logits", "out", "out plain", "dx", "dweights", "dlogits")}
+        found |= {name: group.unpacked(self.tiles, self.o[name])[m] for name, group in (("low z", self.down), ("low ds", self.up))}
         found |= {name: self.o[name][place] for name in ("gu", "h", "y", "dh", "dgu", "dxs", "y plain", "dxs plain")}
         for group, names in ((self.up, ("s", "ds")), (self.down, ("z", "dz"))):
             if l is not None:
