@@ -49,8 +49,8 @@ export const PRODUCT = {
 };
 
 /**
- * y = gain (x W^T + scale B A x) + bias + residual, the adapter of each row its own: x c[M, K], weight c[N, K] or packed (not fp8),
- * bias c[N] or null, residual c[M, N] (may be y) or null, y c[M, N], any M. No row's numbers depend on others or on M.
+ * y = gain (x W^T + scale B A x) + bias + residual, the adapter of each row its own: x c[M, K], weight c[N, K] or packed (not
+ * fp8), bias c[N] or null, residual c[M, N] (may be y) or null, y c[M, N], any M. No row depends on others or on M.
  */
 export const fewRowsForward = op<FewRows>(
   "fewrows_forward",
