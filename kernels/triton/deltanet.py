@@ -4,11 +4,10 @@ Of value head h of a sequence, with the state S f32[K, V] before a chunk, c the 
 chunk's first token on, beta = sigmoid(b), and q and k of length 1 (q over sqrt(K)):
 
     A = tril(beta k k^T e^(c_i - c_j), -1)    T = (I + A)^-1    P = tril(q k^T e^(c_i - c_j))
-    U = T (beta v)      W = T (beta e^c k)    N = U - W S
-    out = (e^c q) S + P N                     S' = e^(c_last) S + (e^(c_last - c) k)^T N
+    N = T beta (v - (e^c k) S)                out = (e^c q) S + P N        S' = e^(c_last) S + (e^(c_last - c) k)^T N
 
-    delta_prepare    T, P, U, W and the vectors c, what q and what k is multiplied by, of a chunk and a head
-    delta_scan       from chunk to chunk: N over U, and the states before chunks; the state after a sequence, if kept
+    delta_prepare    T, P and the vectors c, what q and what k is multiplied by, and beta, of a chunk and a head
+    delta_scan       from chunk to chunk: N, and the states before chunks; the state after a sequence, if kept
     delta_out        out of a chunk and a head
     delta_decode     a row of each sequence, token by token: S = e^g S, S += k (beta (v - S^T k))^T, out = S^T q
 
@@ -19,12 +18,12 @@ are factors as they are stored, without a way through registers: what they are m
 result.
 
 Shapes: mixed c[M, 2 H K + heads V], H heads of q and of k, then those of v; gates c[M, 2 heads]; decay, bias f32[heads]; bounds
-i32[M, 2], equal in padding rows, which reach to the end of a tile; out c[M, heads V]; vectors f32[5, M, heads], the last two
-the backward pass's; t, p c[M, heads, 64]; u c[M, heads, V]; w c[M, heads, K]; states c[M / 64, heads, K, V]; places i32[M];
-state f32[S, heads, K, V]. K is at most KD and V at most VD, and equal to them where EXACT = 1.
+i32[M, 2], equal in padding rows, which reach to the end of a tile; out c[M, heads V]; vectors f32[6, M, heads], the last two
+the backward pass's; t, p c[M, heads, 64]; n c[M, heads, V]; states c[M / 64, heads, K, V]; places i32[M]; state f32[S, heads,
+K, V]. K is at most KD and V at most VD, and equal to them where EXACT = 1.
 
-Launch: prepare and out grid (ceil(M / 64), heads); scan grid (ceil(V / BV), heads, ceil(M / 64)), so that the programs of a
-sequence begin together; decode grid (M, heads, ceil(V / BV)).
+Launch: prepare grid (ceil(M / 64), heads, 2); out grid (ceil(M / 64), heads); scan grid (ceil(V / BV), heads, ceil(M / 64)), so
+that the programs of a sequence begin together; decode grid (M, heads, ceil(V / BV)).
 """
 import triton
 import triton.language as tl
@@ -90,56 +89,75 @@ def inverse(a_CC, EXACT: tl.constexpr):
 
 
 @triton.jit
-def delta_prepare(mixed, gates, decay, bias, bounds, vectors, t, p, u, w, M, key_heads, heads, K, V,
-                  KD: tl.constexpr, VD: tl.constexpr, EXACT: tl.constexpr):
-    """The chunks of a head that begin in a tile. See the top of the file."""
-    if EXACT:
-        K, V = KD, VD
-    head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
-    k_K, v_V = tl.arange(0, KD), tl.arange(0, VD)
-    key_head = head * key_heads // heads
-    width = 2 * key_heads * K + heads * V
-    row = tl.program_id(0) * C
-    stop = tl.minimum(row + C, M)
-    while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        begin = first + (row - first + C - 1) // C * C
-        if end <= first:
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
-            m_C = begin + i
-            inside = m_C < end
-            m = m_C.to(tl.int64)
-            g_C, beta_C, _ = token_gates(gates, decay, bias, m_C, inside, head, heads)
-            c_C = tl.cumsum(g_C, 0)
-            seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
-            q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
-            k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
-            v_CV = tl.load(mixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :], mask=seen_V, other=0.0)
-            el = k_CK.dtype
-            kk_CC = product(k_CK, tl.trans(k_CK))
-            rq_C, rk_C = by_squares(product(q_CK, tl.trans(q_CK)), tl.rsqrt(K * 1.0)), by_squares(kk_CC, 1.0)
-            d_CC = decays(c_C)
-            p_CC = product(q_CK, tl.trans(k_CK)) * (rq_C[:, None] * rk_C[None, :]) * d_CC
-            at = m * heads + head
-            tl.store(p + at[:, None] * 64 + i[None, :], p_CC.to(el), mask=inside[:, None])
-            a_CC = kk_CC * ((beta_C * rk_C)[:, None] * rk_C[None, :]) * d_CC
-            t_CC = inverse(tl.where(i[:, None] > i[None, :], a_CC, 0.0), EXACT=mixed.dtype.element_ty == tl.float32)
-            tl.store(t + at[:, None] * 64 + i[None, :], t_CC.to(el), mask=inside[:, None])
-            u_CV = product((t_CC * beta_C[None, :]).to(el), v_CV)
-            tl.store(u + at[:, None] * V + v_V[None, :], u_CV.to(el), mask=seen_V)
-            w_CK = product((t_CC * (beta_C * tl.exp(c_C) * rk_C)[None, :]).to(el), k_CK)
-            tl.store(w + at[:, None] * K + k_K[None, :], w_CK.to(el), mask=seen_K)
-            tl.store(vectors + at, c_C, mask=inside)
-            tl.store(vectors + M.to(tl.int64) * heads + at, rq_C, mask=inside)
-            tl.store(vectors + 2 * M.to(tl.int64) * heads + at, rk_C, mask=inside)
-            row = tl.minimum(begin + C, end)
+def after_chunk(row, stop, bounds):
+    """The row after the chunk that begins at or after a row, or after what is no chunk's beginning."""
+    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+    begin = first + (row - first + 63) // 64 * 64
+    return tl.where(end <= first, stop, tl.where((begin >= end) | (begin >= stop), tl.minimum(end, stop), tl.minimum(begin + 64, end)))
 
 
 @triton.jit
-def delta_scan(mixed, bounds, vectors, w, u, states, places, state, M, key_heads, heads, K, V, capacity,
+def prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V,
+                  KD: tl.constexpr):
+    """The chunk at or after a row, if one begins before `stop`; the row after it."""
+    head, C, i, k_K = tl.program_id(1), 64, tl.arange(0, 64), tl.arange(0, KD)
+    key_head = head * key_heads // heads
+    width = 2 * key_heads * K + heads * V
+    each = M.to(tl.int64) * heads
+    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+    begin = first + (row - first + C - 1) // C * C
+    if end <= first:
+        row = stop
+    elif (begin >= end) | (begin >= stop):
+        row = tl.minimum(end, stop)
+    else:
+        m_C = begin + i
+        inside = m_C < end
+        m = m_C.to(tl.int64)
+        seen_K = inside[:, None] & (k_K < K)[None, :]
+        q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
+        k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
+        g_C, beta_C, _ = token_gates(gates, decay, bias, m_C, inside, head, heads)
+        c_C = tl.cumsum(g_C, 0)
+        kk_CC = product(k_CK, tl.trans(k_CK))
+        rq_C, rk_C = by_squares(product(q_CK, tl.trans(q_CK)), tl.rsqrt(K * 1.0)), by_squares(kk_CC, 1.0)
+        d_CC = decays(c_C)
+        at = m * heads + head
+        tl.store(vectors + at, c_C, mask=inside)
+        tl.store(vectors + each + at, rq_C, mask=inside)
+        tl.store(vectors + 2 * each + at, rk_C, mask=inside)
+        tl.store(vectors + 3 * each + at, beta_C, mask=inside)
+        p_CC = product(q_CK, tl.trans(k_CK)) * (rq_C[:, None] * rk_C[None, :]) * d_CC
+        tl.store(p + at[:, None] * 64 + i[None, :], p_CC.to(q_CK.dtype), mask=inside[:, None])
+        a_CC = kk_CC * ((beta_C * rk_C)[:, None] * rk_C[None, :]) * d_CC
+        t_CC = inverse(tl.where(i[:, None] > i[None, :], a_CC, 0.0), EXACT=mixed.dtype.element_ty == tl.float32)
+        tl.store(t + at[:, None] * 64 + i[None, :], t_CC.to(q_CK.dtype), mask=inside[:, None])
+        row = tl.minimum(begin + C, end)
+    return row
+
+
+@triton.jit
+def delta_prepare(mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V,
+                  KD: tl.constexpr, EXACT: tl.constexpr):
+    """The chunks of a head that begin in a tile. See the top of the file. Most tiles have one, which the program of (.., .., 0)
+    takes without a loop: what is the same in all turns of a loop lies in registers, of which there are too few. That of
+    (.., .., 1) takes the others."""
+    if EXACT:
+        K = KD
+    row, stop = tl.program_id(0) * 64, tl.minimum(tl.program_id(0) * 64 + 64, M)
+    if EXACT == 0:
+        row = tl.where(tl.program_id(2) == 0, row, stop)
+    elif tl.program_id(2) == 0:
+        prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V, KD)
+        row = stop
+    else:
+        row = after_chunk(row, stop, bounds)
+    while row < stop:
+        row = prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V, KD)
+
+
+@triton.jit
+def delta_scan(mixed, bounds, vectors, t, n, states, places, state, M, key_heads, heads, K, V, capacity,
                KD: tl.constexpr, VD: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
     """BV values of a head of the sequences that begin in a tile; capacity 0: no state is kept. See the top of the file."""
     if EXACT:
@@ -148,7 +166,7 @@ def delta_scan(mixed, bounds, vectors, w, u, states, places, state, M, key_heads
     k_K, v_V = tl.arange(0, KD), tl.program_id(0) * BV + tl.arange(0, BV)
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
-    norms = 2 * M.to(tl.int64) * heads
+    each = M.to(tl.int64) * heads
     row = tl.program_id(2) * C
     stop = tl.minimum(row + C, M)
     at_KV, each_state = k_K[:, None] * V + v_V[None, :], (heads * K * V).to(tl.int64)
@@ -163,21 +181,21 @@ def delta_scan(mixed, bounds, vectors, w, u, states, places, state, M, key_heads
                 for begin in range(first, end, C):
                     m_C = begin + i
                     inside = m_C < end
-                    at = m_C.to(tl.int64) * heads + head
+                    m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
                     seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
-                    w_CK = tl.load(w + at[:, None] * K + k_K[None, :], mask=seen_K, other=0.0)
-                    from_CK = mixed + m_C.to(tl.int64)[:, None] * width + (key_heads + key_head) * K + k_K[None, :]
-                    k_CK = tl.load(from_CK, mask=seen_K, other=0.0)
-                    u_CV = u + at[:, None] * V + v_V[None, :]
-                    old_CV = tl.load(u_CV, mask=seen_V, other=0.0)
-                    c_C, rk_C = tl.load(vectors + at, mask=inside, other=0.0), tl.load(vectors + norms + at, mask=inside, other=0.0)
+                    k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
+                    v_CV = tl.load(mixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :], mask=seen_V, other=0.0)
+                    t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+                    c_C, rk_C = tl.load(vectors + at, mask=inside, other=0.0), tl.load(vectors + 2 * each + at, mask=inside, other=0.0)
+                    beta_C = tl.load(vectors + 3 * each + at, mask=inside, other=0.0)
                     last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
-                    el = w_CK.dtype
+                    el = k_CK.dtype
                     before_KV = s_KV.to(el)
                     if begin > first:
                         tl.store(states + begin // C * each_state + head * K * V + at_KV, before_KV, mask=seen_KV)
-                    n_CV = old_CV.to(tl.float32) - product(w_CK, before_KV)
-                    tl.store(u_CV, n_CV.to(el), mask=seen_V)
+                    new_CV = beta_C[:, None] * (v_CV.to(tl.float32) - product(k_CK, before_KV) * (rk_C * tl.exp(c_C))[:, None])
+                    n_CV = product(t_CC, new_CV.to(el))
+                    tl.store(n + at[:, None] * V + v_V[None, :], n_CV.to(el), mask=seen_V)
                     n_CV = n_CV * (rk_C * tl.exp(last - c_C))[:, None]
                     s_KV = s_KV * tl.exp(last) + product(tl.trans(k_CK), n_CV.to(el))
                 if capacity > 0:
@@ -263,8 +281,8 @@ from variants import by_chip, for_tests, row
 
 INPUTS = "mixed:c gates:c decay:*fp32 bias:*fp32"
 SIZES = "key_heads:i32 heads:i32 K:i32 V:i32"
-PREPARED = f"{INPUTS} bounds:*i32 vectors:*fp32 t:c p:c u:c w:c M:i32 {SIZES}"
-SCANNED = f"mixed:c bounds:*i32 vectors:*fp32 w:c u:c states:c places:*i32 state:*fp32 M:i32 {SIZES} capacity:i32"
+PREPARED = f"{INPUTS} bounds:*i32 vectors:*fp32 t:c p:c M:i32 {SIZES}"
+SCANNED = f"mixed:c bounds:*i32 vectors:*fp32 t:c n:c states:c places:*i32 state:*fp32 M:i32 {SIZES} capacity:i32"
 READ = f"mixed:c bounds:*i32 vectors:*fp32 p:c n:c states:c out:c M:i32 {SIZES}"
 DECODED = f"{INPUTS} places:*i32 state:*fp32 out:c {SIZES} capacity:i32"
 
@@ -273,7 +291,7 @@ def small():
     """Heads up to 32, which alone compute in f32."""
     for kind in ("ptr", "f32"):
         some = dict(KD=32, VD=32, EXACT=0)
-        yield row("deltanet", "delta_prepare", kind, PREPARED, **some)
+        yield row("deltanet", "delta_prepare", kind, PREPARED, KD=32, EXACT=0)
         yield row("deltanet", "delta_scan", kind, SCANNED, **some, BV=32)
         yield row("deltanet", "delta_out", kind, READ, **some)
         yield row("deltanet", "delta_decode", kind, DECODED, 4, KD=32, BV=32, EXACT=0)
@@ -282,7 +300,7 @@ def small():
 def variants():
     """Heads of 128, as released models have them."""
     whole = dict(KD=128, VD=128, EXACT=1)
-    yield from by_chip("deltanet", "delta_prepare", PREPARED, (4, 1), (8, 1), **whole)
+    yield from by_chip("deltanet", "delta_prepare", PREPARED, (4, 1), (8, 1), KD=128, EXACT=1)
     yield from by_chip("deltanet", "delta_scan", SCANNED, (4, 2), (8, 1), **whole, BV=64)
     yield from by_chip("deltanet", "delta_out", READ, (4, 1), (8, 1), **whole)
     yield row("deltanet", "delta_decode", "ptr", DECODED, 4, KD=128, BV=32, EXACT=1)

@@ -2,30 +2,30 @@
 
 With the gradient G of the state after a chunk, from the last chunk of a sequence to the first, and dO that of out:
 
-    dN = P^T dO + (e^(c_last - c) k) G         G' = e^(c_last) G + (e^c q)^T dO - W^T dN
+    X = T^T (P^T dO + (e^(c_last - c) k) G)    G' = e^(c_last) G + (e^c q)^T dO - (beta e^c k)^T X
 
-    delta_scan_backward    dN, and G of each chunk but a sequence's last
-    delta_chunk_backward   of a chunk and a head: X = T^T dN, which takes the place of dN, and dv; dA = -tril(X N^T, -1) and
-                           dP = tril(dO N^T), of which follow the parts of the gradients of c and beta that go through
-                           them, and, in the places of T and P, what k is multiplied by on its way to dk, and, for dq and
-                           dk, dP times what rows of q and of k are multiplied by
+    delta_scan_backward    X, and G of each chunk but a sequence's last
+    delta_chunk_backward   of a chunk and a head: dv; dA = -tril(X N^T, -1) and dP = tril(dO N^T), of which follow the parts of
+                           the gradients of c and beta that go through them, and, in the places of T and P, what k is
+                           multiplied by on its way to dk, and, for dq and dk, dP times what rows of q and of k are
+                           multiplied by
     delta_state_backward   of a chunk and a head: dY = -X S^T and the like by the states before and after it; dqk, and the
                            gradients of b and a in their place
     delta_unit_backward    dmixed of q and k from the sums of dqk over the heads of a key head
 
-Shapes: dout c[M, heads V]; dn c[M, heads, V]; n is u as delta_scan left it; after c[M / 64, heads, K, V] has G at the place of
-the next chunk's state; dqk c[2, M, heads, K] the gradients of q and k of length 1; dmixed as mixed. Padding rows get zeros.
+Shapes: dout c[M, heads V]; x c[M, heads, V]; after c[M / 64, heads, K, V] has G at the place of the next chunk's state; dqk
+c[2, M, heads, K] the gradients of q and k of length 1; dmixed as mixed. Padding rows get zeros.
 
-Launch: scan grid (ceil(V / BV), heads, ceil(M / 64)); chunk and state grid (ceil(M / 64), heads); unit grid (ceil(M / BM),
-key heads, 2).
+Launch: scan grid (ceil(V / BV), heads, ceil(M / 64)); chunk and state grid (ceil(M / 64), heads, 2), as delta_prepare; unit
+grid (ceil(M / BM), key heads, 2).
 """
 import triton
 import triton.language as tl
-from deltanet import by_length, decays, product, token_gates
+from deltanet import after_chunk, by_length, decays, product, token_gates
 
 
 @triton.jit
-def delta_scan_backward(mixed, bounds, vectors, p, w, dout, dn, after, M, key_heads, heads, K, V,
+def delta_scan_backward(mixed, bounds, vectors, t, p, dout, x, after, M, key_heads, heads, K, V,
                         KD: tl.constexpr, VD: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
     """BV values of a head of the sequences that begin in a tile. See the top of the file."""
     if EXACT:
@@ -55,10 +55,11 @@ def delta_scan_backward(mixed, bounds, vectors, p, w, dout, dn, after, M, key_he
                     seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
                     c_C = tl.load(vectors + at, mask=inside, other=0.0)
                     rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=0.0), tl.load(vectors + 2 * norms + at, mask=inside, other=0.0)
+                    beta_C = tl.load(vectors + 3 * norms + at, mask=inside, other=0.0)
                     last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
                     q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
                     k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
-                    w_CK = tl.load(w + at[:, None] * K + k_K[None, :], mask=seen_K, other=0.0)
+                    t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
                     p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
                     do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
                     el = do_CV.dtype
@@ -67,160 +68,188 @@ def delta_scan_backward(mixed, bounds, vectors, p, w, dout, dn, after, M, key_he
                         to_KV = after + (begin + C) // C * each_state + head * K * V + at_KV
                         tl.store(to_KV, after_KV, mask=seen_KV)
                     dn_CV = product(k_CK, after_KV) * (rk_C * tl.exp(last - c_C))[:, None] + product(tl.trans(p_CC), do_CV)
-                    dn_CV = dn_CV.to(el)
-                    tl.store(dn + at[:, None] * V + v_V[None, :], dn_CV, mask=seen_V)
+                    x_CV = product(tl.trans(t_CC), dn_CV.to(el))
+                    tl.store(x + at[:, None] * V + v_V[None, :], x_CV.to(el), mask=seen_V)
                     do_CV = (do_CV.to(tl.float32) * (rq_C * tl.exp(c_C))[:, None]).to(el)
-                    g_KV = g_KV * tl.exp(last) + product(tl.trans(q_CK), do_CV) - product(tl.trans(w_CK), dn_CV)
+                    x_CV = (x_CV * (beta_C * rk_C * tl.exp(c_C))[:, None]).to(el)
+                    g_KV = g_KV * tl.exp(last) + product(tl.trans(q_CK), do_CV) - product(tl.trans(k_CK), x_CV)
             row = tl.minimum(end, stop)
 
 
 @triton.jit
-def delta_chunk_backward(mixed, gates, decay, bias, bounds, vectors, t, p, n, dn, dout, dmixed, M, key_heads, heads, K, V,
-                         KD: tl.constexpr, VD: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
-    """The chunks of a head that begin in a tile, BK or BV features at a time. See the top of the file."""
-    if EXACT:
-        K, V = KD, VD
+def chunk_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, dmixed, M, key_heads, heads, K, V,
+                   KD: tl.constexpr, VD: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """As prepare_chunk of deltanet.py."""
     head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
     norms = M.to(tl.int64) * heads
-    row = tl.program_id(0) * C
-    stop = tl.minimum(row + C, M)
     el = mixed.dtype.element_ty
-    while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        begin = first + (row - first + C - 1) // C * C
-        if end <= first:
-            m_C, v_V = row + i, tl.arange(0, VD)
-            to_CV = dmixed + m_C.to(tl.int64)[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
-            tl.store(to_CV, tl.zeros((64, VD), el), mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
-            m_C = begin + i
-            inside = m_C < end
-            m = m_C.to(tl.int64)
-            at = m * heads + head
-            g_C, beta_C, before_C = token_gates(gates, decay, bias, m_C, inside, head, heads)
-            t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-            p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-            dbeta_C = tl.zeros((64,), tl.float32)
-            dp_CC, da_CC = tl.zeros((64, 64), tl.float32), tl.zeros((64, 64), tl.float32)
-            for value in range(0, VD, BV):
-                v_V = value + tl.arange(0, BV)
-                seen_V = inside[:, None] & (v_V < V)[None, :]
-                n_CV = tl.load(n + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
-                do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
-                x_CV = product(tl.trans(t_CC), tl.load(dn + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0))
-                tl.store(dn + at[:, None] * V + v_V[None, :], x_CV.to(el), mask=seen_V)
-                of_v = m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
-                dbeta_C += tl.sum(x_CV * tl.load(mixed + of_v, mask=seen_V, other=0.0).to(tl.float32), axis=1)
-                tl.store(dmixed + of_v, (x_CV * beta_C[:, None]).to(el), mask=seen_V)
-                dp_CC += product(do_CV, tl.trans(n_CV))
-                da_CC -= product(x_CV.to(el), tl.trans(n_CV))
-            kk_CC = tl.zeros((64, 64), tl.float32)
-            for key in range(0, KD, BK):
-                k_K = key + tl.arange(0, BK)
-                of_k = m[:, None] * width + (key_heads + key_head) * K + k_K[None, :]
-                k_CK = tl.load(mixed + of_k, mask=inside[:, None] & (k_K < K)[None, :], other=0.0)
-                kk_CC += product(k_CK, tl.trans(k_CK))
-            c_C = tl.load(vectors + at, mask=inside, other=0.0)
-            rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=0.0), tl.load(vectors + 2 * norms + at, mask=inside, other=0.0)
-            d_CC = decays(c_C)
-            through_CC = dp_CC * p_CC.to(tl.float32)
-            dp_CC = dp_CC * d_CC * (rq_C[:, None] * rk_C[None, :])
-            da_CC = tl.where(i[:, None] > i[None, :], da_CC, 0.0) * d_CC
-            kk_CC = kk_CC * (rk_C[:, None] * rk_C[None, :])
-            dbeta_C += tl.sum(da_CC * kk_CC, axis=1)
-            da_CC = da_CC * beta_C[:, None]
-            through_CC += da_CC * kk_CC
-            dc_C = tl.sum(through_CC, axis=1) - tl.sum(through_CC, axis=0)
-            tl.store(p + at[:, None] * 64 + i[None, :], dp_CC.to(el), mask=inside[:, None])
-            tl.store(t + at[:, None] * 64 + i[None, :], ((da_CC + tl.trans(da_CC)) * rk_C[None, :]).to(el), mask=inside[:, None])
-            tl.store(vectors + 3 * norms + at, dc_C, mask=inside)
-            tl.store(vectors + 4 * norms + at, dbeta_C, mask=inside)
-            row = tl.minimum(begin + C, end)
+    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+    begin = first + (row - first + C - 1) // C * C
+    if end <= first:
+        m_C, v_V = row + i, tl.arange(0, VD)
+        to_CV = dmixed + m_C.to(tl.int64)[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
+        tl.store(to_CV, tl.zeros((64, VD), el), mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
+        row = stop
+    elif (begin >= end) | (begin >= stop):
+        row = tl.minimum(end, stop)
+    else:
+        m_C = begin + i
+        inside = m_C < end
+        m = m_C.to(tl.int64)
+        at = m * heads + head
+        g_C, beta_C, before_C = token_gates(gates, decay, bias, m_C, inside, head, heads)
+        p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+        dbeta_C = tl.zeros((64,), tl.float32)
+        dp_CC, da_CC = tl.zeros((64, 64), tl.float32), tl.zeros((64, 64), tl.float32)
+        for value in range(0, VD, BV):
+            v_V = value + tl.arange(0, BV)
+            seen_V = inside[:, None] & (v_V < V)[None, :]
+            n_CV = tl.load(n + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+            do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+            x_CV = tl.load(x + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+            of_v = m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
+            dp_CC += product(do_CV, tl.trans(n_CV))
+            da_CC -= product(x_CV, tl.trans(n_CV))
+            x32_CV = x_CV.to(tl.float32)
+            dbeta_C += tl.sum(x32_CV * tl.load(mixed + of_v, mask=seen_V, other=0.0).to(tl.float32), axis=1)
+            tl.store(dmixed + of_v, (x32_CV * beta_C[:, None]).to(el), mask=seen_V)
+        kk_CC = tl.zeros((64, 64), tl.float32)
+        for key in range(0, KD, BK):
+            k_K = key + tl.arange(0, BK)
+            of_k = m[:, None] * width + (key_heads + key_head) * K + k_K[None, :]
+            k_CK = tl.load(mixed + of_k, mask=inside[:, None] & (k_K < K)[None, :], other=0.0)
+            kk_CC += product(k_CK, tl.trans(k_CK))
+        c_C = tl.load(vectors + at, mask=inside, other=0.0)
+        rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=0.0), tl.load(vectors + 2 * norms + at, mask=inside, other=0.0)
+        d_CC = decays(c_C)
+        through_CC = dp_CC * p_CC.to(tl.float32)
+        dp_CC = dp_CC * d_CC * (rq_C[:, None] * rk_C[None, :])
+        da_CC = tl.where(i[:, None] > i[None, :], da_CC, 0.0) * d_CC
+        kk_CC = kk_CC * (rk_C[:, None] * rk_C[None, :])
+        dbeta_C += tl.sum(da_CC * kk_CC, axis=1)
+        da_CC = da_CC * beta_C[:, None]
+        through_CC += da_CC * kk_CC
+        dc_C = tl.sum(through_CC, axis=1) - tl.sum(through_CC, axis=0)
+        tl.store(p + at[:, None] * 64 + i[None, :], dp_CC.to(el), mask=inside[:, None])
+        tl.store(t + at[:, None] * 64 + i[None, :], ((da_CC + tl.trans(da_CC)) * rk_C[None, :]).to(el), mask=inside[:, None])
+        tl.store(vectors + 4 * norms + at, dc_C, mask=inside)
+        tl.store(vectors + 5 * norms + at, dbeta_C, mask=inside)
+        row = tl.minimum(begin + C, end)
+    return row
 
 
 @triton.jit
-def delta_state_backward(mixed, gates, decay, bias, bounds, vectors, t, p, n, dn, dout, before, after, dqk, M, key_heads, heads, K, V,
+def delta_chunk_backward(mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, dmixed, M, key_heads, heads, K, V,
                          KD: tl.constexpr, VD: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
-    """The chunks of a head that begin in a tile, BK times BV features of a state at a time. See the top of the file."""
+    """The chunks of a head that begin in a tile, BK or BV features at a time. See the top of the file."""
     if EXACT:
         K, V = KD, VD
+    row, stop = tl.program_id(0) * 64, tl.minimum(tl.program_id(0) * 64 + 64, M)
+    if EXACT == 0:
+        row = tl.where(tl.program_id(2) == 0, row, stop)
+    elif tl.program_id(2) == 0:
+        chunk_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, dmixed, M, key_heads, heads, K, V, KD, VD, BK, BV)
+        row = stop
+    else:
+        row = after_chunk(row, stop, bounds)
+    while row < stop:
+        row = chunk_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, dmixed, M, key_heads, heads, K, V, KD, VD, BK, BV)
+
+
+@triton.jit
+def state_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, before, after, dqk, M, key_heads, heads, K, V,
+                   KD: tl.constexpr, VD: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """As prepare_chunk of deltanet.py."""
     head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
     norms, each_state = M.to(tl.int64) * heads, (heads * K * V).to(tl.int64)
-    row = tl.program_id(0) * C
-    stop = tl.minimum(row + C, M)
     el = mixed.dtype.element_ty
-    while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        begin = first + (row - first + C - 1) // C * C
-        if end <= first:
-            m_C = row + i
-            m = m_C.to(tl.int64)
-            tl.store(gates + m * 2 * heads + head, tl.zeros((64,), el), mask=m_C < stop)
-            tl.store(gates + m * 2 * heads + heads + head, tl.zeros((64,), el), mask=m_C < stop)
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
-            m_C = begin + i
-            inside = m_C < end
-            m = m_C.to(tl.int64)
-            at = m * heads + head
-            g_C, beta_C, before_C = token_gates(gates, decay, bias, m_C, inside, head, heads)
-            c_C = tl.load(vectors + at, mask=inside, other=0.0)
-            rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=1.0), tl.load(vectors + 2 * norms + at, mask=inside, other=1.0)
-            dc_C, dbeta_C = tl.load(vectors + 3 * norms + at, mask=inside, other=0.0), tl.load(vectors + 4 * norms + at, mask=inside, other=0.0)
-            last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
-            e_C, rest_C = tl.exp(c_C), tl.where(inside, tl.exp(last - c_C), 0.0)
-            from_before, from_after = before + begin // C * each_state + head * K * V, after + (begin + C) // C * each_state + head * K * V
-            # A first chunk has no state before it, and a last one none after it that has a gradient.
-            most_before, most_after = tl.where(begin > first, K, 0), tl.where(begin + C < end, K, 0)
-            through_last = 0.0
-            for key in range(0, KD, BK):
-                k_K = key + tl.arange(0, BK)
-                dos_CK, dy_CK, ng_CK = tl.zeros((64, BK), tl.float32), tl.zeros((64, BK), tl.float32), tl.zeros((64, BK), tl.float32)
-                for value in range(0, VD, BV):
-                    v_V = value + tl.arange(0, BV)
-                    seen_V = inside[:, None] & (v_V < V)[None, :]
-                    of_V, of_state = at[:, None] * V + v_V[None, :], k_K[:, None] * V + v_V[None, :]
-                    s_KV = tl.load(from_before + of_state, mask=(k_K < most_before)[:, None] & (v_V < V)[None, :], other=0.0)
-                    dos_CK += product(tl.load(dout + of_V, mask=seen_V, other=0.0), tl.trans(s_KV))
-                    dy_CK -= product(tl.load(dn + of_V, mask=seen_V, other=0.0), tl.trans(s_KV))
-                    g_KV = tl.load(from_after + of_state, mask=(k_K < most_after)[:, None] & (v_V < V)[None, :], other=0.0)
-                    ng_CK += product(tl.load(n + of_V, mask=seen_V, other=0.0), tl.trans(g_KV))
-                    through_last += tl.sum(tl.sum(g_KV.to(tl.float32) * s_KV.to(tl.float32), axis=1), axis=0)
-                seen_K = inside[:, None] & (k_K < K)[None, :]
-                q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
-                k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
-                dp_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-                dos_CK = dos_CK * e_C[:, None]
-                dc_C += rq_C * tl.sum(dos_CK * q_CK.to(tl.float32), axis=1)
-                dq_CK = dos_CK + product(dp_CC, k_CK) * tl.div_rn(1.0, rq_C)[:, None]
-                tl.store(dqk + at[:, None] * K + k_K[None, :], dq_CK.to(el), mask=seen_K)
-                ng_CK, dy_CK = ng_CK * rest_C[:, None], dy_CK * e_C[:, None]
-                along_C = rk_C * tl.sum(dy_CK * k_CK.to(tl.float32), axis=1)
-                dbeta_C += along_C
-                dc_C += beta_C * along_C
-                along_C = rk_C * tl.sum(ng_CK * k_CK.to(tl.float32), axis=1)
-                dc_C = dc_C - along_C + tl.where(i == C - 1, tl.sum(along_C), 0.0)
-                dk_CK = dy_CK * beta_C[:, None] + ng_CK + product(tl.trans(dp_CC), q_CK) * tl.div_rn(1.0, rk_C)[:, None]
-                dk_CK += product(tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0), k_CK)
-                tl.store(dqk + norms * K + at[:, None] * K + k_K[None, :], dk_CK.to(el), mask=seen_K)
-            dc_C += tl.where(i == C - 1, tl.exp(last) * through_last, 0.0)
+    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
+    begin = first + (row - first + C - 1) // C * C
+    if end <= first:
+        m_C = row + i
+        m = m_C.to(tl.int64)
+        tl.store(gates + m * 2 * heads + head, tl.zeros((64,), el), mask=m_C < stop)
+        tl.store(gates + m * 2 * heads + heads + head, tl.zeros((64,), el), mask=m_C < stop)
+        row = stop
+    elif (begin >= end) | (begin >= stop):
+        row = tl.minimum(end, stop)
+    else:
+        m_C = begin + i
+        inside = m_C < end
+        m = m_C.to(tl.int64)
+        at = m * heads + head
+        g_C, beta_C, before_C = token_gates(gates, decay, bias, m_C, inside, head, heads)
+        c_C = tl.load(vectors + at, mask=inside, other=0.0)
+        rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=1.0), tl.load(vectors + 2 * norms + at, mask=inside, other=1.0)
+        dc_C, dbeta_C = tl.load(vectors + 4 * norms + at, mask=inside, other=0.0), tl.load(vectors + 5 * norms + at, mask=inside, other=0.0)
+        last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
+        e_C, rest_C = tl.exp(c_C), tl.where(inside, tl.exp(last - c_C), 0.0)
+        from_before, from_after = before + begin // C * each_state + head * K * V, after + (begin + C) // C * each_state + head * K * V
+        # A first chunk has no state before it, and a last one none after it that has a gradient.
+        most_before, most_after = tl.where(begin > first, K, 0), tl.where(begin + C < end, K, 0)
+        through_last = 0.0
+        for key in range(0, KD, BK):
+            k_K = key + tl.arange(0, BK)
+            dos_CK, dy_CK, ng_CK = tl.zeros((64, BK), tl.float32), tl.zeros((64, BK), tl.float32), tl.zeros((64, BK), tl.float32)
+            for value in range(0, VD, BV):
+                v_V = value + tl.arange(0, BV)
+                seen_V = inside[:, None] & (v_V < V)[None, :]
+                of_V, of_state = at[:, None] * V + v_V[None, :], k_K[:, None] * V + v_V[None, :]
+                s_KV = tl.load(from_before + of_state, mask=(k_K < most_before)[:, None] & (v_V < V)[None, :], other=0.0)
+                dos_CK += product(tl.load(dout + of_V, mask=seen_V, other=0.0), tl.trans(s_KV))
+                dy_CK -= product(tl.load(x + of_V, mask=seen_V, other=0.0), tl.trans(s_KV))
+                g_KV = tl.load(from_after + of_state, mask=(k_K < most_after)[:, None] & (v_V < V)[None, :], other=0.0)
+                ng_CK += product(tl.load(n + of_V, mask=seen_V, other=0.0), tl.trans(g_KV))
+                through_last += tl.sum(tl.sum(g_KV.to(tl.float32) * s_KV.to(tl.float32), axis=1), axis=0)
+            seen_K = inside[:, None] & (k_K < K)[None, :]
+            q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
+            k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
+            dp_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+            dos_CK = dos_CK * e_C[:, None]
+            dc_C += rq_C * tl.sum(dos_CK * q_CK.to(tl.float32), axis=1)
+            dq_CK = dos_CK + product(dp_CC, k_CK) * tl.div_rn(1.0, rq_C)[:, None]
+            tl.store(dqk + at[:, None] * K + k_K[None, :], dq_CK.to(el), mask=seen_K)
+            ng_CK, dy_CK = ng_CK * rest_C[:, None], dy_CK * e_C[:, None]
+            along_C = rk_C * tl.sum(dy_CK * k_CK.to(tl.float32), axis=1)
+            dbeta_C += along_C
+            dc_C += beta_C * along_C
+            along_C = rk_C * tl.sum(ng_CK * k_CK.to(tl.float32), axis=1)
+            dc_C = dc_C - along_C + tl.where(i == C - 1, tl.sum(along_C), 0.0)
+            dk_CK = dy_CK * beta_C[:, None] + ng_CK + product(tl.trans(dp_CC), q_CK) * tl.div_rn(1.0, rk_C)[:, None]
+            dk_CK += product(tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0), k_CK)
+            tl.store(dqk + norms * K + at[:, None] * K + k_K[None, :], dk_CK.to(el), mask=seen_K)
+        dc_C += tl.where(i == C - 1, tl.exp(last) * through_last, 0.0)
 
-            # c sums g from the first token on.
-            dg_C = tl.sum(dc_C) - tl.cumsum(dc_C, 0) + dc_C
-            db_C = dbeta_C * beta_C * (1.0 - beta_C)
-            da_C = -dg_C * tl.exp(tl.load(decay + head)) * tl.sigmoid(before_C)
-            tl.store(gates + m * 2 * heads + head, db_C.to(el), mask=inside)
-            tl.store(gates + m * 2 * heads + heads + head, da_C.to(el), mask=inside)
-            row = tl.minimum(begin + C, end)
+        # c sums g from the first token on.
+        dg_C = tl.sum(dc_C) - tl.cumsum(dc_C, 0) + dc_C
+        db_C = dbeta_C * beta_C * (1.0 - beta_C)
+        da_C = -dg_C * tl.exp(tl.load(decay + head)) * tl.sigmoid(before_C)
+        tl.store(gates + m * 2 * heads + head, db_C.to(el), mask=inside)
+        tl.store(gates + m * 2 * heads + heads + head, da_C.to(el), mask=inside)
+        row = tl.minimum(begin + C, end)
+    return row
+
+
+@triton.jit
+def delta_state_backward(mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, before, after, dqk, M, key_heads, heads, K, V,
+                         KD: tl.constexpr, VD: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, EXACT: tl.constexpr):
+    """The chunks of a head that begin in a tile, BK times BV features of a state at a time. See the top of the file."""
+    if EXACT:
+        K, V = KD, VD
+    row, stop = tl.program_id(0) * 64, tl.minimum(tl.program_id(0) * 64 + 64, M)
+    if EXACT == 0:
+        row = tl.where(tl.program_id(2) == 0, row, stop)
+    elif tl.program_id(2) == 0:
+        state_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, before, after, dqk, M, key_heads, heads, K, V, KD, VD, BK, BV)
+        row = stop
+    else:
+        row = after_chunk(row, stop, bounds)
+    while row < stop:
+        row = state_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, before, after, dqk, M, key_heads, heads, K, V, KD, VD, BK, BV)
 
 
 @triton.jit
@@ -252,8 +281,8 @@ def delta_unit_backward(mixed, bounds, dqk, dmixed, M, key_heads, heads, K, V, K
 from variants import by_chip, for_tests, row
 
 SIZES = "M:i32 key_heads:i32 heads:i32 K:i32 V:i32"
-SCANNED = f"mixed:c bounds:*i32 vectors:*fp32 p:c w:c dout:c dn:c after:c {SIZES}"
-INPUTS = "mixed:c gates:c decay:*fp32 bias:*fp32 bounds:*i32 vectors:*fp32 t:c p:c n:c dn:c dout:c"
+SCANNED = f"mixed:c bounds:*i32 vectors:*fp32 t:c p:c dout:c x:c after:c {SIZES}"
+INPUTS = "mixed:c gates:c decay:*fp32 bias:*fp32 bounds:*i32 vectors:*fp32 t:c p:c n:c x:c dout:c"
 CHUNK = f"{INPUTS} dmixed:c {SIZES}"
 STATE = f"{INPUTS} before:c after:c dqk:c {SIZES}"
 UNIT = f"mixed:c bounds:*i32 dqk:c dmixed:c {SIZES}"

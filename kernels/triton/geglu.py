@@ -23,6 +23,12 @@ def rows_at(base, m, stride, i):
 
 
 @triton.jit
+def geglu_of(gate, up):
+    """gelu(gate) up, in f32."""
+    return gate * tl.sigmoid((gate + gate * gate * gate * CUBIC) * TWICE_ROOT) * up
+
+
+@triton.jit
 def geglu_forward(gate, up, h, I, gate_stride, up_stride, BLOCK: tl.constexpr):
     """BLOCK columns of one row. See the top of the file."""
     I = I // 8 * 8
@@ -31,8 +37,7 @@ def geglu_forward(gate, up, h, I, gate_stride, up_stride, BLOCK: tl.constexpr):
     g = tl.load(rows_at(gate, m, gate_stride, i), mask=inside, other=0.0)
     u = tl.load(rows_at(up, m, up_stride, i), mask=inside, other=0.0)
     g, u = g.to(tl.float32), u.to(tl.float32)
-    s = tl.sigmoid((g + g * g * g * CUBIC) * TWICE_ROOT)
-    tl.store(h + m * I + i, (g * s * u).to(h.dtype.element_ty), mask=inside)
+    tl.store(h + m * I + i, geglu_of(g, u).to(h.dtype.element_ty), mask=inside)
 
 
 @triton.jit

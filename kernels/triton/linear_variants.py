@@ -30,26 +30,28 @@ CONFIG = {
     ),
 }
 PART = 1024  # columns of x that one program of lora_down sums
-SUM_BLOCK, ADD_BLOCK = 256, 4096  # elements of s and ds, of da and db, that one program of a *_sum kernel adds at a time
+SUM_BLOCK, ADD_BLOCK = 256, 1024  # elements of s and ds, of da and db, that one program of a *_sum kernel adds at a time
 # RB and WIDE. On Hopper the loop keeps tiles from overlapping (FLAT), so the blocks before it go as far as shared memory does.
 RANKS_FORWARD = {"tma": ((16, 0), (64, 0), (64, 1)), "ptr": ((16, 0), (64, 1)), "f32": ((16, 1),)}
 RANKS_BACKWARD = {"tma": ((16, 0), (32, 0), (64, 0), (64, 1)), "ptr": ((16, 0), (64, 1)), "f32": ((16, 1),)}
 DIVIDED = {"tma": 32, "ptr": 32, "f32": 16}  # RB of linear_forward where WHOLE = 0: three products take registers
 RANK_BLOCKS = {"tma": (16, 32, 64), "ptr": (16, 32, 64), "f32": (16,)}  # RB of lora_up_grad
 COLUMN_BLOCKS = {"tma": (16, 32, 64, 128), "ptr": (16, 32, 64, 128), "f32": (32,)}  # CB of lora_down and lora_down_grad
+MADE = (0, 1, 2, 3)  # what lora_down_grad reads: x itself, or what a norm or an activation made it of
+ACTIVATION_BLOCKS = {"tma": (16, 64), "ptr": (16, 64), "f32": (32,)}  # CB of it with an activation, which is one linear's input
 ARCH = {"tma": "sm_90a", "ptr": "sm_80", "f32": "sm_80"}
 DTYPE = {"tma": "bf16", "ptr": "bf16", "f32": "fp32"}
 
 
-def down_grad_config(kind, CB):
+def down_grad_config(kind, CB, made=0):
     config = dict(CONFIG[kind]["down_grad"])
-    if kind == "tma" and CB == 64:
-        config["num_warps"] = 4  # 42 us instead of 54 for q, k, v of 4096 and rank 16
+    if kind == "tma" and CB == 64 and made < 2:
+        config["num_warps"] = 4  # 42 us instead of 54 for q, k, v of 4096 and rank 16; with an activation they would spill
     return config
 
 
 POINTERS = {name: f"*{kind}" for kind, names in {
-    "i64": "factors", "i32": "ranks tile_adapter low_at row_number dropout", "fp32": "scale scratch ds_part db_part",
+    "i64": "factors", "i32": "ranks tile_adapter low_at row_number dropout", "fp32": "scale scratch ds_part db_part rstd weight",
 }.items() for name in names.split()}
 STRIDES = "factors_stride scale_stride ranks_stride"
 PARAMETERS = {
@@ -59,7 +61,7 @@ PARAMETERS = {
     "lora_down_sum": "s scratch low_at ranks tile_adapter ranks_stride low_size parts G",
     "lora_up_grad": f"dy s ds_part db_part low_at factors scale ranks tile_adapter {STRIDES} M N first1 first2 low_size pitch G",
     "lora_up_grad_sum": f"ds ds_part db_part low_at factors scale ranks tile_adapter {STRIDES} M N first1 first2 low_size pitch ds_programs db_programs G",
-    "lora_down_grad": "x ds scratch low_at factors ranks tile_adapter row_number dropout module factors_stride ranks_stride M K G",
+    "lora_down_grad": "x rstd weight ds scratch low_at factors ranks tile_adapter row_number dropout module factors_stride ranks_stride M K G",
     "lora_down_grad_sum": "scratch low_at factors ranks tile_adapter factors_stride ranks_stride M K G",
 }
 INTEGERS = set("M N K G first1 first2 module parts part_blocks pitch ds_programs db_programs".split())
@@ -114,7 +116,9 @@ def variants():
             yield variant("lora_up_grad", kind, up, RB=RB)
         for CB in COLUMN_BLOCKS[kind]:
             yield variant("lora_down", kind, config["down"], CB=CB)
-            yield variant("lora_down_grad", kind, down_grad_config(kind, CB), CB=CB)
+        for made in MADE:
+            for CB in COLUMN_BLOCKS[kind] if made < 2 else ACTIVATION_BLOCKS[kind]:
+                yield variant("lora_down_grad", kind, down_grad_config(kind, CB, made), MADE=made, CB=CB)
         yield variant("lora_down_sum", kind, {}, BLOCK=SUM_BLOCK)
         yield variant("lora_up_grad_sum", kind, {}, BN=up["BN"], CHUNK=up["CHUNK"], BLOCK=SUM_BLOCK, DB_BLOCK=ADD_BLOCK)
         yield variant("lora_down_grad_sum", kind, {}, CHUNK=config["down_grad"]["CHUNK"], BLOCK=ADD_BLOCK)

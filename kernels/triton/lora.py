@@ -6,6 +6,10 @@ each.
                      db[r, n]   += scale[l, g] sum_m dy[m, n] s[m, j]
     lora_down_grad   da[j, k]   += sum_m ds[m, j] drop(x)[m, k]
 
+lora_down_grad also takes what x was made of, so that x need not be kept: MADE = 1, x = weight[k] of[m, k] rstd[m] (rmsnorm.py),
+of c[M, K]; 2 and 3, x = act(of[m, k]) of[m, K + k] (swiglu.py, geglu.py), of c[M, 2 K]. It has the bits of the x that those
+wrote.
+
 Shapes: x c[M, K]; dy c[M, N]; s, ds c[low_size] and the tables as adapters.py has them. s and ds are written in all columns of
 an adapter's tiles, zeros beyond a rank. Needs: M a multiple of 128, K, N and firstColumn [0, first1, first2, N] (first1 =
 first2 = N for one linear, first2 = N for two) multiples of 8, the tiles of an adapter side by side, 16-byte alignment.
@@ -37,14 +41,19 @@ import triton.language as tl
 
 from adapters import A, B, DA, DB, ROW_TILE, UNIT, ends_of, factor, factor_rows, linear_of, low_begin, low_step, padded, pick, ranks_of
 from dropout import dropout_keep, dropout_row_key, dropout_settings
+from geglu import geglu_of
+from rmsnorm import normed
+from swiglu import swiglu_of
+
+TILES = tl.constexpr(32)  # looked at at once: as many as a warp has lanes, so that no warp waits for another
 
 
 @triton.jit
 def adapter_tiles(tile_adapter, adapter, tiles):
     """The first tile of an adapter and how many it has."""
     first, count = tiles, 0
-    for t0 in range(0, tiles, 128):
-        t = t0 + tl.arange(0, 128)
+    for t0 in range(0, tiles, TILES):
+        t = t0 + tl.arange(0, TILES)
         mine = tl.load(tile_adapter + t, mask=t < tiles, other=-1) == adapter
         first = tl.minimum(first, tl.min(tl.where(mine, t, tiles)))
         count += tl.sum(mine.to(tl.int32))
@@ -57,8 +66,8 @@ def find_chunk(tile_adapter, number, tiles, CHUNK: tl.constexpr, SECOND: tl.cons
     adapter's first tile, the chunk's last row + 1."""
     found, adapter, first = -1, -1, -1
     before, run = 0, 0  # chunks so far; where the adapter of the last tile began
-    for t0 in range(0, tiles, 128):
-        t = t0 + tl.arange(0, 128)
+    for t0 in range(0, tiles, TILES):
+        t = t0 + tl.arange(0, TILES)
         here = tl.load(tile_adapter + t, mask=t < tiles, other=-1)
         left = tl.load(tile_adapter + t - 1, mask=(t > 0) & (t < tiles), other=-1)
         begin = tl.maximum(tl.associative_scan(tl.where((here != left) | (t == 0), t, 0), 0, larger), run)
@@ -99,6 +108,9 @@ def add_chunks(factors, part, low_at, ranks, tile_adapter, factors_stride, ranks
         three = ranks_of(ranks, ranks_stride, adapter, G)
         ends = ends_of(three)
         end0, end1, W = ends
+        chunks = tl.cdiv(count, CHUNK)
+        low0 = tl.load(low_at + first)
+        step = tl.load(low_at + first + 1) - low0
         across = tl.cdiv(pitch, BLOCK)
         for block in range(program, W * across, programs):
             j = block // across
@@ -109,8 +121,8 @@ def add_chunks(factors, part, low_at, ranks, tile_adapter, factors_stride, ranks
             inside = (i < width) & (r < rank)
             at = factor(factors, factors_stride, adapter, g, rank, which, tl.float32) + r.to(tl.int64) * width + i
             total = tl.load(at, mask=inside, other=0.0)
-            for tile in range(second, first + count, CHUNK):
-                row = part_row(low_at, tile, CHUNK) + j
+            for chunk in tl.range(1, chunks, loop_unroll_factor=8):
+                row = (low0 + (chunk - 1) * CHUNK * step) // (ROW_TILE // UNIT * CHUNK) + j  # part_row's, without a load
                 total += tl.load(part + row.to(tl.int64) * pitch + i, mask=inside, other=0.0)
             tl.store(at, total, mask=inside)
 
@@ -260,8 +272,27 @@ def lora_up_grad_sum(ds, ds_part, db_part, low_at, factors, scale, ranks, tile_a
 
 
 @triton.jit
-def down_grad_product(x, ds, low_at, tile, m_end, W, K, k, j, row_number, seed, step, module, threshold,
-                      CB: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, DROP: tl.constexpr):
+def input_tile(of, rstd, weight, m, k, K, MADE: tl.constexpr):
+    """x[m, k] where it is made of something, or as it is."""
+    m = m.to(tl.int64)[:, None]
+    inside = (k < K)[None, :]
+    if MADE == 0:
+        return tl.load(of + m * K + k[None, :], mask=inside, other=0.0)
+    elif MADE == 1:
+        x = tl.load(of + m * K + k[None, :], mask=inside, other=0.0)
+        return normed(x.to(tl.float32), tl.load(rstd + m), tl.load(weight + k, mask=k < K, other=0.0)[None, :]).to(x.dtype)
+    else:
+        gate = tl.load(of + m * 2 * K + k[None, :], mask=inside, other=0.0)
+        up = tl.load(of + m * 2 * K + K + k[None, :], mask=inside, other=0.0)
+        if MADE == 2:
+            return swiglu_of(gate.to(tl.float32), up.to(tl.float32)).to(gate.dtype)
+        else:
+            return geglu_of(gate.to(tl.float32), up.to(tl.float32)).to(gate.dtype)
+
+
+@triton.jit
+def down_grad_product(x, rstd, weight, ds, low_at, tile, m_end, W, K, k, j, row_number, seed, step, module, threshold,
+                      CB: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, MADE: tl.constexpr, DROP: tl.constexpr):
     """f32[BK, CB] = sum over the rows of a chunk of drop(x)[m, k] ds[m, j], without the factor 1 / (1 - p)."""
     acc = tl.zeros((BK, CB), tl.float32)
     rows = tl.arange(0, BM)
@@ -271,7 +302,7 @@ def down_grad_product(x, ds, low_at, tile, m_end, W, K, k, j, row_number, seed, 
     if DROP:
         number = tl.load(row_number + m_begin + rows)
     for m0 in range(m_begin, m_end, BM):
-        x_MK = tl.load(x + (m0 + rows).to(tl.int64)[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
+        x_MK = input_tile(x, rstd, weight, m0 + rows, k, K, MADE)
         at = m0 - m_begin
         low = begin + at // ROW_TILE * tile_step + (at % ROW_TILE + rows)[:, None] * W + j[None, :]
         ds_MJ = tl.load(ds + low, mask=(j < W)[None, :], other=0.0)
@@ -284,8 +315,8 @@ def down_grad_product(x, ds, low_at, tile, m_end, W, K, k, j, row_number, seed, 
 
 
 @triton.jit
-def lora_down_grad(x, ds, scratch, low_at, factors, ranks, tile_adapter, row_number, dropout, module, factors_stride, ranks_stride, M, K, G,
-                   CB: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, CHUNK: tl.constexpr):
+def lora_down_grad(x, rstd, weight, ds, scratch, low_at, factors, ranks, tile_adapter, row_number, dropout, module, factors_stride, ranks_stride, M, K, G,
+                   MADE: tl.constexpr, CB: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, CHUNK: tl.constexpr):
     """da += ds^T drop(x) by chunks of rows. See the top of the file."""
     K = K // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
     k_at, j0 = tl.program_id(0) * BK, tl.program_id(2) * CB
@@ -298,9 +329,9 @@ def lora_down_grad(x, ds, scratch, low_at, factors, ranks, tile_adapter, row_num
     k, j = k_at + tl.arange(0, BK), j0 + tl.arange(0, CB)
     seed, step, threshold, inverse = dropout_settings(dropout, adapter)
     if threshold == 0:
-        acc = down_grad_product(x, ds, low_at, tile, m_end, W, K, k, j, row_number, seed, step, module, threshold, CB, BM, BK, False)
+        acc = down_grad_product(x, rstd, weight, ds, low_at, tile, m_end, W, K, k, j, row_number, seed, step, module, threshold, CB, BM, BK, MADE, False)
     else:
-        acc = down_grad_product(x, ds, low_at, tile, m_end, W, K, k, j, row_number, seed, step, module, threshold, CB, BM, BK, True) * inverse
+        acc = down_grad_product(x, rstd, weight, ds, low_at, tile, m_end, W, K, k, j, row_number, seed, step, module, threshold, CB, BM, BK, MADE, True) * inverse
     acc_JK = acc.T
     da_row, there = factor_rows(factors, factors_stride, adapter, j[:, None], three, ends, K, DA, tl.float32)
     inside = there & (k < K)[None, :]

@@ -14,6 +14,12 @@ import triton.language as tl
 
 
 @triton.jit
+def normed(x, rstd, weight):
+    """weight x rstd, in f32."""
+    return weight * (x * rstd)
+
+
+@triton.jit
 def rmsnorm_forward(x, weight, residual, y, rstd, H, eps, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr):
     """y and rstd of one row. See the top of the file."""
     H = H // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
@@ -25,7 +31,7 @@ def rmsnorm_forward(x, weight, residual, y, rstd, H, eps, BLOCK: tl.constexpr, R
         residual_H = tl.load(residual + m * H + h, mask=inside, other=0.0)
     scale = tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(tl.sum(x_H * x_H), H.to(tl.float32)) + eps))
     tl.store(rstd + m, scale)
-    y_H = w_H * (x_H * scale)
+    y_H = normed(x_H, scale, w_H)
     if RESIDUAL:
         y_H += residual_H.to(tl.float32)
     tl.store(y + m * H + h, y_H.to(y.dtype.element_ty), mask=inside)

@@ -13,6 +13,19 @@ import triton.language as tl
 
 
 @triton.jit
+def swiglu_of(gate, up):
+    """silu(gate) up, in f32."""
+    return gate * tl.sigmoid(gate) * up
+
+
+@triton.jit
+def swiglu_gradients(d, gate, up):
+    """Those of gate and up by that of h, in f32."""
+    s = tl.sigmoid(gate)
+    return d * up * s * (1.0 + gate * (1.0 - s)), d * gate * s
+
+
+@triton.jit
 def swiglu_forward(gate_up, h, I, BLOCK: tl.constexpr):
     """BLOCK columns of one row. See the top of the file."""
     I = I // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
@@ -21,7 +34,7 @@ def swiglu_forward(gate_up, h, I, BLOCK: tl.constexpr):
     gate = tl.load(gate_up + m * 2 * I + i, mask=inside, other=0.0)
     up = tl.load(gate_up + m * 2 * I + I + i, mask=inside, other=0.0).to(tl.float32)
     gate = gate.to(tl.float32)
-    tl.store(h + m * I + i, (gate * tl.sigmoid(gate) * up).to(h.dtype.element_ty), mask=inside)
+    tl.store(h + m * I + i, swiglu_of(gate, up).to(h.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -33,11 +46,9 @@ def swiglu_backward(dh, gate_up, dgate_up, I, BLOCK: tl.constexpr):
     gate = tl.load(gate_up + m * 2 * I + i, mask=inside, other=0.0)
     up = tl.load(gate_up + m * 2 * I + I + i, mask=inside, other=0.0)
     d = tl.load(dh + m * I + i, mask=inside, other=0.0).to(tl.float32)
-    gate, up = gate.to(tl.float32), up.to(tl.float32)
-    s = tl.sigmoid(gate)
-    dgate = d * up * s * (1.0 + gate * (1.0 - s))
+    dgate, dup = swiglu_gradients(d, gate.to(tl.float32), up.to(tl.float32))
     tl.store(dgate_up + m * 2 * I + i, dgate.to(dgate_up.dtype.element_ty), mask=inside)
-    tl.store(dgate_up + m * 2 * I + I + i, (d * gate * s).to(dgate_up.dtype.element_ty), mask=inside)
+    tl.store(dgate_up + m * 2 * I + I + i, dup.to(dgate_up.dtype.element_ty), mask=inside)
 
 
 # What is compiled.

@@ -1,10 +1,11 @@
 // How long a run takes to its first step when its rows are kept as tokens: from the command to metrics.jsonl's first line,
 // with a model so small that the rows are what it takes.
 //
-//   bun scripts/bench/cached-start.ts [--rows 10000000] [--rounds 3] [--folder FOLDER] [--mlora "COMMAND"] [--write]
+//   bun scripts/bench/cached-start.ts [--rows 10000000] [--rounds 3] [--folder FOLDER] [--mlora "COMMAND"] [--fresh] [--write]
 //
 // Rows are short texts of unequal lengths. They are tokenised once, by `mlora plan`, into a cache in FOLDER, which stays, so
-// that a second call is quick. --write adds the table to docs/measurements/tokens.md.
+// that a second call is quick. --fresh has each start tokenise them, and next to the first step gives the time until the run
+// has ended, which is when all rows are read. --write adds the table to docs/measurements/tokens.md.
 
 import {
   appendFileSync,
@@ -31,6 +32,7 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "3" },
     folder: { type: "string", default: join(tmpdir(), "mlora-cached-start") },
     mlora: { type: "string", default: `${process.execPath} ${join(ROOT, "src", "main.ts")}` },
+    fresh: { type: "boolean", default: false },
     write: { type: "boolean", default: false },
   },
 });
@@ -63,8 +65,11 @@ const KINDS = {
 const env = { ...process.env, MLORA_CACHE: join(folder, "cache") };
 const command = values.mlora.split(" ");
 
-/** Seconds until the first step of a run, and the process's largest memory in MiB then. */
-async function start(): Promise<{ readonly seconds: number; readonly mib: number }> {
+const forget = () => rmSync(env.MLORA_CACHE, { recursive: true, force: true });
+
+/** Seconds until the first step of a run and until its end, and the process's largest memory in MiB at its first step. */
+async function start(): Promise<{ readonly seconds: number; readonly whole: number; readonly mib: number }> {
+  if (values.fresh) forget();
   const out = join(folder, "out");
   rmSync(out, { recursive: true, force: true });
   const begin = performance.now();
@@ -74,13 +79,23 @@ async function start(): Promise<{ readonly seconds: number; readonly mib: number
     if (!existsSync(metrics) || !readFileSync(metrics, "utf8").includes('"type":"step"')) continue;
     const seconds = (performance.now() - begin) / 1000;
     const high = /^VmHWM:\s+(\d+)/m.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"))?.[1];
-    await child.exited;
-    return { seconds, mib: Math.round(Number(high ?? Number.NaN) / 1024) };
+    if ((await child.exited) !== 0) throw new Error(await child.stderr.text());
+    const whole = (performance.now() - begin) / 1000;
+    return { seconds, whole, mib: Math.round(Number(high ?? Number.NaN) / 1024) };
   }
   throw new Error(`no step: ${await child.stderr.text()}`);
 }
 
-const table = ["| rows | | plan, s | to the first step, s | memory, MiB |", "| ---: | --- | ---: | ---: | ---: |"];
+const table = values.fresh
+  ? [
+      "| rows | | read by a plan, s | to the first step, s | to the end, s | memory, MiB |",
+      "| ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+  : ["| rows | | plan, s | to the first step, s | memory, MiB |", "| ---: | --- | ---: | ---: | ---: |"];
+const spanOf = (all: readonly number[]): string => {
+  const sorted = [...all].sort((a, b) => a - b).map((of) => of.toFixed(1));
+  return sorted.length > 1 ? `${sorted[0]} to ${sorted.at(-1)}` : sorted[0]!;
+};
 for (const [kind, more] of Object.entries(KINDS)) {
   writeFileSync(join(folder, "recipe.toml"), recipe(more));
   const plan = (): number => {
@@ -89,12 +104,12 @@ for (const [kind, more] of Object.entries(KINDS)) {
     if (planned.exitCode !== 0) throw new Error(`${planned.stderr}`);
     return (performance.now() - begin) / 1000;
   };
-  plan(); // tokenises
+  if (values.fresh) forget();
+  else plan(); // tokenises
   const [again, all] = [plan(), [] as Awaited<ReturnType<typeof start>>[]];
   for (let round = 0; round < Number(values.rounds); round++) all.push(await start());
-  const seconds = all.map((of) => of.seconds).sort((a, b) => a - b);
-  const span = seconds.length > 1 ? `${seconds[0]!.toFixed(1)} to ${seconds.at(-1)!.toFixed(1)}` : seconds[0]!.toFixed(1);
-  table.push(`| ${rows} | ${kind} | ${again.toFixed(1)} | ${span} | ${Math.max(...all.map(({ mib }) => mib))} |`);
+  const times = [spanOf(all.map((of) => of.seconds)), ...(values.fresh ? [spanOf(all.map((of) => of.whole))] : [])];
+  table.push(`| ${rows} | ${kind} | ${[again.toFixed(1), ...times].join(" | ")} | ${Math.max(...all.map(({ mib }) => mib))} |`);
 }
 const { model } = cpus()[0]!;
 const when = `${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC: ${model.trim()}, ${cpus().length} cores, load ${loadavg()[0]!.toFixed(1)}.`;

@@ -202,6 +202,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--work", nargs="*", metavar="ROWSxLENGTH", help="in place of --rows and --length")
     parser.add_argument("--layers", type=int, help="fewer than the shape has: fills the compiler's cache")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP)
     for flag, default in dict(adapters=1, rows=4, length=64, rank=16, steps=10, threads=len(os.sched_getaffinity(0))).items():
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
@@ -227,17 +228,17 @@ def measure(args: argparse.Namespace, model: peft.PeftModel, optimizers: dict[st
         torch.cuda.reset_peak_memory_stats()
     batches = [torch.randint(0, vocab, (args.rows, args.length), device=args.device) for _ in range(args.adapters)]
     seconds, processor = [], []
-    for _ in range(WARM_UP + args.steps):
+    for _ in range(args.warm_up + args.steps):
         start, worked = time.perf_counter(), time.process_time()
         loss = step(model, optimizers, batches)  # reads the loss, so that all of the step is done when it returns
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
         processor.append(time.process_time() - worked)
-    median = statistics.median(seconds[WARM_UP:])
+    median = statistics.median(seconds[args.warm_up :])
     report = vars(args) | dict(
         ms=round(median * 1e3, 1),
-        cpu_ms=round(statistics.median(processor[WARM_UP:]) * 1e3, 1),
+        cpu_ms=round(statistics.median(processor[args.warm_up :]) * 1e3, 1),
         tokens_per_s=round(args.adapters * args.rows * args.length / median, 1),
         peak_rss_bytes=peak_bytes(),
         device_bytes=torch.cuda.max_memory_allocated() if cuda else None,

@@ -18,8 +18,9 @@ export function openPrinter(): Disposable & { readonly print: (event: SessionEve
   };
   const print = (event: SessionEvent): void => {
     const lines = linesOf(event);
-    if (event.type === "reading") reading.progress(event);
-    else if (progress && lines === null) progress.report(event);
+    if (event.type === "reading") {
+      if (!progress || !process.stderr.isTTY) reading.progress(event); // bars have the terminal
+    } else if (progress && lines === null) progress.report(event);
     else {
       close();
       for (const line of lines ?? (event.type === "notice" ? [`notice: ${event.text}`] : [])) writeStderr(`${line}\n`);
@@ -82,6 +83,7 @@ function stageLine({ host, device, link, ...layers }: EventOf<"opened">["stages"
 
 function reopening({ cause }: EventOf<"reopening">): string {
   if (cause.why === "capacity") return "the stages are opened again, with room for the adapters that came";
+  if (cause.why === "rows") return `notice: ${cause.message}; training begins anew when all rows are read`;
   if (cause.why === "memory") return `notice: ${cause.message}; the run is planned again with less`;
   return `notice: ${cause.message}; the stages are started again, ${cause.restart} of at most ${cause.restarts} times`;
 }

@@ -69,9 +69,10 @@ export type DatasetRecipe = Pick<
 
 /** Files that were read, for adapters that read the same ones in the same way: those of a sweep do. */
 export type ReadFiles = Map<string, FileRows>;
+
 /**
- * Reads an adapter's data, with the threads of a pool where there is one. Every RequestError names the file, and the line where
- * there is one.
+ * Reads an adapter's data, with the threads of a pool where there is one; `rowsOf` gives the rows of a file, from the cache or
+ * from the file unless it is given. Every RequestError names the file, and the line where there is one.
  */
 export function loadDataset(
   recipe: DatasetRecipe,
@@ -82,6 +83,7 @@ export function loadDataset(
   files: FilesOf = new Map(),
   cache: TokenCache | null = null,
   pool: RowPool | null = null,
+  rowsOf: typeof cachedRows = cachedRows,
 ): Dataset {
   const [trainFiles, evalFiles] = [recipe.train, recipe.eval].map((names) => names.map((name) => filesNamed([name], files)));
   for (const file of [...trainFiles!, ...evalFiles!].flat()) checkDataFile(file);
@@ -105,7 +107,7 @@ export function loadDataset(
   const rowsIn = (file: DataFile, most: number | null): FileRows => {
     const key = stringifyJson([file.name, most, ...form])!;
     const from = { file, recipe, tokenizer: own, vocab, watch, most, pool };
-    const rows = read.get(key) ?? cachedRows(from, [chatTemplate !== false, ...form], cache);
+    const rows = read.get(key) ?? rowsOf(from, [chatTemplate !== false, ...form], cache);
     read.set(key, rows);
     return rows;
   };

@@ -72,7 +72,8 @@ export function cachedRows(from: FileReading, form: readonly unknown[], cache: T
   }
 }
 
-function isWorth({ path }: DataFile, { folder, leastBytes }: TokenCache): boolean {
+/** Whether the rows of a file are kept as tokens. */
+export function isWorth({ path }: DataFile, { folder, leastBytes }: TokenCache): boolean {
   const { size } = statSync(path);
   const { bavail, bsize } = statfsSync(folder);
   return size >= leastBytes && bavail * bsize > GROWTH * size + MARGIN;

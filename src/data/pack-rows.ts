@@ -15,8 +15,16 @@ import type { Tokenizer } from "./tokenizer.ts";
 /** Told of rows: each before this thread reads it, and those that are read, of all threads, in order. */
 export type ReadingWatch = {
   readonly begin?: RowRead;
-  /** The rows up to `last`, which ends at this byte of its file; `held`: bytes that the file's rows take. */
-  readonly read?: (rows: { readonly last: Source; readonly bytes: number; readonly held: number }) => void;
+  /**
+   * The rows up to `last`, which ends at this byte of its file; `held`: bytes that the file's rows take; `isEven`: each of them
+   * became one, since the call before.
+   */
+  readonly read?: (rows: {
+    readonly last: Source;
+    readonly bytes: number;
+    readonly held: number;
+    readonly isEven: boolean;
+  }) => void;
 };
 
 /** A file that is to be read. */
@@ -63,7 +71,8 @@ class Merged {
     this.#faults.push(...faults);
     if (this.#faults.length >= SHOWN) throw this.#faulty();
     for (const sample of samples) this.packer.push(sample);
-    watch.read?.({ last: { file: file.name, line }, bytes, held: this.packer.bytes });
+    const isEven = samples.length === counts.rows;
+    watch.read?.({ last: { file: file.name, line }, bytes, held: this.packer.bytes, isEven });
   }
 
   finish() {

@@ -17,10 +17,12 @@ import { assembleNested } from "hyparquet/src/assemble.js";
 import { DEFAULT_PARSERS } from "hyparquet/src/convert.js";
 import { getTreePath } from "hyparquet/src/schema.js";
 import { RequestError, textOf } from "../base/errors.ts";
+import { rangeOfRows, sum } from "../base/shape.ts";
 import { unreadable } from "./bytes.ts";
 import { floatOf, objectOf, parseJson } from "./json.ts";
-import type { ReadRow } from "./jsonl.ts";
+import type { Parsed, ReadRow } from "./jsonl.ts";
 import { checkPages, columnRows } from "./parquet-pages.ts";
+import type { RowPlaces } from "./row-places.ts";
 
 const AGAIN = "write the file again, or fetch it anew";
 
@@ -33,14 +35,85 @@ export function* parquetRows(path: string): Generator<ReadRow> {
     for (const { columns, num_rows } of metadata.row_groups) {
       const rows = Number(num_rows);
       const ends = Math.max(...columns.map((chunk) => rangeOf(chunk).to));
-      for (const table of tablesOf({ path, fd, firstRow: line + 1, rows }, columns, tree))
-        for (let row = 0; row < table.rows; row++) {
-          const entries = table.columns.map(({ name, values }) => [name, values[row]] as const);
-          yield { line: ++line, bytes: ends, read: () => ({ fields: objectOf(entries) }) };
-        }
+      for (const read of rowsIn({ path, fd, firstRow: line + 1, rows }, columns, tree))
+        yield { line: ++line, bytes: ends, read };
     }
   } finally {
     closeSync(fd);
+  }
+}
+
+function* rowsIn(group: Group, columns: readonly ColumnChunk[], tree: SchemaTree): Generator<() => Parsed> {
+  for (const table of tablesOf(group, columns, tree))
+    for (let row = 0; row < table.rows; row++) {
+      const entries = table.columns.map(({ name, values }) => [name, values[row]] as const);
+      yield () => ({ fields: objectOf(entries) });
+    }
+}
+
+/** Bytes of a row group, at most, of which a single row is read: it is decoded up to the row. */
+const MOST_GROUP = 8 << 20;
+
+/** The rows by their number; null where row groups are too large to be decoded for each row. */
+export function parquetPlaces(path: string): RowPlaces | null {
+  using opened = new DisposableStack();
+  const fd = opened.adopt(openSync(path, "r"), closeSync);
+  const metadata = readMetadata(path, fd);
+  if (metadata.row_groups.some(({ total_byte_size }) => Number(total_byte_size) > MOST_GROUP)) return null;
+  const places = new GroupPlaces(path, fd, metadata);
+  opened.move();
+  return places;
+}
+
+class GroupPlaces implements RowPlaces {
+  readonly lines: Int32Array;
+  /** The number of each group's first row. */
+  readonly #firsts: readonly number[];
+  readonly #tree: SchemaTree;
+  /** The group that was read from last, and its rows from `row` on. */
+  #open: { readonly group: number; readonly rows: Iterator<() => Parsed>; row: number } | null = null;
+
+  constructor(
+    private readonly path: string,
+    private readonly fd: number,
+    private readonly metadata: FileMetaData,
+  ) {
+    const counts = metadata.row_groups.map(({ num_rows }) => Number(num_rows));
+    this.#firsts = counts.map((_, group) => sum(counts.slice(0, group)));
+    this.lines = rangeOfRows(sum(counts)).map((row) => row + 1);
+    this.#tree = parquetSchema(metadata);
+  }
+
+  bytes(row: number): number {
+    const { total_byte_size, num_rows } = this.metadata.row_groups[this.#groupOf(row)]!;
+    return Number(total_byte_size) / Number(num_rows);
+  }
+
+  /** Continues after the last row, if this one comes later in the same group: rows that are asked for in order are quick. */
+  read(row: number): Parsed | null {
+    const group = this.#groupOf(row);
+    if (this.#open?.group !== group || this.#open.row > row) this.#open = this.#begin(group);
+    const { rows } = this.#open;
+    for (;;) {
+      const { done, value } = rows.next();
+      if (done) return null;
+      if (this.#open.row++ === row) return value();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.fd);
+  }
+
+  #groupOf(row: number): number {
+    return this.#firsts.findLastIndex((first) => first <= row);
+  }
+
+  #begin(group: number) {
+    const { path, fd } = this;
+    const { columns, num_rows } = this.metadata.row_groups[group]!;
+    const first = this.#firsts[group]!;
+    return { group, row: first, rows: rowsIn({ path, fd, firstRow: first + 1, rows: Number(num_rows) }, columns, this.#tree) };
   }
 }
 

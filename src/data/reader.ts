@@ -69,7 +69,8 @@ function readAll(
       place[PLACE.rows]!++;
       place[PLACE.bytes] = Math.max(place[PLACE.bytes]!, (isAgain(source) ? before + inFile : before) + bytes);
     },
-    read: ({ last, bytes, held }) => {
+    read: ({ last, bytes, held, isEven }) => {
+      if (!isEven) place[PLACE.uneven]!++;
       if (isAgain(last)) [before, heldBefore] = [before + inFile, heldBefore + heldHere];
       [latest, inFile, heldHere] = [last, bytes, held];
       if (heldBefore + held <= mostBytes) return;

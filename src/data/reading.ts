@@ -50,6 +50,10 @@ export type ReadingOptions = {
   readonly mostBytes?: number;
   /** Bytes that the process may grow by at most meanwhile: a long row takes many times its size while it is read. */
   readonly mostGrowth?: number;
+  /** Bytes that the process takes for other work that was begun meanwhile. */
+  readonly elsewhere?: () => number;
+  /** Called, once or more, where a row has become none or several. */
+  readonly uneven?: () => void;
 };
 
 const ROW_MS = 30_000;
@@ -119,7 +123,8 @@ export async function readData(adapters: readonly DatasetRecipe[], options: Read
       if (of[PLACE.line]! > 0 && now() - since[i]!.at > rowMs) reject(tooSlow(at(of), rowMs));
     }
     if (now() - begun > allMs) reject(tooLong(progress, allMs));
-    const grown = process.memoryUsage.rss() - before;
+    if (place[PLACE.uneven]! > 0) options.uneven?.();
+    const grown = process.memoryUsage.rss() - before - (options.elsewhere?.() ?? 0);
     if (grown > mostGrowth) reject(tooMuch(at(longest()), grown, mostGrowth));
   }, LOOK_MS);
   try {

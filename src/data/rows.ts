@@ -35,13 +35,25 @@ export type Packed = {
   /** Of prompts: the columns of all rows in UTF-8, and where each ends. */
   readonly columns?: { readonly bytes: Uint8Array; readonly ends: Float64Array };
 };
-/** The rows of one file; `mapped`: the file of the cache that they lie in. */
-export type PackedFile = Packed & { readonly pieces: readonly Sequence[]; readonly mapped?: string };
+/** The rows of one file; `mapped`: the file of the cache that they lie in; `unread`: what reads them, if that is yet to be. */
+export type PackedFile = Packed & {
+  readonly pieces: readonly Sequence[];
+  readonly mapped?: string;
+  readonly unread?: UnreadRows;
+};
+/** Rows that are yet to be read, but for their lines: `index`, `labels` and `pieces` are empty. */
+export type UnreadRows = {
+  readonly read: (row: number) => Sample;
+  /** Of those that were read lately, by row. */
+  readonly latest: ReadonlyMap<number, Sample>;
+};
 /** Rows of files, one after the other; of these `chosen`, where it is there. */
 export type PackedRows = { readonly files: readonly PackedFile[]; readonly chosen: Int32Array | null };
 
 /** A typed array that grows, by half of itself; what is not set is 0. */
-export class Numbers<T extends Int32Array<ArrayBuffer> | Uint8Array<ArrayBuffer> = Int32Array<ArrayBuffer>> {
+export class Numbers<
+  T extends Int32Array<ArrayBuffer> | Uint8Array<ArrayBuffer> | Float64Array<ArrayBuffer> = Int32Array<ArrayBuffer>,
+> {
   #all: T;
   length = 0;
   constructor(private readonly make: (length: number) => T) {
@@ -164,6 +176,10 @@ const known = new WeakMap<readonly unknown[], PackedRows>();
 /** Rows as they are packed; undefined for those that did not come from here. */
 export const packedOf = (rows: readonly unknown[]): PackedRows | undefined => known.get(rows);
 
+/** Whether they are read when they are asked for: all of them at once would be read one by one. */
+export const isUnread = (rows: readonly unknown[]): boolean =>
+  packedOf(rows)?.files.some(({ unread }) => unread !== undefined) ?? false;
+
 /** The rows as they can be handed to another thread. They must have come from here. */
 export function pack(rows: readonly Sample[]): PackedRows {
   if (rows.length === 0) return { files: [], chosen: null };
@@ -221,7 +237,9 @@ export function unpack(packed: PackedRows): readonly Sample[] {
 const COLLECTED = 1 << 18;
 let made = 0;
 
-function sampleOf({ file, paired, pieces, index, lines, labels, columns }: PackedFile, row: number): Sample {
+export function sampleOf(of: PackedFile, row: number): Sample {
+  const { file, paired, pieces, index, lines, labels, columns, unread } = of;
+  if (unread) return unread.read(row);
   if (++made % COLLECTED === 0) Bun.gc(true);
   const sequence = (number: number): Sequence => {
     const [piece, from, length] = [index[WIDTH * number]!, index[WIDTH * number + 1]!, index[WIDTH * number + 2]!];

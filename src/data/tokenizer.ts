@@ -6,7 +6,6 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
-import { parsePython } from "../base/python-json.ts";
 import { type AddedToken, sectioner } from "./added-tokens.ts";
 import { Bpe, type BpeModel } from "./bpe.ts";
 import type { Chat } from "./format.ts";
@@ -14,6 +13,7 @@ import { DATE, parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts
 import { clip, RowFault } from "./jsonl.ts";
 import { type Json, normaliserOf, preTokeniserOf } from "./pre-tokenise.ts";
 import { type Place, placeTokens, type TokenRun } from "./token-offsets.ts";
+import { optionalJson, readJson, SPECIALS, tokenizerConfig, tokenText, unusable } from "./tokenizer-config.ts";
 import { resolveTokenizer } from "./tokenizer-json.ts";
 
 export type Tokenizer = {
@@ -49,15 +49,9 @@ export type Tokenizer = {
  * a RequestError, `model.tokenizer`, that names the file.
  */
 export function loadTokenizer(folder: string): Tokenizer {
-  const config = configOf(folder);
+  const config = tokenizerConfig(folder);
   return withTemplate(readTokenizer(folder, config), chatTemplateOf(folder, config));
 }
-
-/** The settings of a tokenizer that are not in tokenizer.json. */
-const configOf = (folder: string): Json => ({
-  ...optionalJson(folder, "special_tokens_map.json"),
-  ...optionalJson(folder, "tokenizer_config.json"),
-});
 
 /** What a chat template is given of the model's special tokens, by name. */
 type Read = Omit<Tokenizer, "hasChatTemplate" | "chatTemplate" | "withChatTemplate" | "renderChat" | "usedDate"> & {
@@ -95,7 +89,7 @@ function readTokenizer(folder: string, config: Json): Read {
 
 /** What the tokenizer in `folder` is made of, as transformers computes it, and the ids of two tokens of its settings. */
 export function tokenizerParts(folder: string) {
-  const config = configOf(folder);
+  const config = tokenizerConfig(folder);
   const json = readJson(folder, "tokenizer.json");
   const { added } = open(folder, json, config); // which resolves `json`, too
   const { vocab, unk_token: unknown } = json["model"] as { vocab: Record<string, number>; unk_token?: string | null };
@@ -159,25 +153,6 @@ function readTemplate(file: string): { readonly text: string; readonly compiled:
   }
 }
 
-const unusable = (path: string, why: string, hint?: string): RequestError =>
-  new RequestError("model.tokenizer", `${path}: ${why}`, hint);
-
-const optionalJson = (folder: string, name: string): Json => (existsSync(join(folder, name)) ? readJson(folder, name) : {});
-
-function readJson(folder: string, name: string): Json {
-  const path = join(folder, name);
-  let value: unknown;
-  try {
-    value = parsePython(readFileSync(path, "utf8"));
-  } catch (error) {
-    if ((error as { code?: string }).code === "ENOENT")
-      throw unusable(path, "no such file", "the model's folder must hold its tokenizer");
-    throw unusable(path, `cannot be read: ${clip(textOf(error))}`);
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw unusable(path, "is no JSON object");
-  return value as Json;
-}
-
 type Encoding = { readonly ids: number[]; readonly runs: readonly TokenRun[] };
 type Opened = {
   readonly hub: HubTokenizer;
@@ -204,7 +179,10 @@ function open(folder: string, json: Json, config: Json): Opened {
 
 /** The added tokens of tokenizer.json, with those that transformers adds by tokenizer_config.json. */
 function addedTokensOf(json: Json, config: Json): AddedToken[] {
-  const tokens = new Map(((json["added_tokens"] ?? []) as AddedToken[]).map((token) => [token.content, token]));
+  const listed = json["added_tokens"] ?? [];
+  if (!Array.isArray(listed) || !listed.every(isAdded))
+    throw new Error(`its added_tokens is ${JSON.stringify(listed)}, expected a list of tokens with an id and a content`);
+  const tokens = new Map((listed as AddedToken[]).map((token) => [token.content, token]));
   const vocab = new Map(Object.entries((json["model"] as Json)["vocab"] as Record<string, number>));
   const lastId = () => [...vocab.values(), ...[...tokens.values()].map(({ id }) => id)].reduce((a, b) => Math.max(a, b), -1);
   const add = (token: Omit<AddedToken, "id">) => {
@@ -222,7 +200,10 @@ function addedTokensOf(json: Json, config: Json): AddedToken[] {
   return [...tokens.values()];
 }
 
-const SPECIALS = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const isAdded = (token: unknown): boolean => {
+  const { id, content } = (token ?? {}) as { id?: unknown; content?: unknown };
+  return Number.isInteger(id) && typeof content === "string";
+};
 
 function encoderOf(json: Json, added: readonly AddedToken[]): (text: string) => Encoding {
   const sectionsOf = sectioner(added, normaliserOf(json["normalizer"]));
@@ -252,13 +233,6 @@ function encoderOf(json: Json, added: readonly AddedToken[]): (text: string) => 
     });
     return { ids, runs };
   };
-}
-
-/** A token in tokenizer_config.json is a string, or an object with one. */
-function tokenText(token: unknown): string | null {
-  if (typeof token === "string") return token;
-  const content = (token as { content?: unknown } | null | undefined)?.content;
-  return typeof content === "string" ? content : null;
 }
 
 /** The special tokens that a template may write: bos_token, eos_token, pad_token, ... */

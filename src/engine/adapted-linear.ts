@@ -3,12 +3,13 @@
 //
 // `io` names the tensors of the group's frozen layer; `rows` says whose rows they are.
 
+import { invariant } from "../base/errors.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
 import type { PeftMethod } from "../methods/registry.ts";
 import { fewRowsForward, type RowAdapters } from "../ops/fewrows.ts";
-import { type LowRank, linearBackward, linearForward } from "../ops/linear.ts";
-import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
+import { type LinearInput, type LowRank, linearBackward, linearForward, type OutputGradient } from "../ops/linear.ts";
+import { type DownInput, loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import type { AdapterWork, LowRows } from "./batch.ts";
 import type { Products } from "./buffers.ts";
 import type { Frozen } from "./methods/computation.ts";
@@ -27,6 +28,9 @@ function computing({ presence }: RowTables, site: TargetGroup): readonly PeftMet
   return [...presence.keys()].filter((method) => (presence.get(method)!.get(siteKey(site)) ?? "none") !== "none");
 }
 const NONE: readonly PeftMethod[] = [];
+
+/** Whether a method has rows of its own in this pass at a target group: its gradients need the group's input itself. */
+export const needsInput = (rows: RowTables, { site }: Adapted): boolean => computing(rows, site).length > 0;
 
 /** Makes A and B of the adapters in the pass that store neither. */
 function expand(device: Device, { expanding }: RowTables, site: TargetGroup): void {
@@ -48,11 +52,16 @@ export function forward(
   at: Adapted | null,
   rows: RowTables,
   { weight, bias }: Frozen,
-  io: { readonly x: Tensor; readonly s: Tensor; readonly y: Tensor; readonly residual: Tensor | null },
+  io: LinearInput & { readonly s: Tensor; readonly y: Tensor; readonly residual: Tensor | null },
   z: Products,
 ): void {
-  const { x, s, y, residual } = io;
+  const { s, y, residual } = io;
   const { rowAdapter } = rows;
+  if (!("x" in io)) {
+    linearForward(device, { gateUp: io.gateUp, weight, bias, residual, y, lora: null });
+    return;
+  }
+  const { x } = io;
   if (rowAdapter) {
     const lora = at && rowAdapters(at, rowAdapter);
     fewRowsForward(device, { x, weight, bias, residual, y, lora });
@@ -90,22 +99,29 @@ export function down(device: Device, { site, low }: Adapted, rows: RowTables, x:
 
 /**
  * dx = dy W + drop'(ds A), with dA and dB added to the pool's gradients. `ds` is scratch of s's shape; `dx` null where the
- * gradient of the input is not needed. `z`: whole products since the forward pass, or memory in which they are made again.
+ * gradient of the input is not needed; `input` is x where a method needs it. `z`: whole products since the forward pass, or
+ * memory in which they are made again.
  */
 export function backward(
   device: Device,
   at: Adapted | null,
   rows: RowTables,
   weight: Weight,
-  io: { readonly x: Tensor; readonly s: Tensor; readonly ds: Tensor; readonly dy: Tensor; readonly dx: Tensor | null },
+  io: OutputGradient & {
+    readonly input: DownInput;
+    readonly s: Tensor;
+    readonly ds: Tensor;
+    readonly dx: Tensor | null;
+  },
   z: { readonly kept: Products; readonly scratch: Products },
 ): void {
-  const { x, s, ds, dx } = io;
-  let { dy } = io;
-  if (!at) {
-    if (dx) linearBackward(device, { dy, weight, dx, lora: null });
+  const { input, s, ds, dx } = io;
+  if (!at || !("dy" in io)) {
+    if (dx)
+      linearBackward(device, { ...("dy" in io ? { dy: io.dy } : { dh: io.dh, gateUp: io.gateUp }), weight, dx, lora: null });
     return;
   }
+  let { dy } = io;
   const { site } = at;
   const { tileAdapter, rowNumber, dropout, expanding } = rows;
   const { factors, ranks, module } = site;
@@ -114,12 +130,13 @@ export function backward(
   for (const method of computing(rows, site)) {
     const kept = z.kept[method];
     const product = { memory: (kept ?? z.scratch[method])!, isKept: kept !== undefined };
-    const of = { site, present: site.present[method]!, tileAdapter, weight, x, dy, lora: low };
+    invariant("x" in input, `${method} reads its input itself`);
+    const of = { site, present: site.present[method]!, tileAdapter, weight, x: input.x, dy, lora: low };
     dy = COMPUTATIONS[method].rows!.backward(device, of, product);
   }
   loraUpGrad(device, { dy, ds, ...low });
-  const input = { ds, lowAt: low.lowAt, span: low.span, factors, ranks, module, tileAdapter, rowNumber, dropout };
-  loraDownGrad(device, { x, ...input });
-  if (dx) linearBackward(device, { dy, weight, dx, lora: input });
+  const lora = { ds, lowAt: low.lowAt, span: low.span, factors, ranks, module, tileAdapter, rowNumber, dropout };
+  loraDownGrad(device, { ...input, ...lora });
+  if (dx) linearBackward(device, { dy, weight, dx, lora });
   for (const [method, of] of expanding) COMPUTATIONS[method].expansion!.reduce(device, site, of);
 }

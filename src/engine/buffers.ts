@@ -22,7 +22,7 @@ export type StageSizes = StageSetup["sizes"];
 export type Sizes = Pick<
   StageSizes,
   "rows" | "targets" | "chunk" | "layers" | "recomputation" | "low" | "products" | "slots"
-> & { readonly expertTile: number };
+> & { readonly expertTile: number; readonly makesInputs: boolean };
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 export type ByName<T = Tensor> = ReadonlyMap<string, T>;
@@ -102,14 +102,20 @@ export type HeadBuffers = {
 
 const linearsOf = ({ operations }: LayerProgram) => operations.filter(isLinears);
 
-/** Whether a value stays until the backward pass: what is cheap to compute is kept only for adapters that read it. */
-function isKept(program: LayerProgram, name: string, { recomputation, low }: Sizes): boolean {
+/**
+ * Whether a value stays until the backward pass: what is cheap to compute is kept only for adapters that read it, and not even
+ * for them where their gradients make it again as they read.
+ */
+function isKept(program: LayerProgram, name: string, { recomputation, low, products, makesInputs }: Sizes): boolean {
   const { made } = program.values.get(name)!;
   if (made === null || !behaviourOf(made).isCheap(made)) return true;
-  const reads = program.operations.flatMap((of) =>
-    isLinears(of) ? [[of.from, of.group]] : isExperts(of) ? [[of.from, of.up.group]] : [],
-  );
-  return recomputation === "none" && reads.some(([from, group]) => from === name && elementsOf(low, group!) > 0);
+  if (recomputation !== "none") return false;
+  const isMade = makesInputs && behaviourOf(made).madeOf !== undefined;
+  const needsItself = (group: string) => PEFT_METHODS.some((method) => products[method]?.includes(group as Group));
+  return program.operations.some((of) => {
+    if (isLinears(of)) return of.from === name && elementsOf(low, of.group) > 0 && (!isMade || needsItself(of.group));
+    return isExperts(of) && of.from === name && elementsOf(low, of.up.group) > 0;
+  });
 }
 
 const elementsOf = (low: Sizes["low"], group: string): number => low[group as Group] ?? 0;

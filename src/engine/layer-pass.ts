@@ -3,9 +3,11 @@
 import { invariant } from "../base/errors.ts";
 import { columnsFrom, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import type { Operation } from "../families/definition.ts";
+import type { Op, Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { INPUT, otherOf, residualOf } from "../families/parts.ts";
+import { roundsSwiglu } from "../ops/linear/fp8.ts";
+import { type DownInput, makesInputs } from "../ops/lora.ts";
 import * as adapted from "./adapted-linear.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch, LowRows } from "./batch.ts";
@@ -13,7 +15,7 @@ import type { Activations, ByName, ForwardWork, LayerActivations, Products, Work
 import { type ExpertActivations, expertsAgain } from "./experts.ts";
 import type { Cached, LayerCache } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
-import { addedOf, isExperts, isLinears, type LayerProgram, STREAM } from "./program.ts";
+import { type Activation, addedOf, isExperts, isLinears, type LayerProgram, STREAM } from "./program.ts";
 import { fuse } from "./row-fusion.ts";
 import type { TargetGroup } from "./target-group.ts";
 import { type ExpertLayerWeights, type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
@@ -119,6 +121,36 @@ export class LayerPass {
   restore(name: string): void {
     const { kind, made } = this.#valueOf(name);
     if (this.of.acts.transient.has(name) && this.#held.get(kind) !== name) this.#run(made!);
+  }
+
+  /** A value for the gradients of linears that read it, or what they make it of, where it need not be there. */
+  input(name: string, mustBeThere: boolean): DownInput {
+    const { kind, made } = this.#valueOf(name);
+    const isThere = !this.of.acts.transient.has(name) || this.#held.get(kind) === name;
+    const { madeOf } = made ? behaviourOf(made) : {};
+    if (!isThere && !mustBeThere && madeOf && makesInputs(this.device)) return madeOf(made!, this);
+    this.restore(name);
+    return { x: this.value(name) };
+  }
+
+  /**
+   * SwiGLU between two products, by its output, where the second one's rows are rounded as they are made, without the output in
+   * memory; undefined where it is there, as adapters or another base read it.
+   */
+  roundedOutput(to: string): Activation | undefined {
+    const of = this.program.activations.get(to);
+    return of?.to === to && this.#rounds(of.down, of) ? of : undefined;
+  }
+
+  /** The same of the gradients of gate and up, by these. */
+  roundedGradient(from: string): Activation | undefined {
+    const of = this.program.activations.get(from);
+    return of?.from === from && this.#rounds(of.up, of) ? of : undefined;
+  }
+
+  #rounds({ group }: Op<"linears">, { to }: Activation): boolean {
+    const isFrozen = !this.batch.low.has(group as Group) && !this.batch.rowAdapter;
+    return isFrozen && roundsSwiglu(this.device, this.linears(group).weight, this.#valueOf(to).width);
   }
 
   /** c[M, width]; null where it is not needed. */

@@ -12,6 +12,7 @@ import { attentionDecode, cacheWrite } from "../ops/decode.ts";
 import { gateBackward, gateForward } from "../ops/gate.ts";
 import { gegluBackward, gegluForward } from "../ops/geglu.ts";
 import { headsGate, headsGateBackward } from "../ops/heads.ts";
+import type { DownInput } from "../ops/lora.ts";
 import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormBackward, rmsnormForward } from "../ops/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../ops/rope.ts";
@@ -44,6 +45,8 @@ export type Behaviour<K extends Kind> = {
   readonly isCheap: (of: Op<K>) => boolean;
   /** The shape of the f32 tensor that it saves for its backward pass; null for none. */
   readonly saved: ((of: Op<K>, rows: number) => readonly number[]) | null;
+  /** What the gradients of linears make its output of as they read it, where the device can; left out: nothing. */
+  readonly madeOf?: (of: Op<K>, pass: LayerPass) => DownInput;
   /** Where the gradient of its input goes: memory of its own, over the gradient of its output, or over the input. */
   readonly inputGradient: "own" | "output" | "input";
   readonly forward: (of: Op<K>, pass: LayerPass) => void;
@@ -54,6 +57,11 @@ const norm: Behaviour<"norm"> = {
   width: ({ size }, width) => same(size, width),
   isCheap: ({ residual }) => residual === undefined,
   saved: (_, rows) => [rows],
+  madeOf: ({ from, to, weight, size }, pass) => ({
+    normOf: pass.value(from),
+    rstd: pass.saved(to),
+    weight: pass.norm(weight, size),
+  }),
   inputGradient: "own",
   forward: ({ from, to, weight, size, eps, residual }, pass) =>
     rmsnormForward(pass.device, {
@@ -87,29 +95,38 @@ const linears: Behaviour<"linears"> = {
   isCheap: () => false,
   saved: null,
   inputGradient: "own",
-  forward: ({ from, to, group, residual }, pass) =>
+  forward: ({ from, to, group, residual }, pass) => {
+    const made = pass.roundedOutput(from);
     adapted.forward(
       pass.device,
       pass.adapters(group),
       pass.batch,
       pass.linears(group),
-      { x: pass.value(from), s: pass.low(group), y: pass.value(to), residual: residual === null ? null : pass.value(residual) },
+      {
+        ...(made ? { gateUp: pass.value(made.from) } : { x: pass.value(from) }),
+        ...{ s: pass.low(group), y: pass.value(to), residual: residual === null ? null : pass.value(residual) },
+      },
       { ...pass.work.z, ...pass.products(group) },
-    ),
+    );
+  },
   backward: (of, pass) => {
     const { from, to, group } = of;
     const adapters = pass.adapters(group);
-    if (adapters) pass.restore(from);
+    const input = adapters ? pass.input(from, adapted.needsInput(pass.batch, adapters)) : { x: pass.value(from) };
     const dx = pass.gradient(from);
     const added = dx && pass.program.adding.has(of) ? pass.added(of.in) : null;
     const s = pass.low(group);
     const { ds, z } = pass.workspace;
+    const made = pass.roundedGradient(to);
     adapted.backward(
       pass.device,
       adapters,
       pass.batch,
       pass.linears(group).weight,
-      { x: pass.value(from), s, ds: { ...ds, shape: s.shape }, dy: pass.gradient(to)!, dx: added ?? dx },
+      {
+        ...(made ? { dh: pass.gradient(made.to)!, gateUp: pass.value(to) } : { dy: pass.gradient(to)! }),
+        ...{ input, s, ds: { ...ds, shape: s.shape }, dx: added ?? dx },
+      },
       { kept: pass.products(group), scratch: z },
     );
     if (added) addTo(pass.device, { x: added, y: dx! });
@@ -231,10 +248,15 @@ const swiglu: Behaviour<"swiglu"> = {
   width: (_, width) => width / 2,
   isCheap: () => true,
   saved: null,
+  madeOf: ({ from }, pass) => ({ act: "swiglu", gateUp: pass.value(from) }),
   inputGradient: "input",
-  forward: ({ from, to }, pass) => swigluForward(pass.device, { gateUp: pass.value(from), h: pass.value(to) }),
-  backward: ({ from, to }, pass) =>
-    swigluBackward(pass.device, { dh: pass.gradient(to)!, gateUp: pass.value(from), dgateUp: pass.gradient(from)! }),
+  forward: ({ from, to }, pass) => {
+    if (!pass.roundedOutput(to)) swigluForward(pass.device, { gateUp: pass.value(from), h: pass.value(to) });
+  },
+  backward: ({ from, to }, pass) => {
+    if (pass.roundedGradient(from)) return; // made by the product before it
+    swigluBackward(pass.device, { dh: pass.gradient(to)!, gateUp: pass.value(from), dgateUp: pass.gradient(from)! });
+  },
 };
 
 const squaredRelu: Behaviour<"squaredRelu"> = {
@@ -251,6 +273,7 @@ const geglu: Behaviour<"geglu"> = {
   width: (_, width) => width / 2,
   isCheap: () => true,
   saved: null,
+  madeOf: ({ from }, pass) => ({ act: "geglu", gateUp: pass.value(from) }),
   inputGradient: "input",
   forward: ({ from, to }, pass) => gegluForward(pass.device, { ...gateAndUp(pass.value(from)), h: pass.value(to) }),
   backward: ({ from, to }, pass) => {

@@ -39,12 +39,22 @@ export type LayerProgram = {
   /** The same in the order of the backward pass. */
   readonly reversed: readonly Operation[];
   readonly values: ReadonlyMap<string, Value>;
+  /** SwiGLU between two products and read by nothing else, by its input and by its output. */
+  readonly activations: ReadonlyMap<string, Activation>;
   readonly gradients: ReadonlyMap<string, GradientPlace>;
   /** Operations that add to a gradient which another has begun. */
   readonly adding: ReadonlySet<Operation>;
   /** The last value, which is the next layer's input, or that of the layer's other part; and the value whose memory it has. */
   readonly output: string;
   readonly outputMemory: string;
+};
+
+/** SwiGLU between two products: `from` gate and up, `to` what it makes. */
+export type Activation = {
+  readonly from: string;
+  readonly to: string;
+  readonly up: Op<"linears">;
+  readonly down: Op<"linears">;
 };
 
 /** The layers of a stage, or halves of them. */
@@ -117,7 +127,30 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
   invariant(values.get(output)!.width === hidden, `layer ${layer} ends with ${output}, which is no stream`);
   const reversed = operations.toReversed();
   const outputMemory = values.get(output)!.memory;
-  return { layer, operations, reversed, values, output, outputMemory, ...resolveGradients(reversed, values, output) };
+  const activations = activationsOf(operations);
+  return {
+    layer,
+    operations,
+    reversed,
+    values,
+    activations,
+    output,
+    outputMemory,
+    ...resolveGradients(reversed, values, output),
+  };
+}
+
+/** Those that lie between two products, one after the other. */
+function activationsOf(operations: readonly Operation[]): ReadonlyMap<string, Activation> {
+  const reads = (name: string) =>
+    operations.filter((of) => of.from === name || otherOf(of) === name || residualOf(of) === name).length;
+  const found = operations.flatMap((of, i) => {
+    const [up, down] = [operations[i - 1], operations[i + 1]];
+    if (of.op !== "swiglu" || !up || !down || !isLinears(up) || !isLinears(down)) return [];
+    const isBetween = up.to === of.from && down.from === of.to && reads(of.from) === 1 && reads(of.to) === 1;
+    return isBetween ? [{ from: of.from, to: of.to, up, down }] : [];
+  });
+  return new Map(found.flatMap((of) => [[of.from, of] as const, [of.to, of] as const]));
 }
 
 /** From the last operation to the first: each finds the gradient of its output and leaves that of its input. */

@@ -7,6 +7,7 @@ import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { expertTile } from "../device/tile.ts";
 import { INPUT } from "../families/parts.ts";
+import { makesInputs } from "../ops/lora.ts";
 import { type BatchMemory, takeBatch } from "./batch.ts";
 import {
   type Activations,
@@ -47,7 +48,7 @@ export function takeStageBuffers(
   layerRange: StageLayers,
   of: StageSizes,
 ) {
-  const sizes = { ...of, expertTile: expertTile({ kind }) };
+  const sizes = { ...of, expertTile: expertTile({ kind }), makesInputs: makesInputs({ kind }) };
   const { slots: adapters, inFlight, positions, rows, cache } = sizes;
   const take = takeOf("workspace");
   const ropes = spec.ropes.map((rope) => {

@@ -78,19 +78,19 @@ function scanned(gpu: Launcher, of: Shared & { readonly bounds: Tensor }, kept: 
   const part = (name: keyof typeof parts, dtype: "f32" | "bf16" = gpu.compute): Tensor => {
     return { ptr: ptr + parts[name], dtype, shape: [1] };
   };
-  const made = { vectors: part("vectors", "f32"), t: part("t"), p: part("p"), u: part("u"), w: part("w") };
+  const made = { vectors: part("vectors", "f32"), t: part("t"), p: part("p"), n: part("n") };
   const sizes = { M, key_heads, heads, K, V };
   const tiles = cdiv(M, TILE);
   const inputs = { mixed, gates, decay, bias, bounds };
   const args = { ...inputs, ...made, ...sizes };
-  gpu.launch(variant(gpu, "delta_prepare", of), [tiles, heads], args);
+  gpu.launch(variant(gpu, "delta_prepare", of), [tiles, heads, 2], args);
   const along = (kernel: Variant) => [cdiv(V, kernel.constant("BV")), heads, tiles] as const;
   const [scan, before] = [variant(gpu, "delta_scan", of), part("before")];
   const places = kept
     ? { places: kept.places, state: kept.state, capacity: kept.capacity }
     : { places: null, state: null, capacity: 0 };
   gpu.launch(scan, along(scan), { ...args, states: before, ...places });
-  return { args, n: made.u, before, along, grid: [tiles, heads] as const, part };
+  return { args, before, along, grid: [tiles, heads] as const, part };
 }
 
 /** out c[M, N V]; with `state` f32[S, N, K, V] that after each sequence goes there, at places / capacity of its last row. */
@@ -107,8 +107,8 @@ export const deltaForward = op<Shared & { bounds: Tensor; out: Tensor } & (Kept 
       c.delta_forward(...inputsOf(of), table, count, places, state, capacity, of.out.ptr, ...room, ...sizesOf(of));
     },
     cuda: (of, gpu) => {
-      const { args, n, before, grid } = scanned(gpu, of, of.state ? of : null);
-      gpu.launch(variant(gpu, "delta_out", of), grid, { ...args, n, states: before, out: of.out });
+      const { args, before, grid } = scanned(gpu, of, of.state ? of : null);
+      gpu.launch(variant(gpu, "delta_out", of), grid, { ...args, states: before, out: of.out });
     },
   },
 );
@@ -127,12 +127,12 @@ export const deltaBackward = op<Shared & { bounds: Tensor; dout: Tensor; dmixed:
     },
     cuda: (of, gpu) => {
       const { dout, dmixed } = of;
-      const { args: made, n, before, along, grid, part } = scanned(gpu, of, null);
-      const args = { ...made, dout, dmixed, dn: part("dn"), after: part("after"), dqk: part("dqk") };
+      const { args: made, before, along, grid, part } = scanned(gpu, of, null);
+      const args = { ...made, dout, dmixed, x: part("x"), after: part("after"), dqk: part("dqk") };
       const [back, unit] = [variant(gpu, "delta_scan_backward", of), variant(gpu, "delta_unit_backward", of)];
       gpu.launch(back, along(back), args);
       for (const name of ["delta_chunk_backward", "delta_state_backward"])
-        gpu.launch(variant(gpu, name, of), grid, { ...args, n, before });
+        gpu.launch(variant(gpu, name, of), [...grid, 2], { ...args, before });
       gpu.launch(unit, [cdiv(made.M, unit.constant("BM")), made.key_heads, 2], args);
     },
   },

@@ -1,6 +1,7 @@
 // A frozen linear layer with the low-rank products of many adapters in the same kernel (BatchLoRA, arXiv 2312.02515).
 
 import { base } from "../../ffi/native.ts";
+import { invariant } from "../base/errors.ts";
 import { rowsOfFloats } from "../device/cpu/host.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
@@ -26,22 +27,27 @@ import {
 import { dim, flag, op, strideOf } from "./op.ts";
 import { denseOf } from "./packed.ts";
 
+const WHOLE = "a linear makes its input of gate and up over fp8 alone";
+
 /** What a linear adds for adapters. */
 export type LowRank = AdapterArgs & {
   readonly s: Tensor;
   readonly scale: Tensor;
   readonly firstColumn: readonly number[];
 };
-export type LinearForward = {
-  readonly x: Tensor;
+/** x c[M, K], or, over fp8, gate and up c[M, 2 K] that SwiGLU makes it of. */
+export type LinearInput = { readonly x: Tensor } | { readonly gateUp: Tensor };
+/** dy c[M, N], or, over fp8, what SwiGLU's gradients make it of: dh c[M, N / 2], gate and up c[M, N]. */
+export type OutputGradient = { readonly dy: Tensor } | { readonly dh: Tensor; readonly gateUp: Tensor };
+
+export type LinearForward = LinearInput & {
   readonly weight: Weight;
   readonly bias: Tensor | null;
   readonly residual: Tensor | null;
   readonly y: Tensor;
   readonly lora: LowRank | null;
 };
-export type LinearBackward = {
-  readonly dy: Tensor;
+export type LinearBackward = OutputGradient & {
   readonly weight: Weight;
   readonly dx: Tensor;
   readonly lora: (AdapterArgs & DropoutArgs & { readonly ds: Tensor }) | null;
@@ -56,6 +62,7 @@ export const linearForward = op<LinearForward>(
   "linear_forward",
   {
     x: "c M K",
+    gateUp: "c M 2K",
     weight: "w N K",
     bias: "c N",
     residual: "c M N",
@@ -65,7 +72,9 @@ export const linearForward = op<LinearForward>(
     ...ADAPTER_SPECS,
   },
   {
-    cpu: ({ x, weight, bias, residual, y, lora }, host) => {
+    cpu: (args, host) => {
+      invariant("x" in args, WHOLE);
+      const { x, weight, bias, residual, y, lora } = args;
       if (residual && residual.ptr !== y.ptr) base.native_copy(y.ptr, residual.ptr, dim(y, 0) * dim(y, 1) * F32);
       if (bias) addBias(y, bias, residual !== null);
       frozen(host, x, weight, true, y, residual || bias ? 1 : 0);
@@ -79,8 +88,11 @@ export const linearForward = op<LinearForward>(
         }
       });
     },
-    cuda: ({ x, weight, bias, residual, y, lora }, gpu) => {
-      if (isFp8(weight)) return fp8Forward(gpu, { x, weight, bias, residual, y, lora });
+    cuda: (args, gpu) => {
+      const { weight, bias, residual, y, lora } = args;
+      if (isFp8(weight)) return fp8Forward(gpu, { ...args, weight });
+      invariant("x" in args, WHOLE);
+      const { x } = args;
       const w = denseOf(gpu, weight);
       const [M, K, N] = [dim(x, 0), dim(x, 1), dim(w, 0)];
       const options = { BIAS: flag(bias), RESIDUAL: flag(residual) };
@@ -102,6 +114,7 @@ export const linearBackward = op<LinearBackward>(
   "linear_backward",
   {
     dy: "c M N",
+    gateUp: "c M N",
     weight: "w N K",
     dx: "c M K",
     ds: "c E",
@@ -109,7 +122,9 @@ export const linearBackward = op<LinearBackward>(
     ...DROPOUT_SPECS,
   },
   {
-    cpu: ({ dy, weight, dx, lora }, host) => {
+    cpu: (args, host) => {
+      invariant("dy" in args, WHOLE);
+      const { dy, weight, dx, lora } = args;
       frozen(host, dy, weight, false, dx, 0);
       if (!lora) return;
       const width = dim(dx, 1);
@@ -124,8 +139,11 @@ export const linearBackward = op<LinearBackward>(
         if (drop) applyDropout(lora, segment, sum, to, true);
       });
     },
-    cuda: ({ dy, weight, dx, lora }, gpu) => {
-      if (isFp8(weight)) return fp8Backward(gpu, { dy, weight, dx, lora });
+    cuda: (args, gpu) => {
+      const { weight, dx, lora } = args;
+      if (isFp8(weight)) return fp8Backward(gpu, { ...args, weight });
+      invariant("dy" in args, WHOLE);
+      const { dy } = args;
       const w = denseOf(gpu, weight);
       const [M, N, K] = [dim(dy, 0), dim(dy, 1), dim(w, 1)];
       const kernel = backwardVariant(gpu, "linear_backward", lora);

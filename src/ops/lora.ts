@@ -2,11 +2,12 @@
 //
 // With y = x W^T + scale s B^T:  ds = scale dy B,  dB = scale dy^T s,  dA = ds^T drop(x).
 
+import { invariant } from "../base/errors.ts";
 import { maxOf, sum } from "../base/shape.ts";
 import { rowsOfFloats } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
-import type { Variant } from "../device/cuda/variants.ts";
-import type { Tensor } from "../device/device.ts";
+import type { Choice, Variant } from "../device/cuda/variants.ts";
+import type { Device, Tensor } from "../device/device.ts";
 import { CUDA_ROW_TILE } from "../device/tile.ts";
 import { RANK_TILE } from "../methods/layout.ts";
 import {
@@ -50,9 +51,9 @@ const adders = (args: AdapterArgs, tiles: number, chunk: number, across: number)
 const laterRows = (elements: number, chunk: number): number => cdiv(elements, CUDA_ROW_TILE * chunk);
 
 /** As many columns at once as a narrow adapter next to a wide one has; all alike may have more. */
-function columnVariant(gpu: Launcher, name: "lora_down" | "lora_down_grad", args: AdapterArgs): Variant {
+function columnVariant(gpu: Launcher, name: "lora_down" | "lora_down_grad", args: AdapterArgs, choice: Choice = {}): Variant {
   const { least, most } = args.span;
-  return holding(gpu.variants(name), "CB", Math.min(widest(args), least === most ? 128 : 64));
+  return holding(gpu.variants(name, choice), "CB", Math.min(widest(args), least === most ? 128 : 64));
 }
 
 /** s = drop(x) A^T: x c[M, K], s c[E]. */
@@ -136,12 +137,39 @@ export const loraUpGrad = op<
   },
 );
 
-/** The gradient of A += ds^T drop(x): x c[M, K], ds c[E]. */
-export const loraDownGrad = op<AdapterArgs & DropoutArgs & { x: Tensor; ds: Tensor }>(
+/**
+ * x c[M, K], or what it was made of, where GPUs make it again as they read: of a norm (rmsnorm.ts) its input c[M, K], rstd
+ * f32[M] and weight f32[K]; of a gated activation (swiglu.ts, geglu.ts) gate and up, c[M, 2 K].
+ */
+export type DownInput =
+  | { readonly x: Tensor }
+  | { readonly normOf: Tensor; readonly rstd: Tensor; readonly weight: Tensor }
+  | { readonly act: "swiglu" | "geglu"; readonly gateUp: Tensor };
+
+/** Whether a device's kernel takes what x was made of. */
+export const makesInputs = ({ kind }: Pick<Device, "kind">): boolean => kind !== "cpu";
+
+/** As lora_down_grad has it: which of them, and its tensors. */
+function madeOf(input: DownInput) {
+  if ("x" in input) return { MADE: 0, of: { x: input.x, rstd: null, weight: null }, K: dim(input.x, 1) };
+  if ("normOf" in input) {
+    const { normOf: x, rstd, weight } = input;
+    return { MADE: 1, of: { x, rstd, weight }, K: dim(x, 1) };
+  }
+  const { act, gateUp: x } = input;
+  return { MADE: act === "swiglu" ? 2 : 3, of: { x, rstd: null, weight: null }, K: dim(x, 1) / 2 };
+}
+
+/** The gradient of A += ds^T drop(x), ds c[E]. */
+export const loraDownGrad = op<AdapterArgs & DropoutArgs & DownInput & { ds: Tensor }>(
   "lora_down_grad",
-  { x: "c M K", ds: "c E", ...ADAPTER_SPECS, ...DROPOUT_SPECS },
+  {
+    ...{ x: "c M K", normOf: "c M K", rstd: "f32 M", weight: "f32 K", gateUp: "c M 2K" },
+    ...{ ds: "c E", ...ADAPTER_SPECS, ...DROPOUT_SPECS },
+  },
   {
     cpu: (args, host) => {
+      invariant("x" in args, "lora_down_grad reads x itself on a CPU");
       const { x, ds } = args;
       const width = dim(x, 1);
       eachSegment(args, dim(x, 0), (segment, targets) => {
@@ -153,14 +181,15 @@ export const loraDownGrad = op<AdapterArgs & DropoutArgs & { x: Tensor; ds: Tens
       });
     },
     cuda: (args, gpu) => {
-      const { x, ds, rowNumber, dropout, module } = args;
-      const [M, K, E, L] = [dim(x, 0), dim(x, 1), dim(ds, 0), dim(args.ranks, 0)];
+      const { ds, rowNumber, dropout, module } = args;
+      const { MADE, of, K } = madeOf(args);
+      const [M, E, L] = [dim(of.x, 0), dim(ds, 0), dim(args.ranks, 0)];
       const tiles = M / CUDA_ROW_TILE;
-      const kernel = columnVariant(gpu, "lora_down_grad", args);
+      const kernel = columnVariant(gpu, "lora_down_grad", args, { MADE });
       const [BK, CB, CHUNK] = [kernel.constant("BK"), kernel.constant("CB"), kernel.constant("CHUNK")];
       const shared = { scratch: gpu.scratch(laterRows(E, CHUNK) * K * 4), ...tablesOf(args), M, K };
       gpu.launch(kernel, [cdiv(K, BK), mostChunks(tiles, L, CHUNK), cdiv(widest(args), CB)], {
-        ...{ x, ds, row_number: rowNumber, dropout, module, ...shared },
+        ...{ ...of, ds, row_number: rowNumber, dropout, module, ...shared },
       });
       const add = gpu.kernel("lora_down_grad_sum");
       const grid = adders(args, tiles, CHUNK, cdiv(K, add.constant("BLOCK")));

@@ -21,6 +21,7 @@ import {
   stepsPerEpoch,
   totalSteps,
   totalTokens,
+  type UnreadLengths,
   type Work,
 } from "../schedule/steps.ts";
 
@@ -39,7 +40,15 @@ export type DataSummary = {
 /** Tokens that each row feeds to the model, those of its longest sequence, and how many have a target. */
 export type RowSummary = { readonly length: number; readonly longest: number; readonly targets: number };
 /** The same of millions of rows, in three arrays. */
-export type RowCounts = { readonly lengths: Lengths; readonly longest: Lengths; readonly targets: Lengths };
+export type RowCounts = {
+  readonly lengths: Lengths;
+  readonly longest: Lengths;
+  readonly targets: Lengths;
+  /** Of rows that are yet to be read: `lengths` are found when they are asked for, the others are empty. */
+  readonly unread?: UnreadCounts;
+};
+/** Tokens that a sequence has at most, and about the mean of rows' targets; of rows what steps need. */
+export type UnreadCounts = { readonly longest: number; readonly targets: number; readonly lengths: UnreadLengths };
 
 export function countsOf(rows: RowCounts | readonly RowSummary[]): RowCounts {
   if ("lengths" in rows) return rows;
@@ -82,9 +91,19 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
   const places = placeAdapter(recipe, spec);
   if (isSvdInit(recipe.init)) checkDirections(recipe, places, spec);
   const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
-  const { lengths } = countsOf(data.train);
+  const { lengths, unread } = countsOf(data.train);
   const sources = recipe.mix && data.sizes ? { sources: { ...recipe.mix, sizes: checkSizes(recipe, data.sizes) } } : {};
-  const ofRows: Work = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed, ...sources };
+  const ofRows: Work = {
+    lengths,
+    batchSize,
+    accumulation,
+    epochs,
+    steps,
+    shuffle,
+    seed,
+    ...sources,
+    ...(unread ? { unread: unread.lengths } : {}),
+  };
   const rollouts = rolloutsOf(recipe.objective);
   if (rollouts) checkRopes(recipe, spec);
   const work = rollouts ? answersOf(ofRows, rollouts) : ofRows;
@@ -219,7 +238,8 @@ export function largestRows(
  * are put together (`isBound`): rows that may be shorter than planned, or those that a reference is measured on.
  */
 function largestMicroBatch(work: Work, tokensPerMicrobatch: number, isBound: boolean): number {
-  const { lengths, batchSize } = work;
+  const { lengths, batchSize, unread } = work;
+  if (unread) return Math.max(unread.most, Math.min(tokensPerMicrobatch, batchSize * unread.most));
   const sorted = new Int32Array(lengths).sort().reverse();
   // A mixed epoch may repeat rows.
   const batch = work.sources ? batchSize * (sorted[0] ?? 0) : sum(sorted.subarray(0, batchSize));
@@ -255,7 +275,10 @@ export function longestRow(
   { train, eval: heldOut }: DataSummary,
 ): number {
   let longest = 0;
-  for (const rows of [train, heldOut]) for (const one of countsOf(rows).longest) longest = Math.max(longest, one);
+  for (const rows of [train, heldOut].map(countsOf)) {
+    for (const one of rows.longest) longest = Math.max(longest, one);
+    longest = Math.max(longest, rows.unread?.longest ?? 0);
+  }
   if (longest > spec.maxPositions)
     throw new RequestError(
       "plan.length",

@@ -24,16 +24,7 @@ import {
   poolBytes,
   productSizes,
 } from "./adapter-memory.ts";
-import {
-  type AdapterPlan,
-  countsOf,
-  type DataSummary,
-  largestRows,
-  longestRow,
-  onStages,
-  planAdapters,
-  type RowCounts,
-} from "./adapters.ts";
+import { type AdapterPlan, countsOf, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
 import { checkHostMemory, requireStreams, streamLack, totalStreamBytes } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
@@ -230,7 +221,14 @@ export function makePlan(
 
 /** Of what adapters train on. */
 function targetShare(data: readonly DataSummary[]): number {
-  const total = (of: keyof RowCounts) => sum(data.map(({ train }) => sumOfMany(countsOf(train)[of])));
+  const total = (of: "targets" | "lengths") =>
+    sum(
+      data.map(({ train }) => {
+        const { unread, ...counts } = countsOf(train);
+        if (unread) return counts.lengths.length * (of === "targets" ? unread.targets : unread.lengths.mean);
+        return sumOfMany(counts[of]);
+      }),
+    );
   return total("targets") / Math.max(1, total("lengths"));
 }
 

@@ -21,8 +21,8 @@ const TAG = 0x317c;
 /** Rows of each source in an epoch: all of the one that ends it, and of each at least one. */
 export function mixedCounts({ weights, stop, by, sizes }: SourceMix, lengths: Lengths): number[] {
   const firsts = firstsOf(sizes);
-  const means = sizes.map((size, i) => sum(lengths.slice(firsts[i], firsts[i]! + size)) / size);
-  const shares = weights.map((weight, i) => weight / (by === "tokens" ? means[i]! : 1));
+  const meanOf = (i: number) => sum(lengths.slice(firsts[i], firsts[i]! + sizes[i]!)) / sizes[i]!;
+  const shares = weights.map((weight, i) => weight / (by === "tokens" ? meanOf(i) : 1));
   const epochs = sizes.map((size, i) => size / shares[i]!);
   const ends = stop === "first_exhausted" ? Math.min(...epochs) : Math.max(...epochs);
   return sizes.map((size, i) => {

@@ -18,7 +18,12 @@ export type Work = {
   readonly seed: number;
   /** How rows of several sources are mixed; left out, an epoch has each row once. */
   readonly sources?: SourceMix;
+  /** Where rows are yet to be read, so that each of `lengths` is found when it is asked for: what is known of all of them. */
+  readonly unread?: UnreadLengths;
 };
+
+/** Tokens that a row has at most, and about the mean. */
+export type UnreadLengths = { readonly most: number; readonly mean: number };
 
 /** Rows of an optimizer step, as indices into the data, in the order of the epoch; and the same cut into micro-batches. */
 export type StepRows = {
@@ -125,7 +130,9 @@ export function usedRows(work: Work): number[] {
 }
 
 /** Tokens of an epoch, on the average. */
-export function epochTokens({ lengths, sources }: Work): number {
+export function epochTokens(work: Work): number {
+  const { lengths, sources, unread } = work;
+  if (unread) return Math.round(epochRows(work) * unread.mean);
   if (!sources) return sumOfMany(lengths);
   let first = 0;
   return sum(
@@ -141,6 +148,7 @@ export function epochTokens({ lengths, sources }: Work): number {
 export function totalTokens(work: Work): number {
   const perEpoch = stepsPerEpoch(work);
   const total = totalSteps(work);
+  if (work.unread) return Math.round((total / perEpoch) * epochTokens(work));
   const epochs = Math.floor(total / perEpoch);
   const tokensOf = (rows: Int32Array) => rows.reduce((all, row) => all + work.lengths[row]!, 0);
   const whole = work.sources

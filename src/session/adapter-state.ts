@@ -2,6 +2,7 @@
 
 import { now } from "../base/clock.ts";
 import { isQuantised } from "../base/precision.ts";
+import { isUnread } from "../data/rows.ts";
 import type { Progress } from "../files/checkpoint.ts";
 import { withoutLimits } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
@@ -87,7 +88,7 @@ export class AdapterState implements Lifecycle {
    */
   constructor(
     readonly plan: AdapterPlan,
-    readonly data: AdapterData,
+    public data: AdapterData,
     readonly made: Progress["made"],
     readonly arrived: number,
     public result: AdapterResult | null,
@@ -154,7 +155,10 @@ export function restore(adapter: AdapterState, progress: Progress): void {
 /** Keys of an adapter that do not change its numbers; its data is compared by content. */
 const NEUTRAL_KEYS = ["data", "priority", "eval_every"];
 
-/** All that decides an adapter's numbers: settings (text that can be compared key by key), data, base model, saved adapters. */
+/**
+ * All that decides an adapter's numbers: settings (text that can be compared key by key), data (empty where its rows are yet to
+ * be read), base model, saved adapters.
+ */
 export function madeOf(
   { tokensPerMicrobatch, recipe: run }: Plan,
   { recipe }: AdapterPlan,
@@ -170,7 +174,15 @@ export function madeOf(
   const deciding = Object.fromEntries([...settings.filter(([key]) => !NEUTRAL_KEYS.includes(key)), ...mixed]);
   const adapters = Object.fromEntries((data.sources ?? []).map((source) => [source.key, source.fingerprint]));
   const named = Object.keys(adapters).length > 0 ? { adapters } : {};
-  return { settings: JSON.stringify(deciding), data: keptDigestOf([data.train, data.eval]), model, ...named };
+  const digest = isUnread(data.train) ? "" : keptDigestOf([data.train, data.eval]);
+  return { settings: JSON.stringify(deciding), data: digest, model, ...named };
+}
+
+/** All rows of an adapter that began before they were read. */
+export function takeRows(adapter: AdapterState, plan: Plan, data: AdapterData): void {
+  adapter.data = data;
+  // In place: it is part of what is being saved.
+  Object.assign(adapter.made, madeOf(plan, adapter.plan, data, adapter.made.model));
 }
 
 /** Whether the evaluation after this step counts for its patience, or for which state is kept as its best. */

@@ -10,6 +10,7 @@ import { COMPLETIONS, writeRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { tracing, writeTrace } from "./chrome-trace.ts";
+import type { EarlyStart } from "./early-start.ts";
 import type { Estimate } from "./estimate.ts";
 import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunResult, resultOf } from "./events.ts";
 import type { LiveSpans } from "./live-spans.ts";
@@ -39,8 +40,10 @@ export type Job = {
   readonly control: RunControl | null;
   /** The base model's fingerprint. */
   readonly model: string;
-  /** How long the run will take, where that is known before it begins. */
-  readonly estimate: Estimate | null;
+  /** How long the run will take, where that is known before it begins, or when all rows are read. */
+  estimate: Estimate | null;
+  /** Where training began before all rows were read. */
+  early: EarlyStart | null;
   /** The file of a trace. */
   readonly trace: string | null;
   readonly keepOpen: boolean;
@@ -67,10 +70,11 @@ export async function attempt(job: Job, resumed: Resumed | null): Promise<RunRes
   return await train(job, stages, resumed);
 }
 
-function open({ processes, plan, link, stop, control, run, isBusy }: Job): Promise<OpenStages> {
+function open({ processes, plan, link, stop, control, run, isBusy, early }: Job): Promise<OpenStages> {
   const base = { folder: plan.recipe.model.path };
   if (processes) return openProcesses(processes, plan, base, link);
-  return openStages(plan, base, link, stop.signal, control && run, isBusy && plan.device.kind === "cpu");
+  const over = early ? AbortSignal.any([stop.signal, early.over]) : stop.signal;
+  return openStages(plan, base, link, over, control && run, isBusy && plan.device.kind === "cpu");
 }
 
 const openedEvent = (plan: Plan, { links }: OpenStages, resumed: Resumed | null): EventOf<"opened"> => ({
@@ -86,7 +90,7 @@ const openedEvent = (plan: Plan, { links }: OpenStages, resumed: Resumed | null)
 
 /** Trains; writes checkpoints, metrics, results and, where a file is named, a trace. */
 async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Promise<RunResult> {
-  const { plan, adapters, model, trace, stop, keepOpen, emit } = job;
+  const { plan, adapters, model, trace, stop, keepOpen, emit, early } = job;
   const { output, checkpoint } = plan.recipe.run;
   const { bus, lost } = stages;
   const notice = (text: string) => emit(noticeEvent(null, text));
@@ -114,12 +118,14 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
       for (const line of completionLines(adapter, rollouts)) answers.append(line);
     },
     recordJoin: (adapter) => adapters.joined(adapter),
-    lost,
+    lost: early ? AbortSignal.any([early.over, ...(lost ? [lost] : [])]) : lost,
+    ...(early ? { whole: early.taken } : {}),
     stop: stop.signal,
     suspend: adapters.renewSuspend(),
     keepOpen,
-    store: noting(disk, job.saved, () => {
+    store: noting(disk, job.saved, async () => {
       for (const { write } of tracking) write();
+      await early?.taken;
     }),
     saveEvery: checkpoint,
     model,
@@ -147,7 +153,8 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
 }
 
 /** Keeps in the run's folder how adapters ended. */
-function recording({ outcomes, saved, estimate }: Job, output: string, resumed: Resumed | null) {
+function recording(job: Job, output: string, resumed: Resumed | null) {
+  const { outcomes, saved } = job;
   const all = new Map<string, AdapterResult>(resumed?.ended);
   const listener: Listener = (event) => {
     if (event.type !== "ended") return;
@@ -158,17 +165,18 @@ function recording({ outcomes, saved, estimate }: Job, output: string, resumed: 
     writeRecord(output, all.values());
   };
   const end = ({ seconds, tokens }: RunResult): void => {
+    const { estimate } = job;
     const estimated = { estimated_seconds: estimate?.seconds ?? null, basis: estimate?.basis ?? null };
     writeRecord(output, all.values(), { seconds, tokens, tokens_per_second: tokens / Math.max(1e-3, seconds), ...estimated });
   };
   return { listener, end };
 }
 
-/** The store, with a note of the last step at which each adapter was saved; `before` is called before each save. */
-const noting = (store: CheckpointStore, saved: Map<string, number>, before: () => void): CheckpointStore => ({
+/** The store, with a note of the last step at which each adapter was saved; `before` comes before each save. */
+const noting = (store: CheckpointStore, saved: Map<string, number>, before: () => Promise<void>): CheckpointStore => ({
   ...store,
   save: async (plan, adapter, what, which) => {
-    before();
+    await before();
     await store.save(plan, adapter, what, which);
     reached(saved, adapter.name, what.progress.step);
   },

@@ -5,10 +5,10 @@ import { sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import type { AdapterStatus } from "../bus/control.ts";
-import type { AdapterPlan } from "../plan/plan.ts";
+import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { nearest } from "../recipe/suggest.ts";
 import type { Row } from "../schedule/pack.ts";
-import { type AdapterData, type AdapterState, apply } from "./adapter-state.ts";
+import { type AdapterData, type AdapterState, apply, takeRows } from "./adapter-state.ts";
 import { isOnStages, type LifecycleEvent } from "./transition.ts";
 
 export type ControlsOptions = {
@@ -61,6 +61,11 @@ export class Controls {
     const { latestRows, data, rollouts, begun } = this.#find(name);
     const rows = rollouts?.rows ?? data.train;
     return latestRows.length === 0 ? null : { step: begun, rows: latestRows.map((row) => rows[row]!) };
+  }
+
+  /** All rows of the first adapters, which began before these were read. */
+  takeRows(plan: Plan, data: readonly AdapterData[]): void {
+    for (const [i, of] of data.entries()) takeRows(this.options.all[i]!, plan, of);
   }
 
   /** Adapters that can be asked for a token now. */

@@ -48,7 +48,7 @@ type Judged = { rows: number; correct: number; margin: number; contrast: number 
 export class Executor {
   readonly #batches = new Map<number, MicroBatch>();
   readonly #sums = new Map<string, Sum>();
-  /** Resolves when the losses of all passes that the last stage was sent are counted: replies come in any order. */
+  /** Resolves when the losses of all passes that the last stage was sent are counted. */
   #counted: Promise<unknown> = Promise.resolve();
   /** For each stage, the requests that it has not answered. */
   readonly #ahead: number[];
@@ -85,9 +85,10 @@ export class Executor {
     const logProbs = batch.groups ? { logProbs: true } : {};
     const backward = bus.request(stage, { type: "backward", pass: pass.id, ...logProbs });
     const last = stage === bus.stages - 1;
-    const counted = last ? backward.then((losses) => this.#count(pass, batch, losses!)) : backward;
+    // Replies come in any order. Losses are added in that of the passes, so that sums are the same in every run.
+    const counted = last ? Promise.all([backward, this.#counted]).then(([of]) => this.#count(pass, batch, of!)) : backward;
     if (last) {
-      this.#counted = Promise.all([this.#counted, counted]);
+      this.#counted = counted;
       this.#counted.catch(() => undefined); // `result` rejects, too
     }
     const losses = this.#counted;
@@ -154,7 +155,7 @@ export class Executor {
     this.#wake();
   }
 
-  /** A stage answers in order, so losses are added in the order of the batches and sums are the same in every run. */
+  /** Adds the losses of a pass to those of its adapters' mini-batches. */
   #count(pass: PackedBatch, batch: MicroBatch, losses: readonly SequenceLoss[]): void {
     const preferences = new Map(batch.preferences.map((preference) => [preference.firstSequence, preference]));
     const groups = new Map(batch.groups?.map((group) => [group.firstSequence, group]));

@@ -28,16 +28,27 @@ export type FinisherOptions = {
   readonly emit: Listener;
   readonly scheduler: AdapterScheduler;
   readonly stop: AbortSignal;
+  /** Nothing is saved or exported before. */
+  readonly whole?: Promise<void>;
 };
+
+/** Stands for an evaluation that the run's stop came before. */
+const CUT_OFF = "cut off";
 
 export class Finisher implements AsyncDisposable {
   readonly #exports = startExports();
+  #hasKept = false;
 
   constructor(private readonly options: FinisherOptions) {}
 
   /** Waits for files that are being written; adapters whose export has not begun are not exported. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.#exports.close();
+  }
+
+  /** Whether an adapter made its last step and was kept for a run that evaluates and exports it, as the stop came first. */
+  get hasKept(): boolean {
+    return this.#hasKept;
   }
 
   /** Evaluates an adapter on its held-out rows, if there are any, as its state after `step`, and reports it. */
@@ -82,9 +93,13 @@ export class Finisher implements AsyncDisposable {
     }
   }
 
-  /** The last evaluation, the export and the result. An adapter that failed is not exported: its numbers are unusable. */
+  /**
+   * The last evaluation, the export and the result. An adapter that failed is not exported: its numbers are unusable. One that
+   * the run's stop leaves no time to evaluate counts as stopped, for its evaluation may decide which state is saved.
+   */
   async finish(adapter: AdapterState, status: AdapterResult["status"], message: string | null): Promise<void> {
-    const { output, stop, saveStopped } = this.options;
+    const { output, stop } = this.options;
+    if (this.options.whole) await this.options.whole;
     const { steps, tokens, firstLoss, lastLoss, before, made } = adapter;
     const { name } = adapter.plan;
     let after: Evaluation | null = null;
@@ -92,10 +107,17 @@ export class Finisher implements AsyncDisposable {
     let outcome = { status, message };
     try {
       const isHere = stop.aborted || adapter.slot === null ? false : await this.options.scheduler.bring(adapter);
-      if (status === "stopped" && saveStopped && adapter.slot !== null && steps > 0)
-        await this.options.scheduler.saveEnded(adapter);
+      if (status === "stopped") await this.#save(adapter);
       if (status === "dropped") after = adapter.latest;
-      else if (status !== "failed" && isHere && output !== null) after = checked(await this.#lastEvaluation(adapter));
+      else if (status !== "failed" && output !== null && adapter.data.eval.length > 0) {
+        const last = isHere ? await this.#lastEvaluation(adapter) : CUT_OFF;
+        if (last !== CUT_OFF) after = checked(last);
+        else if (status !== "stopped") {
+          outcome = { status: "stopped", message: null };
+          this.#hasKept = true;
+          await this.#save(adapter);
+        }
+      }
       if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
         folder = await this.#export(adapter, join(output, name));
     } catch (error) {
@@ -117,6 +139,11 @@ export class Finisher implements AsyncDisposable {
   /** Only its folder could not be written or read: a checkpoint lets the same command export it without training it again. */
   async #saveTrained(adapter: AdapterState): Promise<void> {
     await adapter.saved;
+    await this.#save(adapter);
+  }
+
+  /** Keeps an adapter that makes no further step now, where a later run can continue it. */
+  async #save(adapter: AdapterState): Promise<void> {
     if (this.options.saveStopped && adapter.slot !== null && adapter.steps > 0) await this.options.scheduler.saveEnded(adapter);
   }
 
@@ -134,10 +161,11 @@ export class Finisher implements AsyncDisposable {
   }
 
   /** The held-out loss of what is exported: with patience that is the best state, which is written back into the slot. */
-  async #lastEvaluation(adapter: AdapterState): Promise<Evaluation | null> {
-    const { plan, bus } = this.options;
+  async #lastEvaluation(adapter: AdapterState): Promise<Evaluation | null | typeof CUT_OFF> {
+    const { plan, bus, stop } = this.options;
     const { recipe } = adapter.plan;
     let last = adapter.best?.judged === adapter.steps ? adapter.latest : await this.evaluation(adapter).result;
+    if (last !== null && recipe.metrics !== null && last.metrics === undefined && stop.aborted) return CUT_OFF;
     if (!keepsBest(recipe) || last === null) return last;
     const score = scoreOf(recipe, last);
     if (score !== null) adapter.best = updateBest(adapter.best, score, adapter.steps, recipe.minDelta);

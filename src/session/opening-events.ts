@@ -26,7 +26,10 @@ export const openingEventSchemas = [
     output: v.string(),
     adapters: v.array(v.strictObject({ name: v.string(), status: text, step: count, steps: count })),
   }),
-  /** Nothing is wrong with the request. `notices` concern its model and data; `paused` adapters stay paused, as before. */
+  /**
+   * Nothing is wrong with the request, as far as its rows are read. `notices` concern its model and data; `paused` adapters
+   * stay paused, as before.
+   */
   v.strictObject({
     type: v.literal("accepted"),
     run: v.string(),
@@ -48,14 +51,15 @@ export const openingEventSchemas = [
     adapters: v.array(v.strictObject({ name: v.string(), index: count, steps: count, tokens: count, isEnded: v.boolean() })),
   }),
   /**
-   * The stages are closed, to be opened again: for more adapters, with less memory, or because one was lost, for the
-   * `restart`th of at most `restarts` times.
+   * The stages are closed, to be opened again: for more adapters, with less memory, because rows are others than training began
+   * with, or because one was lost, for the `restart`th of at most `restarts` times.
    */
   v.strictObject({
     type: v.literal("reopening"),
     cause: v.variant("why", [
       v.strictObject({ why: v.literal("capacity") }),
       v.strictObject({ why: v.literal("memory"), message: v.string() }),
+      v.strictObject({ why: v.literal("rows"), message: v.string() }),
       v.strictObject({ why: v.literal("lost"), message: v.string(), restart: count, restarts: count }),
     ]),
   }),

@@ -8,8 +8,10 @@ import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { PatternTable } from "../base/targeting.ts";
 import { shortPath } from "../base/units.ts";
+import type { FilesOf } from "../data/data-file.ts";
 import { type Dataset, tokenizerOf } from "../data/dataset.ts";
 import { unstopped } from "../data/ends.ts";
+import type { TokenCache } from "../data/file-rows.ts";
 import { type NoticeKind, noticeText } from "../data/notices.ts";
 import { type ReadingOptions, readData } from "../data/reading.ts";
 import { countRows as rowCounts } from "../data/row-counts.ts";
@@ -29,7 +31,15 @@ import { DEFINITIONS, fileMethodOf, isScaled } from "../methods/registry.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
 import { stagePlaces } from "../plan/adapters.ts";
 import { expertNotices } from "../plan/experts.ts";
-import { type DataSummary, makePlan, type Plan, type PlanOptions, type StageDevice, stageCount } from "../plan/plan.ts";
+import {
+  type DataSummary,
+  makePlan,
+  type Plan,
+  type PlanOptions,
+  type RowCounts,
+  type StageDevice,
+  stageCount,
+} from "../plan/plan.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import type { Row } from "../schedule/pack.ts";
 import { openFiles, openModel } from "../sources/open.ts";
@@ -56,11 +66,14 @@ export type RequestData = Dataset & { readonly reference: PoolAdapter | null; re
 /** Counts of all rows, in three arrays: made once, however often the run is planned. */
 const counted = new WeakMap<readonly Row[], DataSummary["train"]>();
 
+/** Has plans take these counts for those of the rows. */
+export const setCounts = (rows: readonly Row[], counts: RowCounts): void => void counted.set(rows, counts);
+
 /** Milliseconds between two moments at which timers, requests and signals run. */
 const LOOK_MS = 50;
 
 /** `follow`: of prompts, the tokens that may follow each; else 0. */
-async function countRows(rows: readonly Row[], follow: number): Promise<void> {
+export async function countRows(rows: readonly Row[], follow: number): Promise<void> {
   if (counted.has(rows)) return;
   const counts = rowCounts(rows, follow);
   for (let looked = now(); ; ) {
@@ -109,11 +122,28 @@ export const planOn = ({ recipe, spec, data, exact }: Request, devices: readonly
 
 export type Reading = Omit<ReadingOptions, "model" | "vocab" | "files">;
 
+/** All of a request but its rows. */
+export type Unread = Pick<Request, "recipe" | "spec" | "exact"> & {
+  readonly tokenizer: Tokenizer;
+  /** The tokenizer's folder. */
+  readonly folder: string;
+  readonly files: FilesOf;
+  readonly cache: TokenCache | null;
+  /** Of each adapter, what it is made from besides its rows. */
+  readonly made: readonly Pick<RequestData, "reference" | "sources">[];
+  readonly notices: readonly string[];
+};
+
 /**
  * Reads and checks the files that the recipe names, data in a thread of its own; `config` is the model's spec, of config.json
  * or of its files.
  */
 export async function readRequest(written: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Request> {
+  return await readRows(await openRequest(written, config, reading), reading);
+}
+
+/** The same but for the rows, whose files are opened. */
+export async function openRequest(written: Recipe, config: ModelSpec, reading: Reading = {}): Promise<Unread> {
   const { spec, exact, notices } = readModelFacts(written.model.path, config);
   const folder = tokenizerFolder(written.model.path);
   const tokenizer = loadTokenizer(folder);
@@ -129,27 +159,23 @@ export async function readRequest(written: Recipe, config: ModelSpec, reading: R
     notice: (text) => opened.push(text),
     progress: (fetching, bytes) => reading.progress?.({ rows: 0, bytes, totalBytes: 0, fetching }),
   });
-  const read = await readData(recipe.adapters, {
-    model: folder,
-    vocab: spec.vocab,
-    files,
-    ...(cache ? { cache } : {}),
-    ...reading,
-  });
-  const data = read.map((of, i) => ({ ...of, reference: references[i]!, sources: sourcesOf(recipe.adapters[i]!) }));
+  const told = [...opened, ...expertNotices(recipe.adapters, spec), ...tokenNotices(recipe, spec), ...rolloutNotices(recipe)];
+  const made = recipe.adapters.map((adapter, i) => ({ reference: references[i]!, sources: sourcesOf(adapter) }));
+  return { recipe, spec, exact, tokenizer, folder, files, cache, made, notices: [...notices, ...told] };
+}
+
+/** The request with its rows. */
+export async function readRows(unread: Unread, reading: Reading): Promise<Request> {
+  const { recipe, spec, exact, tokenizer, folder, files, cache } = unread;
+  const { adapters } = recipe;
+  const read = await readData(adapters, { model: folder, vocab: spec.vocab, files, ...(cache ? { cache } : {}), ...reading });
+  const data = read.map((of, i) => ({ ...of, ...unread.made[i]! }));
   for (const [i, { train, eval: heldOut }] of data.entries())
-    for (const rows of [train, heldOut]) await countRows(rows, rolloutsOf(recipe.adapters[i]!.objective)?.maxNewTokens ?? 0);
-  for (const [i, { train }] of data.entries()) checkGraded(recipe.adapters[i]!, train);
-  const told = [
-    ...opened,
-    ...mixNotices(recipe.adapters, data),
-    ...expertNotices(recipe.adapters, spec),
-    ...tokenNotices(recipe, spec),
-    ...endNotices(recipe, tokenizer),
-    ...dataNotices(recipe, data),
-    ...rolloutNotices(recipe),
-  ];
-  return { recipe, spec, data, exact, notices: [...notices, ...told] };
+    for (const rows of [train, heldOut]) await countRows(rows, rolloutsOf(adapters[i]!.objective)?.maxNewTokens ?? 0);
+  for (const [i, { train }] of data.entries()) checkGraded(adapters[i]!, train);
+  const ofRows = [...mixNotices(adapters, data), ...endNotices(recipe, tokenizer), ...dataNotices(recipe, data)];
+  const notices = [...unread.notices, ...ofRows];
+  return { recipe, spec, data, exact, notices };
 }
 
 /** Names of all data of adapters, as their recipes have them. */

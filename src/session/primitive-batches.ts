@@ -46,11 +46,13 @@ type Open = {
   /** Micro-batches that are sent, and those whose losses are known. */
   sent: number;
   known: number;
-  readonly found: { loss: number; targets: number; correct: number; rows: RowLogProbs[] };
+  /** The loss of each micro-batch. Replies come in any order; losses are added in that of the call. */
+  readonly losses: number[];
+  readonly found: { targets: number; correct: number; rows: RowLogProbs[] };
   readonly done: PromiseWithResolvers<Losses>;
 };
 /** One micro-batch of a call. */
-type Part = { readonly open: Open; readonly of: readonly number[]; readonly segment: Segment };
+type Part = { readonly open: Open; readonly index: number; readonly of: readonly number[]; readonly segment: Segment };
 
 /** Sends packed batches through the stages. */
 export type PassRunner = {
@@ -91,8 +93,8 @@ export class Packer {
 
   /** Runs a call's micro-batches in their order. */
   add(call: RowsCall): Promise<Losses> {
-    const found = { loss: 0, targets: 0, correct: 0, rows: new Array<RowLogProbs>(call.rows.length) };
-    const open: Open = { call, sent: 0, known: 0, found, done: Promise.withResolvers<Losses>() };
+    const found = { targets: 0, correct: 0, rows: new Array<RowLogProbs>(call.rows.length) };
+    const open: Open = { call, sent: 0, known: 0, losses: [], found, done: Promise.withResolvers<Losses>() };
     this.#open.push(open);
     void this.#pump();
     return open.done.promise;
@@ -135,7 +137,7 @@ export class Packer {
       slots.add(slot);
       taken += rows;
       this.shares.charge(open.call.owner, rows);
-      parts.push({ open, of, segment: segmentOf(of) });
+      parts.push({ open, index: open.sent, of, segment: segmentOf(of) });
       open.sent++;
       this.#open.splice(this.#open.indexOf(open), 1);
       if (open.sent < microBatches.length) this.#open.push(open);
@@ -153,12 +155,12 @@ export class Packer {
       );
       const losses = await this.on.run(batch, Math.max(...parts.map(({ open }) => open.call.top)));
       let first = 0;
-      for (const { open, of, segment } of parts) {
+      for (const { open, index, of, segment } of parts) {
         const { found, call, done } = open;
         const count = packedSequences(segment.samples);
         let scored = first + sum(segment.samples.map((row) => sequencesOf(row).length));
         const end = first + count;
-        found.loss += lossOf(batch, losses, first, count);
+        open.losses[index] = lossOf(batch, losses, first, count);
         found.correct += sum(losses.slice(first, first + count).map(({ correct }) => correct));
         found.targets += sum(batch.sequences.slice(first, first + count).map(({ targets }) => targets));
         for (const row of of) {
@@ -170,7 +172,7 @@ export class Packer {
           found.rows[row] = { logProbs: own!, ...(other ? { other } : {}), ...likeliest };
         }
         first = end;
-        if (++open.known === call.microBatches.length) done.resolve(found);
+        if (++open.known === call.microBatches.length) done.resolve({ ...found, loss: sum(open.losses) });
       }
     } catch (error) {
       for (const { open } of parts) {

@@ -2,6 +2,7 @@
 
 import { MloraError, textOf } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
+import { RowsDiffer } from "../data/unread.ts";
 import { rewindMetrics } from "../files/record.ts";
 import { attempt, type Job } from "./attempt.ts";
 import { type EventOf, noticeEvent, type RunResult } from "./events.ts";
@@ -23,12 +24,14 @@ export async function trainToEnd(job: Job, from: Resumed | null): Promise<RunRes
       if (isRefusal(error)) {
         job.planner.refused(job.plan);
         cause = { why: "memory", message: textOf(error) };
-      } else {
+      } else if (error instanceof RowsDiffer) cause = { why: "rows", message: error.message };
+      else {
         if (stepsSaved(job) > before) lost = 0; // what was saved since then is not lost again
         if (lost === restarts || !isLoss(error)) throw error;
         cause = { why: "lost", message: textOf(error), restart: ++lost, restarts };
       }
     }
+    await job.early?.conclude(job);
     job.emit({ type: "reopening", cause });
     job.plan = job.planner.plan(job.adapters.request);
     const { adapters, slots, stages } = job.plan;

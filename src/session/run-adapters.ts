@@ -37,6 +37,8 @@ export type RunAdaptersOptions = {
   /** The stages cannot be opened again: some were started elsewhere. */
   readonly isFixed: boolean;
   readonly notice: (text: string) => void;
+  /** Resolves when all rows of the request are read, which an addition waits for; left out: they are. */
+  readonly whole?: Promise<unknown>;
 };
 
 type Attended = { readonly training: Training; readonly plan: Plan };
@@ -53,13 +55,16 @@ export class RunAdapters {
   /** Copies that are yet to be made, by name: until then they are not part of the request. */
   readonly #copies = new Map<string, { readonly of: string; readonly after: number; readonly request: Request }>();
   /** One addition is read at a time: there is memory for one. */
-  #turn: Promise<unknown> = Promise.resolve();
+  #turn: Promise<unknown>;
+  #isWhole: boolean;
 
   constructor(
     request: Request,
     private readonly options: RunAdaptersOptions,
   ) {
     this.#request = request;
+    this.#isWhole = options.whole === undefined;
+    this.#turn = Promise.resolve(options.whole).catch(() => undefined);
     this.#added = readAdded(this.#output);
     this.#paused = readPaused(this.#output);
     options.stop.addEventListener("abort", () => this.#joinable.abort(ending()));
@@ -112,6 +117,18 @@ export class RunAdapters {
   renewSuspend(): AbortSignal {
     this.#suspend = new AbortController();
     return this.#suspend.signal;
+  }
+
+  /** All rows are read: the run has them from now on, and the training under way where it began with the same. */
+  takeRows(data: Request["data"], isSame: boolean): void {
+    this.#request = { ...this.#request, data };
+    this.#isWhole = true;
+    if (isSame && this.#attended) this.#attended.training.controls.takeRows(this.#attended.plan, data);
+  }
+
+  /** Has the stages opened again, by another plan. */
+  reopen(): void {
+    this.#suspend.abort();
   }
 
   /** Until it is disposed, requests go to this training. */
@@ -203,6 +220,8 @@ export class RunAdapters {
   /** A copy continues next to the adapter under another name. */
   fork(asked: ForkRequest): string {
     const { training, plan } = this.#attend(true);
+    if (!this.#isWhole)
+      throw new RequestError("control.reading", "the run's rows are still being read", "ask again when training is saved");
     const { adapter, name } = asked;
     const from = this.#request.recipe.adapters.findIndex((of) => of.name === adapter);
     if (from < 0) return training.controls.fork(adapter, plan.adapters[0]!); // throws that there is none

@@ -16,6 +16,7 @@ import { type Plan, type StageDevice, totalBytes, totalMemory } from "../plan/pl
 import { CHECKPOINTS, type Recipe } from "../recipe/recipe.ts";
 import type { Job } from "./attempt.ts";
 import type { FoundToken, LatestRows } from "./controls.ts";
+import { beginRequest, type EarlyOptions } from "./early-start.ts";
 import { type Estimate, keepRunSpeed, knownEstimate } from "./estimate.ts";
 import { EventStream } from "./event-stream.ts";
 import { type EventOf, type Listener, noticeEvent, type RunResult, type SessionEvent } from "./events.ts";
@@ -26,7 +27,7 @@ import { mlflowServer } from "./mlflow-server.ts";
 import { tokensBefore } from "./next-token.ts";
 import { type Notifier, notifierOf } from "./notify.ts";
 import { checkMetrics } from "./own-metrics.ts";
-import { localDevices, planOn, readRequest, specFor, withLocalModel } from "./prepare.ts";
+import { localDevices, planOn, specFor, withLocalModel } from "./prepare.ts";
 import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
@@ -51,6 +52,8 @@ export type SessionOptions = {
   readonly isBusy?: boolean;
   /** `mlora ps` lists the run, and other processes of this user control it. Default: true. */
   readonly isReachable?: boolean;
+  /** When training begins before all rows are read. */
+  readonly early?: Pick<EarlyOptions, "patienceMs">;
   /** Aborted: the same as `stop`, also while the session is being opened. */
   readonly signal?: AbortSignal;
   /** Called with each event, from the first of the opening on. */
@@ -71,9 +74,10 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   checkRewards(asked);
   const stream = new EventStream([onEvent, notifier?.listener].filter((listener) => listener !== undefined));
   const { emit } = stream;
-  const stop = new AbortController();
+  const [stop, ended] = [new AbortController(), new AbortController()];
   await using opened = new AsyncDisposableStack();
   opened.defer(() => stream.close());
+  opened.defer(() => ended.abort(stopped())); // rows that are still being read
   if (signal) opened.use(onAbort(signal, () => stop.abort(stopped())));
   const notice = (text: string) => emit(noticeEvent(null, text));
   const progress: AddOptions["progress"] = (of) => emit({ type: "reading", ...of });
@@ -82,7 +86,13 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   const recipe = withAdded(written);
   const devices = () => localDevices(recipe, spec, remoteStages?.here);
   const here = devices(); // before the data, which may take long to read
-  const request = await readRequest(recipe, spec, { signal: stop.signal, progress });
+  const reading = AbortSignal.any([stop.signal, ended.signal]);
+  const { request, early } = await beginRequest(
+    [recipe, spec],
+    { signal: reading, progress },
+    { devices: remoteStages ? null : here, output: recipe.run.output, ...options.early },
+  );
+  if (early) opened.use(early);
   let plan = remoteStages ? null : planOn(request, here);
   const { output } = recipe.run;
   const claim = opened.use(claimOutput(output));
@@ -93,17 +103,20 @@ export async function openSession(asked: Recipe, options: SessionOptions = {}): 
   const model = modelFingerprint(recipe.model.path);
   const run = processes?.run ?? newRunId();
   const known = isReachable ? opened.use(announce({ run, output })) : null;
-  const adapters = new RunAdapters(request, { stop: stop.signal, isFixed: processes !== null, notice });
+  const isFixed = processes !== null;
+  const adapters = new RunAdapters(request, { stop: stop.signal, isFixed, notice, ...(early ? { whole: early.whole } : {}) });
   const { trace = null, link = "auto", keepOpen = false, isBusy = false } = options;
   const job: Omit<Job, "control"> = {
     ...{ run, plan, adapters, model, trace, link, keepOpen, isBusy, processes, stop, emit },
     spans: new LiveSpans(),
-    estimate: processes || claim.continued ? null : knownEstimate(plan, request.data),
+    estimate: processes || claim.continued || early ? null : knownEstimate(plan, request.data),
+    early,
     planner: new Planner(devices),
     outcomes: new Map(),
     saved: new Map(),
   };
   const resumed = claim.continued ? resumeFrom(job, keepOpen) : null;
+  early?.follow(job);
   const accepted = acceptedEvent(job, resumed);
   emit(accepted);
   claim.begin({ adapters: accepted.adapters, checkpoints: CHECKPOINTS });

@@ -76,6 +76,8 @@ export type RunOptions = {
   readonly suspend?: AbortSignal;
   /** Learns which adapters the spans of stages are of. */
   readonly spans?: SpanNames;
+  /** Resolves when all rows are read, which no adapter ends before; left out: they are. */
+  readonly whole?: Promise<void>;
   /** The run waits for more adapters when all have ended, until it is stopped. */
   readonly keepOpen?: boolean;
 };
@@ -278,7 +280,7 @@ export class Training {
       adapters: results,
       seconds: (now() - this.#started) / 1000,
       tokens: this.#steps.tokens,
-      stopped: interrupted.length > 0,
+      stopped: interrupted.length > 0 || this.#finisher.hasKept,
       suspended: this.#suspend.aborted && !stop.aborted,
     };
   }

@@ -158,12 +158,12 @@ needs("kernels")("the kernels of this checkout", () => {
     });
 
     test("kernels that import a changed file, and no others", async () => {
-      const out = await after("triton/swiglu.py", withCode);
-      expect(out).toContain("stale or missing: swiglu_forward bf16 sm_80 BLOCK=1024\n");
-      expect(out.match(/stale or missing: (?!swiglu)/g)).toBeNull();
+      const out = await after("triton/squaredrelu.py", withCode);
+      expect(out).toContain("stale or missing: squaredrelu_forward bf16 sm_80 BLOCK=1024\n");
+      expect(out.match(/stale or missing: (?!squaredrelu)/g)).toBeNull();
       const shared = await after("triton/dropout.py", withCode);
       expect(shared).toMatch(/stale or missing: dora_norm/);
-      expect(shared).not.toContain("swiglu");
+      expect(shared).not.toContain("squaredrelu");
     });
 
     test("nothing where a comment was added", async () => {
@@ -270,7 +270,7 @@ needs("kernels")("the kernels of this checkout", () => {
     test("that fails says which kernel and why, and leaves the last manifest with its files", async () => {
       const source = join(copy, "triton/swiglu.py");
       const [text, before] = [readFileSync(source, "utf8"), listed()];
-      writeFileSync(source, text.replace("tl.sigmoid(gate) * up", "tl.sigmoid(nothing) * up"));
+      writeFileSync(source, text.replace("swiglu_of(gate, up).to(h", "nothing(gate, up).to(h"));
       const { err, code } = await only();
       expect(code).toBe(1);
       expect(err).toMatch(/kernels: swiglu_forward \w+ sm_80 BLOCK=1024\n[\s\S]*nothing is not defined/);

@@ -1,6 +1,6 @@
 // Qwen 3.5 as a person trains it: a wrapper with an encoder and a head that predicts several tokens, an adapter on all linears;
-// killed and continued, over two stages, generated from, merged. Qwen3-Next, with experts, LFM2, Granite 4 with
-// Mamba and Nemotron-H are continued, over two stages, too.
+// killed and continued, over two stages, generated from, merged. Its mixtures, Qwen3-Next, LFM2, dense and with experts,
+// Granite 4 with Mamba and Nemotron-H are continued, over two stages, too.
 
 import { afterAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -43,6 +43,19 @@ writeTinyModel(convolved, 3, {
   ...{ architectures: ["Lfm2ForCausalLM"], model_type: "lfm2", full_attn_idxs: [1], block_multiple_of: 16, norm_eps: 1e-4 },
 });
 
+const mixture = join(place.root, "mixture");
+writeTinyModel(mixture, 4, {
+  ...{ architectures: ["Qwen3_5MoeForCausalLM"], model_type: "qwen3_5_moe_text", head_dim: 16, ...linear },
+  ...{ num_experts: 8, num_experts_per_tok: 3, moe_intermediate_size: 24, shared_expert_intermediate_size: 16 },
+});
+
+const convolvedMixture = join(place.root, "convolved-mixture");
+writeTinyModel(convolvedMixture, 3, {
+  ...{ architectures: ["Lfm2MoeForCausalLM"], model_type: "lfm2_moe", norm_eps: 1e-4 },
+  layer_types: ["conv", "full_attention", "conv"],
+  ...{ num_dense_layers: 1, num_experts: 8, num_experts_per_tok: 3, moe_intermediate_size: 24 },
+});
+
 const mamba = join(place.root, "mamba");
 writeTinyModel(mamba, 3, {
   ...{ architectures: ["GraniteMoeHybridForCausalLM"], model_type: "granitemoehybrid", position_embedding_type: "nope" },
@@ -67,7 +80,9 @@ writeTinyModel(nemotron, 9, {
 const SOME = new Map([
   [model, ["o_proj", "in_proj_a", "in_proj_qkv"]],
   [next, ["o_proj", "in_proj_ba", "down_proj"]],
+  [mixture, ["o_proj", "in_proj_a", "down_proj"]],
   [convolved, ["in_proj", "out_proj", "w3"]],
+  [convolvedMixture, ["in_proj", "self_attn.out_proj", "w1"]],
   [mamba, ["in_proj", "q_proj", "output_linear"]],
   [nemotron, ["in_proj", "o_proj", "mixer.up_proj", "shared_experts.down_proj"]],
 ]);
@@ -114,8 +129,10 @@ test("the plan lists what is not trained, adapters have PEFT's names, and a merg
 
 test.each([
   ["dense", model, 40],
-  ["with experts", next, 20],
+  ["Qwen3-Next", next, 20],
+  ["Qwen 3.5 with experts", mixture, 20],
   ["LFM2", convolved, 20],
+  ["LFM2 with experts", convolvedMixture, 20],
   ["Granite 4 with Mamba", mamba, 20],
   ["Nemotron-H", nemotron, 20],
 ] as const)(

@@ -29,6 +29,7 @@ const SHARED_PY = [
   "deltanet_backward",
   "dropout",
   "fp8",
+  "fp8_swiglu",
   "linear_variants",
   "statespace_backward",
   "tile",

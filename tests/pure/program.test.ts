@@ -2,6 +2,8 @@
 // else.
 
 import { expect, test } from "bun:test";
+import type { WeightFormat } from "../../src/base/precision.ts";
+import { RECOMPUTATIONS, type Recomputation } from "../../src/base/recomputation.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { NullDevice } from "../../src/device/null.ts";
 import { resolve } from "../../src/engine/program.ts";
@@ -10,6 +12,7 @@ import type { Operation } from "../../src/families/definition.ts";
 import { GROUPS, type Group, modulePath } from "../../src/families/linears.ts";
 import { FAMILY_NAMES, familyOf } from "../../src/families/registry.ts";
 import type { Link } from "../../src/link/link.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { randomFill, randomTokens, tinyFamilies, tinySizes } from "../helpers/tiny.ts";
 
@@ -21,39 +24,73 @@ const link: Link = {
 };
 const low = ["lora_up_grad", "lora_down_grad"] as const;
 
-test.each(["none", "selective", "full", "offload"] as const)(
-  "the device calls of a middle layer, recomputation %s",
-  async (recomputation) => {
-    const device = new NullDevice();
-    const spec = tinyFamilies["qwen3"]!;
-    const adapters = [{ rank: 4, scale: 1, targets: ["q_proj", "gate_proj", "down_proj"], seed: 1, init: "default" }] as const;
-    const layerRange = { from: 1, to: 2, first: false, last: false };
-    const config = { spec, layerRange, sizes: tinySizes(device, spec, adapters, { layers: 1, recomputation }) };
-    using stage = await Stage.open(device, config, randomFill(device, 1), { previous: link, next: link });
-    await stage.admit(0, adapters[0]);
-    const samples = [randomTokens(new Rng(4), spec.vocab, 9)];
-    const segment = { adapter: 0, samples, seed: 1, step: 0, dropout: 0, firstRow: 0, weight: 1 };
-    device.launched.length = 0;
-    await stage.forward(0, pack([segment], 1, device.rowTile));
-    const forward = device.launched.splice(0);
-    expect<string[]>(forward).toEqual([
-      ...["rmsnorm_forward", "lora_down", "linear_forward", "rope_forward", "attention_forward", "linear_forward"],
-      ...["rmsnorm_forward", "lora_down", "linear_forward", "swiglu_forward", "lora_down", "linear_forward"],
-    ]);
-    await stage.backward(0);
-    const again = (kernel: string, where: readonly string[]) => (where.includes(recomputation) ? [kernel] : []);
-    expect<string[]>(device.launched).toEqual([
-      ...(recomputation === "full" ? forward.slice(0, -1) : []), // all but the layer's output
-      ...(recomputation === "offload" ? forward.slice(6, -1) : []), // the same of its later half
-      ...[...again("swiglu_forward", ["selective"]), ...low, "linear_backward", "swiglu_backward"],
-      ...[...again("rmsnorm_forward", ["selective"]), ...low, "linear_backward", "rmsnorm_backward"],
-      ...(recomputation === "offload" ? forward.slice(0, 5) : []), // of its earlier half
-      ...["linear_backward", "attention_backward", "rope_backward"],
-      // With full recomputation the second norm has overwritten the first one's output.
-      ...[...again("rmsnorm_forward", ["selective", "full"]), ...low, "linear_backward", "rmsnorm_backward"],
-    ]);
-  },
-);
+type MiddleLayer = { readonly targets?: PoolAdapter["targets"]; readonly format?: WeightFormat; readonly method?: "dora" };
+
+/** What the forward and the backward pass of a middle layer launch. */
+async function middleLayer(
+  recomputation: Recomputation,
+  { targets = ["q_proj", "gate_proj", "down_proj"], format = "dense", method }: MiddleLayer = {},
+) {
+  const device = new NullDevice();
+  const spec = tinyFamilies["qwen3"]!;
+  const adapter: PoolAdapter = { rank: 4, scale: 1, targets, ...(method && { method }) };
+  const layerRange = { from: 1, to: 2, first: false, last: false };
+  const sizes = tinySizes(device, spec, [adapter], { layers: 1, recomputation, format, expertFormat: format });
+  const config = { spec, layerRange, sizes };
+  using stage = await Stage.open(device, config, randomFill(device, 1), { previous: link, next: link });
+  await stage.admit(0, { ...adapter, seed: 1, init: "default" });
+  const samples = [randomTokens(new Rng(4), spec.vocab, 9)];
+  const segment = { adapter: 0, samples, seed: 1, step: 0, dropout: 0, firstRow: 0, weight: 1 };
+  device.launched.length = 0;
+  await stage.forward(0, pack([segment], 1, device.rowTile));
+  const forward: string[] = device.launched.splice(0);
+  await stage.backward(0);
+  return { forward, backward: [...device.launched] as string[] };
+}
+
+test.each(RECOMPUTATIONS)("the device calls of a middle layer, recomputation %s", async (recomputation) => {
+  const { forward, backward } = await middleLayer(recomputation);
+  expect(forward).toEqual([
+    ...["rmsnorm_forward", "lora_down", "linear_forward", "rope_forward", "attention_forward", "linear_forward"],
+    ...["rmsnorm_forward", "lora_down", "linear_forward", "swiglu_forward", "lora_down", "linear_forward"],
+  ]);
+  expect(backward).toEqual([
+    ...(recomputation === "full" ? forward.slice(0, -1) : []), // all but the layer's output
+    ...(recomputation === "offload" ? forward.slice(6, -1) : []), // the same of its later half
+    ...[...low, "linear_backward", "swiglu_backward"],
+    ...[...low, "linear_backward", "rmsnorm_backward"],
+    ...(recomputation === "offload" ? forward.slice(0, 5) : []), // of its earlier half
+    ...["linear_backward", "attention_backward", "rope_backward"],
+    ...[...low, "linear_backward", "rmsnorm_backward"], // gradients make the outputs of norms and activation as they read them
+  ]);
+});
+
+test.each(RECOMPUTATIONS)("what a method's own rows read is there, recomputation %s", async (recomputation) => {
+  const { forward, backward } = await middleLayer(recomputation, { method: "dora" });
+  const cheap = (launched: readonly string[]) => launched.filter((name) => /^(rmsnorm|swiglu)_forward$/.test(name));
+  const again = {
+    none: [], // kept for it
+    selective: ["swiglu_forward", "rmsnorm_forward", "rmsnorm_forward"],
+    full: [...cheap(forward), "rmsnorm_forward"], // the second norm has overwritten the first one's output
+    offload: ["rmsnorm_forward", "swiglu_forward", "rmsnorm_forward"],
+  };
+  expect(cheap(backward)).toEqual(again[recomputation]);
+});
+
+test.each<[WeightFormat, PoolAdapter["targets"], readonly string[]]>([
+  ["fp8", ["q_proj"], []], // rounded as they are made by the products that read them
+  ["fp8", ["q_proj", "gate_proj"], ["swiglu_backward"]],
+  ["fp8", ["q_proj", "down_proj"], ["swiglu_forward"]],
+  ["nf4", ["q_proj"], ["swiglu_forward", "swiglu_backward"]],
+])("whether SwiGLU's results are written, over %s with adapters on %j", async (format, targets, expected) => {
+  for (const recomputation of RECOMPUTATIONS) {
+    const { forward, backward } = await middleLayer(recomputation, { targets, format });
+    const isAgain = targets.includes("down_proj") && /full|offload/.test(recomputation);
+    expect([...forward, ...backward].filter((name) => name.startsWith("swiglu"))).toEqual(
+      ["swiglu_forward", ...(isAgain ? ["swiglu_forward"] : []), "swiglu_backward"].filter((name) => expected.includes(name)),
+    );
+  }
+});
 
 const norm = (from: string, to: string): Operation => ({ op: "norm", from, to, weight: to, size: 8, eps: 1e-5 });
 const linears = (from: string, to: string, residual: string | null = null): Operation => {

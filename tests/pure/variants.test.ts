@@ -276,13 +276,17 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
       launchOthers(open(), spec);
     }
+  for (const spec of [aligned, newSpec(gemma)])
+    for (const rank of [4, 24]) await train(open(), spec, { rank, scale: 1, targets: ["down_proj"] }, "dense");
   const few = { rank: 4, scale: 1, targets: ["q_proj"] } as const;
   for (const heads of [2, 64, 128]) await train(open(), newSpec({ family: "olmo2", heads, kvHeads: 1 }), few, "dense");
   const muse = { family: "muse_glimmer", layerRopes: [0, null], embeddingNorm: 1e-5, postNormEps: 1e-8, logitCap: 20 };
   await train(open(), newSpec(muse), few, "dense");
   if (formats.includes("fp8"))
     // whose rows are rounded by their width
-    for (const intermediate of [6144, 12288, 24576, 32768]) await train(open(), newSpec({ intermediate }), few, "fp8");
+    for (const intermediate of [6144, 12288, 20480, 24576, 32768])
+      for (const adapter of [few, { ...few, targets: ["gate_proj", "down_proj"] } as const])
+        await train(open(), newSpec({ intermediate }), adapter, "fp8");
   for (const size of compute === "f32" ? [32] : [128, 24]) {
     const delta = { heads: { keyHeads: 2, valueHeads: 8, keyDim: size, valueDim: size }, layers: [true, false] };
     await train(

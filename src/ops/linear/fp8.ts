@@ -1,9 +1,9 @@
 // The linear layer over a weight in fp8, on GPUs (kernels/triton/fp8.py): the frozen product in e4m3, with both of its factors
 // rounded row by row.
 
-import { alignUp, sizeOf } from "../../base/shape.ts";
+import { alignUp } from "../../base/shape.ts";
 import type { Launcher } from "../../device/cuda/launcher.ts";
-import type { Tensor } from "../../device/device.ts";
+import type { Device, Tensor } from "../../device/device.ts";
 import { isPacked, type PackedWeight, partsOf, type Weight } from "../../device/packed.ts";
 import type { LinearBackward, LinearForward } from "../linear.ts";
 import { dim, flag, strideOf } from "../op.ts";
@@ -11,7 +11,7 @@ import { roundRows } from "../packed.ts";
 import { backwardVariant, forwardVariant, productGrid } from "./frozen.ts";
 import { boundaries, tablesOf } from "./low-rank.ts";
 
-type Fp8<A> = Omit<A, "weight"> & { readonly weight: PackedWeight };
+type Fp8<A> = A & { readonly weight: PackedWeight };
 
 const ALIGN = 256;
 
@@ -20,10 +20,22 @@ export const isFp8 = (weight: Weight): weight is PackedWeight => isPacked(weight
 /** Codes of a matrix, as a tensor of bytes. */
 const codesAt = (ptr: number, rows: number, columns: number): Tensor => ({ ptr, dtype: "u8", shape: [rows, columns] });
 
-export function fp8Forward(gpu: Launcher, { x, weight, bias, residual, y, lora }: Fp8<LinearForward>): void {
-  const [M, [N, K]] = [dim(x, 0), weight.shape];
+/**
+ * Whether rows of SwiGLU, forward and backward, are rounded as they are made, where products over this weight alone read them:
+ * they are held in registers.
+ */
+export const roundsSwiglu = (gpu: Pick<Device, "kind">, weight: Weight, width: number): boolean =>
+  gpu.kind !== "cpu" && isFp8(weight) && width <= WIDEST_SWIGLU;
+const WIDEST_SWIGLU = 5 * 4096; // CHUNKS BLOCK of kernels/triton/fp8_swiglu.py
+
+export function fp8Forward(gpu: Launcher, args: Fp8<LinearForward>): void {
+  const { weight, bias, residual, y, lora } = args;
+  const [M, [N, K]] = [dim(y, 0), weight.shape];
   const parts = partsOf(weight);
-  const { codes, scale } = rounded(gpu, x, null);
+  const { codes, scale } = rounded(gpu, M, K, (to) => {
+    if ("x" in args) roundRows(gpu, args.x, null, to);
+    else gpu.launch(swigluVariant(gpu, "fp8_swiglu", K), [M], { gate_up: args.gateUp, ...to, I: K });
+  });
   const bounds = boundaries(lora?.firstColumn ?? [0, N]);
   const kernel = forwardVariant(gpu, "fp8_forward", lora, { BIAS: flag(bias), RESIDUAL: flag(residual) }, bounds, N);
   gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, N), {
@@ -33,10 +45,16 @@ export function fp8Forward(gpu: Launcher, { x, weight, bias, residual, y, lora }
   });
 }
 
-export function fp8Backward(gpu: Launcher, { dy, weight, dx, lora }: Fp8<LinearBackward>): void {
-  const [M, [N, K]] = [dim(dy, 0), weight.shape];
+export function fp8Backward(gpu: Launcher, args: Fp8<LinearBackward>): void {
+  const { weight, dx, lora } = args;
+  const [M, [N, K]] = [dim(dx, 0), weight.shape];
   const parts = partsOf(weight);
-  const { codes, scale } = rounded(gpu, dy, weight.ptr + parts.scale);
+  const columns = weight.ptr + parts.scale;
+  const { codes, scale } = rounded(gpu, M, N, (to) => {
+    if ("dy" in args) return roundRows(gpu, args.dy, columns, to);
+    const of = { dh: args.dh, gate_up: args.gateUp, columns, ...to, I: N / 2 };
+    gpu.launch(swigluVariant(gpu, "fp8_swiglu_backward", N / 2), [M], of);
+  });
   const kernel = backwardVariant(gpu, "fp8_backward", lora);
   gpu.launch(kernel, productGrid(gpu, kernel.constant("BM"), kernel.constant("BN"), M, K), {
     ...{ dy: codes, dy_scale: scale, w: codesAt(weight.ptr + parts.transposed, K, N), dx, M, N, K },
@@ -45,11 +63,20 @@ export function fp8Backward(gpu: Launcher, { dy, weight, dx, lora }: Fp8<LinearB
   });
 }
 
-/** The rows of x, times `columns` f32 where that is not null, in scratch. */
-function rounded(gpu: Launcher, x: Tensor, columns: number | null): { readonly codes: Tensor; readonly scale: number } {
-  const [rows, width] = [dim(x, 0), dim(x, 1)];
-  const codes = gpu.scratch(alignUp(sizeOf(x.shape), ALIGN) + 4 * rows);
-  const scale = codes + alignUp(sizeOf(x.shape), ALIGN);
-  roundRows(gpu, x, columns, { codes, scale });
+/** The first variant that holds a row. */
+const swigluVariant = (gpu: Launcher, name: "fp8_swiglu" | "fp8_swiglu_backward", width: number) =>
+  gpu.variants(name).find((of) => of.constant("CHUNKS") * of.constant("BLOCK") >= width)!;
+
+/** Codes and scales of rows in scratch, which `round` fills. */
+function rounded(
+  gpu: Launcher,
+  rows: number,
+  width: number,
+  round: (to: { readonly codes: number; readonly scale: number }) => void,
+): { readonly codes: Tensor; readonly scale: number } {
+  const bytes = alignUp(rows * width, ALIGN);
+  const codes = gpu.scratch(bytes + 4 * rows);
+  const scale = codes + bytes;
+  round({ codes, scale });
   return { codes: codesAt(codes, rows, width), scale };
 }

@@ -74,43 +74,35 @@ def poisoned(*shape, **of):
 fresh = poisoned  # makes scratch; timings put torch.empty here
 
 
-def _scratch(mixed, heads, K, V):
-    """What delta_prepare makes, and a place for states."""
-    M, like = mixed.shape[0], dict(device=mixed.device, dtype=mixed.dtype)
-    of = lambda *shape: fresh(*shape, **like)  # noqa: E731
-    vectors = fresh(5, M, heads, device=mixed.device, dtype=torch.float32)
-    return dict(vectors=vectors, t=of(M, heads, 64), p=of(M, heads, 64), u=of(M, heads, V), w=of(M, heads, K)), of(cdiv(M, 64), heads, K, V)
-
-
 def _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V, kept=None):
-    """What goes from chunk to chunk."""
-    M = mixed.shape[0]
-    made, states = _scratch(mixed, heads, K, V)
-    launch(_find("delta_prepare", kind, K, V), (cdiv(M, 64), heads), mixed, gates, decay, bias, bounds, *made.values(), M, H, heads, K, V)
+    """What goes from chunk to chunk: vectors, T, P, N and the states before chunks."""
+    M, like = mixed.shape[0], dict(device=mixed.device, dtype=mixed.dtype)
+    vectors = fresh(6, M, heads, device=mixed.device, dtype=torch.float32)
+    t, p, n, states = (fresh(*shape, **like) for shape in ((M, heads, 64), (M, heads, 64), (M, heads, V), (cdiv(M, 64), heads, K, V)))
+    launch(_find("delta_prepare", kind, K, V), (cdiv(M, 64), heads, 2), mixed, gates, decay, bias, bounds, vectors, t, p, M, H, heads, K, V)
     row = _find("delta_scan", kind, K, V)
-    places, state, capacity = kept or (bounds, made["vectors"], 0)
-    launch(row, (cdiv(V, row["constants"]["BV"]), heads, cdiv(M, 64)), mixed, bounds, made["vectors"], made["w"], made["u"], states, places, state, M, H, heads, K, V, capacity)
-    return made, states
+    places, state, capacity = kept or (bounds, vectors, 0)
+    launch(row, (cdiv(V, row["constants"]["BV"]), heads, cdiv(M, 64)), mixed, bounds, vectors, t, n, states, places, state, M, H, heads, K, V, capacity)
+    return vectors, t, p, n, states
 
 
 def delta_forward(kind, mixed, gates, decay, bias, bounds, out, H, heads, K, V, kept=None):
     """`kept`: places, state and capacity."""
     M = mixed.shape[0]
-    made, states = _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V, kept)
-    launch(_find("delta_out", kind, K, V), (cdiv(M, 64), heads), mixed, bounds, made["vectors"], made["p"], made["u"], states, out, M, H, heads, K, V)
+    vectors, _, p, n, states = _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V, kept)
+    launch(_find("delta_out", kind, K, V), (cdiv(M, 64), heads), mixed, bounds, vectors, p, n, states, out, M, H, heads, K, V)
 
 
 def delta_backward(kind, mixed, gates, decay, bias, bounds, dout, dmixed, H, heads, K, V):
     M = mixed.shape[0]
-    made, before = _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V)
+    vectors, t, p, n, before = _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V)
     like = dict(device=mixed.device, dtype=mixed.dtype)
-    after, dn, dqk = fresh(*before.shape, **like), fresh(*made["u"].shape, **like), fresh(2, M, heads, K, **like)
-    vectors, t, p, u, w = made.values()
+    after, x, dqk = fresh(*before.shape, **like), fresh(*n.shape, **like), fresh(2, M, heads, K, **like)
     row = _find("delta_scan_backward", kind, K, V)
-    launch(row, (cdiv(V, row["constants"]["BV"]), heads, cdiv(M, 64)), mixed, bounds, vectors, p, w, dout, dn, after, M, H, heads, K, V)
-    inputs = mixed, gates, decay, bias, bounds, vectors, t, p, u, dn, dout
-    launch(_find("delta_chunk_backward", kind, K, V), (cdiv(M, 64), heads), *inputs, dmixed, M, H, heads, K, V)
-    launch(_find("delta_state_backward", kind, K, V), (cdiv(M, 64), heads), *inputs, before, after, dqk, M, H, heads, K, V)
+    launch(row, (cdiv(V, row["constants"]["BV"]), heads, cdiv(M, 64)), mixed, bounds, vectors, t, p, dout, x, after, M, H, heads, K, V)
+    inputs = mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout
+    launch(_find("delta_chunk_backward", kind, K, V), (cdiv(M, 64), heads, 2), *inputs, dmixed, M, H, heads, K, V)
+    launch(_find("delta_state_backward", kind, K, V), (cdiv(M, 64), heads, 2), *inputs, before, after, dqk, M, H, heads, K, V)
     row = _find("delta_unit_backward", kind, K, V)
     launch(row, (cdiv(M, row["constants"]["BM"]), H, 2), mixed, bounds, dqk, dmixed, M, H, heads, K, V)
 

@@ -52,6 +52,7 @@ def check(kind, name):
     first = problem.results()
     again = problem.run().results()
     wrong += [f"{k} differs in a second run" for k, v in first.items() if not torch.equal(torch.nan_to_num(v), torch.nan_to_num(again[k]))]
+    wrong += problem.made_otherwise()
     for l in range(problem.case.L):
         # The interpreter's products are numpy's, whose order of summation goes by shape: only a GPU can show equal bits.
         wrong += [] if INTERPRET or l not in problem.tiles else [f"{k} of adapter {l} differs alone" for k in problem.alone(l)]

@@ -16,7 +16,7 @@ import linear as linear_kernels  # noqa: E402
 import lora as lora_kernels  # noqa: E402
 from linear_pool import DEVICE, INTERPRET, Pool, padded  # noqa: E402
 from linear_variants import (  # noqa: E402
-    ADD_BLOCK, COLUMN_BLOCKS, CONFIG, DIVIDED, PART, RANK_BLOCKS, RANKS_BACKWARD, RANKS_FORWARD, SUM_BLOCK, down_grad_config)
+    ACTIVATION_BLOCKS, ADD_BLOCK, COLUMN_BLOCKS, CONFIG, DIVIDED, PART, RANK_BLOCKS, RANKS_BACKWARD, RANKS_FORWARD, SUM_BLOCK, down_grad_config)
 
 MOST_PROGRAMS = 32  # of a *_sum kernel for a tile, or for an adapter's later chunks
 cdiv = triton.cdiv
@@ -139,14 +139,16 @@ class Case:
             pool.ranks, self.tile_adapter, self.row_number, self.dropout, self.module, *self.strides, self.M, self.N, self.K, self.G,
             LORA=int(lora), RB=RB, WIDE=wide, FLAT=desc & ~wide, **cfg)
 
-    def lora_down_grad(self, x, ds):
+    def lora_down_grad(self, x, ds, made=0, rstd=None, weight=None):
+        """x is what x was made of where made > 0."""
         pool = self.pool
-        cfg = self.config.get("down_grad") or down_grad_config(self.kind, self.CB)
+        CB = self.CB if made < 2 else first_that(ACTIVATION_BLOCKS[self.kind], self.CB)
+        cfg = self.config.get("down_grad") or down_grad_config(self.kind, CB, made)
         chunk = cfg["CHUNK"]
         scratch = self.empty("da", self.later_rows(chunk), self.K)
         tables = (self.low_at, pool.factors, pool.ranks, self.tile_adapter)
-        lora_kernels.lora_down_grad[(cdiv(self.K, cfg["BK"]), self.chunks(chunk), cdiv(self.width, self.CB))](
-            x, ds, scratch, *tables, self.row_number, self.dropout, self.module, *self.strides, self.M, self.K, self.G, CB=self.CB, **cfg)
+        lora_kernels.lora_down_grad[(cdiv(self.K, cfg["BK"]), self.chunks(chunk), cdiv(self.width, CB))](
+            x, rstd, weight, ds, scratch, *tables, self.row_number, self.dropout, self.module, *self.strides, self.M, self.K, self.G, MADE=made, CB=CB, **cfg)
         adapters, programs = self.adders(chunk, self.K)
         if adapters > 0:
             lora_kernels.lora_down_grad_sum[(adapters, programs)](scratch, *tables, *self.strides, self.M, self.K, self.G, CHUNK=chunk, BLOCK=ADD_BLOCK, num_warps=4)

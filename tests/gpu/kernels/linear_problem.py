@@ -4,6 +4,7 @@ import struct
 
 import torch
 
+import rows_launch as rows
 from linear_launch import Case
 from linear_pool import DEVICE, NAN, Pool, is_untouched_after
 
@@ -80,6 +81,34 @@ class Problem:
         c.linear_backward(self.dy, self.w, self.dx, self.ds)
         c.lora_down_grad(self.x, self.ds)
         return self
+
+    def made_otherwise(self):
+        """Gradients of A that differ where x is made as it is read, not by the kernel that writes it."""
+        c, wrong = self.case, []
+        M, K = self.x.shape
+        before = {at: t.clone() for at, t in self.pool.da.items()}
+        of = torch.randn(M, 2 * K, device=DEVICE).to(self.x.dtype)
+        gate, up = of[:, :K], of[:, K:]
+        x, rstd, weight = torch.empty_like(self.x), torch.empty(M, device=DEVICE), torch.randn(K, device=DEVICE)
+        ways = {
+            "a norm": lambda: (rows.rmsnorm_forward(c.kind, self.x, weight, None, x, rstd, 1e-6), dict(x=self.x, made=1, rstd=rstd, weight=weight)),
+            "swiglu": lambda: (rows.swiglu_forward(c.kind, of, x), dict(x=of, made=2)),
+            "geglu": lambda: (rows.geglu_forward(c.kind, gate, up, x), dict(x=of, made=3)),
+        }
+        for name, way in ways.items():
+            _, again = way()
+            found = []
+            for args in (dict(x=x), again):
+                for at, t in self.da0.items():
+                    self.pool.da[at].copy_(t)
+                c.lora_down_grad(ds=self.ds, **args)
+                found.append({at: t.clone() for at, t in self.pool.da.items()})
+            there = [at for at in self.da0 if at[0] in self.tiles and self.pool.rank_list[at[0]][at[1]] > 0]
+            wrong += [f"da {at} by {name} made again" for at in there if not torch.equal(found[0][at], found[1][at])]
+            wrong += [f"da by {name} is what it was" for _ in there[:1] if all(torch.equal(found[1][at], self.da0[at]) for at in there)]
+        for at, t in before.items():
+            self.pool.da[at].copy_(t)
+        return wrong
 
     def low(self, flat, tile):
         """The part [128, W] of a tile."""

@@ -96,6 +96,16 @@ def fp8_quantise(x, columns, codes, scale):
     launch(row, (M,), x, scale if columns is None else columns, codes, scale, K)
 
 
+def fp8_swiglu(gate_up, codes, scale):
+    (M, I), held = codes.shape, lambda c: c["CHUNKS"] * c["BLOCK"] >= codes.shape[1]  # noqa: E731
+    launch(find("fp8_swiglu", "tma", held), (M,), gate_up, codes, scale, I)
+
+
+def fp8_swiglu_backward(dh, gate_up, columns, codes, scale):
+    (M, I), held = dh.shape, lambda c: c["CHUNKS"] * c["BLOCK"] >= dh.shape[1]  # noqa: E731
+    launch(find("fp8_swiglu_backward", "tma", held), (M,), dh, gate_up, columns, codes, scale, I)
+
+
 def fp8_expand(codes, scale, out, K, step, out_step, weights):
     row = find("fp8_expand", "ptr")
     launch(row, (scale.numel(), cdiv(K, row["constants"]["BLOCK"]), weights), codes, scale, out, K, step, out_step)

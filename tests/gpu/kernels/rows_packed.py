@@ -68,6 +68,29 @@ def int8(kind, small):
     return case
 
 
+def fp8_swiglu(kind, small):
+    """The codes and scales of rows that SwiGLU makes, forward and backward, are those of the rows that it writes."""
+    case = Case(kind)
+    if kind != "ptr":
+        return case
+    for I in (48, 4112) if small else (48, 4096, 4112, 11008, 14336, 20480):
+        M = 3 if small else 67
+        both, dh, columns = rnd(kind, M, 2 * I), rnd(kind, M, I), torch.rand(2 * I, device=DEVICE) + 0.5
+        both[1] = 0
+        h, d = torch.empty_like(dh), torch.empty_like(both)
+        run.swiglu_forward(kind, both, h)
+        run.swiglu_backward(kind, dh, both, d)
+        for name, x, by in (("forward", h, None), ("backward", d, columns)):
+            found = []
+            for make in (lambda *to: run.fp8_quantise(x, by, *to), lambda *to: run.fp8_swiglu(both, *to) if by is None else run.fp8_swiglu_backward(dh, both, by, *to)):
+                codes, scale = torch.full(x.shape, 255, device=DEVICE, dtype=torch.uint8), floats(M)
+                make(codes.view(torch.float8_e4m3fn), scale)
+                found.append((codes, scale))
+            for what, want, made in zip(("codes", "scale"), *found):
+                case.same(f"{what} {name}", made, want)
+    return case
+
+
 def fp8(kind, small):
     """Rows of widths that each variant holds, and wider ones, with numbers of columns and without; a row of zeros."""
     case = Case(kind)
