@@ -3,7 +3,7 @@
 
 import type { Op, Operation } from "../families/definition.ts";
 import { otherOf, residualOf } from "../families/parts.ts";
-import { fewRowsRope, fewRowsSwiglu, MOST_ROTATED } from "../ops/fewrows-fused.ts";
+import { fewRowsRope, fewRowsSwiglu, MOST_ROTATED } from "../ops/fewrows/fused.ts";
 import { rowAdapters } from "./adapted-linear.ts";
 import type { LayerPass } from "./layer-pass.ts";
 import { attend } from "./operations.ts";

@@ -8,8 +8,8 @@ import { range, sizeOf, sum } from "../../src/base/shape.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { cacheWrite, PAGE } from "../../src/ops/decode.ts";
+import { fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
 import { fewRowsForward, type RowAdapters } from "../../src/ops/fewrows.ts";
-import { fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows-fused.ts";
 import { ropeForward } from "../../src/ops/rope.ts";
 import { swigluForward } from "../../src/ops/swiglu.ts";
 

@@ -1,16 +1,16 @@
 // Linear layers over few rows (fewrows.ts) with the operation that follows them, in the kernel that sums the product: a token
 // that is generated passes as few kernels as it can. The bits are those of both, one after the other.
 
-import { invariant } from "../base/errors.ts";
-import { rowsFrom } from "../device/arena.ts";
-import type { Launcher } from "../device/cuda/launcher.ts";
-import type { Variant } from "../device/cuda/variants.ts";
-import type { Tensor } from "../device/device.ts";
-import { cacheWrite, type Places } from "./decode.ts";
-import { computeRows, PRODUCT, productOfRows, type RowProduct } from "./fewrows.ts";
-import { cdiv, dim, flag, op } from "./op.ts";
-import { ROTATION, type Rotation, ropeForward, rotationSizes } from "./rope.ts";
-import { swigluForward } from "./swiglu.ts";
+import { invariant } from "../../base/errors.ts";
+import { rowsFrom } from "../../device/arena.ts";
+import type { Launcher } from "../../device/cuda/launcher.ts";
+import type { Variant } from "../../device/cuda/variants.ts";
+import type { Tensor } from "../../device/device.ts";
+import { cacheWrite, type Places } from "../decode.ts";
+import { computeRows, PRODUCT, productOfRows, type RowProduct } from "../fewrows.ts";
+import { cdiv, dim, flag, op } from "../op.ts";
+import { ROTATION, type Rotation, ropeForward, rotationSizes } from "../rope.ts";
+import { swigluForward } from "../swiglu.ts";
 
 /** h = silu(gate) up of y = [gate, up] of fewrows_forward, without a residual: h c[M, I], `y` c[M, 2 I] memory of it. */
 export const fewRowsSwiglu = op<RowProduct & { y: Tensor; h: Tensor }>(
