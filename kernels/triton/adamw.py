@@ -1,7 +1,7 @@
 """AdamW or SGD of one adapter, with its own rate, step and clipping, and the squares of its gradient's norm.
 
-    grad_norm     squares[s] = sum of squares of tensor s: (first element, rows, columns) = tensors[s], a run of rows columns
-                  elements
+    grad_norm     squares[s] = sum of squares of tensor s: (first element / 128, rows, columns) = tensors[s], a run of rows
+                  columns elements
     adamw_step    optimizer 1 (AdamW):  g = grad coefficient,  m += (g - m) (1 - beta1),  v = beta2 v + (1 - beta2) g^2,
                   p = p (1 - lr decay) - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps),
                   grad = 0,  copy = bf16(p)
@@ -11,8 +11,7 @@
 Shapes: params, grads, m, v f32[P]; copy bf16[P], not touched where COPY = 0; table f32[11] = optimizer, lr, 1 - beta1, beta2,
 1 - beta2, eps, decay, 1 - beta1^t, 1 - beta2^t, coefficient, lr of B, of SGD momentum and nesterov (0 or 1) as the third and
 the fourth; factors i32[P / 128] = 1 where 128 elements are of a B, which takes that rate (LoRA+), else 0; tensors i32[S, 3];
-squares f32[S]. Needs: P a multiple of 128, at most 2^31 elements; tensors begin at multiples of 8. Sums are the adapter's own:
-nothing else is read.
+squares f32[S]. Needs: P a multiple of 128, as where tensors begin. Sums are the adapter's own: nothing else is read.
 
 Launch:
     grad_norm        grid (SLICES, S); part f32[S, SLICES] is scratch, written everywhere
@@ -28,7 +27,7 @@ def grad_norm(grads, tensors, part, SLICES: tl.constexpr, BLOCK: tl.constexpr):
     """The part of one slice of one tensor: every SLICES-th block. See the top of the file."""
     slice, s = tl.program_id(0), tl.program_id(1)
     first, rows, columns = tl.load(tensors + s * 3), tl.load(tensors + s * 3 + 1), tl.load(tensors + s * 3 + 2)
-    grad, size = grads + first // 8 * 8, rows * columns
+    grad, size = grads + first.to(tl.int64) * 128, rows.to(tl.int64) * columns
     whole = size // 8 * 8  # what is loaded by vectors
     total = tl.zeros((BLOCK,), tl.float32)
     for at in tl.range(slice * BLOCK, whole, SLICES * BLOCK, loop_unroll_factor=4):

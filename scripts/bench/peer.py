@@ -3,8 +3,9 @@
 One base model with random weights, adapters of one rank, AdamW; fp32 on a CPU, bf16 with SDPA attention on a GPU, there also
 with every layer compiled or with gradient checkpointing. PEFT trains one adapter at a time, so a step of several adapters is a
 step of each, one after another, on the base model that they share. A step feeds rows x length random tokens to each adapter;
-all of them are targets. Reported are the median step and the process's peak memory. --work measures several sizes of a batch
-on one model, a line each.
+all of them are targets. Reported are the median step and the process's peak memory. --seconds adds steps until they
+have taken that long: a GPU that its power limits comes to its lasting speed after some. --work measures several sizes of a
+batch on one model, a line each.
 """
 
 import argparse
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--work", nargs="*", metavar="ROWSxLENGTH", help="in place of --rows and --length")
     parser.add_argument("--layers", type=int, help="fewer than the shape has: fills the compiler's cache")
     parser.add_argument("--warm-up", type=int, default=WARM_UP)
+    parser.add_argument("--seconds", type=float, default=0.0, help="the least that the steps take together")
     for flag, default in dict(adapters=1, rows=4, length=64, rank=16, steps=10, threads=len(os.sched_getaffinity(0))).items():
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
@@ -228,7 +230,7 @@ def measure(args: argparse.Namespace, model: peft.PeftModel, optimizers: dict[st
         torch.cuda.reset_peak_memory_stats()
     batches = [torch.randint(0, vocab, (args.rows, args.length), device=args.device) for _ in range(args.adapters)]
     seconds, processor = [], []
-    for _ in range(args.warm_up + args.steps):
+    while len(seconds) < args.warm_up + args.steps or sum(seconds[args.warm_up:]) < args.seconds:
         start, worked = time.perf_counter(), time.process_time()
         loss = step(model, optimizers, batches)  # reads the loss, so that all of the step is done when it returns
         if cuda:

@@ -59,10 +59,12 @@ def main() -> None:
     parser.add_argument("--targets", choices=peer.TARGETS, default="qkvo")
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--layers", type=int, help="fewer than the shape has: fills the compiler's cache")
     for flag, default in dict(rows=8, length=512, rank=16, steps=8).items():
         parser.add_argument(f"--{flag}", type=int, default=default)
     args = parser.parse_args()
-    args.device, args.adapters, args.checkpointing, args.layers = "cuda", 1, False, None
+    args.device, args.adapters, args.checkpointing = "cuda", 1, False
+    args.attention = peer_experts.SHAPES[args.shape][2][0] if args.shape in peer_experts.SHAPES else None
     gpus = torch.cuda.device_count()
     mp.spawn(train, args=(gpus, args), nprocs=gpus)
 

@@ -1,14 +1,16 @@
 // How long a start takes: from the command to the first optimizer step, with a base model whose files are in the page cache.
 //
-//   bun scripts/bench/start.ts [--shape llama2-7b] [--folder FOLDER] [--mlora "COMMAND"] [--rounds 2] [--device auto]
+//   bun scripts/bench/start.ts [--shape llama2-7b] [--folder FOLDER] [--mlora "COMMAND"] [--rounds 2] [--device auto] [--json]
 //
 // Writes a model of that shape with random weights into FOLDER (as large as the real one; left there, so that a second call is
-// quick), trains one adapter for two steps, and prints the seconds until metrics.jsonl has its first.
+// quick), trains one adapter for two steps, and prints the seconds until metrics.jsonl has its first; with --json a last line
+// with the median of the rounds.
 
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { median } from "./history/rows.ts";
 import { randomModel } from "./random-model.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
@@ -19,6 +21,7 @@ const { values } = parseArgs({
     mlora: { type: "string", default: join(ROOT, "dist", "mlora") },
     rounds: { type: "string", default: "2" },
     device: { type: "string", default: "auto" },
+    json: { type: "boolean", default: false },
   },
 });
 
@@ -53,5 +56,9 @@ async function start(model: string): Promise<number> {
 }
 
 const model = randomModel(values.folder, values.shape);
-for (let round = 1; round <= Number(values.rounds); round++)
-  process.stdout.write(`${values.shape}, round ${round}: ${(await start(model)).toFixed(2)} s to the first step\n`);
+const found: number[] = [];
+for (let round = 1; round <= Number(values.rounds); round++) {
+  found.push(await start(model));
+  process.stdout.write(`${values.shape}, round ${round}: ${found.at(-1)!.toFixed(2)} s to the first step\n`);
+}
+if (values.json) console.log(JSON.stringify({ shape: values.shape, seconds: median(found), rounds: found }));

@@ -15,6 +15,19 @@ export const commit =
   "?";
 
 /**
+ * `text` with a row after the last one of the table that `head` ends with: a page may have others. Throws where the page has
+ * no such table.
+ */
+export function withRow(text: string, head: string, row: string): string {
+  const columns = head.trimEnd().split("\n").slice(-2).join("\n");
+  const from = text.indexOf(`${columns}\n`);
+  if (from < 0) throw new Error(`the page has no table with the columns ${columns}`);
+  let end = from + columns.length + 1;
+  while (text[end] === "|") end = text.indexOf("\n", end) + 1 || text.length;
+  return text.slice(0, end) + row + text.slice(end);
+}
+
+/**
  * The table of docs/measurements/NAME.md, which begins with `head` where there is none yet; its first columns are date and
  * commit.
  */
@@ -25,8 +38,6 @@ export function tableOf(name: string, head: string, write: boolean) {
     const row = `| ${[date(), commit, ...cells].join(" | ")} |\n`;
     process.stdout.write(row);
     if (!write) return;
-    const text = existsSync(file) ? readFileSync(file, "utf8") : head;
-    const end = text.lastIndexOf("|\n") + 2;
-    writeFileSync(file, text.slice(0, end) + row + text.slice(end));
+    writeFileSync(file, withRow(existsSync(file) ? readFileSync(file, "utf8") : head, head, row));
   };
 }

@@ -64,6 +64,8 @@ const stageSetup = v.strictObject({
     /** Of this stage. */
     layers: natural,
     recomputation: v.picklist(RECOMPUTATIONS),
+    /** Layers whose attention's input waits in host memory; left out: none. */
+    hostInputs: v.exactOptional(count),
     /** Packed batches between forward and backward at one time; 0 of a stage that only evaluates and generates. */
     inFlight: count,
     /** Longest sequence. */

@@ -173,7 +173,7 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
       : []),
     ...(facts.host_memory_model
       ? [
-          `  ${formatBytes(facts.host_stream_bytes)} of host memory in addition, for streams between layers: ${formatBytes(1000 * facts.host_memory_model.b1)} for each 1,000 tokens of a pass`,
+          `  ${formatBytes(facts.host_stream_bytes)} of host memory in addition, for streams between layers and inputs of attention: ${formatBytes(1000 * facts.host_memory_model.b1)} for each 1,000 tokens of a pass`,
         ]
       : []),
     ...(stages.length > 1

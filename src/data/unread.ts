@@ -81,13 +81,19 @@ export class UnreadData implements Disposable {
       data.#places.set(file.name, step.value);
     }
     const datasets: UnreadDataset[] = [];
+    const read: { readonly unread: readonly Sample[]; readonly rows: readonly Sample[] }[] = []; // for sweeps
     for (const recipe of recipes) {
       const of = loadDataset(recipe, tokenizer, vocab, data.#read, {}, files, null, null, (from) => data.#rowsOf(from));
       if (of.eval.length > MOST_HELD_OUT || of.train.length === 0) return null;
-      const heldOut: Sample[] = [];
-      for (const row of of.eval) {
-        heldOut.push(row);
-        await look();
+      let heldOut = read.find(({ unread }) => isTheSame(unread, of.eval))?.rows;
+      if (heldOut === undefined) {
+        const rows: Sample[] = [];
+        for (const row of of.eval) {
+          rows.push(row);
+          await look();
+        }
+        read.push({ unread: of.eval, rows });
+        heldOut = rows;
       }
       datasets.push({ ...of, eval: heldOut, about: await guess(of.train, look) });
       await look();
@@ -153,6 +159,16 @@ function attempt<T>(work: () => T): T {
   }
 }
 
+/** Whether both are the same rows of the same files, which were read in the same way. */
+function isTheSame(one: readonly Sample[], other: readonly Sample[]): boolean {
+  const [a, b] = [packedOf(one), packedOf(other)];
+  if (!a || !b || one.length !== other.length || a.files.length !== b.files.length) return false;
+  const isChosen = a.chosen === null ? b.chosen === null : b.chosen !== null && bytesOf(a.chosen).equals(bytesOf(b.chosen));
+  return isChosen && a.files.every(({ unread }, i) => unread === b.files[i]!.unread);
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Int32Array) => Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength);
+
 /** A row without the memory that it was packed in. */
 function ownOf({ ids, mask, other, ...rest }: Sample): Sample {
   const own = (of: Sequence): Sequence => ({ ids: of.ids.slice(), mask: of.mask.slice() });
@@ -184,8 +200,6 @@ export const isSame = (unread: UnreadDataset, read: Dataset): boolean =>
 function areSame(unread: readonly Sample[], read: readonly Sample[]): boolean {
   const [before, after] = [packedOf(unread)!, packedOf(read)];
   if (!after || before.files.length !== after.files.length || unread.length !== read.length) return false;
-  const bytesOf = ({ buffer, byteOffset, byteLength }: Int32Array) =>
-    Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength);
   return before.files.every((of, i) => {
     const is = after.files[i]!;
     if (of.file !== is.file || !bytesOf(of.lines).equals(bytesOf(is.lines))) return false;

@@ -15,7 +15,7 @@ import type { Device, Tensor } from "../device/device.ts";
 import { GROUPS, type Group, groupsOfModel, type Linear } from "../families/linears.ts";
 import { toBf16 } from "../files/convert.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import { type AdapterLayout, type FactorPlace, factorPlace, factorTable, type LowKey } from "../methods/layout.ts";
+import { type AdapterLayout, type FactorPlace, factorPlace, factorTable, type LowKey, tensorTable } from "../methods/layout.ts";
 import type { BlockName, Values } from "../methods/optimizers.ts";
 import { rankAt } from "../methods/placement.ts";
 import { type Factor, frozenIn, PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
@@ -133,7 +133,7 @@ export class AdapterPool implements Disposable {
     const ids = tokensOf(layout.tables.head);
     if (ids.length > 0) device.write(tokens, Int32Array.from(ids));
     if (codes) device.write(codes, codeTable());
-    device.write(tensors, Int32Array.from(layout.tensors.flatMap(({ offset, rows, columns }) => [offset, rows, columns])));
+    device.write(tensors, tensorTable(layout));
     this.#held[slot] = held;
     this.#writeTables(slot);
   }

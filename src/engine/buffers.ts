@@ -6,9 +6,9 @@ import { keepsInputsAlone } from "../base/recomputation.ts";
 import { maxOf, range, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { StageSetup } from "../bus/messages.ts";
-import { arenaBytes, carve } from "../device/arena.ts";
+import { arenaBytes } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
-import type { Op } from "../families/definition.ts";
+import type { Op, Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { INPUT } from "../families/parts.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
@@ -16,15 +16,16 @@ import { type ExpertActivations, type ExpertWork, takeExpertActivations, takeExp
 import { behaviourOf } from "./operations.ts";
 import { type OwnInputWork, takeOwnInputWork } from "./own-inputs.ts";
 import { addedOf, isExperts, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
+import type { SharedLayers } from "./shared-layers.ts";
 
 export type StageSizes = StageSetup["sizes"];
 /** What decides the size of a pass's memory. */
 export type Sizes = Pick<
   StageSizes,
-  "rows" | "targets" | "chunk" | "layers" | "recomputation" | "low" | "products" | "slots"
+  "rows" | "targets" | "chunk" | "layers" | "recomputation" | "hostInputs" | "low" | "products" | "slots"
 > & { readonly expertTile: number; readonly makesInputs: boolean };
 
-type Take = (dtype: DType, ...shape: number[]) => Tensor;
+export type Take = (dtype: DType, ...shape: number[]) => Tensor;
 export type ByName<T = Tensor> = ReadonlyMap<string, T>;
 
 /** The product of a group of linears with all that is added, of each method that is computed from it. */
@@ -46,17 +47,21 @@ export type LayerActivations = {
   readonly products: ByName<Products>;
 };
 
-/** The streams between layers in host memory (offloaded-streams.ts). */
+/** What of a pass is in host memory while other layers run (offloaded-streams.ts). */
 export interface HostStreams {
-  /** Before layer `i` runs forward. */
+  /** Before and after layer `i` runs forward. */
   beforeForward(i: number, rows: number): void;
-  /** Before what layer `i` computes in the backward pass. */
+  afterForward(i: number, rows: number): void;
+  /** Before and after what layer `i` computes in the backward pass. */
   beforeBackward(i: number, rows: number): void;
+  afterBackward(i: number, rows: number): void;
 }
 
 export type Activations = {
-  /** Null where all inputs are on the device. */
+  /** Null where all that is kept is on the device. */
   readonly hostStreams: HostStreams | null;
+  /** Memory of the layers whose attention's input is kept, one after the other; null where none has any (shared-layers.ts). */
+  readonly region: Tensor | null;
   /** Keys and values that later layers read, too: [M, 2 C D] by the layer that has made them. */
   readonly shared: ReadonlyMap<number, Tensor>;
   /** The layers' own inputs, c[M, layers * size]; null for none. */
@@ -126,9 +131,11 @@ function takeProducts(take: TakeNamed, compute: DType, product: Op<"linears">, s
   return Object.fromEntries(keeping.map((method) => [method, take(`${product.group}, ${method}`, compute, rows, columns)]));
 }
 
-/** `pass` takes what is read after the layers of a pass. */
-function takeLayer(
-  { layer: take, pass }: { readonly layer: TakeNamed; readonly pass: TakeNamed },
+/** How the memory of a layer is taken: that of each operation, and what is read after the layers of a pass. */
+export type LayerTakes = { readonly of: (operation: Operation) => TakeNamed; readonly pass: TakeNamed };
+
+export function takeLayer(
+  takes: LayerTakes,
   compute: DType,
   program: LayerProgram,
   sizes: Sizes,
@@ -140,6 +147,7 @@ function takeLayer(
   const saved = new Map<string, Tensor>();
   for (const [name, { made, memory, kind, width }] of program.values) {
     if (made === null) continue;
+    const take = takes.of(made);
     const shape = behaviourOf(made).saved?.(made, rows);
     if (shape) saved.set(name, take(`${name}, saved`, "f32", ...shape));
     if (memory !== name || name === program.outputMemory) continue;
@@ -150,6 +158,7 @@ function takeLayer(
   const products = new Map<string, Products>();
   for (const product of linearsOf(program)) {
     const { group } = product;
+    const take = takes.of(product);
     low.set(group, take(`${group}, low`, compute, elementsOf(sizes.low, group)));
     const isKept = !(keepsInputsAlone(recomputation) && product.to === program.output);
     products.set(group, isKept ? takeProducts(take, compute, product, sizes) : {});
@@ -157,7 +166,7 @@ function takeLayer(
   const experts = new Map(
     program.operations
       .filter(isExperts)
-      .map((of) => [of.to, takeExpertActivations(take, pass, compute, of, sizes, program.layer)] as const),
+      .map((of) => [of.to, takeExpertActivations(takes.of(of), takes.pass, compute, of, sizes, program.layer)] as const),
   );
   return { values, transient, saved, low, products, experts };
 }
@@ -188,7 +197,7 @@ export function takeForwardWork(take: Take, compute: DType, program: Program, si
 }
 
 /** Gradients in working memory of these layers but the stream's, one tensor for each kind. */
-function takeGradients(take: Take, compute: DType, program: Program, rows: number): ByName {
+export function takeGradients(take: Take, compute: DType, program: Program, rows: number): ByName {
   const used = program.flatMap(({ values, gradients }) =>
     [...gradients].flatMap(([name, place]) => ("work" in place ? [[place.work, values.get(name)!.width] as const] : [])),
   );
@@ -249,10 +258,10 @@ function ownInputOf(program: Program) {
   return of ? { layers: of.layers, size: of.size, hidden: program[0]!.values.get(INPUT)!.width } : null;
 }
 
-type TakeNamed = (name: string, dtype: DType, ...shape: number[]) => Tensor;
+export type TakeNamed = (name: string, dtype: DType, ...shape: number[]) => Tensor;
 
 /** One tensor for all of a name and shape. */
-function shared(take: Take): TakeNamed {
+export function shared(take: Take): TakeNamed {
   const tensors = new Map<string, Tensor>();
   return (name, dtype, ...shape) => {
     const key = `${name} ${dtype} ${shape}`;
@@ -264,66 +273,31 @@ function shared(take: Take): TakeNamed {
 /** The memory of each layer. */
 export function takeLayers(take: Take, compute: DType, program: Program, sizes: Sizes, work: ForwardWork): LayerActivations[] {
   const named: TakeNamed = (_, ...of) => take(...of);
-  return program.map((layer) => takeLayer({ layer: named, pass: named }, compute, layer, sizes, work));
-}
-
-/** What is in one memory at different times. */
-export type SharedLayers = {
-  readonly layers: readonly LayerActivations[];
-  readonly gradients: readonly ByName[];
-  readonly head: HeadBuffers | null;
-};
-
-/**
- * The memory of layers of which only inputs are kept: one after the other has the same, as much as the largest needs, and the
- * head has it between the last layer's forward and backward pass. `has` names what it is for besides layers.
- */
-export function takeSharedLayers(
-  take: Take,
-  compute: DType,
-  program: Program,
-  sizes: Sizes,
-  work: ForwardWork,
-  { gradients, head }: { readonly gradients: boolean; readonly head: ModelSpec | null },
-): SharedLayers {
-  const tables = shared(take);
-  const takes = program.map((layer) => (own: Take) => {
-    const named = shared(own);
-    return {
-      layer: takeLayer({ layer: named, pass: tables }, compute, layer, sizes, work),
-      gradients: gradients ? takeGradients(own, compute, [layer], sizes.rows) : new Map<string, Tensor>(),
-    };
-  });
-  const takeOwnHead = head && ((own: Take) => takeHead(own, compute, head, sizes));
-  const { ptr } = take("u8", maxOf([...takes, ...(takeOwnHead ? [takeOwnHead] : [])].map((part) => countBytes(part))));
-  const all = takes.map((part) => part(carve(ptr)));
-  return {
-    layers: all.map(({ layer }) => layer),
-    gradients: all.map((of) => of.gradients),
-    head: takeOwnHead?.(carve(ptr)) ?? null,
-  };
+  return program.map((layer) => takeLayer({ of: () => named, pass: named }, compute, layer, sizes, work));
 }
 
 /** Streams that a pass has on the device while the others are in host memory: those of a layer, and one on its way. */
 export const OFFLOADED_RING = 3;
 
-/** `layers`: where they share memory; else each has its own. */
+/** `layers`: where they share memory, with the region that is each pass's own; else each has its own. */
 export function takeActivations(
   take: Take,
   compute: DType,
   program: Program,
   sizes: Sizes,
   work: ForwardWork,
-  layers: readonly LayerActivations[] | null,
+  layers: SharedLayers | null,
 ): Activations {
   const { rows, recomputation } = sizes;
   const count = program.length + 1;
   const ring = recomputation === "offload" ? Math.min(OFFLOADED_RING, count) : count;
   const streams = range(ring).map(() => take(compute, rows, program[0]!.values.get(INPUT)!.width));
+  const region = layers && layers.regionBytes > 0 ? take("u8", layers.regionBytes) : null;
   return {
     hostStreams: null,
     inputs: range(count).map((i) => streams[i % ring]!),
-    layers: layers ?? takeLayers(take, compute, program, sizes, work),
+    region,
+    layers: layers ? layers.layersAt(region) : takeLayers(take, compute, program, sizes, work),
     ...takeBeside(take, compute, program, sizes),
   };
 }

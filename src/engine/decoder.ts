@@ -16,6 +16,7 @@ import type { Cached } from "./kv-cache.ts";
 import { LayerPass, type LayerPassOptions, type RopeTables } from "./layer-pass.ts";
 import { fetchOwnInputs, ownInputs } from "./own-inputs.ts";
 import type { LayerProgram, Program } from "./program.ts";
+import { beforeAttention } from "./shared-layers.ts";
 import type { StageLayers, Weights } from "./weights.ts";
 
 /** What a pass has begun before its layers run: makes later work wait for what was fetched; null for nothing. */
@@ -30,6 +31,8 @@ export class Decoder {
     readonly pool: AdapterPool,
     readonly ropes: RopeTables,
     readonly recomputation: Recomputation,
+    /** The layers whose attention's input is kept, by their places in the program. */
+    readonly kept: ReadonlySet<number>,
     readonly normEps: number,
     /** Null where the model's embedding has no norm; `rstd`: f32[M] of memory. */
     readonly embeddingNorm: { readonly eps: number; readonly rstd: Tensor } | null,
@@ -79,6 +82,7 @@ export class Decoder {
       const own = cached && { ...cached, cache: cached.cache[from]!, isOwn: source === null };
       if (trains) acts.hostStreams?.beforeForward(i, batch.rows);
       this.#pass(i, { batch, work, cached: own, ownInputs }, acts).forward();
+      if (trains) acts.hostStreams?.afterForward(i, batch.rows);
     }
     return firstRows(acts.inputs[program.length]!, batch.rows);
   }
@@ -119,8 +123,9 @@ export class Decoder {
       const needsInput = !(layerRange.first && i === 0) || batch.embedding !== null;
       acts.hostStreams?.beforeBackward(i, batch.rows);
       const pass = this.#pass(i, { batch, work, gradients: work.gradients[i]!, ownInputs, needsInput }, acts);
-      if (keepsInputsAlone(this.recomputation)) pass.recompute();
+      if (keepsInputsAlone(this.recomputation)) pass.recompute(this.kept.has(i) ? beforeAttention(this.program[i]!) : []);
       pass.backward();
+      acts.hostStreams?.afterBackward(i, batch.rows);
     }
     if (!batch.embedding) return;
     const dx = firstRows(work.grad, batch.rows);

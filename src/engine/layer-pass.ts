@@ -77,10 +77,11 @@ export class LayerPass {
 
   /**
    * Computes again what the backward pass reads: all but linears and experts whose output is the layer's, and what is cheap and
-   * only such linears read, which is restored where adapters do.
+   * only such linears read, which is restored where adapters do. What `kept` made is there.
    */
-  recompute(): void {
-    const { operations, output } = this.program;
+  recompute(kept: readonly Operation[]): void {
+    const { output } = this.program;
+    const operations = this.program.operations.filter((of) => !kept.includes(of));
     const last = operations.find((of) => of.to === output && isLinears(of));
     const isRead = (name: string) =>
       operations.some((of) => of !== last && [of.from, otherOf(of), residualOf(of)].includes(name));

@@ -17,7 +17,6 @@ import {
   takeBeside,
   takeForwardWork,
   takeHead,
-  takeSharedLayers,
   takeWorkspace,
   type Workspace,
 } from "./buffers.ts";
@@ -27,6 +26,7 @@ import { offloadedBytes } from "./offloaded-streams.ts";
 import { halvesOf, type Program, programOf } from "./program.ts";
 import { tableRows } from "./rope.ts";
 import { takeRowTables } from "./row-pass.ts";
+import { attending, takeSharedLayers } from "./shared-layers.ts";
 import type { StageLayers } from "./weights.ts";
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
@@ -40,6 +40,12 @@ export type PassMemory = { readonly batch: BatchMemory; readonly acts: Activatio
 
 export type StageBuffers = ReturnType<typeof takeStageBuffers>;
 
+const sizesOn = <S extends StageSizes>({ kind }: Pick<BufferDevice, "kind">, sizes: S) => ({
+  ...sizes,
+  expertTile: expertTile({ kind }),
+  makesInputs: makesInputs({ kind }),
+});
+
 /** Takes each tensor from `takeOf(part)`. */
 export function takeStageBuffers(
   takeOf: (part: BufferPart) => Take,
@@ -48,7 +54,7 @@ export function takeStageBuffers(
   layerRange: StageLayers,
   of: StageSizes,
 ) {
-  const sizes = { ...of, expertTile: expertTile({ kind }), makesInputs: makesInputs({ kind }) };
+  const sizes = sizesOn({ kind }, of);
   const { slots: adapters, inFlight, positions, rows, cache } = sizes;
   const take = takeOf("workspace");
   const ropes = spec.ropes.map((rope) => {
@@ -73,7 +79,7 @@ export function takeStageBuffers(
     const activations = backward ? takeActivations : takeForwardActivations;
     return {
       batch: takeBatch(take, spec, { ...sizes, adapters, rowTile }),
-      acts: activations(takeOf("activations"), compute, program, sizes, forward, shared?.layers ?? null),
+      acts: activations(takeOf("activations"), compute, program, sizes, forward, shared),
     };
   });
   return {
@@ -100,10 +106,34 @@ export const stageProgram = (
   { inFlight, recomputation }: Pick<StageSizes, "inFlight" | "recomputation">,
 ): Program => (inFlight > 0 && recomputation === "offload" ? halvesOf : programOf)(spec, layerRange);
 
+/** What of one packed batch waits in host memory. */
+export type HostNeed = {
+  /** Bytes of streams between layers, and of the input of one layer's attention. */
+  readonly streams: number;
+  readonly input: number;
+  /** Layers that have such an input. */
+  readonly attending: number;
+};
+
+/** Null where nothing waits there. */
+export function hostNeed(device: BufferDevice, spec: ModelSpec, layerRange: StageLayers, sizes: StageSizes): HostNeed | null {
+  if (sizes.inFlight === 0 || sizes.recomputation !== "offload") return null;
+  const program = stageProgram(spec, layerRange, sizes);
+  const counted: Take = (dtype, ...shape) => ({ ptr: 0, dtype, shape });
+  const of = { ...sizesOn(device, sizes), hostInputs: attending(program).length };
+  const forward = takeForwardWork(counted, device.compute, program, of);
+  const layers = takeSharedLayers(counted, device.compute, program, of, forward, { gradients: false, head: null });
+  return {
+    streams: offloadedBytes(program.length, sizes.rows, spec.hidden, device.compute),
+    input: layers.regionBytes,
+    attending: of.hostInputs,
+  };
+}
+
 /** Bytes of host memory for each packed batch that a stage has in flight. */
-export function hostStreamBytes(spec: ModelSpec, layerRange: StageLayers, sizes: StageSizes, compute: DType): number {
-  if (sizes.inFlight === 0 || sizes.recomputation !== "offload") return 0;
-  return offloadedBytes(stageProgram(spec, layerRange, sizes).length, sizes.rows, spec.hidden, compute);
+export function hostStreamBytes(device: BufferDevice, spec: ModelSpec, layerRange: StageLayers, sizes: StageSizes): number {
+  const need = hostNeed(device, spec, layerRange, sizes);
+  return need ? need.streams + (sizes.hostInputs ?? 0) * need.input : 0;
 }
 
 /** Without a backward pass all layers share one layer's buffers, and the stream alternates between two. */
@@ -112,7 +142,8 @@ const takeForwardActivations: typeof takeActivations = (take, compute, program, 
   return {
     hostStreams: null,
     inputs: range(program.length + 1).map((i) => streams[i % 2]!),
-    layers: layers!,
+    region: null,
+    layers: layers!.layersAt(null),
     ...takeBeside(take, compute, program, sizes),
   };
 };

@@ -28,12 +28,12 @@ import { Generating } from "./generating.ts";
 import { fillInitial } from "./initialise.ts";
 import type { Cached } from "./kv-cache.ts";
 import { enqueueLosses } from "./losses.ts";
-import { withHostStreams } from "./offloaded-streams.ts";
+import { openBuffers } from "./open-buffers.ts";
 import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { adaptersOf, Recorder, timed } from "./recorder.ts";
-import { ropeTables, tablePositions } from "./rope.ts";
-import { hostStreamBytes, type StageBuffers, stageProgram, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
+import { tablePositions } from "./rope.ts";
+import type { StageBuffers } from "./stage-buffers.ts";
 import { withTop } from "./top.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
 import { lossOf, lossWithGradient } from "./weighted-loss.ts";
@@ -113,31 +113,22 @@ export class Stage implements Disposable {
         generates: sizes.cache !== undefined,
       }),
     );
-    const program = stageProgram(spec, layerRange, sizes);
-    const arena = new Arena(device, totalBufferBytes(device, spec, layerRange, sizes), "activations");
-    const take: Parameters<typeof takeStageBuffers>[0] =
-      () =>
-      (dtype, ...shape) =>
-        arena.tensor(dtype, ...shape);
-    if (sizes.blockBytes > 0) device.release(device.allocate(sizes.blockBytes, "the adapters")); // a lack shows before training
-    const taken = takeStageBuffers(take, device, spec, layerRange, sizes);
-    const { passes, held } = await withHostStreams(
-      device,
-      taken.passes,
-      hostStreamBytes(spec, layerRange, sizes, device.compute),
-    );
-    const buffers = { ...taken, passes };
-    for (const [i, rope] of spec.ropes.entries()) {
-      const [tables, values] = [buffers.ropes[i]!, ropeTables(rope, sizes.positions)];
-      device.write(tables.cos, values.cos);
-      device.write(tables.sin, values.sin);
-      if (tables.queryScale) device.write(tables.queryScale, values.queryScale!);
-    }
-
+    const { program, kept, buffers, held } = await openBuffers(device, spec, layerRange, sizes);
     const { ropes, embeddingNorm } = buffers;
     const { recomputation } = sizes;
-    const decoder = new Decoder(device, program, layerRange, weights, pool, ropes, recomputation, spec.normEps, embeddingNorm);
-    const arenas = [weightArena, ...(hostArena ? [hostArena] : []), pool, arena, ...held];
+    const decoder = new Decoder(
+      device,
+      program,
+      layerRange,
+      weights,
+      pool,
+      ropes,
+      recomputation,
+      kept,
+      spec.normEps,
+      embeddingNorm,
+    );
+    const arenas = [weightArena, ...(hostArena ? [hostArena] : []), pool, ...held];
     return new Stage(device, config, pool, decoder, arenas, buffers, weights, neighbours, freeBefore, original);
   }
 
@@ -149,7 +140,7 @@ export class Stage implements Disposable {
       evaluate: ({ batch, logProbs, top }) => this.#whole(() => this.evaluate(batch, logProbs, top)),
       decode: ({ batch }) => this.#whole(() => this.decode(batch)),
       squares: async ({ adapters }) => new Later((await this.pool.enqueueSquares(adapters)).found),
-      loads: async ({ adapters }) => adapters.map((slot) => this.#loads.take(slot)),
+      loads: async ({ adapters }) => new Later(this.#loads.take(adapters)),
       share: ({ slot, what, values }) => this.pool.shareGradient(slot, what, values),
       step: async ({ steps }) => {
         await this.step(steps);

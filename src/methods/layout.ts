@@ -177,6 +177,10 @@ export function layoutAdapter(spec: ModelSpec, layers: LayerRange, adapter: Shap
   return { sites, tables, tensors, size, scratch, outputs, sharing };
 }
 
+/** Of each tensor of a block where it begins, in units of ALIGN elements, its rows and its columns. */
+export const tensorTable = ({ tensors }: AdapterLayout): Int32Array<ArrayBuffer> =>
+  Int32Array.from(tensors.flatMap(({ offset, rows, columns }) => [offset / ALIGN, rows, columns]));
+
 /**
  * Of each ALIGN elements of a block, 1 where they are of a B, else 0: the optimizer has a rate for B and one for all
  * others.

@@ -3,6 +3,7 @@
 import { F, I, L, native, P } from "../../ffi/native.ts";
 import { floats, ints } from "../device/cpu/host.ts";
 import type { Tensor } from "../device/device.ts";
+import { ALIGN } from "../methods/layout.ts";
 import { cdiv, dim, flag, op } from "./op.ts";
 
 const c = native({
@@ -15,7 +16,7 @@ export const ADAMW_TABLE_WIDTH = 11;
 
 /**
  * squares f32[S] = the sum of squares of each of the S tensors of an adapter's gradients f32[P]. tensors i32[S, 3] = first
- * element within the adapter's block, rows, columns.
+ * element within the adapter's block in units of ALIGN, rows, columns.
  */
 export const gradNorm = op<{ grads: Tensor; tensors: Tensor; squares: Tensor }>(
   "grad_norm",
@@ -25,7 +26,7 @@ export const gradNorm = op<{ grads: Tensor; tensors: Tensor; squares: Tensor }>(
       const [table, sums] = [ints(tensors), floats(squares)];
       for (let i = 0; i < sums.length; i++) {
         const [offset, rows, columns] = table.subarray(i * 3);
-        sums[i] = c.grad_norm(grads.ptr + offset! * 4, rows!, columns!);
+        sums[i] = c.grad_norm(grads.ptr + offset! * ALIGN * 4, rows!, columns!);
       }
     },
     cuda: ({ grads, tensors, squares }, gpu) => {

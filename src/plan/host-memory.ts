@@ -6,6 +6,8 @@ import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
+import { hostNeed } from "../engine/stage-buffers.ts";
+import { linearElements } from "../families/linears.ts";
 import { stageHostBytes, stageStreamBytes } from "./memory.ts";
 import type { StagePlan } from "./plan.ts";
 
@@ -20,10 +22,34 @@ export const totalHostBytes = (spec: ModelSpec, stages: readonly Placed[]): numb
 
 /** Streams between layers, of all stages together. */
 export const totalStreamBytes = (spec: ModelSpec, stages: readonly StagePlan[]): number =>
-  sum(stages.map(({ layerRange, sizes, device }) => stageStreamBytes(spec, layerRange, sizes, device.compute)));
+  sum(stages.map(({ layerRange, sizes, device }) => stageStreamBytes(spec, layerRange, sizes, device)));
 
 const freeOf = ({ device }: Placed): number => device.hostFreeBytes ?? Number.POSITIVE_INFINITY;
 const ofHost = (host: string): string => (host === "" ? "" : ` of ${host}`);
+
+/**
+ * Operations of a forward pass in which a byte leaves for the host: what a GPU does in a second, over what its bus carries.
+ * Of a Hopper 650 TFLOP/s in steady work over 50 GB/s, of an Ampere about as much.
+ */
+const OPERATIONS_PER_BYTE = 13_000;
+
+/**
+ * Layers of a stage whose attention's input may wait in host memory next to the streams between layers: as many as leave while
+ * the forward pass computes, and as the host has room for. `share`: of the free memory, where stages share a machine.
+ */
+export function hostInputsOf(
+  spec: ModelSpec,
+  { layerRange, sizes, device }: Pick<StagePlan, "layerRange" | "sizes" | "device">,
+  share: number,
+): number {
+  const need = hostNeed(device, spec, layerRange, sizes);
+  if (!need || need.input === 0) return 0;
+  const elements = linearElements(spec) * ((layerRange.to - layerRange.from) / spec.layers);
+  const leaves = (2 * elements * sizes.rows) / OPERATIONS_PER_BYTE;
+  const free = (Math.max(0, freeOf({ device }) - stageHostBytes(spec, device)) * HOST_SHARE * share) / sizes.inFlight;
+  const most = Math.floor((Math.min(leaves, free) - need.streams) / need.input);
+  return Math.max(0, Math.min(need.attending, most));
+}
 
 /** Throws a RequestError, `plan.host`, where a machine has not as much free as the stages on it take. */
 export function checkHostMemory(spec: ModelSpec, stages: readonly Placed[]): void {

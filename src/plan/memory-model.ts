@@ -64,7 +64,7 @@ export const memoryModel = (plan: Plan): MemoryModel =>
 
 /** The same of host memory for streams between layers, which is in proportion to the rows of a pass. */
 export const hostMemoryModel = (plan: Plan): MemoryModel =>
-  modelOf(plan, ({ layerRange }, sizes) => stageStreamBytes(plan.spec, layerRange, sizes, plan.device.compute));
+  modelOf(plan, ({ layerRange }, sizes) => stageStreamBytes(plan.spec, layerRange, sizes, plan.device));
 
 type BytesOf = (stage: StagePlan, sizes: StagePlan["sizes"]) => number;
 

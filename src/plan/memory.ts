@@ -85,8 +85,8 @@ export const stageStreamBytes = (
   spec: ModelSpec,
   layerRange: StageLayers,
   sizes: StageSizes,
-  compute: Device["compute"],
-): number => sizes.inFlight * hostStreamBytes(spec, layerRange, sizes, compute);
+  device: Pick<Device, "kind" | "compute" | "rowTile">,
+): number => sizes.inFlight * hostStreamBytes(device, spec, layerRange, sizes);
 
 /** `adapters`: bytes of the stage's pool (adapter-memory.ts). */
 export function stageMemory(

@@ -29,10 +29,10 @@ export type Costs = {
 /** Products alone: all else is little on a CPU. */
 const CPU_COSTS: Costs = { linear: 1, experts: 1, head: 1, feature: 0, attention: 0 };
 /**
- * Measured on one H200, 8 x 512 and 4 x 2048 tokens a pass: a layer of Llama-2-7B takes 5.8 ms with the backward pass, 3.8 in
- * fp8 and 6.9 in nf4; its head 5.2; a layer of Qwen3-30B-A3B 6.0, of which its experts 3.0.
+ * Measured on H200s, 4096 tokens a pass: a layer of Llama-2-7B takes 5.8 ms with the backward pass, 3.8 in fp8 and 6.9 in nf4;
+ * its head 5.2; a layer of Qwen3-30B-A3B 3.1, its head 8.4; a layer of gpt-oss-20b 5.7.
  */
-const GPU_COSTS = { experts: 1.6, head: 1.5, feature: 500, attention: 3500 };
+const GPU_COSTS = { experts: 2.6, head: 1.3, feature: 500, attention: 3500 };
 const GPU_LINEAR: Readonly<Record<WeightFormat, number>> = { dense: 1, bf16: 1, int8: 1.2, fp8: 0.6, nf4: 1.2, mxfp4: 1.2 };
 
 export const costsOf = ({ kind }: Pick<DeviceReport, "kind">, format: WeightFormat): Costs =>

@@ -26,7 +26,7 @@ import {
 } from "./adapter-memory.ts";
 import { type AdapterPlan, countsOf, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
 import { checkFormat } from "./format.ts";
-import { checkHostMemory, requireStreams, streamLack, totalStreamBytes } from "./host-memory.ts";
+import { checkHostMemory, hostInputsOf, requireStreams, streamLack, totalStreamBytes } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
 import { costsOf, mostStages, partition } from "./partition.ts";
 import { rolloutCache } from "./rollouts.ts";
@@ -158,7 +158,12 @@ export function makePlan(
     ...(cache ? { cache } : {}),
   };
   /** With room for any `count` of the adapters at once. */
-  const stagesFor = ({ recomputation, spare }: Choice, passRows: number, count: number, slots = wanted): StagePlan[] => {
+  const stagesFor = (
+    { recomputation, spare, keepsInputs }: Choice,
+    passRows: number,
+    count: number,
+    slots = wanted,
+  ): StagePlan[] => {
     const stepping = allAtOnce
       ? Math.min(slots, adapters.length)
       : Math.min(count, inStep(members, parts.length, passRows, parts.length + spare));
@@ -171,9 +176,13 @@ export function makePlan(
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const layers = layersIn(layerRange).length;
       const room = { blockBytes, hostBytes: 0, slots, gradients: gradients[stage]!.slice(0, stepping) };
-      const sizes = { ...shared, ...ofPass, ...room, low, layers };
+      const own = devices[stage]!;
+      const share = 1 / devices.filter(({ host }) => host === own.host).length;
+      const all = { ...shared, ...ofPass, ...room, low, layers };
+      const hostInputs = keepsInputs ? hostInputsOf(spec, { layerRange, sizes: all, device: own }, share) : 0;
+      const sizes = hostInputs > 0 ? { ...all, hostInputs } : all;
       const memory = stageMemory(spec, layerRange, sizes, device, poolBytes(spec, layerRange, sizes, blockBytes, device.kind));
-      return { layerRange, sizes, memory, device: devices[stage]!, inFlight };
+      return { layerRange, sizes, memory, device: own, inFlight };
     });
   };
   const fits = (stages: readonly StagePlan[]) => {
@@ -263,9 +272,9 @@ function largestThat(most: number, fits: (count: number) => boolean): number {
 
 /**
  * 1F1B keeps as many passes in flight on a stage as there are stages from it on; `spare` more let stages that wait for an
- * unequal pass continue with another.
+ * unequal pass continue with another. `keepsInputs`: whether the input of attention of some layers waits in host memory, too.
  */
-type Choice = { readonly recomputation: Recomputation; readonly spare: number };
+type Choice = { readonly recomputation: Recomputation; readonly spare: number; readonly keepsInputs: boolean };
 
 /** The best first: what is computed again costs more than what waits. */
 function choicesOf({ run }: Recipe, kind: DeviceReport["kind"], stages: number): Choice[] {
@@ -273,7 +282,11 @@ function choicesOf({ run }: Recipe, kind: DeviceReport["kind"], stages: number):
   const isFull = kind === "cpu" && asked === "offload"; // its memory is the host's
   const recomputations: readonly Recomputation[] = asked === "auto" ? RECOMPUTATIONS[kind] : [isFull ? "full" : asked];
   const spares = stages === 1 ? [0] : [stages, Math.floor(stages / 2), 0];
-  return recomputations.flatMap((recomputation) => spares.map((spare) => ({ recomputation, spare })));
+  return recomputations.flatMap((recomputation) =>
+    spares.flatMap((spare) =>
+      (recomputation === "offload" ? [true, false] : [false]).map((keepsInputs) => ({ recomputation, spare, keepsInputs })),
+    ),
+  );
 }
 
 /** What the plan may rely on for all stages. Throws a RequestError, `plan.devices`, where they have not the same. */

@@ -43,6 +43,12 @@ export type PipelineOptions = Limits & {
   readonly spare?: number;
 };
 
+/**
+ * Passes that a stage is ahead of those that its followers need, where it has the memory: times are estimates, and a stage
+ * whose neighbour takes longer than thought, as over a larger rank, works on one of these meanwhile.
+ */
+const LEAD = 1;
+
 /** An adapter that is to be trained from its step `from` on; its first is 0. */
 export type Joining = { readonly adapter: number; readonly work: Work; readonly from: number; readonly priority?: number };
 
@@ -160,8 +166,8 @@ function earliest(states: readonly StageState[], options: PipelineOptions, pool:
 
 /**
  * What a stage does next. It fills the pipeline after it first (a forward while it has fewer passes in flight than stages
- * follow, itself among them), then prefers backward; while it would wait for one, it begins another forward if it has the
- * memory. It begins nothing whose result it could not send, so some stage can always continue.
+ * follow, itself among them, and its lead), then prefers backward; while it would wait for one, it begins another forward if
+ * it has the memory. It begins nothing whose result it could not send, so some stage can always continue.
  */
 function choose(
   states: readonly StageState[],
@@ -184,7 +190,8 @@ function choose(
   const backward = mayBackward && backwards[0] ? Math.max(from, backwards[0].at) : Number.POSITIVE_INFINITY;
   const at = Math.min(forward, backward);
   if (at === Number.POSITIVE_INFINITY) return null;
-  const fill = kind === "gpipe" || inFlight < stages - stage;
+  const lead = kind === "lorapp" && stage + 1 < stages ? LEAD : 0;
+  const fill = kind === "gpipe" || inFlight < stages - stage + lead;
   const forwardNow = forward === backward ? fill : forward < backward;
   return { stage, kind: forwardNow ? "forward" : "backward", at };
 }

@@ -9,6 +9,7 @@ import type { MicroBatch } from "../schedule/micro-batch.ts";
 import { pack, packedSequences, type Row, type Segment, segmentRows, sequencesOf, type Tokens } from "../schedule/pack.ts";
 import type { PassTurns } from "./pass-turns.ts";
 import type { Shares } from "./shares.ts";
+import type { Ended } from "./training-passes.ts";
 
 /**
  * Log-probabilities f32[ids.length] of a row's tokens, each given those before it; NaN where a token is no target, as the first
@@ -29,9 +30,8 @@ export type Losses = {
 };
 
 /** An adapter's rows, cut into micro-batches; `segmentOf` makes a segment of one when its turn comes. */
-export type RowsCall = {
-  /** The adapter's slot, and its owner, by whose share its rows have their turn. */
-  readonly slot: number;
+export type RowsCall = Ended & {
+  /** By whose share its rows have their turn. */
   readonly owner: string;
   readonly rows: readonly Row[];
   readonly microBatches: readonly (readonly number[])[];
@@ -56,7 +56,8 @@ type Part = { readonly open: Open; readonly index: number; readonly of: readonly
 
 /** Sends packed batches through the stages. */
 export type PassRunner = {
-  readonly run: (batch: MicroBatch, top: number) => Promise<readonly SequenceLoss[]>;
+  /** `ends` are calls whose last micro-batch is in the batch. */
+  readonly run: (batch: MicroBatch, top: number, ends: readonly Ended[]) => Promise<readonly SequenceLoss[]>;
   /** Called where no batch follows those under way, or it waits until they are done. */
   readonly idle?: () => void;
 };
@@ -153,7 +154,8 @@ export class Packer {
         this.#slots,
         this.#rowTile,
       );
-      const losses = await this.on.run(batch, Math.max(...parts.map(({ open }) => open.call.top)));
+      const ends = parts.flatMap(({ open: { call }, index }) => (index + 1 === call.microBatches.length ? [call] : []));
+      const losses = await this.on.run(batch, Math.max(...parts.map(({ open }) => open.call.top)), ends);
       let first = 0;
       for (const { open, index, of, segment } of parts) {
         const { found, call, done } = open;

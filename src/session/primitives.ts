@@ -45,7 +45,7 @@ import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots } from "./slots.ts";
 import { SpanNames } from "./span-names.ts";
-import { TrainingPasses } from "./training-passes.ts";
+import { type Squares, TrainingPasses } from "./training-passes.ts";
 import { Turns } from "./turns.ts";
 
 export * from "./primitive-calls.ts";
@@ -61,9 +61,19 @@ type Trained = Resident & {
   steps: number;
   /** Tokens whose gradients were added since the last of them. */
   tokens: number;
+  /** The squares of the gradients that it has; null where the stages have to be asked for them. */
+  squares: Promise<Squares> | null;
+  /** Resolves when all stages have been heard of its last step. */
+  made: Promise<unknown>;
   /** What it is while it has no slot; null before its first. */
   aside: readonly AsideBlocks[] | null;
 };
+
+/** What work comes to; fails with the step before it. A stage does a step before what it is sent later: none waits for it. */
+async function afterStep<T>(made: Promise<unknown>, work: Promise<T>): Promise<T> {
+  const [found] = await Promise.all([work, made]);
+  return found;
+}
 
 export class Primitives implements AsyncDisposable {
   readonly #adapters = new Map<string, Trained>();
@@ -95,7 +105,7 @@ export class Primitives implements AsyncDisposable {
     this.#sampler = this.#engine && new Sampler(this.#engine, turns, new Shares(options.weightOf));
     this.#packers = {
       train: new Packer(plan, turns, new Shares(options.weightOf), {
-        run: (batch) => passes.run(batch),
+        run: (batch, _, ends) => passes.run(batch, ends),
         idle: () => passes.finish(),
       }),
       evaluate: new Packer(plan, turns, new Shares(options.weightOf), { run: (batch, top) => this.#evaluate(batch, top) }),
@@ -165,7 +175,8 @@ export class Primitives implements AsyncDisposable {
 
   async #add(plan: AdapterPlan, owner = ""): Promise<void> {
     const bytes = bytesOnStages(this.plan, plan);
-    const added: Trained = { ...resident(bytes, owner), plan, turns: new Turns(), steps: 0, tokens: 0, aside: null };
+    const none = { steps: 0, tokens: 0, squares: null, made: Promise.resolve(), aside: null };
+    const added: Trained = { ...resident(bytes, owner), plan, turns: new Turns(), ...none };
     this.#adapters.set(plan.name, added);
     try {
       await this.#change(added, () => Promise.resolve());
@@ -222,7 +233,8 @@ export class Primitives implements AsyncDisposable {
    * An optimizer step with the gradients since the last one, which are zero again then. `settings` replace those of the
    * adapter's recipe; the learning rate is taken as it is, without a schedule. Throws a RequestError, `primitives.step`,
    * where there is no gradient and `isZero` does not make that a zero, and a RunError, `primitives.numbers`, where its norm is
-   * not finite: then nothing is changed, and `discard` drops the gradients.
+   * not finite: then nothing is changed, and `discard` drops the gradients. Resolves when the stages have been sent the step;
+   * the adapter's next call fails where they fail at it.
    */
   async step(name: string, settings: Partial<Optimizer> = {}, isZero = false): Promise<StepMade> {
     const trained = this.#of(name);
@@ -231,7 +243,7 @@ export class Primitives implements AsyncDisposable {
     return this.#change(trained, async (slot) => {
       if (trained.tokens === 0 && !isZero)
         throw new RequestError("primitives.step", `adapter '${name}' has no gradient`, "call forwardBackward before step");
-      const gradNorm = gradNormOf(await squaresOf(this.bus, this.plan.spec, trained.plan, slot));
+      const gradNorm = gradNormOf(await squaresOf(this.bus, this.plan.spec, trained.plan, slot, trained.squares));
       if (!Number.isFinite(gradNorm))
         throw new RunError(
           "primitives.numbers",
@@ -247,8 +259,8 @@ export class Primitives implements AsyncDisposable {
         coefficient: clipCoefficient(gradNorm, optimizer.maxGradNorm),
         ...ruleOf(optimizer),
       };
-      await requestAll(this.bus, { type: "step", steps: [step] });
-      trained.tokens = 0;
+      trained.made = this.#tracked(requestAll(this.bus, { type: "step", steps: [step] }));
+      Object.assign(trained, { tokens: 0, squares: null });
       return { gradNorm, step: ++trained.steps };
     });
   }
@@ -260,7 +272,7 @@ export class Primitives implements AsyncDisposable {
       const blocks = await readState(this.bus, slot, trained.plan.optimizer);
       await admit(this.bus, slot, trained.plan, null);
       await writeState(this.bus, slot, blocks);
-      trained.tokens = 0;
+      Object.assign(trained, { tokens: 0, squares: null });
     });
   }
 
@@ -332,7 +344,7 @@ export class Primitives implements AsyncDisposable {
     const trained = this.#of(name);
     return this.#change(trained, async (slot) => {
       const steps = await loadFrom({ bus: this.bus, plan: this.plan, adapter: trained.plan, slot }, folder);
-      Object.assign(trained, { steps, tokens: 0 });
+      Object.assign(trained, { steps, tokens: 0, squares: null });
       return { steps };
     });
   }
@@ -352,11 +364,11 @@ export class Primitives implements AsyncDisposable {
 
   /** Work in the adapter's slot, after the calls before: alone, or next to others that only read. */
   #change<T>(of: Trained, work: (slot: number) => Promise<T>): Promise<T> {
-    return this.#tracked(of.turns.change(() => this.slots.use(of, work)));
+    return this.#tracked(of.turns.change(() => this.slots.use(of, (slot) => afterStep(of.made, work(slot)))));
   }
 
   #read<T>(of: Trained, work: (slot: number) => Promise<T>): Promise<T> {
-    return this.#tracked(of.turns.read(() => this.slots.use(of, work)));
+    return this.#tracked(of.turns.read(() => this.slots.use(of, (slot) => afterStep(of.made, work(slot)))));
   }
 
   #tracked<T>(done: Promise<T>): Promise<T> {
@@ -370,8 +382,14 @@ export class Primitives implements AsyncDisposable {
     const { microBatches, segmentOf } = cutRows(this.plan, trained, rows, options, isTraining);
     const { owner } = trained;
     const packer = this.#packers[isTraining ? "train" : "evaluate"];
-    const work = (slot: number) =>
-      packer.add({ slot, owner, rows, microBatches, top: options.top ?? 0, segmentOf: (of) => segmentOf(of, slot) });
+    const call = { owner, rows, microBatches, top: options.top ?? 0 };
+    const ended = (squares: Promise<Squares>) => {
+      trained.squares = squares;
+    };
+    const work = (slot: number) => {
+      if (isTraining) trained.squares = null; // of gradients that these are added to
+      return packer.add({ ...call, slot, segmentOf: (of) => segmentOf(of, slot), ...(isTraining ? { ended } : {}) });
+    };
     return isTraining ? this.#change(trained, work) : this.#read(trained, work);
   }
 

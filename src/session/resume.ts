@@ -1,9 +1,12 @@
 // Where an interrupted run continues: which of its adapters have ended, and at which step each of the others was saved.
 
+import { join } from "node:path";
 import { RequestError, RunError } from "../base/errors.ts";
 import { checkpointsIn, type Progress, readCheckpoint } from "../files/checkpoint.ts";
+import { foldersIn } from "../files/owned.ts";
 import { type Outcome, readRecord } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
+import { CHECKPOINTS } from "../recipe/recipe.ts";
 import { type AdapterData, madeOf } from "./adapter-state.ts";
 import { aside, checkpointFolder } from "./checkpoints.ts";
 
@@ -18,9 +21,10 @@ export type Resumed = {
 const FINAL = ["done", "early", "dropped"];
 
 /**
- * Throws a RequestError: `resume.finished` where there is nothing left to do, `resume.changed` with the differences where the
- * recipe, the data or the base model would not make the same adapters. Adapters may have been added. `notice` is called for
- * damaged checkpoints. `isOpen`: the run waits for more adapters, so that nothing may be left to do.
+ * Throws a RequestError: `resume.finished` where there is nothing left to do, `resume.changed` with the differences where
+ * the recipe, the data or the base model would not make the same adapters. Adapters may have been added. `notice` is called
+ * for damaged checkpoints, and for adapters that were saved and that the recipe has no more, `left`. `isOpen`: the run waits
+ * for more adapters, so that nothing may be left to do.
  */
 export function findStored(
   output: string,
@@ -29,7 +33,7 @@ export function findStored(
   model: string,
   notice: (text: string) => void,
   isOpen = false,
-): Resumed {
+): Resumed & { readonly left: ReadonlySet<string> } {
   const record = readRecord(output);
   const ended = new Map([...record].filter(([, { status }]) => FINAL.includes(status)));
   const steps = new Map<string, number>();
@@ -43,6 +47,13 @@ export function findStored(
   }
   const names = new Set(plan.adapters.map(({ name }) => name));
   for (const name of record.keys()) if (!names.has(name)) differences.push(`adapter '${name}' is not in the recipe any more`);
+  const left = new Set<string>();
+  for (const name of foldersIn(join(output, CHECKPOINTS))) {
+    const folder = checkpointFolder(output, name);
+    if (names.has(name) || record.has(name) || checkpointsIn(folder).length === 0) continue;
+    left.add(name);
+    notice(`'${name}' is not in the recipe any more: it is not trained further, and its checkpoints stay in ${folder}`);
+  }
   if (differences.length > 0)
     throw new RequestError(
       "resume.changed",
@@ -55,7 +66,7 @@ export function findStored(
       `the run in ${output} is finished: all adapters of the recipe have ended`,
       "choose another output, or move this one away; to train an adapter further, give its folder as `from` in another run",
     );
-  return { ended, steps };
+  return { ended, steps, left };
 }
 
 /** The progress of the newest checkpoint that is whole; null for none. */

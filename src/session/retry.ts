@@ -52,10 +52,10 @@ export async function trainToEnd(job: Job, from: Resumed | null): Promise<RunRes
 export function resumeFrom({ plan, adapters, model, outcomes, emit }: Omit<Job, "control">, isOpen: boolean): Resumed {
   const { output } = plan.recipe.run;
   const notice = (text: string) => emit(noticeEvent(null, text));
-  const { ended, steps } = findStored(output, plan, adapters.request.data, model, notice, isOpen);
+  const { ended, steps, left } = findStored(output, plan, adapters.request.data, model, notice, isOpen);
   const resumed = { ended: new Map([...ended, ...outcomes]), steps };
   try {
-    rewindMetrics(output, (name) => (resumed.ended.has(name) ? null : (resumed.steps.get(name) ?? 0)));
+    rewindMetrics(output, (name) => (resumed.ended.has(name) || left.has(name) ? null : (resumed.steps.get(name) ?? 0)));
   } catch (error) {
     notice(`${textOf(error)}; it may have lines of steps that are made again`);
   }

@@ -31,13 +31,17 @@ export async function sumShared(
   return found;
 }
 
-/** The squares of an adapter's gradients on each stage, before its step; those of shared rows are summed first. */
+/**
+ * The squares of an adapter's gradients on each stage, before its step; those of shared rows are summed first. `known`: those
+ * that the stages gave after its last backward pass, null where they have to be asked.
+ */
 export async function squaresOf(
   bus: Bus,
   spec: ModelSpec,
   adapter: Pick<PoolAdapter, "tables">,
   slot: number,
-): Promise<Float32Array[]> {
-  const own = (await requestAll(bus, { type: "squares", adapters: [slot] })).map(([of]) => of!);
+  known: Promise<readonly Float32Array[]> | null = null,
+): Promise<readonly Float32Array[]> {
+  const own = known ? await known : (await requestAll(bus, { type: "squares", adapters: [slot] })).map(([of]) => of!);
   return needsSum(bus, spec, adapter) ? sumShared(bus, slot, own) : own;
 }

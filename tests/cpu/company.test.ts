@@ -48,8 +48,13 @@ describe("what is computed again changes nothing, nor what waits in host memory,
   for (const family of ["llama", "gemma3", "gemma4", "mixtral", "qwen3_5", "granite_h"])
     test(family, async () => {
       const kept = await train([1, 2, 5, 6], ground(family));
-      for (const recomputation of ["full", "offload"] as const) {
-        const of: Ground = { ...ground(family), recomputation };
+      for (const [recomputation, hostInputs] of [
+        ["full", 0],
+        ["offload", 0],
+        ["offload", 1],
+        ["offload", 2],
+      ] as const) {
+        const of: Ground = { ...ground(family), recomputation, hostInputs };
         const all = await train([1, 2, 5, 6], of);
         const alone = await train([2], of);
         const staged = family === "gemma4" ? alone : await train([1, 2], of, [1]);

@@ -2,11 +2,13 @@
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
+import type { Later } from "../../src/bus/bus.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Load } from "../../src/engine/expert-load.ts";
 import { SHAPES } from "../../src/plan/shapes.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { benchmark } from "../../src/session/benchmark.ts";
+import { LateDevice } from "../helpers/late.ts";
 import { inExperts, randomTokens, sparseFamilies, tinySpec, tinyStage } from "../helpers/tiny.ts";
 
 const spec = sparseFamilies["qwen3moe"]!;
@@ -14,10 +16,10 @@ const LENGTHS = [23, 9, 30];
 /** Two of its layers have experts, three of which a token passes. */
 const ROUTED = 2 * 3;
 
-async function loadsOf(who: readonly number[], recomputation: "none" | "full") {
+async function loadsOf(who: readonly number[], recomputation: "none" | "full", device: CpuDevice = new CpuDevice(2)) {
   const adapters = who.map((i) => inExperts(spec)[i]!);
   using stage = await tinyStage(
-    new CpuDevice(2),
+    device,
     spec,
     adapters,
     who.map((i) => 5 + i),
@@ -28,12 +30,13 @@ async function loadsOf(who: readonly number[], recomputation: "none" | "full") {
     return { adapter, samples, seed: 1, step: 0, dropout: 0, firstRow: 0, weight: 1 };
   });
   const batch = pack(segments, adapters.length, stage.device.rowTile);
+  const { forward, backward, loads } = stage.handlers();
   for (const pass of [0, 1]) {
-    await stage.forward(pass, batch);
-    await stage.backward(pass);
+    await forward({ type: "forward", pass, batch }); // enqueued: a device that is late has not computed it
+    await backward({ type: "backward", pass });
   }
   const slots = { type: "loads", adapters: who.map((_, slot) => slot) } as const;
-  const ask = async () => (await stage.handlers().loads(slots)) as readonly Load[];
+  const ask = async () => await ((await loads(slots)) as Later<readonly Load[]>).reply;
   return { first: await ask(), again: await ask() };
 }
 
@@ -46,6 +49,12 @@ test("the rows of the busiest experts and of all are an adapter's own, and count
   }
   expect(again.map(({ all }) => all)).toEqual([0, 0, 0]);
   expect((await loadsOf([1], "none")).first).toEqual([first[1]!]);
+});
+
+test("they are counted while the device computes what comes next, as well", async () => {
+  const late = new LateDevice(7);
+  expect(await loadsOf([0, 1, 2], "none", late)).toEqual(await loadsOf([0, 1, 2], "none"));
+  expect(late.readings).toBeGreaterThan(1);
 });
 
 test("a benchmark reports the share of the busiest expert, and none without experts", async () => {

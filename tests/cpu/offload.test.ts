@@ -3,8 +3,9 @@
 
 import { afterEach, describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { range } from "../../src/base/shape.ts";
-import type { HostMemory } from "../../src/device/device.ts";
+import { range, sizeOf } from "../../src/base/shape.ts";
+import { firstRows } from "../../src/device/arena.ts";
+import type { HostMemory, Tensor } from "../../src/device/device.ts";
 import { hostBytes } from "../../src/device/shared.ts";
 import { OFFLOADED_RING } from "../../src/engine/buffers.ts";
 import { OffloadedStreams, offloadedBytes, offloadedCount } from "../../src/engine/offloaded-streams.ts";
@@ -20,56 +21,82 @@ afterEach(() => {
   world = null;
 });
 
-const WIDTH = 64;
+const [WIDTH, SAVED] = [64, 24];
 
 /** A pass of `layers` layers: its streams, what they hold, and the kernels that make and read them. */
 class FakePass {
   readonly faults: string[] = [];
   readonly #streams: OffloadedStreams;
-  readonly #inputs: { readonly ptr: number; readonly dtype: "u8"; readonly shape: readonly number[] }[];
+  readonly #inputs: readonly Tensor[];
+  /** What layers keep besides their input: a value of as many rows as the pass has, and what is always whole. */
+  readonly #value: Tensor;
+  readonly #saved: Tensor;
 
   constructor(
     private readonly gpu: FakeGpu,
     fake: World,
     private readonly layers: number,
+    private readonly kept: ReadonlySet<number>,
     rows: number,
   ) {
     const ring = range(OFFLOADED_RING).map(() => gpu.tensor(rows * WIDTH)(1).ptr);
     this.#inputs = range(layers + 1).map((i) => ({ ptr: ring[i % OFFLOADED_RING]!, dtype: "u8", shape: [rows, WIDTH] }));
-    const size = Math.max(1, offloadedCount(layers) * rows * WIDTH);
-    const address = fake.allocate(size);
-    const host: HostMemory = { address, size, view: hostBytes, [Symbol.dispose]: () => undefined } as never;
-    this.#streams = new OffloadedStreams(gpu, host, this.#inputs);
+    const region = gpu.tensor(rows * WIDTH + SAVED)(rows * WIDTH + SAVED);
+    this.#value = { ...region, shape: [rows, WIDTH] };
+    this.#saved = { ...region, ptr: region.ptr + rows * WIDTH, shape: [SAVED] };
+    const elsewhere = gpu.tensor(10)(10);
+    const [values, saved] = [
+      new Map([
+        ["qkv", this.#value],
+        ["h", elsewhere],
+      ]),
+      new Map([["norm", this.#saved]]),
+    ];
+    const layer = { values, saved, transient: new Set<string>(), low: new Map(), experts: new Map(), products: new Map() };
+    const size = offloadedCount(layers) * rows * WIDTH + kept.size * region.shape[0]!;
+    const host = { address: fake.allocate(size + 1), size } as HostMemory;
+    const acts = { inputs: this.#inputs, layers: range(layers).map(() => layer), region };
+    this.#streams = new OffloadedStreams(gpu, host, acts, kept);
   }
 
-  /** Writes a value all over a stream, as a kernel does. */
-  #write(i: number, rows: number, value: number): void {
-    this.gpu.kernel(() => hostBytes(this.#inputs[i]!.ptr, rows * WIDTH).fill(value));
+  /** Writes a value all over a tensor, as a kernel does. */
+  #write({ ptr, shape }: Tensor, value: number): void {
+    this.gpu.kernel(() => hostBytes(ptr, sizeOf(shape)).fill(value));
   }
 
-  #read(i: number, rows: number, value: number, when: string): void {
+  #read({ ptr, shape }: Tensor, value: number, what: string): void {
     this.gpu.kernel(() => {
-      const found = hostBytes(this.#inputs[i]!.ptr, rows * WIDTH);
-      if (found.some((byte) => byte !== value)) this.faults.push(`stream ${i} ${when}`);
+      if (hostBytes(ptr, sizeOf(shape)).some((byte) => byte !== value)) this.faults.push(what);
     });
   }
 
+  #input = (i: number, rows: number): Tensor => firstRows(this.#inputs[i]!, rows);
+  #own = (rows: number) => [firstRows(this.#value, rows), this.#saved];
+
   forward(rows: number, first: number): void {
-    this.#write(0, rows, first);
+    this.#write(this.#input(0, rows), first);
     for (const i of range(this.layers)) {
       this.#streams.beforeForward(i, rows);
-      this.#read(i, rows, (first + i) % 251, "forward");
-      this.#write(i + 1, rows, (first + i + 1) % 251);
+      this.#read(this.#input(i, rows), (first + i) % 251, `stream ${i} forward`);
+      if (this.kept.has(i)) for (const own of this.#own(rows)) this.#write(own, (first + 7 * i) % 251);
+      this.#write(this.#input(i + 1, rows), (first + i + 1) % 251);
+      this.#streams.afterForward(i, rows);
     }
   }
 
   backward(rows: number, first: number): void {
-    this.#read(this.layers, rows, (first + this.layers) % 251, "of the head");
+    this.#read(this.#input(this.layers, rows), (first + this.layers) % 251, "the stream of the head");
     for (const i of range(this.layers).reverse()) {
       this.#streams.beforeBackward(i, rows);
-      this.#read(i, rows, (first + i) % 251, "backward");
-      this.#write(i + 1, rows, 255); // what a layer computes again may be put where its output was
-      this.#read(i, rows, (first + i) % 251, "at the end of its backward");
+      this.#read(this.#input(i, rows), (first + i) % 251, `stream ${i} backward`);
+      this.#write(this.#input(i + 1, rows), 255); // what a layer computes again may be put where its output was
+      if (this.kept.has(i))
+        for (const own of this.#own(rows)) {
+          this.#read(own, (first + 7 * i) % 251, `what layer ${i} keeps`);
+          this.#write(own, 254); // its gradient
+        }
+      this.#read(this.#input(i, rows), (first + i) % 251, `stream ${i} at the end of its backward`);
+      this.#streams.afterBackward(i, rows);
     }
   }
 }
@@ -80,7 +107,8 @@ test("every layer finds its input in the backward pass, whatever is late", () =>
     const rng = new Rng(seed, 3);
     const gpu = new FakeGpu(world, 1);
     const layers = rng.below(9) + 1;
-    const passes = range(1 + rng.below(3)).map(() => new FakePass(gpu, world!, layers, 6));
+    const kept = new Set(range(layers).filter(() => rng.below(3) === 0));
+    const passes = range(1 + rng.below(3)).map(() => new FakePass(gpu, world!, layers, kept, 6));
     for (const _ of range(3)) {
       const rows = passes.map(() => 1 + rng.below(6));
       const firsts = passes.map(() => rng.below(200));
@@ -125,11 +153,15 @@ describe("a plan", () => {
   test("has a few streams on the device and the others in host memory, by the rows of a pass", () => {
     const [full, offload] = [planOf({ recomputation: "full" }), planOf({})];
     const stream = 4096 * 4096 * 2;
-    expect(offload.stages[0]!.memory.activations).toBe(OFFLOADED_RING * stream);
-    expect(bytesOf(full) - bytesOf(offload)).toBeGreaterThan(30 * stream);
+    const { sizes, memory } = offload.stages[0]!;
+    const input = memory.activations - OFFLOADED_RING * stream; // queries, keys and values, what the norm saves, and s
+    expect(input).toBe(4096 * 3 * 4096 * 2 + 4096 * 4 + 4096 * 3 * 16 * 2);
+    expect(bytesOf(full) - bytesOf(offload)).toBeGreaterThan(27 * stream);
     const streams = 2 * 32 + 1 - OFFLOADED_RING; // of halves of layers
+    expect(sizes.hostInputs).toBeGreaterThan(8);
+    expect(sizes.hostInputs).toBeLessThan(32);
     const { b0, b1, b2, meanError } = hostMemoryModel(offload);
-    expect(b1).toBeCloseTo(streams * 4096 * 2, 3);
+    expect(b1 / ((streams * stream + sizes.hostInputs! * input) / 4096)).toBeCloseTo(1, 3);
     expect(Math.abs(b0)).toBeLessThan(stream);
     expect(Math.abs(b2)).toBeLessThan(1e-3);
     expect(meanError).toBeLessThan(1e-6);
@@ -140,7 +172,9 @@ describe("a plan", () => {
     const needed = (2 * 32 + 1 - OFFLOADED_RING) * 32_768 * 4096 * 2;
     const enough = Math.ceil(needed / 0.9) + 1;
     const long = { rows: 1, length: 32_768 };
-    expect(planOf({ ...long, host: enough }).stages[0]!.sizes.recomputation).toBe("offload");
+    const least = planOf({ ...long, host: enough }).stages[0]!.sizes;
+    expect([least.recomputation, least.hostInputs]).toEqual(["offload", undefined]);
+    expect(planOf({ ...long, host: 3 * enough }).stages[0]!.sizes.hostInputs).toBeGreaterThan(8);
     expect(() => planOf({ ...long, host: enough - GIB })).toThrow(
       /15\.50 GiB of host memory for streams between layers.*max_length|host/,
     );

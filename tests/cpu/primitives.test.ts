@@ -55,6 +55,45 @@ describe("training", () => {
     expect(sum(passes.slice(passesApart))).toBe(9);
   });
 
+  test("a step has the norm of the gradients that there are, however they came to be", async () => {
+    await using on = await place.open(["lora"]);
+    const [first, second] = [ROWS.slice(0, 3), ROWS.slice(3, 6)];
+    const folder = join(place.model, "..", "as-it-was");
+    await on.saveState("lora", folder);
+    const normOf = async (...calls: readonly (typeof ROWS)[]) => {
+      for (const rows of calls) await on.forwardBackward("lora", rows);
+      const { gradNorm } = await on.step("lora", {}, calls.length === 0);
+      await on.load("lora", folder);
+      return gradNorm;
+    };
+    const [both, one] = [await normOf(first, second), await normOf(first)];
+    expect(both).not.toBe(one);
+    await on.forwardBackward("lora", second);
+    await on.discard("lora");
+    expect(await normOf(first)).toBe(one);
+    await on.forwardBackward("lora", second);
+    await on.load("lora", folder); // drops them
+    expect(await normOf(first, second)).toBe(both);
+    await on.forwardBackward("lora", second);
+    await on.discard("lora");
+    expect(await normOf()).toBe(0);
+  });
+
+  test("a step that a stage fails at fails the call after it", async () => {
+    const plan = planPrimitives(place.recipe(["lora"]));
+    const bus = await openLocalStages(setupsOf(plan, { folder: place.model }));
+    const failing: Bus = {
+      stages: 1,
+      request: (stage, request) =>
+        request.type === "step" ? Promise.reject(new Error("the stage is gone")) : bus.request(stage, request),
+      [Symbol.asyncDispose]: () => bus[Symbol.asyncDispose](),
+    };
+    await using on = await Primitives.begin(failing, plan, failing);
+    await on.forwardBackward("lora", ROWS.slice(0, 3));
+    await on.step("lora"); // sent, and not heard of yet
+    await expect(on.forwardBackward("lora", ROWS.slice(0, 3))).rejects.toThrow("the stage is gone");
+  });
+
   test("gradients add up over calls until the step", async () => {
     await using on = await place.open(["dora"]);
     await using other = await place.open(["dora"]);

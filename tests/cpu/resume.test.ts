@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { checkpointsIn } from "../../src/files/checkpoint.ts";
 import { beforeItsEnd, signalled } from "../helpers/middle.ts";
-import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
+import { areKept, leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
@@ -150,6 +150,22 @@ test("a recipe, data or base model that would make other adapters is refused wit
   const undisturbed = place.project(more, SUMS);
   await place.mlora("run", undisturbed);
   await expectSame(path, undisturbed, [0, 1, 4]);
+});
+
+test("an adapter that the recipe has no more is reported, and continues where it was when it comes back", async () => {
+  const { path, text } = await interrupted("SIGKILL", longer(unlike([0, 1], "cpu", KEPT), 20), (path) =>
+    areKept(outputOf(path), ["a0", "a1"]),
+  );
+  const [first, second] = [text.indexOf("[[adapter]]"), text.lastIndexOf("[[adapter]]")];
+  writeFileSync(path, text.slice(0, first) + text.slice(second));
+  const without = await place.mlora("run", path);
+  expect([without.code, without.err]).toEqual([0, expect.stringContaining("notice: 'a0' is not in the recipe any more")]);
+  writeFileSync(path, text);
+  const again = await place.mlora("run", path);
+  expect([again.code, again.err]).toEqual([0, expect.stringMatching(/: a0 at step [1-9]\d* of \d+, a1 is done$/m)]);
+  const undisturbed = place.project(text, SUMS);
+  await place.mlora("run", undisturbed);
+  await expectSame(path, undisturbed, [0, 1]);
 });
 
 test("with fewer slots than adapters all are trained, by priority, and come to the same as together", async () => {

@@ -60,7 +60,7 @@ async function pass(
   const rows = 1280; // multiples of both devices' row tiles come to no more
   const own = adapters.map((adapter) => adapterOn(spec, adapter));
   using stage = await tinyStage(device, spec, own, [5, 6, 7, 8, 9], {
-    ...{ recomputation, rows, targets: rows, positions: 200, format },
+    ...{ recomputation, hostInputs: 1, rows, targets: rows, positions: 200, format },
   });
   await putFactors(stage);
   const rng = new Rng(9);

@@ -46,6 +46,8 @@ export type Ground = {
   readonly lost?: readonly number[];
   /** What is computed again; left out, as tinySizes has it. */
   readonly recomputation?: Recomputation;
+  /** Layers whose attention's input waits in host memory, where streams do. */
+  readonly hostInputs?: number;
   /** Adapters act in experts (tiny.ts, inExperts). */
   readonly isInExperts?: true;
 };
@@ -105,7 +107,7 @@ export async function train(
   { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, ...more }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
-  const { isInExperts, tables, chunkTiles = 1, lost = [], recomputation = "selective" } = more;
+  const { isInExperts, tables, chunkTiles = 1, lost = [], recomputation = "selective", hostInputs = 0 } = more;
   const crowd = who.map((i) => settings(i, spec, ranks));
   const ofExperts = isInExperts ? inExperts(spec) : null;
   const adapters = crowd.map(({ adapter, seed }, at) => {
@@ -131,7 +133,7 @@ export async function train(
         targets: rows,
         format,
         chunk: chunkTiles * devices[i]!.rowTile,
-        recomputation,
+        ...{ recomputation, hostInputs },
       });
       const neighbours = { previous: links[i - 1]?.[1] ?? null, next: links[i]?.[0] ?? null };
       return Stage.open(devices[i]!, { spec, layerRange, sizes }, fill(devices[i]!), neighbours);

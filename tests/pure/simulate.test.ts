@@ -6,6 +6,7 @@ import { maxOf, range, sum } from "../../src/base/shape.ts";
 import {
   inTurn,
   listsOf,
+  type PackedBatch,
   type PipelineAction,
   ROW_TIMES,
   type ScheduleKind,
@@ -44,6 +45,27 @@ function marginalBubble(crowd: Crowd, capacity: Room = {}): number {
   const [less, more] = [equalPasses(crowd, 8, capacity), equalPasses(crowd, 16, capacity)];
   return 1 - (sum(more.busy) - sum(less.busy)) / (crowd.stages * (more.makespan - less.makespan));
 }
+
+describe("passes of unequal times that no estimate knows", () => {
+  test("hardly make stages wait: each keeps a pass of lead", () => {
+    const [stages, adapters] = [2, 4];
+    for (const estimated of [0.99, 1, 1.01])
+      for (const spread of [0.06, 0.12]) {
+        // The first adapter's passes take the least, the last one's the most, as their ranks grow.
+        const own = ({ segments }: PackedBatch) => 1 + spread * ((2 * segments[0]!.adapter) / (adapters - 1) - 1);
+        const times: Times = {
+          ...{ forward: (_, pass) => pass.rows * own(pass), backward: (_, pass) => 1.1 * pass.rows * own(pass) },
+          ...{ step: () => 0, transfer: () => 0 },
+        };
+        const guessed: Times = { ...ROW_TIMES, forward: (stage, { rows }) => (stage === 0 ? estimated * rows : rows) };
+        const works = range(adapters).map(() => equalWork(1, 8, 60));
+        const limits = { tokensPerMicrobatch: 8, passRows: 8, rowTile: 8, sendBuffers: 2 };
+        const options = { kind: "lorapp", packing: "balanced", stages, inFlight: [4, 2], ...limits } as const;
+        const found = simulate(pipeline(joiningOf(works), { ...options, times: guessed }), { stages, times, sendBuffers: 2 });
+        expect(found.steadyBubble!, `estimated ${estimated}, spread ${spread}`).toBeLessThan(0.005);
+      }
+  });
+});
 
 describe("equal passes", () => {
   test("of gpipe and of one adapter in 1F1B idle (D - 1) / (N + D - 1): each flush by itself, so the whole run", () => {

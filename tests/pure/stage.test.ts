@@ -54,7 +54,7 @@ for (const [family, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies
           test(`takes what the plan says, with an allocation an adapter, and gives it back${which}`, async () => {
             const device = new NullDevice(compute);
             const own = crowd.map((adapter) => adapterOn(spec, adapter));
-            const sizes = tinySizes(device, spec, own, { recomputation, layers: spec.layers });
+            const sizes = tinySizes(device, spec, own, { recomputation, hostInputs: 1, layers: spec.layers });
             const config = { spec, layerRange: wholeModel(spec), sizes };
             {
               using stage = await Stage.open(device, config, randomFill(device, 1), { previous: null, next: null });

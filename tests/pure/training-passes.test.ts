@@ -7,7 +7,7 @@ import type { Bus } from "../../src/bus/bus.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { TrainingPasses } from "../../src/session/training-passes.ts";
 
-type Asked = { readonly type: string; readonly pass: number };
+type Asked = { readonly type: string; readonly pass: number; readonly adapters?: readonly number[] };
 
 /**
  * Stages that take their requests in order: a forward after that of the stage before, a backward after that of the next stage
@@ -26,6 +26,10 @@ function played(stages: number) {
   const most = [...held];
   const request = (stage: number, asked: Asked): Promise<unknown> => {
     const before = last[stage]!;
+    if (asked.type === "squares") {
+      last[stage] = before.then(() => void order[stage]!.push(`squares of ${asked.adapters}`));
+      return last[stage]!.then(() => asked.adapters!.map((slot) => Float32Array.of(stage, slot)));
+    }
     const needs = asked.type === "forward" ? stage - 1 : stage + 1;
     last[stage] = (async () => {
       await before;
@@ -61,6 +65,32 @@ describe.each([1, 2, 3, 5])("over %i stages", (stages) => {
           expect(of.filter((one) => one.startsWith(type))).toEqual(range(count).map((pass) => `${type} ${pass}`));
         expect(most[stage]!).toBeLessThanOrEqual(stages - stage);
       }
+    }
+  });
+
+  test("the squares of gradients that a pass completes are asked for right after its backward, of each stage", async () => {
+    for (const seed of range(20)) {
+      const rng = new Rng(seed);
+      const { bus, order } = played(stages);
+      const passes = new TrainingPasses(bus);
+      const found = new Map<number, Promise<readonly Float32Array[]>>();
+      const ends = range(2 + rng.below(8)).map((pass) => range(rng.below(3)).map((i) => 10 * pass + i));
+      const all = ends.map((slots) =>
+        passes.run(
+          {} as MicroBatch,
+          slots.map((slot) => ({ slot, ended: (squares: Promise<readonly Float32Array[]>) => found.set(slot, squares) })),
+        ),
+      );
+      passes.finish();
+      await Promise.all(all);
+      for (const of of order)
+        for (const [pass, slots] of ends.entries()) {
+          const next = of[of.indexOf(`backward ${pass}`) + 1];
+          if (slots.length > 0) expect(next, `seed ${seed}`).toBe(`squares of ${slots}`);
+          else expect(next ?? "").not.toStartWith("squares");
+        }
+      for (const slot of ends.flat())
+        expect(await found.get(slot)).toEqual(range(stages).map((stage) => Float32Array.of(stage, slot)));
     }
   });
 

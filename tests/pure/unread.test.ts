@@ -101,6 +101,18 @@ test.each(Object.entries(RECIPES))("rows are the same when they are asked for in
   expect(isSame(of!, whole)).toBe(true);
 });
 
+test("adapters that hold out the same rows share them; those that hold out others do not", async () => {
+  const shares = [0.2, 0.2, 0.3].map((evalSplit): DatasetRecipe => ({ ...PLAIN_RECIPE, train: [one], evalSplit }));
+  const recipes = [...shares, { ...shares[0]!, maxLength: 500 }];
+  const files = new Map([[one, [{ name: one, path: one }]]]);
+  const options = { tokenizer, vocab: 100_000, files, signal: new AbortController().signal };
+  const { datasets, data } = (await UnreadData.open(recipes, options))!;
+  using _data = data;
+  const [a, b, c, d] = datasets.map((of) => of.eval);
+  expect([a === b, a === c, a === d]).toEqual([true, false, false]);
+  for (const [i, recipe] of recipes.entries()) expect([...datasets[i]!.eval]).toEqual([...read(recipe).eval]);
+});
+
 test("rows that turn out others are seen: one dropped, one changed, one more", async () => {
   const recipe = { ...PLAIN_RECIPE, train: [one] };
   const { datasets, data } = (await unread(recipe))!;

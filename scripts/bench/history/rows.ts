@@ -1,5 +1,7 @@
 // Rows of docs/measurements/history.csv: what `mlora bench` came to in some rounds of one setting.
 
+import { csvLine, csvRows } from "../csv.ts";
+
 export type Row = {
   readonly date: string; // UTC
   readonly commit: string;
@@ -34,30 +36,10 @@ const NUMBERS: readonly string[] = [
   ...["peer_tokens_per_s", "peer_ratio"],
 ];
 
-const quoted = (value: string): string => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
-
-/** A line break in a cell would end the row. */
-const oneLine = (value: string): string => value.replaceAll(/\s+/g, " ");
-
-export const formatRow = (row: Row): string => COLUMNS.map((column) => quoted(oneLine(`${row[column] ?? ""}`))).join(",");
+export const formatRow = (row: Row): string => csvLine(COLUMNS.map((column) => row[column]));
 
 /** The rows of a file. Throws an Error that names the line. */
-export function parseRows(text: string): Row[] {
-  const [head, ...lines] = text.trimEnd().split("\n");
-  if (head !== HEAD) throw new Error(`line 1: expected ${HEAD}, found ${head}`);
-  return lines.map((line, i) => {
-    const cells = [...`${line},`.matchAll(/("(?:[^"]|"")*"|[^",]*),/g)].map(([, cell = ""]) => cell);
-    const fields = COLUMNS.map((column, j) => {
-      const value = cells[j]?.replace(/^"([\s\S]*)"$/, (_, inner: string) => inner.replaceAll('""', '"'));
-      if (value === undefined) throw new Error(`line ${i + 2}: expected ${COLUMNS.length} cells, found ${j}`);
-      if (!NUMBERS.includes(column)) return [column, value];
-      const number = value === "" ? null : Number(value);
-      if (Number.isNaN(number)) throw new Error(`line ${i + 2}: expected a number in ${column}, found '${value}'`);
-      return [column, number];
-    });
-    return Object.fromEntries(fields) as Row;
-  });
-}
+export const parseRows = (text: string): Row[] => csvRows(text, COLUMNS, NUMBERS);
 
 /** Rows that may be compared with each other have the same key. */
 export const keyOf = ({ machine, shape, settings }: Row): string => [machine, shape, settings].join("\n");

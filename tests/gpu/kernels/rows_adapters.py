@@ -19,13 +19,13 @@ def grad_norm(kind, small):
     for tensors in shapes:
         places, at = [], 0
         for rows, columns in tensors:
-            places.append((at, rows, columns))
+            places.append((at // ALIGN, rows, columns))
             at = math.ceil((at + rows * columns) / ALIGN) * ALIGN + ALIGN
         grads = torch.full((at,), float("nan"), device=DEVICE)
         exact = []
         for first, rows, columns in places:
             values = torch.randn(rows * columns, device=DEVICE) * 0.01
-            grads[first : first + rows * columns] = values
+            grads[first * ALIGN : first * ALIGN + rows * columns] = values
             exact.append(values.double().square().sum())
         found = [floats(len(places)) for _ in range(2)]
         for squares in found:
@@ -35,6 +35,13 @@ def grad_norm(kind, small):
         if not bool(((found[0].double() - exact).abs() <= 2e-6 * exact).all()):
             case.wrong.append("one square alone is off")
         case.same("squares again", found[1], found[0])
+    if not small and kind == "ptr":  # a tensor beyond 2^31 elements
+        grads = torch.full((2**31 + ALIGN + 4096,), float("nan"), device=DEVICE)
+        grads[-4096:] = torch.randn(4096, device=DEVICE)
+        far, near = floats(1), floats(1)
+        run.grad_norm(kind, grads, ints([(2**31 // ALIGN + 1, 4, 1024)]), far)
+        run.grad_norm(kind, grads[-4096:].clone(), ints([(0, 4, 1024)]), near)
+        case.same("squares beyond 2^31", far, near)
     return case
 
 
