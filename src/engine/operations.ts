@@ -7,8 +7,8 @@ import { columnsFrom } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Heads, Op, Operation } from "../families/definition.ts";
 import { addTo } from "../ops/add.ts";
-import { attentionBackward, attentionForward, attentionSink } from "../ops/attention.ts";
-import { attentionDecode, cacheWrite } from "../ops/decode.ts";
+import { attentionBackward } from "../ops/attention.ts";
+import { cacheWrite } from "../ops/decode.ts";
 import { gateBackward, gateForward } from "../ops/gate.ts";
 import { gegluBackward, gegluForward } from "../ops/geglu.ts";
 import { headsGate, headsGateBackward } from "../ops/heads.ts";
@@ -21,6 +21,7 @@ import { squaredReluBackward, squaredReluForward } from "../ops/squaredrelu.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../ops/values.ts";
 import * as adapted from "./adapted-linear.ts";
+import { attend } from "./attend.ts";
 import { expertsPassBackward, expertsPassForward } from "./experts.ts";
 import { convolution, deltaRule, gatedNorm, gatedWidth, regrouped, tokenGate, ungated } from "./gated-operations.ts";
 import type { LayerPass } from "./layer-pass.ts";
@@ -228,21 +229,6 @@ const attention: Behaviour<"attention"> = {
       cap: cap ?? 0,
     }),
 };
-
-/** Attention over keys that are kept, in a pass that reads them, or over those of the pass. */
-export function attend({ from, to, heads, scale, window, cap, sinks: path }: Op<"attention">, pass: LayerPass): void {
-  const { device, cached, batch } = pass;
-  const [sinks, bounds] = [path ? pass.factor(path) : null, batch.bounds];
-  const args = { qkv: pass.value(from), bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
-  if (cached?.from === "cache") {
-    const { pages, tiles, cache } = cached;
-    attentionDecode(device, { ...args, sinks, pages, tiles, cache: cache.kv });
-    return;
-  }
-  const lse = pass.saved(to);
-  attentionForward(device, { ...args, lse });
-  if (sinks) attentionSink(device, { out: args.out, lse, sinks, bounds });
-}
 
 const swiglu: Behaviour<"swiglu"> = {
   width: (_, width) => width / 2,

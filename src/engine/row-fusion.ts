@@ -5,8 +5,8 @@ import type { Op, Operation } from "../families/definition.ts";
 import { otherOf, residualOf } from "../families/parts.ts";
 import { fewRowsRope, fewRowsSwiglu, MOST_ROTATED } from "../ops/fewrows/fused.ts";
 import { rowAdapters } from "./adapted-linear.ts";
+import { attend } from "./attend.ts";
 import type { LayerPass } from "./layer-pass.ts";
-import { attend } from "./operations.ts";
 
 /** Computes the operation at `i` and some after it, and says how many: 0 where it is not such a one. */
 export function fuse(operations: readonly Operation[], i: number, pass: LayerPass): number {
