@@ -75,8 +75,8 @@ const stageSetup = v.strictObject({
     /** Groups of linears that are dense nevertheless, as "layer.group". */
     denseGroups: v.exactOptional(v.array(v.string())),
     expertFormat: v.exactOptional(v.picklist(WEIGHT_FORMATS)),
-    /** Of a stage that generates: sequences at once, and tokens that each may have. */
-    cache: v.exactOptional(v.strictObject({ sequences: natural, capacity: natural })),
+    /** Of a stage that generates: sequences at once, tokens that each may have, and pages for all. */
+    cache: v.exactOptional(v.strictObject({ sequences: natural, capacity: natural, pages: v.exactOptional(natural) })),
   }),
   device: deviceChoice,
   link: v.picklist(["auto", "ipc", "nccl", "shm", "nats"]),

@@ -46,8 +46,12 @@ export async function benchGenerate(flags: BenchGenerateFlags): Promise<void> {
 }
 
 function text(report: GenerationBenchmarkReport): string {
-  const { shape, device, compute, adapters, ranks, sequences, prompt_tokens, new_tokens, kernel_ms } = report;
-  const kernels = Object.entries(kernel_ms).map(([name, ms]) => `${name} ${ms.toFixed(2)}`);
+  const { shape, device, compute, adapters, ranks, sequences, prompt_tokens, new_tokens } = report;
+  const listed = (kernels: Readonly<Record<string, number>>): string =>
+    Object.entries(kernels)
+      .map(([name, ms]) => `${name} ${ms.toFixed(2)}`)
+      .join(", ");
+  const [reading, extending] = [listed(report.reading_kernel_ms), listed(report.kernel_ms)];
   const of =
     adapters === 0
       ? "no adapter"
@@ -55,7 +59,8 @@ function text(report: GenerationBenchmarkReport): string {
   return [
     `${shape} on ${device} in ${compute}: ${of}, ${sequences} sequences of ${prompt_tokens} + ${new_tokens} tokens`,
     `  ${count(report.tokens_per_s)} tokens/s; a pass that extends all ${report.pass_ms} ms (median), prompts ${report.reading_ms} ms in ${report.reading_passes} passes`,
-    ...(kernels.length === 0 ? [] : [`  kernels of the prompts and one more pass, ms: ${kernels.join(", ")}`]),
+    ...(reading === "" ? [] : [`  kernels of the prompts, ms: ${reading}`]),
+    ...(extending === "" ? [] : [`  kernels of a pass that extends all, ms: ${extending}`]),
     `  process at its peak ${formatBytes(report.peak_rss_bytes)}`,
     "",
   ].join("\n");

@@ -5,9 +5,9 @@ import { alignUp, sizeOf } from "../base/shape.ts";
 import type { Tensor } from "./device.ts";
 
 /** Rows that are multiplied at once. */
-export const MOST_ROWS = 256;
-/** Columns of x that one program of fewrows_low sums. */
-export const LOW_PART = 1024;
+export const MOST_ROWS = 512;
+/** Rows, columns of s and columns of x in a tile of the low-rank product, and columns of x that one of its programs sums. */
+export const LOW = { rows: 16, columns: 16, part: 1024 } as const;
 
 /** Rows of the weight in a tile, tiles that keep a GPU busy, and columns that are worth a program. */
 const [TILE, BUSY, LEAST] = [64, 256, 512];
@@ -34,5 +34,5 @@ export function fewRowsScratch({ M: rows, K, N, W, dense }: FewRowsSizes) {
   const M = Math.min(rows, MOST_ROWS);
   const part = dense ? alignUp(sizeOf(dense.shape) * bytesOf(dense.dtype), 256) : 0;
   const low = part + alignUp(fewRowsPieces(N, K).count * M * N * 4, 256);
-  return { part, low, bytes: low + Math.ceil(K / LOW_PART) * M * W * 4 };
+  return { part, low, bytes: low + Math.ceil(K / LOW.part) * M * W * 4 };
 }

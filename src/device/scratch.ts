@@ -144,7 +144,7 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
 }
 
 /** Of products over rows that are sequences, the head's a chunk at a time. */
-function extendingScratch(compute: "f32" | "bf16", { spec, format, rows: M }: ScratchNeed): number {
+function extendingScratch(compute: "f32" | "bf16", { spec, format, rows: M, chunk }: ScratchNeed): number {
   const groups = groupsOfModel(spec).flatMap((group) =>
     groupShapes(spec, group).map(({ in: K, firstColumn }) => {
       const [N, W] = [firstColumn.at(-1)!, (firstColumn.length - 1) * MOST_RANK];
@@ -152,7 +152,7 @@ function extendingScratch(compute: "f32" | "bf16", { spec, format, rows: M }: Sc
       return fewRowsScratch({ M, K, N, W, dense }).bytes;
     }),
   );
-  const head = fewRowsScratch({ M, K: spec.hidden, N: tableRows(spec), W: 0, dense: null }).bytes;
+  const head = fewRowsScratch({ M: Math.min(M, chunk), K: spec.hidden, N: tableRows(spec), W: 0, dense: null }).bytes;
   return Math.max(head, ...groups);
 }
 

@@ -7,7 +7,7 @@ import { invariant } from "../base/errors.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Weight } from "../device/packed.ts";
 import type { PeftMethod } from "../methods/registry.ts";
-import { fewRowsForward } from "../ops/fewrows.ts";
+import { fewRowsForward, type RowAdapters } from "../ops/fewrows.ts";
 import { type LinearInput, type LowRank, linearBackward, linearForward, type OutputGradient } from "../ops/linear.ts";
 import { type DownInput, loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import type { AdapterWork, LowRows } from "./batch.ts";
@@ -37,6 +37,12 @@ function expand(device: Device, { expanding }: RowTables, site: TargetGroup): vo
   for (const [method, of] of expanding) COMPUTATIONS[method].expansion!.expand(device, site, of);
 }
 
+/** The adapters of rows that find their own. */
+export const rowAdapters = ({ site, low }: Adapted, rowAdapter: Tensor): RowAdapters => {
+  const { vectors, present } = site;
+  return { ...site, span: low.span, rowAdapter, gains: low.hasGains ? { vectors, decomposed: present.dora! } : null };
+};
+
 /**
  * y = x W^T + bias + residual + scale B A drop(x); keeps s = A drop(x) for the backward pass. Whole products that methods
  * need are left in `z`.
@@ -57,7 +63,7 @@ export function forward(
   }
   const { x } = io;
   if (rowAdapter) {
-    const lora = at && { ...at.site, span: at.low.span, rowAdapter };
+    const lora = at && rowAdapters(at, rowAdapter);
     fewRowsForward(device, { x, weight, bias, residual, y, lora });
     return;
   }

@@ -15,8 +15,11 @@ import type { Expanding, Presence } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
 import { type EmbeddingBatch, embeddingBatch, type HeadBatch, headBatch, takeTableBatch } from "./table-batch.ts";
 
-/** The rows of s of a group: `lowAt` i32[T], where each tile begins, in units of 16 elements (ops/linear/low-rank.ts). */
-export type LowRows = Omit<StartsOfLowRows, "starts"> & { readonly lowAt: Tensor };
+/**
+ * The rows of s of a group: `lowAt` i32[T], where each tile begins, in units of 16 elements (ops/linear/low-rank.ts).
+ * `hasGains`: of rows that find their own adapters, whether some of these have gains (engine/methods/computation.ts).
+ */
+export type LowRows = Omit<StartsOfLowRows, "starts"> & { readonly lowAt: Tensor; readonly hasGains?: boolean };
 
 /** What the adapters of a pass have it compute. */
 export type AdapterWork = {

@@ -10,11 +10,20 @@ import type { Activations } from "./buffers.ts";
 import type { Ground } from "./contrast.ts";
 import type { Decoder } from "./decoder.ts";
 import { readLogits } from "./head.ts";
-import type { Cached } from "./kv-cache.ts";
+import { type Cached, PageTable, rowsOfSequence } from "./kv-cache.ts";
 import { nextTokens, tokensIn } from "./next-tokens.ts";
 import type { Recorder } from "./recorder.ts";
 import { tablePositions } from "./rope.ts";
-import { chooseByRow, extendsByRow, rowBatch, rowTables, type SequenceRow, sequenceRows, withoutRows } from "./row-pass.ts";
+import {
+  chooseByRow,
+  extendsByRow,
+  rowBatch,
+  rowTables,
+  type SequenceRow,
+  sequenceRows,
+  tilesOf,
+  withoutRows,
+} from "./row-pass.ts";
 import type { Neighbours, StageConfig } from "./stage.ts";
 import type { StageBuffers } from "./stage-buffers.ts";
 
@@ -39,14 +48,17 @@ type Lent = {
 
 export class Generating {
   readonly #byRow: boolean;
+  readonly #pages: PageTable | null;
 
   constructor(private readonly of: Lent) {
+    this.#pages = of.config.sizes.cache ? new PageTable(of.config.sizes.cache) : null;
     this.#byRow = of.device.hasFewRows && extendsByRow(of.decoder.program, of.config.sizes, of.config.spec);
   }
 
   /** Null on a stage that is not the last. */
   async decode(batch: GenerationBatch): Promise<NextTokens | null> {
-    const { device, pool } = this.of;
+    const { device, pool, buffers } = this.of;
+    this.#pages?.update(device, buffers.pages!, batch.pages);
     const rows = this.#byRow && batch.from === "cache" ? sequenceRows(batch, device.rowTile, pool) : [];
     if (rows.length === 0) return await this.#tiles(batch);
     const extended = await this.#rows(batch, rows);
@@ -56,17 +68,20 @@ export class Generating {
     return extended && others && joined(batch, rows, extended, others);
   }
 
-  #cached(batch: GenerationBatch, places: Tensor): Cached {
-    const { cache } = this.of.buffers;
+  #cached(batch: GenerationBatch, places: Tensor, tiles: Tensor | null): Cached {
+    const { cache, pages } = this.of.buffers;
     const { cache: sizes } = this.of.config.sizes;
     invariant(cache && sizes, "a stage without a cache cannot generate");
-    return { cache, places, capacity: sizes.capacity, from: batch.from };
+    return { cache, places, pages: pages!, tiles, capacity: rowsOfSequence(sizes), from: batch.from };
   }
 
   async #tiles(batch: GenerationBatch): Promise<NextTokens | null> {
     const { device, buffers, config, ground } = this.of;
     const places = firstRows(buffers.places!, batch.ids.length);
-    const cached = this.#cached(batch, places);
+    const words = batch.from === "cache" && device.hasFewRows ? tilesOf(batch.bounds) : new Int32Array(0);
+    const tiles = words.length > 0 ? firstRows(buffers.tiles!, words.length / 2) : null;
+    if (tiles) device.write(tiles, words);
+    const cached = this.#cached(batch, places, tiles);
     device.write(places, batch.places);
     return await this.of.run(batch, cached, async (passed) => {
       return config.layerRange.last ? await nextTokens(ground(passed), buffers.choices!, passed.batch, batch) : null;
@@ -77,14 +92,14 @@ export class Generating {
   async #rows(batch: GenerationBatch, sequences: readonly SequenceRow[]): Promise<NextTokens | null> {
     const { device, buffers, config, decoder, pool, neighbours, recorder, ground } = this.of;
     const { first, last } = config.layerRange;
-    const { batch: pass, places, settings, key } = rowBatch(buffers.rowTables!, pool, sequences);
+    const { batch: pass, places, tiles, settings, key } = rowBatch(buffers.rowTables!, pool, sequences);
     const positions = tablePositions(config, batch.positions, (row) => {
       return pool.adapter(batch.tileAdapter[Math.floor(row / device.rowTile)]!)?.isLong === true;
     });
     const tables = rowTables(batch, positions, sequences);
     device.write(firstRows(buffers.rowTables!, tables.length), tables);
     decoder.refresh(); // apart from what is the same each time
-    const cached = this.#cached(batch, places);
+    const cached = this.#cached(batch, places, tiles);
     const adapters = [...new Set(sequences.map(({ adapter }) => adapter))].filter((adapter) => adapter >= 0);
     const timed = recorder.timer(null, adapters);
     return await this.of.borrow(async (acts, slot) => {
@@ -95,11 +110,13 @@ export class Generating {
       const asked = targets.flatMap(({ sequence }, target) => (batch.choices.logits[sequence] ? [target] : []));
       const chosen = last ? firstRows(buffers.choices!.chosen, pass.targets) : null;
       const head = () => ground({ batch: pass, acts });
+      const work = () => {
+        forward();
+        if (chosen && asked.length === 0 && targets.length > 0) for (const _ of chooseByRow(head(), pass, settings, chosen));
+      };
+      // Passes that read prompts have many sizes, and much to compute: a record would not be used again.
       await timed("decode", () =>
-        device.replay(`${key}, pass ${slot}, ${asked.length > 0 ? "layers" : "all"}`, () => {
-          forward();
-          if (chosen && asked.length === 0 && targets.length > 0) for (const _ of chooseByRow(head(), pass, settings, chosen));
-        }),
+        tiles ? work() : device.replay(`${key}, pass ${slot}, ${asked.length > 0 ? "layers" : "all"}`, work),
       );
       if (!chosen) {
         await timed("send", () => neighbours.next!.send("activation.decode", firstRows(acts.inputs.at(-1)!, pass.rows)));
@@ -111,8 +128,12 @@ export class Generating {
           const here = asked.filter((of) => of >= from && of < from + y.shape[0]!).map((of) => of - from);
           await readLogits(device, head().head, y, here, (_, values) => logits.push(values));
         }
-      if (targets.length === 0) await device.idle();
-      return inOrder(targets, tokensIn(await device.read(chosen), [...targets.keys()]), batch, logits);
+      if (targets.length === 0) {
+        await device.idle();
+        return inOrder([], tokensIn(new Uint8Array(0), []), batch, []);
+      }
+      const [bytes] = await (await device.peek([chosen])).bytes; // copied as soon as they are chosen
+      return inOrder(targets, tokensIn(bytes!, [...targets.keys()]), batch, logits);
     });
   }
 }

@@ -16,6 +16,7 @@ import { type ExpertActivations, expertsAgain } from "./experts.ts";
 import type { Cached, LayerCache } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
 import { type Activation, addedOf, isExperts, isLinears, type LayerProgram, STREAM } from "./program.ts";
+import { fuse } from "./row-fusion.ts";
 import type { TargetGroup } from "./target-group.ts";
 import { type ExpertLayerWeights, type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
 
@@ -66,7 +67,12 @@ export class LayerPass {
   }
 
   forward(): void {
-    for (const operation of this.program.operations) this.#run(operation);
+    const { operations } = this.program;
+    for (let i = 0; i < operations.length; ) {
+      const fused = fuse(operations, i, this);
+      if (fused === 0) this.#run(operations[i]!);
+      i += Math.max(1, fused);
+    }
   }
 
   /**

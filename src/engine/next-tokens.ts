@@ -56,8 +56,12 @@ export function settingsOf(
 }
 
 /** What the device has chosen at these places. */
-export function tokensIn(bytes: Uint8Array<ArrayBuffer>, places: readonly number[]): Omit<NextTokens, "logits"> {
-  const [words, values] = [new Int32Array(bytes.buffer), new Float32Array(bytes.buffer)];
+export function tokensIn(
+  { buffer, byteOffset, byteLength }: Uint8Array,
+  places: readonly number[],
+): Omit<NextTokens, "logits"> {
+  const range = [buffer, byteOffset, byteLength / 4] as const;
+  const [words, values] = [new Int32Array(...range), new Float32Array(...range)];
   return {
     tokens: Int32Array.from(places, (target) => words[CHOICE_WIDTH * target]!),
     logProbs: Float32Array.from(places, (target) => values[CHOICE_WIDTH * target + 1]!),

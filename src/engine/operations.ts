@@ -7,8 +7,8 @@ import { columnsFrom } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Heads, Op, Operation } from "../families/definition.ts";
 import { addTo } from "../ops/add.ts";
-import { attentionBackward, attentionForward, attentionSink } from "../ops/attention.ts";
-import { attentionDecode, cacheWrite } from "../ops/decode.ts";
+import { attentionBackward } from "../ops/attention.ts";
+import { cacheWrite } from "../ops/decode.ts";
 import { gateBackward, gateForward } from "../ops/gate.ts";
 import { gegluBackward, gegluForward } from "../ops/geglu.ts";
 import { headsGate, headsGateBackward } from "../ops/heads.ts";
@@ -21,6 +21,7 @@ import { squaredReluBackward, squaredReluForward } from "../ops/squaredrelu.ts";
 import { swigluBackward, swigluForward } from "../ops/swiglu.ts";
 import { copyColumns, valueNormBackward, valueNormForward } from "../ops/values.ts";
 import * as adapted from "./adapted-linear.ts";
+import { attend } from "./attend.ts";
 import { expertsPassBackward, expertsPassForward } from "./experts.ts";
 import { convolution, deltaRule, gatedNorm, gatedWidth, regrouped, tokenGate, ungated } from "./gated-operations.ts";
 import type { LayerPass } from "./layer-pass.ts";
@@ -206,18 +207,12 @@ const attention: Behaviour<"attention"> = {
   isCheap: () => false,
   saved: ({ heads }, rows) => [heads.heads, rows],
   inputGradient: "own",
-  forward: ({ from, to, heads, scale, window, cap, sinks: path }, pass) => {
-    const { device, cached, batch } = pass;
-    const sinks = path ? pass.factor(path) : null;
-    const qkv = pass.value(from);
-    const args = { qkv, bounds: batch.bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
-    if (cached?.isOwn) cacheWrite(device, { qkv, places: cached.places, cache: cached.cache.kv, ...heads });
-    if (cached?.from === "cache") attentionDecode(device, { ...args, sinks, cache: cached.cache.kv });
-    else {
-      const lse = pass.saved(to);
-      attentionForward(device, { ...args, lse });
-      if (sinks) attentionSink(device, { out: args.out, lse, sinks, bounds: batch.bounds });
-    }
+  forward: (of, pass) => {
+    const { cached } = pass;
+    const { places, pages, cache } = cached ?? {};
+    if (cached?.isOwn)
+      cacheWrite(pass.device, { qkv: pass.value(of.from), places: places!, pages: pages!, cache: cache!.kv, ...of.heads });
+    attend(of, pass);
   },
   backward: ({ from, to, heads, scale, window, cap }, pass) =>
     attentionBackward(pass.device, {

@@ -3,13 +3,14 @@
 // Its tables lie next to each other, so that one copy brings them to the device; all launches of a pass of as many rows and the
 // same ranks are the same, so that a device may repeat them as a record.
 
-import { alignUp, range } from "../base/shape.ts";
+import { alignUp, range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import type { Operation } from "../families/definition.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { chooseTokens } from "../ops/choose.ts";
+import { TILE_ROWS } from "../ops/decode.ts";
 import { rowsGather } from "../ops/embed.ts";
 import { fewRowsForward } from "../ops/fewrows.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
@@ -26,7 +27,13 @@ import type { Program } from "./program.ts";
  * A row of a pass of tiles: its place there, the slot of its adapter or -1, and the sequence whose next token follows it, -1
  * for none.
  */
-export type SequenceRow = { readonly row: number; readonly adapter: number; readonly sequence: number };
+export type SequenceRow = {
+  readonly row: number;
+  readonly adapter: number;
+  readonly sequence: number;
+  /** The first row of the prompt that is read in a tile with it; null where it is extended by itself. */
+  readonly prompt: number | null;
+};
 
 /** Operations whose rows depend on no table of tiles and no other row but keys that are kept. */
 const BY_ROW: ReadonlySet<Operation["op"]> = new Set([
@@ -38,11 +45,16 @@ const BY_ROW: ReadonlySet<Operation["op"]> = new Set([
 export const extendsByRow = (program: Program, { format }: Pick<StageSizes, "format">, { experts }: ModelSpec): boolean =>
   format !== "fp8" && experts === null && program.every(({ operations }) => operations.every(({ op }) => BY_ROW.has(op)));
 
-/** Whether an adapter is a low-rank product of two factors that are stored, in linears alone. */
-export const isByRow = ({ method = "lora", tables }: PoolAdapter): boolean =>
-  !tables && !COMPUTATIONS[method].rows && !COMPUTATIONS[method].expansion;
+/** Whether an adapter is a low-rank product of two factors that are stored, in linears alone, with or without a gain. */
+export const isByRow = ({ method = "lora", tables }: PoolAdapter): boolean => {
+  const { rows, expansion } = COMPUTATIONS[method];
+  return !tables && (!rows || rows.areGains) && !expansion;
+};
 
-/** The rows of a pass over the cache that are not read by tiles, those of an adapter next to each other. */
+/**
+ * The rows of a pass over the cache that are not multiplied by tiles of an adapter: those that are extended by themselves, then
+ * those of prompts, of both an adapter's next to each other.
+ */
 export function sequenceRows(batch: GenerationBatch, rowTile: number, pool: AdapterPool): SequenceRow[] {
   const { places, targetRows, tileAdapter } = batch;
   const sequenceOf = new Int32Array(places.length).fill(-1);
@@ -54,9 +66,38 @@ export function sequenceRows(batch: GenerationBatch, rowTile: number, pool: Adap
     const adapter = tileAdapter[tile]!;
     if (adapter >= 0 && !isByRow(pool.adapter(adapter)!)) continue;
     for (let row = tile * rowTile; row < (tile + 1) * rowTile; row++)
-      if (places[row]! >= 0) rows.push({ row, adapter, sequence: sequenceOf[row]! });
+      if (places[row]! >= 0) {
+        const first = batch.bounds[2 * row]!;
+        rows.push({ row, adapter, sequence: sequenceOf[row]!, prompt: first < 0 ? first : null });
+      }
   }
-  return rows; // tiles are in the order of the adapters
+  const isApart = ({ prompt }: SequenceRow) => prompt === null;
+  return [...rows.filter(isApart), ...rows.filter((of) => !isApart(of))]; // tiles are in the order of the adapters
+}
+
+/** The tiles of rows that are read together, as attention_decode has them, from the bounds of rows. */
+export function tilesOf(bounds: Int32Array): Int32Array<ArrayBuffer> {
+  const tiles: number[] = [];
+  for (let m = 0; 2 * m < bounds.length; m++) {
+    const first = bounds[2 * m]!;
+    if (first >= 0) continue;
+    const [isNext, count] = [m > 0 && first === bounds[2 * m - 2], tiles.at(-1) ?? 0];
+    if (isNext && count < TILE_ROWS) tiles[tiles.length - 1] = count + 1;
+    else tiles.push(m, 1);
+  }
+  return Int32Array.from(tiles);
+}
+
+/** The number of tiles that tilesOf makes of rows. */
+function countTiles(rows: readonly SequenceRow[]): number {
+  let [tiles, count] = [0, 0];
+  for (const [i, { prompt }] of rows.entries()) {
+    if (prompt === null) continue;
+    const isNext = i > 0 && prompt === rows[i - 1]!.prompt && count < TILE_ROWS;
+    count = isNext ? count + 1 : 1;
+    if (!isNext) tiles++;
+  }
+  return tiles;
 }
 
 /** The same pass without these rows; null where none is left. */
@@ -82,7 +123,7 @@ export function withoutRows(batch: GenerationBatch, rows: readonly SequenceRow[]
   return { ...batch, bounds, places, targetRows, tileAdapter, choices };
 }
 
-/** Words of each row and of each target in all tables, which lie one after the other. */
+/** Words of each row, of each target and of each tile in all tables, which lie one after the other. */
 const TABLES = {
   bounds: ["row", 2],
   ids: ["row", 1],
@@ -91,20 +132,21 @@ const TABLES = {
   rowAdapter: ["row", 1],
   settings: ["target", 4],
   targetRows: ["target", 1],
-} as const satisfies Readonly<Record<string, readonly ["row" | "target", number]>>;
+  tiles: ["tile", 2],
+} as const satisfies Readonly<Record<string, readonly [keyof Sizes, number]>>;
 type Name = keyof typeof TABLES;
-const wordsOf = (each: "row" | "target"): number =>
+const wordsOf = (each: keyof Sizes): number =>
   Object.values(TABLES).reduce((all, [of, words]) => all + (of === each ? words : 0), 0);
 
 /** Memory for the tables of as many rows and sequences. */
 export const takeRowTables = (take: (dtype: "i32", ...shape: number[]) => Tensor, rows: number, sequences: number): Tensor =>
-  take("i32", wordsOf("row") * alignUp(rows, 128) + wordsOf("target") * rowsFor(sequences));
+  take("i32", (wordsOf("row") + wordsOf("tile")) * alignUp(rows, 128) + wordsOf("target") * rowsFor(sequences));
 
-/** Rows and targets of a pass; without a target there is no head. */
-type Sizes = { readonly row: number; readonly target: number };
+/** Rows, targets and tiles of a pass; without a target there is no head. */
+type Sizes = { readonly row: number; readonly target: number; readonly tile: number };
 const sizesOf = (rows: readonly SequenceRow[]): Sizes => {
   const targets = rows.filter(({ sequence }) => sequence >= 0).length;
-  return { row: rowsFor(rows.length), target: targets === 0 ? 0 : rowsFor(targets) };
+  return { row: rowsFor(rows.length), target: targets === 0 ? 0 : rowsFor(targets), tile: countTiles(rows) };
 };
 
 /** Something for each table, by its first word, its entries and the words of each. */
@@ -121,7 +163,7 @@ function eachTable<T>(sizes: Sizes, make: (begin: number, entries: number, words
 /** The tables on the host: rows that are no sequence's attend to nothing and are kept nowhere. */
 export function rowTables(batch: GenerationBatch, positions: Int32Array, rows: readonly SequenceRow[]): Int32Array {
   const sizes = sizesOf(rows);
-  const words = new Int32Array(wordsOf("row") * sizes.row + wordsOf("target") * sizes.target);
+  const words = new Int32Array(sum((["row", "target", "tile"] as const).map((each) => wordsOf(each) * sizes[each])));
   const values = new Float32Array(words.buffer);
   const at = eachTable(sizes, (begin) => begin);
   for (const name of ["places", "rowAdapter", "targetRows"] as const)
@@ -143,6 +185,7 @@ export function rowTables(batch: GenerationBatch, positions: Int32Array, rows: r
     values[setting + 3] = uniform[sequence]!;
     words[at.targetRows + target++] = i;
   }
+  words.set(tilesOf(words.subarray(at.bounds, at.bounds + 2 * rows.length)), at.tiles);
   return words;
 }
 
@@ -154,10 +197,11 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
   const tables = eachTable(sizes, (begin, entries, words): Tensor => {
     return { ptr: memory.ptr + 4 * begin, dtype: "i32", shape: words === 1 ? [entries] : [entries, words] };
   });
-  const { settings, bounds, ids, positions, places, rowAdapter, targetRows } = tables;
+  const { settings, bounds, ids, positions, places, rowAdapter, targetRows, tiles } = tables;
   const found = pool.lowRows(Int32Array.from(new Set(of.map(({ adapter }) => adapter))));
+  const hasGains = of.some(({ adapter }) => adapter >= 0 && COMPUTATIONS[pool.adapter(adapter)!.method ?? "lora"].rows);
   const low = new Map(
-    [...found].map(([group, { span, outer }]) => [group, { lowAt: NOTHING, elements: 0, span, outer }] as const),
+    [...found].map(([group, { span, outer }]) => [group, { lowAt: NOTHING, elements: 0, span, outer, hasGains }] as const),
   );
   // Only what a forward pass of rows reads is there.
   const batch: Batch = {
@@ -174,8 +218,8 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
     ...{ rowNumber: NOTHING, tileAdapter: NOTHING, dropout: NOTHING, embedding: null, head: null },
   };
   const spans = [...low].map(([group, { span }]) => `${group} ${span.least} ${span.most}`);
-  const key = `${sizes.row} rows, ${sizes.target} targets: ${spans}`;
-  return { batch, places, settings: { ...settings, dtype: "f32" as const }, key };
+  const key = `${sizes.row} rows, ${sizes.target} targets${hasGains ? ", gains" : ""}: ${spans}`;
+  return { batch, places, tiles: sizes.tile > 0 ? tiles : null, settings: { ...settings, dtype: "f32" as const }, key };
 }
 
 /** Logits c[rows, V] of a pass as the head has them, a chunk of targets at a time: each is in the place of the last. */

@@ -20,7 +20,7 @@ import {
   takeWorkspace,
   type Workspace,
 } from "./buffers.ts";
-import { type CacheSizes, takeCache } from "./kv-cache.ts";
+import { type CacheSizes, takeCache, takePages } from "./kv-cache.ts";
 import { takeChoices } from "./next-tokens.ts";
 import { offloadedBytes } from "./offloaded-streams.ts";
 import { halvesOf, type Program, programOf } from "./program.ts";
@@ -92,6 +92,8 @@ export function takeStageBuffers(
     head: layerRange.last ? (shared?.head ?? takeHead(takeOf("head"), compute, spec, sizes)) : null,
     cache: cache ? takeCache(takeOf("cache"), compute, programOf(spec, layerRange), cache) : null,
     places: cache ? takeOf("cache")("i32", rows) : null,
+    pages: cache ? takePages(takeOf("cache"), cache) : null,
+    tiles: cache ? takeOf("cache")("i32", rows, 2) : null,
     rowTables: cache ? takeRowTables(takeOf("cache"), rows, cache.sequences) : null,
     choices: cache && layerRange.last ? takeChoices(takeOf("cache"), sizes.targets) : null,
   };

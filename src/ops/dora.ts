@@ -17,7 +17,8 @@ const c = native({
 });
 
 /** Places of a DoRA's addresses in `vectors`: the lengths, their gradient, gain and inverse. */
-const [LENGTHS, LENGTHS_GRADIENT, GAIN, INVERSE] = [0, 1, 2, 3];
+const [LENGTHS, LENGTHS_GRADIENT, INVERSE] = [0, 1, 3];
+export const GAIN = 2;
 
 /**
  * DoRA's norms of the adapters l whose `stale` i32[L] is not 0: norm[n] = |weight[n] + scale sum_r B[n, r] A[r]| over the rows

@@ -2,21 +2,26 @@
 // the weight once (kernels/triton/fewrows.py).
 
 import { base } from "../../ffi/native.ts";
+import { invariant } from "../base/errors.ts";
 import { alignUp, sizeOf } from "../base/shape.ts";
 import { rowsFrom } from "../device/arena.ts";
-import { addressesIn, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.ts";
+import { addressesIn, floats, type Host, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { fewRowsPieces, fewRowsScratch, LOW_PART, MOST_ROWS } from "../device/fewrows.ts";
+import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS } from "../device/fewrows.ts";
 import { isPacked, type Weight } from "../device/packed.ts";
 import { RANK_TILE } from "../methods/layout.ts";
+import { GAIN } from "./dora.ts";
 import { addBias, frozen } from "./linear/frozen.ts";
 import { A, B, boundaries, columnsIn, columnsOf, F32, type RankSpan, rowsOf } from "./linear/low-rank.ts";
 import { cdiv, dim, flag, op, strideOf } from "./op.ts";
 import { denseOf } from "./packed.ts";
 
-/** The adapters of rows: tables as ops/linear/low-rank.ts says, and `rowAdapter` i32[M], -1 for the base alone. */
+/**
+ * The adapters of rows: tables as ops/linear/low-rank.ts says, and `rowAdapter` i32[M], -1 for the base alone. What the layer
+ * and an adapter come to is multiplied by the gain that is among its `vectors` where `decomposed` i32[L] is 1 (ops/dora.ts).
+ */
 export type RowAdapters = {
   readonly span: RankSpan;
   readonly rowAdapter: Tensor;
@@ -24,69 +29,111 @@ export type RowAdapters = {
   readonly ranks: Tensor;
   readonly scale: Tensor;
   readonly firstColumn: readonly number[];
+  readonly gains: { readonly vectors: Tensor; readonly decomposed: Tensor } | null;
 };
 
-export type FewRows = {
+/** What rows are multiplied with. */
+export type RowProduct = {
   readonly x: Tensor;
   readonly weight: Weight;
   readonly bias: Tensor | null;
-  readonly residual: Tensor | null;
-  readonly y: Tensor;
   readonly lora: RowAdapters | null;
 };
 
+export type FewRows = RowProduct & { readonly residual: Tensor | null; readonly y: Tensor };
+
+/** Types and shapes of what rows are multiplied with. */
+export const PRODUCT = {
+  ...{ x: "c M K", weight: "w N K", bias: "c N" },
+  ...{ rowAdapter: "i32 M", factors: "i64 L G 4", ranks: "i32 L G", scale: "f32 L G" },
+};
+
 /**
- * y = x W^T + bias + residual + scale B A x, the adapter of each row its own: x c[M, K], weight c[N, K] or packed (not fp8),
- * bias c[N] or null, residual c[M, N] (may be y) or null, y c[M, N], any M. No row's numbers depend on others or on M.
+ * y = gain (x W^T + scale B A x) + bias + residual, the adapter of each row its own: x c[M, K], weight c[N, K] or packed (not
+ * fp8), bias c[N] or null, residual c[M, N] (may be y) or null, y c[M, N], any M. No row depends on others or on M.
  */
 export const fewRowsForward = op<FewRows>(
   "fewrows_forward",
+  { ...PRODUCT, residual: "c M N", y: "c M N" },
   {
-    ...{ x: "c M K", weight: "w N K", bias: "c N", residual: "c M N", y: "c M N" },
-    ...{ rowAdapter: "i32 M", factors: "i64 L G 4", ranks: "i32 L G", scale: "f32 L G" },
-  },
-  {
-    cpu: ({ x, weight, bias, residual, y, lora }, host) => {
-      if (residual && residual.ptr !== y.ptr) base.native_copy(y.ptr, residual.ptr, sizeOf(y.shape) * F32);
-      if (bias) addBias(y, bias, residual !== null);
-      frozen(host, x, weight, true, y, residual || bias ? 1 : 0);
-      if (!lora) return;
-      const [adapters, ranks, scales] = [ints(lora.rowAdapter), rowsOfInts(lora.ranks), rowsOfFloats(lora.scale)];
-      const addresses = addressesIn(lora.factors);
-      for (const [m, adapter] of adapters.entries()) {
-        if (adapter < 0) continue;
-        for (const [g, rank] of ranks(adapter).entries()) {
-          if (rank === 0) continue;
-          const [first, columns] = columnsIn(lora.firstColumn, g);
-          const low = { ptr: host.scratch(alignUp(rank, RANK_TILE) * F32), ld: rank };
-          const [a, b] = [A, B].map((which) => addresses(adapter, g, which!));
-          host.product([1, rank, dim(x, 1)], rowsOf(x, m), false, { ptr: a!, ld: dim(x, 1) }, true, low);
-          host.product(
-            [1, columns, rank],
-            low,
-            false,
-            { ptr: b!, ld: columns },
-            false,
-            columnsOf(rowsOf(y, m), first),
-            scales(adapter)[g]!,
-            1,
-          );
-        }
-      }
-    },
+    cpu: (args, host) => computeRows(args, host),
     cuda: (args, gpu) => {
-      const rows = dim(args.x, 0);
-      const w = denseOf(gpu, args.weight);
-      for (let from = 0; from < rows; from += MOST_ROWS) launchRows(gpu, args, w, from, Math.min(MOST_ROWS, rows - from));
+      const { bias, residual, y } = args;
+      productOfRows(gpu, args, (parts, { rows, from, firstColumn }) => {
+        const kernel = gpu.kernel("fewrows_sum", { BIAS: flag(bias), RESIDUAL: flag(residual), LORA: flag(args.lora) });
+        const width = kernel.constant("BN");
+        const blocks = firstColumn.slice(1).reduce((all, last, g) => all + cdiv(last - firstColumn[g]!, width), 0);
+        const part = (t: Tensor) => rowsFrom(t, from, rows);
+        const io = { y: part(y), residual: residual && part(residual) };
+        gpu.launch(kernel, [blocks, cdiv(rows, kernel.constant("BM"))], { ...parts, ...io });
+      });
     },
   },
 );
 
-/** `rows` rows from `from` on; w is the weight as the device computes. */
-function launchRows(gpu: Launcher, args: FewRows, w: Tensor, from: number, rows: number): void {
-  const part = (t: Tensor) => rowsFrom(t, from, rows);
-  const [x, y, residual, { bias, lora }] = [part(args.x), part(args.y), args.residual && part(args.residual), args];
-  const [M, K, N] = [rows, dim(x, 1), dim(w, 0)];
+/** The same on a CPU. */
+export function computeRows({ x, weight, bias, residual, y, lora }: FewRows, host: Host): void {
+  const gains = lora?.gains ?? null;
+  invariant(!gains || !residual || residual.ptr !== y.ptr, "rows with a gain read the residual after y was written");
+  if (residual && !gains && residual.ptr !== y.ptr) base.native_copy(y.ptr, residual.ptr, sizeOf(y.shape) * F32);
+  if (bias && !gains) addBias(y, bias, residual !== null);
+  frozen(host, x, weight, true, y, (residual || bias) && !gains ? 1 : 0);
+  if (lora) addLowRank(x, y, lora, host);
+  if (!lora || !gains) return;
+  const [N, adapters, values] = [dim(y, 1), ints(lora.rowAdapter), floats(y)];
+  const [vector, isOwn] = [addressesIn(gains.vectors), rowsOfInts(gains.decomposed)];
+  for (const [m, adapter] of adapters.entries()) {
+    if (adapter < 0 || isOwn(adapter)[0] !== 1) continue;
+    const gain = floats({ ptr: vector(adapter, 0, GAIN), dtype: "f32", shape: [N] });
+    for (let n = 0; n < N; n++) values[m * N + n]! *= gain[n]!;
+  }
+  const more = [...(residual ? [floats(residual)] : []), ...(bias ? [floats(bias)] : [])];
+  for (const of of more) for (let i = 0; i < values.length; i++) values[i]! += of[i % of.length]!;
+}
+
+function addLowRank(x: Tensor, y: Tensor, lora: RowAdapters, host: Host): void {
+  const [adapters, ranks, scales] = [ints(lora.rowAdapter), rowsOfInts(lora.ranks), rowsOfFloats(lora.scale)];
+  const addresses = addressesIn(lora.factors);
+  for (const [m, adapter] of adapters.entries()) {
+    if (adapter < 0) continue;
+    for (const [g, rank] of ranks(adapter).entries()) {
+      if (rank === 0) continue;
+      const [first, columns] = columnsIn(lora.firstColumn, g);
+      const low = { ptr: host.scratch(alignUp(rank, RANK_TILE) * F32), ld: rank };
+      const [a, b] = [A, B].map((which) => addresses(adapter, g, which!));
+      host.product([1, rank, dim(x, 1)], rowsOf(x, m), false, { ptr: a!, ld: dim(x, 1) }, true, low);
+      const [factor, to] = [{ ptr: b!, ld: columns }, columnsOf(rowsOf(y, m), first)];
+      host.product([1, columns, rank], low, false, factor, false, to, scales(adapter)[g]!, 1);
+    }
+  }
+}
+
+/** Rows whose product is in scratch, from `from` on, and where the linears of the group begin. */
+export type RowsOfProduct = { readonly from: number; readonly rows: number; readonly firstColumn: readonly number[] };
+
+/**
+ * Launches products of as many rows as scratch holds, and after each what `finish` launches of the sums: it is given the
+ * arguments that kernels need for these. They overwrite each other's scratch.
+ */
+export function productOfRows(
+  gpu: Launcher,
+  args: RowProduct,
+  finish: (parts: Readonly<Record<string, Tensor | number | null>>, of: RowsOfProduct) => void,
+): void {
+  const rows = dim(args.x, 0);
+  const w = denseOf(gpu, args.weight);
+  for (let from = 0; from < rows; from += MOST_ROWS) {
+    const of = { from, rows: Math.min(MOST_ROWS, rows - from), firstColumn: args.lora?.firstColumn ?? [0, dim(w, 0)] };
+    finish(launchProduct(gpu, args, w, of), of);
+  }
+}
+
+/** w is the weight as the device computes. */
+function launchProduct(gpu: Launcher, args: RowProduct, w: Tensor, { from, rows: M, firstColumn }: RowsOfProduct) {
+  const { bias, lora } = args;
+  const part = (t: Tensor) => rowsFrom(t, from, M);
+  const x = part(args.x);
+  const [K, N] = [dim(x, 1), dim(w, 0)];
   const G = lora ? dim(lora.ranks, 1) : 1;
   const W = lora ? G * alignUp(lora.span.most, RANK_TILE) : 0;
   const scratch = fewRowsScratch({ M, K, N, W, dense: isPacked(args.weight) ? w : null });
@@ -96,26 +143,26 @@ function launchRows(gpu: Launcher, args: FewRows, w: Tensor, from: number, rows:
     ...{ factors: lora?.factors ?? null, ranks: lora?.ranks ?? null, row_adapter: lora ? part(lora.rowAdapter) : null, G },
     ...{ factors_stride: lora ? strideOf(lora.factors) : 0, ranks_stride: lora ? strideOf(lora.ranks) : 0 },
   };
-  const { count: pieces, columns } = fewRowsPieces(N, K);
-  const product = holdingRows(gpu.variants("fewrows_product"), M);
-  const [BM, BN, BK] = [product.constant("BM"), product.constant("BN"), product.constant("BK")];
-  const lowPieces = cdiv(K, LOW_PART);
-  const frozenProduct = () =>
-    gpu.launch(product, [cdiv(N, BN), pieces, cdiv(M, BM)], { x, w, part: parts.part, M, N, K, piece: columns / BK });
-  if (lora) {
-    const kernel = gpu.kernel("fewrows_low");
-    const grid = [cdiv(M, kernel.constant("BM")), cdiv(W, kernel.constant("BJ")), lowPieces] as const;
-    gpu.concurrently(frozenProduct, () => gpu.launch(kernel, grid, { x, low: parts.low, ...tables, M, K, W }));
-  } else frozenProduct();
-  const sum = gpu.kernel("fewrows_sum", { BIAS: flag(bias), RESIDUAL: flag(residual), LORA: flag(lora) });
-  const firstColumn = lora?.firstColumn ?? [0, N];
-  const blocks = firstColumn.slice(1).reduce((all, last, g) => all + cdiv(last - firstColumn[g]!, sum.constant("BN")), 0);
-  gpu.launch(sum, [blocks, cdiv(M, sum.constant("BM"))], {
-    ...{ ...parts, y, bias, residual, ...tables, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0 },
-    ...{ M, N, pieces, low_pieces: lowPieces, W, ...boundaries(firstColumn) },
+  const { count, columns } = fewRowsPieces(N, K);
+  const kernel = productFor(gpu, M, flag(lora));
+  const [BM, BN, BK] = [kernel.constant("BM"), kernel.constant("BN"), kernel.constant("BK")];
+  const pieces = kernel.constant("SUMS") === 1 ? 1 : count;
+  const lowPieces = cdiv(K, LOW.part);
+  const lows = lora ? cdiv(M, LOW.rows) * cdiv(W, LOW.columns) * lowPieces : 0;
+  gpu.launch(kernel, [lows + cdiv(N, BN) * pieces * cdiv(M, BM)], {
+    ...{ x, rows: x, w, ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
   });
+  const gains = lora?.gains ?? null;
+  return {
+    ...{ vectors: gains?.vectors ?? null, vectors_stride: gains ? strideOf(gains.vectors) : 0, has_gains: flag(gains) },
+    ...{ decomposed: gains?.decomposed ?? null, decomposed_stride: gains ? strideOf(gains.decomposed) : 0 },
+    ...{ ...parts, ...tables, bias, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0 },
+    ...{ M, N, pieces, low_pieces: lowPieces, W, ...boundaries(firstColumn) },
+  };
 }
 
-/** The variant whose tile holds these rows, or the largest, of which there are several then: all have the same sums. */
-const holdingRows = (variants: readonly Variant[], rows: number): Variant =>
-  variants.find((variant) => variant.constant("BM") >= rows) ?? variants.at(-1)!;
+/** The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. */
+function productFor(gpu: Launcher, rows: number, LOW: 0 | 1): Variant {
+  const found = gpu.variants("fewrows_product", { SUMS: 0, LOW }).find((variant) => variant.constant("BM") >= rows);
+  return found ?? gpu.kernel("fewrows_product", { SUMS: 1, LOW });
+}

@@ -13,7 +13,8 @@ const c = native({
 });
 
 type Heads = { readonly heads: number; readonly kvHeads: number; readonly headDim: number };
-type Shared = Heads & {
+/** How heads of q and k are rotated. */
+export type Rotation = Heads & {
   readonly positions: Tensor;
   readonly rotated: number;
   readonly cos: Tensor | null;
@@ -23,16 +24,19 @@ type Shared = Heads & {
   readonly kWeight: Tensor | null;
   readonly eps: number;
 };
-const known = ({ heads, kvHeads, headDim, rotated }: Shared) => {
+/** Sizes of its tensors. */
+export const rotationSizes = ({ heads, kvHeads, headDim, rotated }: Rotation) => {
   return { W: (heads + 2 * kvHeads) * headDim, F: rotated / 2, D: headDim };
 };
-const shared = { positions: "i32 M", cos: "f32 P F", sin: "f32 P F", queryScale: "f32 P", qWeight: "f32 D", kWeight: "f32 D" };
+export const ROTATION = {
+  ...{ positions: "i32 M", cos: "f32 P F", sin: "f32 P F", queryScale: "f32 P", qWeight: "f32 D", kWeight: "f32 D" },
+};
 
-const tablesOf = ({ positions, cos, sin, queryScale }: Pick<Shared, "positions" | "cos" | "sin" | "queryScale">) =>
+const tablesOf = ({ positions, cos, sin, queryScale }: Pick<Rotation, "positions" | "cos" | "sin" | "queryScale">) =>
   [positions.ptr, cos?.ptr ?? null, sin?.ptr ?? null, queryScale?.ptr ?? null] as const;
 
 /** The variant for whole heads of D, or the narrowest that masks what a head has not. */
-function variant(gpu: Launcher, name: string, { headDim: D, rotated }: Shared, NORM: 0 | 1): Variant {
+function variant(gpu: Launcher, name: string, { headDim: D, rotated }: Rotation, NORM: 0 | 1): Variant {
   const variants = gpu.variants(name, { NORM });
   const isExact = (kernel: Variant) => kernel.constant("EXACT") === 1 && kernel.constant("HALF") === D / 2;
   const exact = rotated === D ? variants.find(isExact) : undefined;
@@ -48,11 +52,11 @@ function variant(gpu: Launcher, name: string, { headDim: D, rotated }: Shared, N
  * f32[D] each head is first RMS-normalised (Qwen 3). `out` has qkv's shape and may be qkv itself when there are no norms; v is
  * copied when not.
  */
-export const ropeForward = op<Shared & { qkv: Tensor; out: Tensor }>(
+export const ropeForward = op<Rotation & { qkv: Tensor; out: Tensor }>(
   "rope_forward",
-  { qkv: "c M W", out: "c M W", ...shared },
+  { qkv: "c M W", out: "c M W", ...ROTATION },
   {
-    known,
+    known: rotationSizes,
     cpu: ({ qkv, out, heads, kvHeads, headDim: D, rotated, eps, ...of }) => {
       const [positions, ...tables] = tablesOf(of);
       const [q, k] = [of.qWeight?.ptr ?? null, of.kWeight?.ptr ?? null];
@@ -71,11 +75,11 @@ export const ropeForward = op<Shared & { qkv: Tensor; out: Tensor }>(
 );
 
 /** The gradient of rope_forward, in place on dqkv c[M, (Q + 2C) D]; `qkv` is what rope_forward read (null without norms). */
-export const ropeBackward = op<Shared & { dqkv: Tensor; qkv: Tensor | null }>(
+export const ropeBackward = op<Rotation & { dqkv: Tensor; qkv: Tensor | null }>(
   "rope_backward",
-  { dqkv: "c M W", qkv: "c M W", ...shared },
+  { dqkv: "c M W", qkv: "c M W", ...ROTATION },
   {
-    known,
+    known: rotationSizes,
     cpu: ({ dqkv, qkv, heads, kvHeads, headDim: D, rotated, eps, ...of }) => {
       const [positions, ...tables] = tablesOf(of);
       const [x, q, k] = [qkv?.ptr ?? null, of.qWeight?.ptr ?? null, of.kWeight?.ptr ?? null];

@@ -8,10 +8,10 @@ import type { ModelSpec } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
 import { sameOrderPlaces } from "../device/tile.ts";
 import type { StageSizes } from "../engine/buffers.ts";
-import type { CacheSizes } from "../engine/kv-cache.ts";
+import { type CacheSizes, keepsStates, pagesOfSequence } from "../engine/kv-cache.ts";
 import { type StageLayers, wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
-import { promptRows, type Tile, tiledRows, tilesFor } from "../schedule/decode.ts";
+import { PIECE, promptRows, type Tile, tiledRows, tilesFor } from "../schedule/decode.ts";
 import { blockBytes, lowSizes, lowWidths, poolBytes, productSizes } from "./adapter-memory.ts";
 import { checkHostMemory } from "./host-memory.ts";
 import { requireKernels, stageMemory } from "./memory.ts";
@@ -57,12 +57,17 @@ export function planGeneration(
         tile,
       )
     : own.length;
-  const prompts = wanted.map(({ prompt }) => promptRows(prompt, tile));
-  const rows = maxOf([...prompts, tiles * rowTile, Math.min(sum(prompts), PASS_ROWS[device.kind])]);
+  const layers = wholeModel(spec);
+  const inPieces = !keepsStates(spec);
+  const prompts = wanted.map(({ prompt }) => promptRows(inPieces ? Math.min(prompt, PIECE) : prompt, tile));
+  // Where sequences are extended in the same passes, each adapter may begin a tile with its piece.
+  const beside = inPieces && device.kind === "cuda" ? alignUp(PIECE, rowTile) + own.length * rowTile : 0;
+  const atOnce = beside > 0 ? 0 : Math.min(sum(prompts), PASS_ROWS[device.kind]);
+  const rows = maxOf([...prompts, tiles * rowTile + beside, atOnce]);
   const capacity = maxOf(wanted.map(({ prompt, limit }) => prompt + limit));
-  const [layers, slots] = [wholeModel(spec), Math.max(1, adapters.length)];
+  const slots = Math.max(1, adapters.length);
   const passRows = alignUp(rows, rowTile);
-  const sizesFor = (sequences: number): GenerationSizes => ({
+  const sizesFor = ({ sequences, pages }: Cache): GenerationSizes => ({
     slots,
     rows: passRows,
     targets: tiledRows(sequences, tile),
@@ -79,21 +84,45 @@ export function planGeneration(
     format,
     denseGroups,
     ...(expertFormat ? { expertFormat } : {}),
-    cache: { sequences, capacity },
+    cache: { sequences, capacity, pages },
   });
   checkHostMemory(spec, [{ device: { ...device, host: "" } }]);
   const free = device.freeBytes * SHARE[device.kind];
-  const bytes = (sequences: number) => generationBytes(spec, device, sizesFor(sequences));
-  let sequences = Math.min(wanted.length, tiles * tile.sameOrder.length);
-  while (sequences > 1 && bytes(sequences) > free) sequences = Math.floor(sequences / 2);
-  if (bytes(sequences) > free)
+  const bytes = (cache: Cache) => generationBytes(spec, device, sizesFor(cache));
+  const most = Math.min(wanted.length, tiles * tile.sameOrder.length);
+  const cache = fittingCache(wanted, most, (cache) => bytes(cache) <= free);
+  if (!cache)
     throw new RequestError(
       "generate.memory",
-      `one sequence of ${capacity} tokens needs ${formatBytes(bytes(1))} on ${device.name}, which has ${formatBytes(free)} for it`,
+      `one sequence of ${capacity} tokens needs ${formatBytes(bytes({ sequences: 1, pages: pagesOfSequence({ capacity }) }))} on ${device.name}, which has ${formatBytes(free)} for it`,
       "lower --max-new-tokens, or hold the base in fewer bits: --precision nf4",
     );
-  const stage = { layerRange: layers, sizes: sizesFor(sequences), device: { ...device, host: "" } };
+  const stage = { layerRange: layers, sizes: sizesFor(cache), device: { ...device, host: "" } };
   return { spec, stages: [stage] };
+}
+
+type Cache = { readonly sequences: number; readonly pages: number };
+
+/**
+ * As many sequences at once as have pages for half of what may follow their prompts, and pages for as much of the rest as fits;
+ * null where not one has room to its end.
+ */
+function fittingCache(wanted: readonly SequenceSize[], most: number, fits: (cache: Cache) => boolean): Cache | null {
+  const pages = (share: number) =>
+    wanted.map(({ prompt, limit }) => pagesOfSequence({ capacity: prompt + Math.ceil(share * limit) })).sort((a, b) => b - a);
+  const [whole, half] = [pages(1), pages(0.5)];
+  const least = (sequences: number) => Math.max(whole[0]!, sum(half.slice(0, sequences)));
+  let sequences = most;
+  while (sequences > 1 && !fits({ sequences, pages: least(sequences) })) sequences = Math.floor(sequences / 2);
+  if (!fits({ sequences, pages: least(sequences) })) return null;
+  // As many pages as fit, up to those of all: found by halves.
+  let [low, high] = [least(sequences), Math.max(least(sequences), sum(whole.slice(0, sequences)))];
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (fits({ sequences, pages: middle })) low = middle;
+    else high = middle - 1;
+  }
+  return { sequences, pages: low };
 }
 
 /** All that a stage of these sizes, with the whole model and its adapters, takes of a device. */

@@ -24,9 +24,11 @@ export type GeneratedSequence = {
   readonly isLong?: boolean;
   /** Left out, the likeliest token. */
   readonly choice?: TokenChoice;
-  /** Of a prompt that is read in pieces, by `decode`: tokens whose keys are kept, and those that are after this pass. */
+  /** Of a sequence of which more than the last token is read: tokens whose keys are kept, now and after this pass. */
   readonly read?: number;
   readonly until?: number;
+  /** Whether the tokens that are read are a prompt's: they attend together. */
+  readonly isPrompt?: boolean;
 };
 
 /** How the next token is chosen: `uniform` in [0, 1) is the chance; `logits`: all of them are asked for, too. */
@@ -62,21 +64,44 @@ export const rowIndex = (i: number, { rows, sameOrder }: Tile): number =>
   Math.floor(i / sameOrder.length) * rows + sameOrder[i % sameOrder.length]!;
 export const tiledRows = (count: number, { rows, sameOrder }: Tile): number => Math.ceil(count / sameOrder.length) * rows;
 
+/** Tokens of a piece of a long prompt. */
+export const PIECE = 512;
+
+/**
+ * How stages read prompts: "rows" in any pieces next to sequences that are extended, whose bits these do not change; "pieces"
+ * of PIECE tokens from their first on, in passes apart; "whole" where layers keep something else than keys of each token.
+ */
+export type Reading = "rows" | "pieces" | "whole";
+
 /** Rows that reading a prompt takes. */
 export const promptRows = (tokens: number, { rows }: Tile): number => alignUp(tokens, rows);
 
-/** Reads all tokens of some sequences; the last token of each has a target, in their order. */
-export function prefill(sequences: readonly GeneratedSequence[], adapters: number, tile: Tile): GenerationBatch {
+/**
+ * Reads tokens of some prompts, each from a tile of its own on: `from` "pass" all of them, "cache" those from `read` to
+ * `until`, whose keys before them are kept. Those that come to their end have a target, in their order.
+ */
+export function prefill(
+  sequences: readonly GeneratedSequence[],
+  adapters: number,
+  tile: Tile,
+  from: "pass" | "cache" = "pass",
+): GenerationBatch {
   const own = sequences.filter(({ adapter }) => adapter >= 0).map(({ adapter }) => adapter);
   invariant(tile.isApart || new Set(own).size === own.length, "two prompts of one adapter in a pass");
-  const rows = sequences.reduce((rows, { ids }) => rows + promptRows(ids.length, tile), 0);
-  const pass = padding(rows, sequences, adapters, tile, "pass");
-  let row = 0;
-  for (const [i, { adapter, ids, firstRow, isLong = false }] of sequences.entries()) {
-    const first = row;
-    for (const [at, id] of ids.entries())
-      putRow(pass, row++, id, isLong ? ~at : at, [first, first + ids.length], firstRow + at);
-    putTarget(pass, i, row - 1, tile);
+  const rangeOf = ({ ids, read = 0, until = ids.length }: GeneratedSequence) => [read, until] as const;
+  const rows = sequences.reduce((rows, of) => rows + promptRows(rangeOf(of)[1] - rangeOf(of)[0], tile), 0);
+  const ended = sequences.filter((of) => rangeOf(of)[1] === of.ids.length);
+  const pass = padding(rows, ended, adapters, tile, from);
+  let [row, targets] = [0, 0];
+  for (const of of sequences) {
+    const { adapter, ids, firstRow, isLong = false } = of;
+    const [first, [read, until]] = [row, rangeOf(of)];
+    invariant(from === "cache" || read === 0, "a piece of a prompt without the keys before it");
+    for (let at = read; at < until; at++) {
+      const bounds = from === "cache" ? ([~firstRow, firstRow + at + 1] as const) : ([first, first + until] as const);
+      putRow(pass, row++, ids[at]!, isLong ? ~at : at, bounds, firstRow + at);
+    }
+    if (until === ids.length) putTarget(pass, targets++, row - 1, tile);
     row = alignUp(row, tile.rows);
     pass.tileAdapter.fill(adapter, first / tile.rows, row / tile.rows);
   }
@@ -84,8 +109,8 @@ export function prefill(sequences: readonly GeneratedSequence[], adapters: numbe
 }
 
 /**
- * Reads tokens of sequences whose keys before them are kept: the last one of each, or, of a prompt, those from `read` to
- * `until`. Those that come to their end have a target, in their order.
+ * Reads tokens of sequences whose keys before them are kept: the last one of each, or those from `read` to `until`. Those that
+ * come to their end have a target, in their order.
  */
 export function decode(sequences: readonly GeneratedSequence[], adapters: number, tile: Tile): GenerationBatch {
   const each = tile.sameOrder.length;
@@ -108,14 +133,15 @@ export function decode(sequences: readonly GeneratedSequence[], adapters: number
   const used = new Map(tiles.map((adapter) => [adapter, 0]));
   let targets = 0;
   for (const of of sequences) {
-    const { adapter, ids, firstRow, isLong = false } = of;
+    const { adapter, ids, firstRow, isLong = false, isPrompt = false } = of;
     const [from, until] = rowsOf(of);
     const first = tiles.indexOf(adapter) * tile.rows;
+    const seen = isPrompt ? ~firstRow : firstRow;
     for (let at = from; at < until; at++) {
       const within = used.get(adapter)!;
       used.set(adapter, within + 1);
       const row = first + rowIndex(within, tile);
-      putRow(pass, row, ids[at]!, isLong ? ~at : at, [firstRow, firstRow + at + 1], firstRow + at);
+      putRow(pass, row, ids[at]!, isLong ? ~at : at, [seen, firstRow + at + 1], firstRow + at);
       if (at === ids.length - 1) putTarget(pass, targets++, row, tile);
     }
   }
@@ -132,7 +158,8 @@ function padding(
 ): GenerationBatch {
   const tables = paddingTables({ rows, targets: tiledRows(sequences.length, tile), adapters, rowTile: tile.rows });
   if (from === "cache") tables.bounds.fill(0);
-  return { ...tables, from, places: new Int32Array(rows).fill(-1), choices: choicesOf(sequences) };
+  const places = new Int32Array(rows).fill(-1);
+  return { ...tables, from, places, pages: new Int32Array(0), choices: choicesOf(sequences) };
 }
 
 function putRow(
@@ -140,7 +167,7 @@ function putRow(
   row: number,
   id: number,
   position: number,
-  bounds: [number, number],
+  bounds: readonly [number, number],
   place: number,
 ): void {
   pass.ids[row] = id;

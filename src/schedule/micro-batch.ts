@@ -164,6 +164,8 @@ export const generationBatch = v.strictObject({
   ...tableSchemas,
   /** i32[M]: the row of the cache for each row's keys and values, below 0 for none. */
   places: ints,
+  /** Pages of the cache that the pass is the first to find elsewhere: of each its number and its place, in turn. */
+  pages: ints,
   choices,
   /** What rows attend to (engine/kv-cache.ts). */
   from: v.picklist(["pass", "cache"]),

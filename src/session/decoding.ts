@@ -6,17 +6,21 @@ import { Rng } from "../base/rng.ts";
 import type { Sampling } from "../base/sample.ts";
 import { range } from "../base/shape.ts";
 import { type Bus, requestAll } from "../bus/bus.ts";
+import { rowsOfSequence } from "../engine/kv-cache.ts";
 import type { GenerationSizes } from "../plan/generation.ts";
 import {
   decode,
   type GeneratedSequence,
+  PIECE,
   prefill,
   promptRows,
+  type Reading,
   type Tile,
   type TokenChoice,
   tilesFor,
 } from "../schedule/decode.ts";
 import type { GenerationBatch, NextTokens } from "../schedule/micro-batch.ts";
+import { PagePool } from "./page-pool.ts";
 import { Shares } from "./shares.ts";
 
 /** A prompt to continue under the adapter in a slot, or -1 for the base model alone, by `limit` tokens at most. */
@@ -46,8 +50,7 @@ export type GenerationEngine = {
   readonly sizes: Pick<GenerationSizes, "rows" | "slots" | "cache">;
   /** Positions up to which sequences are short for a LongRoPE; null for a model without one. */
   readonly shortPositions: number | null;
-  /** Whether short prompts are read next to sequences that are extended, row by row over the cache. */
-  readonly readsByRow: boolean;
+  readonly reading: Reading;
   /** Each sequence's next token, in the order of the pass's targets. */
   run(pass: GenerationBatch): Promise<NextTokens>;
 };
@@ -77,28 +80,33 @@ type Active = GeneratedSequence & {
   readonly wanted: Wanted;
   readonly ids: number[];
   readonly place: number;
+  readonly pages: number[];
   readonly rng: Rng;
   /** Tokens whose keys are kept. */
   kept: number;
 };
 
-/**
- * Tokens of a prompt that is read by row: a tile of 128 rows takes 3.2 ms, 256 rows over the cache 20 ms (one H200, 7B), so
- * that 41 rows take as long as a tile. Of the prompt alone, so that a sequence's numbers are, too.
- */
-const SHORT_PROMPT = 40;
-/** Rows of a pass over the cache that has prompts in it, and how many of them are left for these at least. */
-const [PASS_ROWS, PROMPT_ROWS] = [256, 64];
+/** Tokens of a sequence that a pass reads. */
+type Part = { readonly of: Active; readonly read: number; readonly until: number };
+
+/** Rows of prompts in a pass next to `extended` sequences: together as many as are multiplied at once, a half at least. */
+const promptRowsBeside = (extended: number): number => Math.max(PIECE / 2, PIECE - extended);
 
 /**
  * Random numbers are a function of a sequence's seed and prompt, and so are its tokens: they do not depend on what else is
- * generated. The stages must be given no other pass of generation, and no prompt may need more rows than they have.
+ * generated, on how prompts are cut, or on where its pages lie. The stages must be given no other pass of generation, and no
+ * prompt that is read whole may need more rows than they have.
+ *
+ * Sequences have pages as they grow. Where none is free, the one that came last gives up its own, and what it had is read
+ * again, each token as it was read before, when there are as many.
  */
 export class Decoding {
   readonly #waiting: Wanted[] = [];
+  /** In the order in which they were admitted. */
   readonly #active: Active[] = [];
   readonly #places: number[];
-  /** The last pass read prompts alone. */
+  readonly #pages: PagePool;
+  /** The last pass read a piece of a prompt, and none of what is extended. */
   #hasRead = false;
 
   constructor(
@@ -106,6 +114,7 @@ export class Decoding {
     private readonly shares = new Shares(),
   ) {
     this.#places = range(engine.sizes.cache.sequences);
+    this.#pages = new PagePool(engine.sizes.cache);
   }
 
   get isIdle(): boolean {
@@ -125,21 +134,31 @@ export class Decoding {
   }
 
   /**
-   * One pass: reads the next prompts that there is room for, or else extends each sequence by a token, next to pieces of short
-   * prompts. Resolves to what it read, null for nothing.
+   * One pass: reads prompts or pieces of them, or extends each sequence by a token, or both. Resolves to "prompts" where it
+   * read any of these, null for nothing.
    */
   async pass(): Promise<"prompts" | "tokens" | null> {
-    const { tile, sizes } = this.engine;
-    const admitted = this.#admit();
-    this.#active.push(...admitted);
-    const whole = this.#active.filter((of) => of.kept === 0 && !this.#isByRow(of.wanted));
-    const parts = whole.length > 0 ? whole.map((of) => ({ of, read: 0, until: of.ids.length })) : this.#parts();
+    const { tile, sizes, reading } = this.engine;
+    this.#admit();
+    const prompts = reading === "rows" ? [] : this.#prompts();
+    const parts = prompts.length > 0 ? prompts : this.#rows();
     if (parts.length === 0) return null;
+    const isPiece = prompts.some(({ read, until, of }) => read > 0 || until < of.wanted.prompt.length);
+    this.#hasRead = isPiece;
     const chosen = parts.map(({ of, ...part }) => {
-      return { ...of, ...part, ...(part.until === of.ids.length ? { choice: choiceOf(of) } : {}) };
+      const isPrompt = part.read < of.wanted.prompt.length;
+      return { ...of, ...part, isPrompt, ...(part.until === of.ids.length ? { choice: choiceOf(of) } : {}) };
     });
-    const next = await this.engine.run((whole.length > 0 ? prefill : decode)(chosen, sizes.slots, tile));
-    for (const { of, until } of parts) of.kept = until;
+    const batch =
+      prompts.length > 0 ? prefill(chosen, sizes.slots, tile, isPiece ? "cache" : "pass") : decode(chosen, sizes.slots, tile);
+    const next = await this.engine.run({ ...batch, pages: this.#pages.changes() });
+    this.#pages.told();
+    for (const { of, until } of parts) if (of.pages.length > 0) of.kept = until; // else it was cancelled meanwhile
+    this.#grow(parts, next);
+    return parts.some(({ of, read }) => read < of.wanted.prompt.length) ? "prompts" : "tokens";
+  }
+
+  #grow(parts: readonly Part[], next: NextTokens): void {
     const extended = parts.flatMap(({ of, until }) => (until === of.ids.length ? [of] : []));
     let asked = 0;
     for (const [i, of] of extended.entries()) {
@@ -153,70 +172,109 @@ export class Decoding {
         of.wanted.failed(error);
       }
     }
-    return parts.some(({ of, read }) => read < of.wanted.prompt.length) ? "prompts" : "tokens";
   }
 
-  #isByRow({ prompt }: Wanted): boolean {
-    return this.engine.readsByRow && prompt.length <= SHORT_PROMPT;
-  }
-
-  /** The next token of each sequence whose prompt has been read, and as much of other prompts as a pass has room for. */
-  #parts(): { readonly of: Active; readonly read: number; readonly until: number }[] {
-    const { tile, sizes } = this.engine;
-    const counts = new Map<number, number>();
-    const fits = (adapter: number, rows: number): boolean => {
-      const all = new Map(counts).set(adapter, (counts.get(adapter) ?? 0) + rows);
-      return tilesFor(all.values(), tile) * tile.rows <= sizes.rows;
-    };
-    const grown = this.#active.filter(({ ids, kept }) => kept === ids.length - 1);
-    const isMany = grown.length > PASS_ROWS - PROMPT_ROWS;
-    // Where many are extended, prompts have a pass of their own between two of those sequences'.
-    this.#hasRead = isMany && grown.length < this.#active.length && !this.#hasRead;
-    const parts = (this.#hasRead ? [] : grown).map((of) => ({ of, read: of.kept, until: of.ids.length }));
-    for (const { of } of parts) counts.set(of.adapter, (counts.get(of.adapter) ?? 0) + 1);
-    let left = isMany && !this.#hasRead ? 0 : PASS_ROWS - parts.length;
+  /**
+   * Prompts, or pieces of long ones, that are read in a pass of their own: as many as there are rows for, and where an
+   * adapter's tiles are one product, one of each adapter. After a piece it is the turn of what is extended.
+   */
+  #prompts(): Part[] {
+    const { tile, sizes, reading } = this.engine;
+    if (this.#hasRead && this.#active.some((of) => of.kept >= of.wanted.prompt.length)) return [];
+    const parts: Part[] = [];
+    let left = sizes.rows;
     for (const of of this.#active) {
-      if (of.kept === of.ids.length - 1) continue;
-      let rows = Math.min(left, of.ids.length - of.kept);
-      while (rows > 0 && !fits(of.adapter, rows)) rows--;
-      if (rows === 0) continue;
-      counts.set(of.adapter, (counts.get(of.adapter) ?? 0) + rows);
+      const { length } = of.wanted.prompt;
+      if (of.kept >= length) continue;
+      const isLong = reading === "pieces" && length > PIECE;
+      const until = isLong ? Math.min(length, of.kept + PIECE) : length;
+      const rows = promptRows(until - of.kept, tile);
+      if (parts.length > 0 && isLong !== parts[0]!.of.wanted.prompt.length > PIECE) continue;
+      if (!tile.isApart && of.adapter >= 0 && parts.some((other) => other.of.adapter === of.adapter)) continue;
+      if (rows > left || !this.#pages.take(of, until)) continue;
       left -= rows;
-      parts.push({ of, read: of.kept, until: of.kept + rows });
+      parts.push({ of, read: of.kept, until });
     }
     return parts;
   }
 
-  /**
-   * The next prompts that there is room for in order: where an adapter's tiles are one product, one of each adapter, and each
-   * adapter's sequences in a tile of the passes to come.
-   */
-  #admit(): Active[] {
+  /** The next token of each sequence whose prompt has been read, and, where rows are free, as much of others as fits. */
+  #rows(): Part[] {
+    const { tile, sizes, reading } = this.engine;
+    const counts = new Map<number, number>();
+    const tilesNow = () => tilesFor(counts.values(), tile);
+    const parts: Part[] = [];
+    const put = (of: Active, rows: number) => {
+      counts.set(of.adapter, (counts.get(of.adapter) ?? 0) + rows);
+      parts.push({ of, read: of.kept, until: of.kept + rows });
+    };
+    const isExtended = reading === "rows" ? isGrown : (of: Active) => of.kept >= of.wanted.prompt.length;
+    for (const of of [...this.#active]) if (isExtended(of) && this.#make(of)) put(of, 1);
+    for (let i = parts.length - 1; i >= 0; i--) if (parts[i]!.of.pages.length === 0) parts.splice(i, 1); // gave way to others
+    if (reading !== "rows") return parts;
+    let left = promptRowsBeside(parts.length);
+    for (const [of, most] of inReadingOrder(this.#active.filter((of) => !isGrown(of)))) {
+      const { length } = of.wanted.prompt;
+      const end = of.kept < length ? length : of.ids.length;
+      let rows = Math.min(left, most, end - of.kept);
+      const before = counts.get(of.adapter) ?? 0;
+      const fits = (count: number) => {
+        counts.set(of.adapter, before + count);
+        const isIn = tilesNow() * tile.rows <= sizes.rows;
+        counts.set(of.adapter, before);
+        return isIn;
+      };
+      while (rows > 0 && !fits(rows)) rows--;
+      if (rows === 0 || !this.#resumes(of) || !this.#pages.take(of, of.kept + rows)) continue;
+      put(of, rows);
+      left -= rows;
+    }
+    return parts;
+  }
+
+  /** Whether a sequence has pages for its next token; those that came last give up theirs for it. */
+  #make(of: Active): boolean {
+    while (!this.#pages.take(of, of.kept + 1)) {
+      const last = this.#active.findLast(({ pages }) => pages.length > 0)!;
+      this.#pages.release(last);
+      last.kept = 0;
+      if (last === of) return false;
+    }
+    return true;
+  }
+
+  /** Whether one that gave up its pages has enough for more than the tokens that it had. */
+  #resumes(of: Active): boolean {
+    return of.pages.length > 0 || this.#pages.lacking(of, of.ids.length + 1) <= this.#pages.free;
+  }
+
+  /** Those that come next, in their owners' turns, where there are places, pages and, in tiles of passes to come, rows. */
+  #admit(): void {
     const { tile, sizes, shortPositions } = this.engine;
-    const admitted: Active[] = [];
-    let rows = 0;
-    if (this.#waiting.length === 0 || this.#places.length === 0) return admitted;
+    if (this.#waiting.length === 0 || this.#places.length === 0) return;
+    let free = this.#pages.free;
+    for (const of of this.#active) free -= this.#pages.lacking(of, of.ids.length + 1);
+    const counts = new Map<number, number>();
+    for (const { adapter } of this.#active) counts.set(adapter, (counts.get(adapter) ?? 0) + 1);
     for (const wanted of this.shares.inTurn([...this.#waiting], ownerOf)) {
       if (this.#places.length === 0) break;
       const { adapter, prompt, limit, seed } = wanted;
-      const others = [...this.#active, ...admitted];
-      const counts = new Map([[adapter, 1]]);
-      for (const other of others) counts.set(other.adapter, (counts.get(other.adapter) ?? 0) + 1);
-      const isFull = !tile.isApart && counts.get(adapter)! > tile.sameOrder.length;
-      const isRead = !tile.isApart && adapter >= 0 && admitted.some((other) => other.adapter === adapter);
-      const tiles = tilesFor(counts.values(), tile);
-      const needed = this.#isByRow(wanted) ? 0 : promptRows(prompt.length, tile);
-      if (isFull || isRead || rows + needed > sizes.rows || tiles * tile.rows > sizes.rows) continue;
-      rows += needed;
+      const pages = this.#pages.lacking({ pages: [] }, prompt.length + 1);
+      if (pages > free && this.#active.length > 0) break;
+      const count = (counts.get(adapter) ?? 0) + 1;
+      const tiles = tilesFor(new Map(counts).set(adapter, count).values(), tile);
+      if ((!tile.isApart && count > tile.sameOrder.length) || tiles * tile.rows > sizes.rows) continue;
+      counts.set(adapter, count);
+      free -= pages;
       this.#waiting.splice(this.#waiting.indexOf(wanted), 1);
       const place = this.#places.shift()!;
       this.shares.charge(ownerOf(wanted), prompt.length + limit);
       const rng = new Rng(seed, prompt.length, ...prompt);
       // By all that may come, so that what is kept is of the same rope to the end.
       const isLong = shortPositions !== null && prompt.length + limit > shortPositions;
-      admitted.push({ wanted, adapter, ids: [...prompt], firstRow: place * sizes.cache.capacity, place, rng, isLong, kept: 0 });
+      const firstRow = place * rowsOfSequence(sizes.cache);
+      this.#active.push({ wanted, adapter, ids: [...prompt], firstRow, place, pages: [], rng, isLong, kept: 0 });
     }
-    return admitted;
   }
 
   #extend(of: Active, next: Omit<NextToken, "end">): void {
@@ -235,7 +293,23 @@ export class Decoding {
     this.shares.refund(ownerOf(of.wanted), prompt.length + limit - of.ids.length);
     this.#active.splice(this.#active.indexOf(of), 1);
     this.#places.push(of.place);
+    this.#pages.release(of);
   }
+}
+
+/** Whether all but its last token has been read. */
+const isGrown = ({ ids, kept }: Active): boolean => kept === ids.length - 1;
+
+/**
+ * What is read next, and how much of each at most: half of the rows are for the one that came first, so that it is read however
+ * many short ones come, the others for those that end soonest, and what these leave for the first again.
+ */
+function* inReadingOrder(reading: readonly Active[]): Generator<readonly [Active, number]> {
+  const first = reading[0];
+  if (!first) return;
+  yield [first, PIECE / 2];
+  const left = ({ ids, kept }: Active) => ids.length - kept;
+  for (const of of reading.slice(1).sort((a, b) => left(a) - left(b))) yield [of, PIECE];
 }
 
 const choiceOf = ({ wanted: { sampling, logits = false }, rng }: Active): TokenChoice => {

@@ -9,6 +9,7 @@ import { hash, Rng } from "../base/rng.ts";
 import type { Sampling } from "../base/sample.ts";
 import { maxOf, median, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import type { KernelSpan } from "../bus/messages.ts";
 import { describeDevice } from "../engine/probe.ts";
 import { fillUniform } from "../files/factors.ts";
 import type { Placed, PoolAdapter } from "../methods/adapter.ts";
@@ -73,7 +74,7 @@ export async function benchmarkGeneration(options: GenerationBenchmarkOptions) {
   await using engine = await openGeneration(plan, { randomSeed: 1 }, adapters);
 
   /** The time of each pass, and of those that read prompts, in ms; the tokens of each sequence. */
-  const generateAll = async (limit: number) => {
+  const generateAll = async (limit: number, passed?: (isReading: boolean) => Promise<void>) => {
     const decoding = new Decoding(engine);
     const found = wanted.map((): number[] => []);
     let got = 0;
@@ -93,6 +94,7 @@ export async function benchmarkGeneration(options: GenerationBenchmarkOptions) {
     for (let last = began; !decoding.isIdle; last = now()) {
       const kind = await decoding.pass();
       (kind === "prompts" ? reading : extending).push(now() - last);
+      await passed?.(kind === "prompts");
     }
     return { ms: now() - began, got, reading, extending, found };
   };
@@ -101,10 +103,13 @@ export async function benchmarkGeneration(options: GenerationBenchmarkOptions) {
   const measured: Awaited<ReturnType<typeof generateAll>>[] = [];
   for (const _ of range(rounds)) measured.push(await generateAll(newTokens));
   const tracer = await Tracer.open(engine.bus);
+  const kernels = { reading: [] as KernelSpan[], extending: [] as KernelSpan[] };
   await tracer.record({ passes: false, kernels: true });
-  await generateAll(Math.min(newTokens, 2));
+  await generateAll(Math.min(newTokens, 2), async (isReading) => {
+    await tracer.collect();
+    for (const trace of tracer.traces) (isReading ? kernels.reading : kernels.extending).push(...trace.kernels.splice(0));
+  });
   await tracer.record({ passes: false, kernels: false });
-  const kernels = Object.entries(byKernel(tracer.traces.flatMap((trace) => trace.kernels)));
   const passes = measured.flatMap(({ extending }) => extending);
   const speeds = measured.map(({ ms, got }) => (1000 * got) / ms);
   return {
@@ -130,8 +135,9 @@ export async function benchmarkGeneration(options: GenerationBenchmarkOptions) {
     longest_pass_ms: rounded(maxOf(passes), 3),
     reading_ms: rounded(median(measured.map(({ reading }) => sum(reading))), 1),
     reading_passes: measured[0]!.reading.length,
-    /** The prompts' passes and one that extends; empty where the device takes no times. */
-    kernel_ms: Object.fromEntries(kernels.map(([name, ms]) => [name, rounded(ms, 3)])),
+    /** Of all prompts' passes, and of one that extends; empty where the device takes no times. */
+    reading_kernel_ms: timesOf(kernels.reading),
+    kernel_ms: timesOf(kernels.extending),
     /** A hash of all tokens: the same sequences give the same. */
     tokens_hash: hash(...measured[0]!.found.map((tokens) => hash(...tokens))),
     peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
@@ -150,5 +156,8 @@ function randomFactors(spec: ModelSpec, adapter: Placed & Pick<PoolAdapter, "met
     return { ...at, values };
   });
 }
+
+const timesOf = (kernels: readonly KernelSpan[]): Record<string, number> =>
+  Object.fromEntries(Object.entries(byKernel(kernels)).map(([name, ms]) => [name, rounded(ms, 3)]));
 
 const rounded = (value: number, digits: number): number => Number(value.toFixed(digits));

@@ -10,7 +10,7 @@ import type { FactorTensor } from "../methods/layout.ts";
 import { type GenerationPlan, tileOf } from "../plan/generation.ts";
 import { engineOver, type GenerationEngine } from "./generate.ts";
 import { blocksOf } from "./parameters.ts";
-import { readsByRow } from "./reads-by-row.ts";
+import { readingOn } from "./reading.ts";
 
 /** An adapter with all its parameters. */
 export type LoadedAdapter = PoolAdapter & { readonly factors: readonly FactorTensor[] };
@@ -40,7 +40,7 @@ export async function openGeneration(
       sizes,
       tile: tileOf(device),
       shortPositions: shortPositions(plan.spec),
-      readsByRow: readsByRow(plan),
+      reading: readingOn(plan),
     }),
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };

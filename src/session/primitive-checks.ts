@@ -7,7 +7,7 @@ import type { PolicyLoss } from "../objectives/policy.ts";
 import { isContrastive, isPreference, type Objective, referenceOf, rowKindOf } from "../objectives/registry.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Optimizer } from "../recipe/recipe.ts";
-import { promptRows } from "../schedule/decode.ts";
+import { PIECE, promptRows } from "../schedule/decode.ts";
 import { longestSequence, type Row, segmentRows, sequencesOf, type Tokens } from "../schedule/pack.ts";
 import type { GenerationEngine } from "./generate.ts";
 
@@ -178,7 +178,7 @@ export function checkOptimizer(name: string, own: Optimizer, given: Partial<Opti
 /** Throws a RequestError, `primitives.sample`. */
 export function checkPrompts(
   { spec }: Plan,
-  { sizes, tile }: Pick<GenerationEngine, "sizes" | "tile">,
+  { sizes, tile, reading }: Pick<GenerationEngine, "sizes" | "tile" | "reading">,
   prompts: readonly ArrayLike<number>[],
   options: {
     readonly maxTokens: number;
@@ -207,7 +207,8 @@ export function checkPrompts(
     const unknown = Array.from(prompt).findIndex((id) => !isWhole(id, 0, spec.vocab - 1));
     if (unknown >= 0) throw refuse(`prompt ${i}: token ${unknown} is ${prompt[unknown]}; the model has ${spec.vocab}`);
     const most = Math.min(capacity, spec.maxPositions);
-    if (length + maxTokens > most || promptRows(length, tile) > sizes.rows)
+    const atOnce = reading === "whole" ? length : Math.min(length, PIECE);
+    if (length + maxTokens > most || (reading !== "rows" && promptRows(atOnce, tile) > sizes.rows))
       throw refuse(
         `prompt ${i} of ${length} tokens and ${maxTokens} more: a sequence has ${most} at most`,
         most < spec.maxPositions ? "open the primitives with a cache of more capacity" : "give it a shorter prompt",

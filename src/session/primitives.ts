@@ -38,7 +38,7 @@ import {
 import { checkOptimizer, checkPrompts } from "./primitive-checks.ts";
 import { AdapterFiles, loadFrom } from "./primitive-files.ts";
 import { cutBaseRows, cutRows } from "./primitive-segments.ts";
-import { readsByRow } from "./reads-by-row.ts";
+import { readingOn } from "./reading.ts";
 import { Sampler } from "./sampler.ts";
 import { squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
@@ -98,7 +98,7 @@ export class Primitives implements AsyncDisposable {
     const { stages, device, slots } = plan;
     this.#files = new AdapterFiles(plan);
     const { sizes } = stages[0]!;
-    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec), readsByRow: readsByRow(plan) };
+    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec), reading: readingOn(plan) };
     this.#engine = sizes.cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache: sizes.cache } }) : null;
     const turns = new PassTurns();
     const passes = new TrainingPasses(bus);

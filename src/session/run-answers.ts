@@ -9,7 +9,7 @@ import type { AdapterState } from "./adapter-state.ts";
 import { engineOver } from "./decoding.ts";
 import { runThrough } from "./evaluate.ts";
 import { PassTurns } from "./pass-turns.ts";
-import { readsByRow } from "./reads-by-row.ts";
+import { readingOn } from "./reading.ts";
 import { type Answering, RolloutMaker, type Rollouts, type ScoreOptions } from "./rollouts.ts";
 import { Sampler } from "./sampler.ts";
 import { Shares } from "./shares.ts";
@@ -28,7 +28,7 @@ export class RunAnswers {
     notice: (adapter: AdapterPlan, text: string) => void,
   ) {
     const { sizes } = plan.stages[0]!;
-    const engine = { tile: tileOf(plan.device), shortPositions: shortPositions(plan.spec), readsByRow: readsByRow(plan) };
+    const engine = { tile: tileOf(plan.device), shortPositions: shortPositions(plan.spec), reading: readingOn(plan) };
     const over = engineOver(bus, { ...engine, sizes: { ...sizes, cache: sizes.cache! } });
     this.#sampler = new Sampler(over, new PassTurns(), new Shares());
     const { tokensPerMicrobatch } = plan;

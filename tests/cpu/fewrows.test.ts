@@ -5,6 +5,7 @@ import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { decode, prefill } from "../../src/schedule/decode.ts";
 import { fewRowsLikeFloat64 } from "../helpers/fewrows.ts";
+import { fusesRows } from "../helpers/fewrows-fused.ts";
 import { ADAPTERS, generated, nextLogits, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
 import { tinyFamilies } from "../helpers/tiny.ts";
 
@@ -12,6 +13,8 @@ import { tinyFamilies } from "../helpers/tiny.ts";
 class RowDevice extends CpuDevice {
   override readonly hasFewRows = true;
 }
+
+describe("linears with what follows them, on the cpu", () => fusesRows(() => new CpuDevice(2), 0.1 ** 6));
 
 describe("sequences that are extended by row", () => {
   for (const [family, spec] of Object.entries(tinyFamilies)) {

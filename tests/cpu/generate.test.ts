@@ -1,9 +1,10 @@
 // Generation: what is kept is what would be computed anew, and a sequence's tokens do not depend on what is co-batched.
 
 import { describe, expect, test } from "bun:test";
-import { range } from "../../src/base/shape.ts";
+import { range, sum } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { chooseDevice } from "../../src/device/open.ts";
+import { PAGE } from "../../src/ops/decode.ts";
 import { generationBytes, planGeneration, tileOf } from "../../src/plan/generation.ts";
 import { decode, prefill, tiledRows } from "../../src/schedule/decode.ts";
 import { ADAPTERS, generated, nextLogits, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
@@ -105,20 +106,36 @@ describe("memory", () => {
   const report = chooseDevice("cpu", "fp32");
   const spec = tinyFamilies["llama"]!;
   const named = ADAPTERS.map((adapter, i) => ({ ...adapter, name: `a${i}` }));
-  const wishes = range(100).map((i) => ({ adapter: (i % 4) - 1, prompt: 3 + i, limit: 20 }));
+  const wishes = range(100).map((i) => ({ adapter: (i % 4) - 1, prompt: 3 + i, limit: 100 }));
   const planned = (freeBytes: number) => planGeneration(spec, { ...report, freeBytes }, named, wishes, "dense").stages[0].sizes;
 
   test("as much as there is decides how many sequences grow at once", () => {
     const most = planned(2 ** 30);
-    expect(most).toMatchObject({ cache: { sequences: 48, capacity: 122 }, slots: 3, rows: 288 });
+    const pagesFor = (tokens: (of: (typeof wishes)[number]) => number, sequences: number) =>
+      sum(
+        wishes
+          .map((of) => Math.ceil(tokens(of) / PAGE))
+          .sort((a, b) => b - a)
+          .slice(0, sequences),
+      );
+    const all = pagesFor(({ prompt, limit }) => prompt + limit, 48);
+    expect(most).toMatchObject({ cache: { sequences: 48, capacity: 202, pages: all }, slots: 3, rows: 288 });
     expect(most.products.dora!.length).toBeGreaterThan(0);
-    const sizesFor = (sequences: number) => {
+    // Each with pages for its prompt and half of what may follow, and one of them for all that it may come to.
+    const enough = (sequences: number, more = 0) => {
       const targets = tiledRows(sequences, tileOf(report));
-      return { ...most, targets, cache: { ...most.cache, sequences } };
+      const pages =
+        more +
+        Math.max(
+          Math.ceil(202 / PAGE),
+          pagesFor(({ prompt, limit }) => prompt + limit / 2, sequences),
+        );
+      return { bytes: generationBytes(spec, report, { ...most, targets, cache: { sequences, capacity: 202, pages } }), pages };
     };
-    const enough = (sequences: number) => generationBytes(spec, report, sizesFor(sequences));
-    expect(planned(enough(12) / 0.7 + 1).cache.sequences).toBe(12);
-    expect(planned(enough(12) / 0.7 - 1).cache.sequences).toBe(6);
-    expect(() => planned(enough(1) / 0.7 - 1)).toThrow("one sequence of 122 tokens needs");
+    const found = (bytes: number) => planned(bytes / 0.7 + 1).cache;
+    expect(found(enough(12).bytes)).toMatchObject({ sequences: 12, pages: enough(12).pages });
+    expect(found(enough(12, 5).bytes)).toMatchObject({ sequences: 12, pages: enough(12, 5).pages });
+    expect(planned(enough(12).bytes / 0.7 - 1).cache.sequences).toBe(6);
+    expect(() => planned(enough(1).bytes / 0.7 - 1)).toThrow("one sequence of 202 tokens needs");
   });
 });

@@ -3,10 +3,23 @@
 import { CudaDevice } from "../../src/device/cuda.ts";
 import { choosesAsHosts } from "../helpers/choose.ts";
 import { fewRowsLikeFloat64 } from "../helpers/fewrows.ts";
+import { fusesRows } from "../helpers/fewrows-fused.ts";
+import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
+import { sharesPages } from "../helpers/pages.ts";
 
 needs("gpu")("a linear layer over few rows in f32", () => fewRowsLikeFloat64(() => new CudaDevice("f32"), 1e-5, true));
 // Rounded to bf16 once: a part in 2^8 at most.
 needs("gpu")("a linear layer over few rows in bf16", () => fewRowsLikeFloat64(() => new CudaDevice("bf16"), 2 ** -8, true));
+needs("gpu")("linears with what follows them in f32", () => fusesRows(() => new CudaDevice("f32"), 1e-6));
+needs("gpu")("linears with what follows them in bf16", () => fusesRows(() => new CudaDevice("bf16"), 2 ** -8));
 needs("gpu")("next tokens in f32", () => choosesAsHosts(() => new CudaDevice("f32")));
 needs("gpu")("next tokens in bf16", () => choosesAsHosts(() => new CudaDevice("bf16")));
+
+needs("gpu")("pages of the cache", () => {
+  for (const compute of ["f32", "bf16"] as const)
+    for (const name of ["llama", "mistral", "qwen2"])
+      sharesPages(`${name} in ${compute}`, () => new CudaDevice(compute), gpuFamilies[name]!);
+  for (const name of ["qwen3moe", "qwen3next"])
+    sharesPages(`${name} in bf16`, () => new CudaDevice("bf16"), sparseGpuFamilies[name]!);
+});

@@ -6,7 +6,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
-import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
+import { attentionDecode, cacheWrite, PAGE } from "../../src/ops/decode.ts";
 
 type Case = {
   readonly heads: number;
@@ -55,9 +55,21 @@ const opened = (device: Device) => {
 const random = (rng: Rng, count: number): Float32Array =>
   toF32(new Uint8Array(toBf16(Float32Array.from({ length: count }, () => rng.normal())).buffer), "bf16");
 
-/** Rows of the cache before each sequence's first. */
-const firstRows = LENGTHS.map((_, i) => 3 + LENGTHS.slice(0, i).reduce((rows, length) => rows + length + 2, 0));
-const CACHE_ROWS = 3 + LENGTHS.reduce((rows, length) => rows + length + 2, 0);
+/** Pages of a sequence, and rows before each sequence's first, as they count. */
+const OWN = Math.ceil(Math.max(...LENGTHS) / PAGE);
+const firstRows = LENGTHS.map((_, i) => i * OWN * PAGE);
+const PAGES = LENGTHS.length * OWN;
+
+/** Pages in any order. */
+function shuffled(rng: Rng, pages: number): number[] {
+  const order = range(pages);
+  for (let i = pages - 1; i > 0; i--) {
+    const j = rng.below(i + 1);
+    [order[i], order[j]] = [order[j]!, order[i]!];
+  }
+  return order;
+}
+const rowIn = (pages: readonly number[]) => (row: number) => pages[Math.floor(row / PAGE)]! * PAGE + (row % PAGE);
 
 export function decodesLikeFloat64(open: () => Device, limit: number): void {
   test.each(CASES)("attention over what is kept: %o", async (of) => {
@@ -66,14 +78,18 @@ export function decodesLikeFloat64(open: () => Device, limit: number): void {
     const on = opened(device);
     const rng = new Rng(67, headDim);
     const [W, K] = [(heads + 2 * kvHeads) * headDim, kvHeads * headDim];
-    const [qkv, cache] = [random(rng, LENGTHS.length * W), random(rng, CACHE_ROWS * 2 * K)];
+    const [qkv, kept] = [random(rng, LENGTHS.length * W), random(rng, PAGES * PAGE * 2 * K)];
     const bounds = LENGTHS.flatMap((length, i) => [firstRows[i]!, firstRows[i]! + length]);
-    const run = async (rows: readonly number[]) => {
+    const run = async (rows: readonly number[], pages = shuffled(rng, PAGES)) => {
       const M = rows.length;
+      const cache = new Float32Array(kept.length);
+      for (const row of range(PAGES * PAGE))
+        cache.set(kept.subarray(row * 2 * K, (row + 1) * 2 * K), rowIn(pages)(row) * 2 * K);
       const part = Float32Array.from(rows.flatMap((row) => [...qkv.subarray(row * W, (row + 1) * W)]));
       const out = on.values(new Float32Array(M * heads * headDim).fill(Number.NaN), M, heads * headDim);
       attentionDecode(device, {
-        ...{ qkv: on.values(part, M, W), cache: on.values(cache, CACHE_ROWS, 2 * K), out, sinks: null },
+        ...{ qkv: on.values(part, M, W), cache: on.values(cache, PAGES * PAGE, 2 * K), out, sinks: null, tiles: null },
+        pages: on.ints(pages, PAGES),
         ...{ scale: headDim ** -0.5, ...of },
         bounds: on.ints(
           rows.flatMap((row) => [bounds[2 * row]!, bounds[2 * row + 1]!]),
@@ -88,7 +104,7 @@ export function decodesLikeFloat64(open: () => Device, limit: number): void {
       for (const head of range(heads)) {
         const first = firstRows[row]! + Math.max(0, window === 0 ? 0 : length - window);
         const keys = range(firstRows[row]! + length - first).map((j) => first + j);
-        const kv = (j: number, d: number) => cache[j * 2 * K + Math.floor((head * kvHeads) / heads) * headDim + d]!;
+        const kv = (j: number, d: number) => kept[j * 2 * K + Math.floor((head * kvHeads) / heads) * headDim + d]!;
         const q = (d: number) => qkv[row * W + head * headDim + d]!;
         const product = (j: number) => headDim ** -0.5 * range(headDim).reduce((sum, d) => sum + q(d) * kv(j, d), 0);
         const scores = keys.map((j) => (cap > 0 ? cap * Math.tanh(product(j) / cap) : product(j)));
@@ -112,20 +128,64 @@ export function decodesLikeFloat64(open: () => Device, limit: number): void {
       expect([...others.subarray(i * width, (i + 1) * width)]).toEqual([...got.subarray(row * width, (row + 1) * width)]);
   });
 
+  test.each(CASES)("rows of a prompt attend as each of them by itself, however they are cut: %o", async (of) => {
+    const { heads, kvHeads, headDim } = of;
+    using device = open();
+    const on = opened(device);
+    const rng = new Rng(71, headDim);
+    const [W, K] = [(heads + 2 * kvHeads) * headDim, kvHeads * headDim];
+    // Two prompts' rows, and in between one that is extended by itself.
+    const seen = [...range(90).map((i) => [0, i + 7]), [4, 100], ...range(5).map((i) => [2, i + 1])] as [number, number][];
+    const M = seen.length;
+    const pages = shuffled(rng, PAGES);
+    const args = {
+      ...{ qkv: on.values(random(rng, M * W), M, W), pages: on.ints(pages, PAGES), sinks: null },
+      ...{ cache: on.values(random(rng, PAGES * PAGE * 2 * K), PAGES * PAGE, 2 * K), scale: headDim ** -0.5, ...of },
+    };
+    const run = async (tiles: readonly (readonly [number, number])[]) => {
+      const out = on.values(new Float32Array(M * heads * headDim).fill(Number.NaN), M, heads * headDim);
+      const isRead = (m: number) => tiles.some(([first, rows]) => m >= first && m < first + rows);
+      const bounds = seen.flatMap(([of, length], m) => {
+        const first = of * OWN * PAGE;
+        return [isRead(m) ? ~first : first, first + length];
+      });
+      const of = tiles.length > 0 ? on.ints(tiles.flat(), tiles.length, 2) : null;
+      attentionDecode(device, { ...args, out, tiles: of, bounds: on.ints(bounds, M, 2) });
+      return on.read(out);
+    };
+    const apart = await run([]);
+    // biome-ignore format: a line for each
+    const cuts = [
+      [[0, 64], [64, 26], [91, 5]],
+      [[0, 1], [1, 63], [64, 17], [81, 9], [91, 2], [93, 3]],
+    ] as const;
+    const [one, other] = [await run(cuts[0]), await run(cuts[1])];
+    expect([...other]).toEqual([...one]);
+    let [difference, size] = [0, 0];
+    for (const [i, value] of apart.entries()) {
+      difference += (value - one[i]!) ** 2;
+      size += value ** 2;
+    }
+    expect(Math.sqrt(difference / size)).toBeLessThan(2 * limit);
+  });
+
   test("keys and values are kept where they belong, and nothing else is touched", async () => {
     for (const { heads, kvHeads, headDim } of CASES) {
       using device = open();
       const on = opened(device);
       const rng = new Rng(7, headDim);
       const [W, K] = [(heads + 2 * kvHeads) * headDim, kvHeads * headDim];
-      const places = [4, -1, 0, 19, -(2 ** 31), 7];
-      const [qkv, before] = [random(rng, places.length * W), random(rng, 20 * 2 * K)];
-      const cache = on.values(before, 20, 2 * K);
-      const args = { qkv: on.values(qkv, places.length, W), places: on.ints(places, places.length), cache };
+      const places = [4, -1, 0, 2 * PAGE + 19, -(2 ** 31), PAGE + 7];
+      const pages = shuffled(rng, 4);
+      const [qkv, before] = [random(rng, places.length * W), random(rng, 4 * PAGE * 2 * K)];
+      const cache = on.values(before, 4 * PAGE, 2 * K);
+      const args = {
+        ...{ qkv: on.values(qkv, places.length, W), places: on.ints(places, places.length), cache, pages: on.ints(pages, 4) },
+      };
       cacheWrite(device, { ...args, heads, kvHeads, headDim });
       const want = before.slice();
       for (const [row, place] of places.entries())
-        if (place >= 0) want.set(qkv.subarray(row * W + heads * headDim, (row + 1) * W), place * 2 * K);
+        if (place >= 0) want.set(qkv.subarray(row * W + heads * headDim, (row + 1) * W), rowIn(pages)(place) * 2 * K);
       expect([...(await on.read(cache))]).toEqual([...want]);
     }
   });

@@ -18,6 +18,8 @@ type Case = {
   readonly rows: number;
   readonly bias?: boolean;
   readonly residual?: boolean;
+  /** Every other adapter has a gain of each column. */
+  readonly gains?: boolean;
 };
 
 const CASES: Readonly<Record<string, Case>> = {
@@ -30,8 +32,9 @@ const CASES: Readonly<Record<string, Case>> = {
       [64, 17, 1],
     ],
     rows: 21,
+    gains: true,
   },
-  "one linear, deep": { K: 4352, columns: [136], ranks: [[16], [5], [256]], rows: 70, residual: true },
+  "one linear, deep": { K: 4352, columns: [136], ranks: [[16], [5], [256]], rows: 70, residual: true, gains: true },
   "one row": { K: 2056, columns: [64, 64], ranks: [[8, 0]], rows: 1, bias: true },
   "no adapter": { K: 1024, columns: [520], ranks: [], rows: 9, bias: true, residual: true },
   "many rows": {
@@ -55,7 +58,7 @@ const ROOM = 2 ** 26;
 
 /** `isInvariant`: rows have the same bits alone, as on devices that extend sequences so. */
 export function fewRowsLikeFloat64(open: () => Device, tolerance: number, isInvariant: boolean): void {
-  for (const [name, { K, columns, ranks, rows, bias = false, residual = false }] of Object.entries(CASES))
+  for (const [name, { K, columns, ranks, rows, bias = false, residual = false, gains = false }] of Object.entries(CASES))
     test(name, async () => {
       using device = open();
       device.reserveScratch(ROOM);
@@ -88,6 +91,15 @@ export function fewRowsLikeFloat64(open: () => Device, tolerance: number, isInva
           if (ranks[l]![g]! > 0)
             for (const [which, values] of [a, b].entries())
               addresses[(l * G + g) * 4 + which] = BigInt(put(compute, values, values.length).ptr);
+      const gainOf = ranks.map((own, l) =>
+        Float32Array.from({ length: N }, (_, n) => {
+          const g = firstColumn.findLastIndex((first) => first <= n);
+          return gains && l % 2 === 0 && own[g]! > 0 ? 1 + 0.3 * rng.normal() : 1;
+        }),
+      );
+      const vectors = new BigInt64Array(Math.max(1, ranks.length) * G * 4);
+      for (const [l, values] of gainOf.entries()) vectors[l * G * 4 + 2] = BigInt(put("f32", values, N).ptr);
+      const decomposed = Int32Array.from(ranks, (_, l) => (gains && l % 2 === 0 ? 1 : 0));
       const rowAdapter = put("i32", Int32Array.from(adapterOf), rows);
       const lora: RowAdapters | null =
         ranks.length === 0
@@ -99,6 +111,9 @@ export function fewRowsLikeFloat64(open: () => Device, tolerance: number, isInva
               ranks: put("i32", Int32Array.from(ranks.flat()), ranks.length, G),
               scale: put("f32", Float32Array.from(of.flatMap((own) => own.map(({ scale }) => scale))), ranks.length, G),
               firstColumn,
+              gains: gains
+                ? { vectors: put("i64", vectors, ranks.length, G, 4), decomposed: put("i32", decomposed, ranks.length) }
+                : null,
             };
       const [X, W, Y] = [put(compute, x, rows, K), put(compute, w, N, K), put(compute, r, rows, N)];
       const B = bias ? put(compute, b, N) : null;
@@ -122,8 +137,8 @@ export function fewRowsLikeFloat64(open: () => Device, tolerance: number, isInva
           for (const i of range(width)) {
             const n = firstColumn[g]! + i;
             const added = s.reduce((total, value, j) => total + value * of[l]![g]!.b[j * width + i]!, 0);
-            const want =
-              dot(w, n) + (bias ? b[n]! : 0) + (residual ? r[m * N + n]! : 0) + (rank > 0 ? of[l]![g]!.scale * added : 0);
+            const product = dot(w, n) + (rank > 0 ? of[l]![g]!.scale * added : 0);
+            const want = product * (l < 0 ? 1 : gainOf[l]![n]!) + (bias ? b[n]! : 0) + (residual ? r[m * N + n]! : 0);
             worst = Math.max(worst, Math.abs(all[m * N + n]! - want) / (1 + Math.abs(want)));
           }
         }

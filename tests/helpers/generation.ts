@@ -6,8 +6,6 @@ import type { Sampling } from "../../src/base/sample.ts";
 import { alignUp, range, sizeOf, sum } from "../../src/base/shape.ts";
 import { type ModelSpec, shortPositions } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
-import { programOf } from "../../src/engine/program.ts";
-import { extendsByRow } from "../../src/engine/row-pass.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearShape } from "../../src/families/linears.ts";
@@ -17,9 +15,10 @@ import { factorShape } from "../../src/methods/registry.ts";
 import { tableShape } from "../../src/methods/tables.ts";
 import { blockBytes, lowSizes, lowWidths, productSizes } from "../../src/plan/adapter-memory.ts";
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
-import { tiledRows } from "../../src/schedule/decode.ts";
+import { PIECE, tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
 import { type Generation, type GenerationEngine, generate } from "../../src/session/generate.ts";
+import { readingOf } from "../../src/session/reading.ts";
 import { writeAdapter } from "./factors.ts";
 import { adapterOn, LINEARS, randomFill, wholeModel } from "./tiny.ts";
 
@@ -56,6 +55,10 @@ export type TinyGenerator = Disposable & GenerationEngine & { readonly stage: St
 
 type GeneratorOptions = {
   readonly sequences?: number;
+  /** Pages of the cache; left out, as many as all sequences may come to. */
+  readonly pages?: number;
+  /** Tokens of a sequence, at most. */
+  readonly capacity?: number;
   readonly format?: WeightFormat;
   /** The base model's weights; left out, random ones. */
   readonly fill?: FillTensor;
@@ -67,13 +70,19 @@ type GeneratorOptions = {
 export async function tinyGenerator(
   device: Device,
   spec: ModelSpec,
-  { sequences = 8, format = "dense", fill = randomFill(device, 1), factors = factorsFor }: GeneratorOptions = {},
+  {
+    sequences = 8,
+    pages,
+    capacity = 128,
+    format = "dense",
+    fill = randomFill(device, 1),
+    factors = factorsFor,
+  }: GeneratorOptions = {},
   wanted: readonly PoolAdapter[] = ADAPTERS,
 ): Promise<TinyGenerator> {
   const adapters = wanted.map((adapter) => adapterOn(spec, adapter));
   const tile = device.hasFewRows ? { ...tileOf(device), isApart: true } : tileOf(device);
-  const rows = alignUp(160, device.rowTile) + (adapters.length + 1) * device.rowTile;
-  const capacity = 128;
+  const rows = alignUp(Math.max(160, Math.min(capacity, PIECE)), device.rowTile) + (adapters.length + 1) * device.rowTile;
   const sizes: GenerationSizes = {
     slots: Math.max(1, adapters.length),
     rows,
@@ -89,7 +98,7 @@ export async function tinyGenerator(
     inFlight: 0,
     positions: capacity,
     format,
-    cache: { sequences, capacity },
+    cache: { sequences, capacity, ...(pages === undefined ? {} : { pages }) },
   };
   const config = { spec, layerRange: wholeModel(spec), sizes };
   const stage = await Stage.open(device, config, fill, { previous: null, next: null });
@@ -98,13 +107,12 @@ export async function tinyGenerator(
     await writeAdapter(stage, slot, factors(spec, adapter, 50 + slot));
   }
   const run = async (pass: GenerationBatch) => (await stage.decode(pass))!;
-  const readsByRow = device.hasFewRows && extendsByRow(programOf(spec, wholeModel(spec)), sizes, spec);
   return {
     stage,
     tile,
     sizes,
     shortPositions: shortPositions(spec),
-    readsByRow,
+    reading: readingOf(spec, [device.kind]),
     run,
     [Symbol.dispose]: () => stage[Symbol.dispose](),
   };

@@ -23,6 +23,7 @@ import { CHOICE_WIDTH, chooseTokens } from "../../src/ops/choose.ts";
 import { convolutionDecode, convolutionKeep } from "../../src/ops/convolution.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { deltaDecode } from "../../src/ops/deltanet.ts";
+import { fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
 import { fewRowsForward } from "../../src/ops/fewrows.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
@@ -113,8 +114,10 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   const cache = arena.tensor(gpu.compute, 8, 2 * kvHeads * headDim);
   const [places, bounds] = [arena.tensor("i32", 4), arena.tensor("i32", 4, 2)];
   const out = arena.tensor(gpu.compute, 4, heads * headDim);
-  cacheWrite(gpu, { qkv, places, cache, heads, kvHeads, headDim });
-  attentionDecode(gpu, { qkv, cache, bounds, sinks: null, out, heads, kvHeads, headDim, scale: 1, window: 0, cap: 0 });
+  const [pages, tiles] = [arena.tensor("i32", 2), arena.tensor("i32", 1, 2)];
+  cacheWrite(gpu, { qkv, places, pages, cache, heads, kvHeads, headDim });
+  const attending = { qkv, cache, pages, bounds, tiles, sinks: null, out, heads, kvHeads, headDim };
+  attentionDecode(gpu, { ...attending, scale: 1, window: 0, cap: 0 });
   const [x, y] = [arena.tensor(gpu.compute, 8, 64), arena.tensor(gpu.compute, 4, 64)];
   poolForward(gpu, { x, bounds, y });
   poolBackward(gpu, { dy: y, bounds, dx: x });
@@ -179,23 +182,43 @@ function launchConvolved(gpu: DryGpu, { hidden: C }: ModelSpec): void {
 
 /** What is left of generation: few rows, each with its own adapter, and the tokens that are chosen of their logits. */
 function launchFew(gpu: DryGpu): void {
-  using arena = new Arena(gpu, 1 << 22, "a test");
+  using arena = new Arena(gpu, 1 << 23, "a test");
   const [N, K, G] = [64, 96, 2];
   const weight = arena.tensor(gpu.compute, N, K);
-  gpu.reserveScratch(fewRowsScratch({ M: MOST_ROWS, K, N, W: G * RANK_TILE, dense: null }).bytes);
+  gpu.reserveScratch(fewRowsScratch({ M: MOST_ROWS, K, N: 512, W: G * RANK_TILE, dense: null }).bytes);
   const tables = {
     span: { least: 4, most: 4 },
     factors: arena.tensor("i64", 1, G, 4),
     ranks: arena.tensor("i32", 1, G),
     scale: arena.tensor("f32", 1, G),
     firstColumn: [0, 32, N],
+    gains: null,
   };
-  for (const rows of [1, 17, 65, MOST_ROWS]) {
+  for (const rows of [1, 17, 65, 129, MOST_ROWS]) {
     const [x, y] = [arena.tensor(gpu.compute, rows, K), arena.tensor(gpu.compute, rows, N)];
     const lora = { ...tables, rowAdapter: arena.tensor("i32", rows) };
     for (const bias of [null, arena.tensor(gpu.compute, N)])
       for (const residual of [null, y])
         for (const adapters of [null, lora]) fewRowsForward(gpu, { x, weight, bias, residual, y, lora: adapters });
+    const h = arena.tensor(gpu.compute, rows, N / 2);
+    for (const bias of [null, arena.tensor(gpu.compute, N)])
+      for (const adapters of [null, lora]) fewRowsSwiglu(gpu, { x, weight, bias, y, h, lora: adapters });
+  }
+  for (const headDim of [24, 64, 128]) {
+    const [rows, heads, kvHeads] = [3, 2, 1];
+    const N = (heads + 2 * kvHeads) * headDim;
+    const [x, out] = [arena.tensor(gpu.compute, rows, K), arena.tensor(gpu.compute, rows, N)];
+    const lora = { ...tables, rowAdapter: arena.tensor("i32", rows), firstColumn: [0, heads * headDim, N] };
+    const kept = { cache: arena.tensor(gpu.compute, 64, 2 * headDim), pages: arena.tensor("i32", 2) };
+    const angles = { cos: arena.tensor("f32", 9, headDim / 2), sin: arena.tensor("f32", 9, headDim / 2), queryScale: null };
+    const rotation = { positions: arena.tensor("i32", rows), ...angles, rotated: headDim, eps: 1e-6, heads, kvHeads, headDim };
+    for (const norm of [null, arena.tensor("f32", headDim)])
+      for (const bias of [null, arena.tensor(gpu.compute, N)])
+        for (const adapters of [null, lora]) {
+          const product = { x, weight: arena.tensor(gpu.compute, N, K), bias, lora: adapters };
+          const places = arena.tensor("i32", rows);
+          fewRowsRope(gpu, { ...product, ...rotation, ...kept, places, y: out, out, qWeight: norm, kWeight: norm });
+        }
   }
   const [logits, settings] = [arena.tensor(gpu.compute, 3, 40), arena.tensor("f32", 3, CHOICE_WIDTH)];
   const of = { logits, settings, classes: 37, targets: arena.tensor("i32", 3), chosen: arena.tensor("f32", 3, CHOICE_WIDTH) };

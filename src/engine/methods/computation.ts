@@ -44,6 +44,11 @@ export type OwnRows = {
    * Adds to the gradients of its tensors, and returns that of the low-rank product's output; other rows are dy's. `isKept`:
    * `product` is as forward left it.
    */
+  /**
+   * Whether a row is a LoRA's product times the derived vector `gain`, before bias and residual: rows that find their own
+   * adapters (ops/fewrows.ts) need nothing else.
+   */
+  readonly areGains: boolean;
   readonly backward: (
     device: Device,
     of: OfRows & { readonly weight: Weight; readonly x: Tensor; readonly dy: Tensor },

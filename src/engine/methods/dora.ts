@@ -30,6 +30,7 @@ export const dora: Computation = {
     }
   },
   rows: {
+    areGains: true,
     forward(device, { site, present, tileAdapter, weight, bias, x, y, residual, lora }, z) {
       invariant(residual?.ptr !== y.ptr, "DoRA reads the residual after y was written");
       const product = cut(z, y);

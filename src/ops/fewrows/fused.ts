@@ -1,0 +1,74 @@
+// Linear layers over few rows (fewrows.ts) with the operation that follows them, in the kernel that sums the product: a token
+// that is generated passes as few kernels as it can. The bits are those of both, one after the other.
+
+import { invariant } from "../../base/errors.ts";
+import { rowsFrom } from "../../device/arena.ts";
+import type { Launcher } from "../../device/cuda/launcher.ts";
+import type { Variant } from "../../device/cuda/variants.ts";
+import type { Tensor } from "../../device/device.ts";
+import { cacheWrite, type Places } from "../decode.ts";
+import { computeRows, PRODUCT, productOfRows, type RowProduct } from "../fewrows.ts";
+import { cdiv, dim, flag, op } from "../op.ts";
+import { ROTATION, type Rotation, ropeForward, rotationSizes } from "../rope.ts";
+import { swigluForward } from "../swiglu.ts";
+
+/** h = silu(gate) up of y = [gate, up] of fewrows_forward, without a residual: h c[M, I], `y` c[M, 2 I] memory of it. */
+export const fewRowsSwiglu = op<RowProduct & { y: Tensor; h: Tensor }>(
+  "fewrows_swiglu",
+  { ...PRODUCT, y: "c M N", h: "c M I" },
+  {
+    cpu: (args, host) => {
+      computeRows({ ...args, residual: null }, host);
+      swigluForward.kernel.cpu({ gateUp: args.y, h: args.h }, host);
+    },
+    cuda: (args, gpu) =>
+      productOfRows(gpu, args, (parts, { rows, from }) => {
+        const kernel = gpu.kernel("fewrows_swiglu", { BIAS: flag(args.bias), LORA: flag(args.lora) });
+        const h = rowsFrom(args.h, from, rows);
+        gpu.launch(kernel, [cdiv(dim(h, 1), kernel.constant("BN")), cdiv(rows, kernel.constant("BM"))], { ...parts, h });
+      }),
+  },
+);
+
+type Rotated = RowProduct & Rotation & Places & { readonly y: Tensor; readonly out: Tensor };
+
+/**
+ * q of out c[M, (Q + 2 C) D] as rope_forward makes it of y = [q, k, v] of fewrows_forward, and k and v where cache_write puts
+ * them; of `out` nothing else is read afterwards. `y` c[M, (Q + 2 C) D] is memory of it, and may be `out` without norms.
+ */
+export const fewRowsRope = op<Rotated>(
+  "fewrows_rope",
+  { ...PRODUCT, y: "c M N", out: "c M N", cache: "c S 2Z", pages: "i32 Y", places: "i32 M", ...ROTATION },
+  {
+    known: (args) => ({ ...rotationSizes(args), Z: args.kvHeads * args.headDim }),
+    cpu: (args, host) => {
+      const { y, out } = args;
+      computeRows({ ...args, residual: null }, host);
+      ropeForward.kernel.cpu({ ...args, qkv: y, out }, host);
+      cacheWrite.kernel.cpu({ ...args, qkv: out }, host);
+    },
+    cuda: (args, gpu) =>
+      productOfRows(gpu, args, (parts, { rows, from }) => {
+        const { out, cache, pages, places, positions, cos, sin, queryScale, heads, kvHeads } = args;
+        const kernel = rotating(gpu, args);
+        const part = (t: Tensor) => rowsFrom(t, from, rows);
+        gpu.launch(kernel, [heads + 2 * kvHeads, cdiv(rows, kernel.constant("BM"))], {
+          ...{ ...parts, out: part(out), cache, pages, places: part(places), positions: part(positions), cos, sin },
+          ...{ q_scale: queryScale, q_weight: args.qWeight, k_weight: args.kWeight, heads, kv_heads: kvHeads },
+          ...{ D: args.headDim, R: args.rotated / 2, scaled: flag(queryScale), eps: args.eps },
+        });
+      }),
+  },
+);
+
+/** Features of a head that the kernels hold, at most. */
+export const MOST_ROTATED = 256;
+
+/** The variant for whole heads of this size, or the one that masks what a head has not. */
+function rotating(gpu: Launcher, { headDim: D, rotated, qWeight, bias, lora }: Rotated): Variant {
+  const all = gpu.variants("fewrows_rope", { NORM: flag(qWeight), BIAS: flag(bias), LORA: flag(lora) });
+  const exact = rotated === D ? all.find((of) => of.constant("EXACT") === 1 && of.constant("HALF") === D / 2) : undefined;
+  const found = exact ?? all.find((of) => of.constant("EXACT") === 0 && of.constant("HALF") >= D / 2);
+  invariant(found, `fewrows_rope has no variant for heads of ${D}`);
+  return found;
+}
