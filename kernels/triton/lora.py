@@ -110,7 +110,7 @@ def add_chunks(factors, part, low_at, ranks, tile_adapter, factors_stride, ranks
         end0, end1, W = ends
         chunks = tl.cdiv(count, CHUNK)
         low0 = tl.load(low_at + first)
-        step = tl.load(low_at + first + 1) - low0
+        step = tl.load(low_at + first + 1).to(tl.int64) - low0
         across = tl.cdiv(pitch, BLOCK)
         for block in range(program, W * across, programs):
             j = block // across
@@ -123,7 +123,7 @@ def add_chunks(factors, part, low_at, ranks, tile_adapter, factors_stride, ranks
             total = tl.load(at, mask=inside, other=0.0)
             for chunk in tl.range(1, chunks, loop_unroll_factor=8):
                 row = (low0 + (chunk - 1) * CHUNK * step) // (ROW_TILE // UNIT * CHUNK) + j  # part_row's, without a load
-                total += tl.load(part + row.to(tl.int64) * pitch + i, mask=inside, other=0.0)
+                total += tl.load(part + row * pitch + i, mask=inside, other=0.0)
             tl.store(at, total, mask=inside)
 
 
