@@ -120,15 +120,16 @@ def rows_scatter(kind, dy, rows, dx):
     launch(row, (dy.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(dy), rows, words(dx), W)
 
 
-def cache_write(kind, qkv, places, cache, Q, C, D):
+def cache_write(kind, qkv, places, pages, cache, Q, C, D):
     row, W = find("cache_write", kind), words(cache).shape[1]
-    launch(row, (qkv.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(qkv), places, words(cache), W, words(qkv).shape[1] - W)
+    launch(row, (qkv.shape[0], cdiv(W, row["constants"]["BLOCK"])), words(qkv), places, pages, words(cache), W, words(qkv).shape[1] - W)
 
 
-def attention_decode(kind, qkv, cache, bounds, out, Q, C, D, scale, window, cap=0.0, sinks=None):
+def attention_decode(kind, qkv, cache, pages, bounds, out, Q, C, D, scale, window, cap=0.0, sinks=None):
     exact = any(row["kernel"] == "attention_decode" and kind in row["kinds"] and row["constants"]["HEAD_DIM"] == D and row["constants"]["EXACT"] for row in ROWS)
     row = find("attention_decode", kind, lambda c: c["HEAD_DIM"] == D if exact else c["HEAD_DIM"] >= D, EXACT=int(exact))
-    launch(row, (qkv.shape[0], Q), qkv, cache, bounds, bounds if sinks is None else sinks, out, D, Q, C, scale, window, cap, int(sinks is not None))
+    grid = (qkv.shape[0], C, cdiv(Q // C, row["constants"]["BM"]))
+    launch(row, grid, qkv, cache, pages, bounds, bounds if sinks is None else sinks, out, D, Q, C, scale, window, cap, int(sinks is not None))
 
 
 def attention_sink(kind, out, lse, sinks, bounds):
