@@ -120,13 +120,20 @@ export function openAppender(path: string): Appender {
   };
 }
 
+/** `release`: lets the file go until the next line, so that another can take its place. */
+export type LazyAppender = Appender & { readonly release: () => void };
+
 /** The same for a file that is opened, and made, with its first line. */
-export function lazyAppender(path: string): Appender {
+export function lazyAppender(path: string): LazyAppender {
   let file: Appender | null = null;
   return {
     append: (line) => {
       file ??= openAppender(path);
       file.append(line);
+    },
+    release: () => {
+      file?.[Symbol.dispose]();
+      file = null;
     },
     [Symbol.dispose]: () => file?.[Symbol.dispose](),
   };

@@ -16,7 +16,7 @@ import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunR
 import type { LiveSpans } from "./live-spans.ts";
 import { metricsListener, patient } from "./metrics.ts";
 import type { Planner } from "./replan.ts";
-import type { Resumed } from "./resume.ts";
+import { type Resumed, rewindTold } from "./resume.ts";
 import { completionLines } from "./rollout-scalars.ts";
 import type { RunAdapters } from "./run-adapters.ts";
 import type { RunControl } from "./run-control.ts";
@@ -96,7 +96,8 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   const notice = (text: string) => emit(noticeEvent(null, text));
   const tracer = trace === null ? null : await Tracer.open(bus);
   await using disk = diskStore(output, checkpoint?.keep ?? 1);
-  using metrics = openAppender(join(output, "metrics.jsonl"));
+  openAppender(join(output, "metrics.jsonl"))[Symbol.dispose](); // where it cannot be written, that shows before training
+  using metrics = lazyAppender(join(output, "metrics.jsonl"));
   const lines = patient(metrics.append, notice);
   using completions = lazyAppender(join(output, COMPLETIONS));
   const answers = patient(completions.append, notice);
@@ -117,7 +118,13 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
     recordAnswers: (adapter, rollouts) => {
       for (const line of completionLines(adapter, rollouts)) answers.append(line);
     },
-    recordJoin: (adapter) => adapters.joined(adapter),
+    recordJoin: (adapter) => {
+      adapters.joined(adapter);
+      if (!resumed?.left.has(adapter.name)) return;
+      for (const kept of [lines, answers]) kept.flush();
+      for (const file of [metrics, completions]) file.release();
+      rewindTold(output, (name) => (name === adapter.name ? 0 : null), notice); // of an earlier one of its name
+    },
     lost: early ? AbortSignal.any([early.over, ...(lost ? [lost] : [])]) : lost,
     ...(early ? { whole: early.taken } : {}),
     stop: stop.signal,

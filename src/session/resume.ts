@@ -1,10 +1,10 @@
 // Where an interrupted run continues: which of its adapters have ended, and at which step each of the others was saved.
 
 import { join } from "node:path";
-import { RequestError, RunError } from "../base/errors.ts";
+import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { checkpointsIn, type Progress, readCheckpoint } from "../files/checkpoint.ts";
 import { foldersIn } from "../files/owned.ts";
-import { type Outcome, readRecord } from "../files/record.ts";
+import { type Outcome, readRecord, rewindMetrics } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { CHECKPOINTS } from "../recipe/recipe.ts";
 import { type AdapterData, madeOf } from "./adapter-state.ts";
@@ -15,6 +15,8 @@ export type Resumed = {
   readonly ended: ReadonlyMap<string, Outcome>;
   /** Steps that each of the others had made when it was last saved. */
   readonly steps: ReadonlyMap<string, number>;
+  /** Names of adapters that were saved, and that the recipe has no more. */
+  readonly left: ReadonlySet<string>;
 };
 
 /** Ends after which an adapter needs no more training. */
@@ -33,7 +35,7 @@ export function findStored(
   model: string,
   notice: (text: string) => void,
   isOpen = false,
-): Resumed & { readonly left: ReadonlySet<string> } {
+): Resumed {
   const record = readRecord(output);
   const ended = new Map([...record].filter(([, { status }]) => FINAL.includes(status)));
   const steps = new Map<string, number>();
@@ -67,6 +69,15 @@ export function findStored(
       "choose another output, or move this one away; to train an adapter further, give its folder as `from` in another run",
     );
   return { ended, steps, left };
+}
+
+/** Takes what a run's folder tells of adapters back to these steps; null: all of it stays. */
+export function rewindTold(output: string, stepsOf: (adapter: string) => number | null, notice: (text: string) => void): void {
+  try {
+    rewindMetrics(output, stepsOf);
+  } catch (error) {
+    notice(`${textOf(error)}; it may have lines of steps that are made again`);
+  }
 }
 
 /** The progress of the newest checkpoint that is whole; null for none. */

@@ -3,10 +3,9 @@
 import { MloraError, textOf } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import { RowsDiffer } from "../data/unread.ts";
-import { rewindMetrics } from "../files/record.ts";
 import { attempt, type Job } from "./attempt.ts";
 import { type EventOf, noticeEvent, type RunResult } from "./events.ts";
-import { findStored, type Resumed } from "./resume.ts";
+import { findStored, type Resumed, rewindTold } from "./resume.ts";
 
 /** Trains all adapters of the run. Throws what a stage failed with once it was lost as often as the recipe allows. */
 export async function trainToEnd(job: Job, from: Resumed | null): Promise<RunResult> {
@@ -53,12 +52,8 @@ export function resumeFrom({ plan, adapters, model, outcomes, emit }: Omit<Job, 
   const { output } = plan.recipe.run;
   const notice = (text: string) => emit(noticeEvent(null, text));
   const { ended, steps, left } = findStored(output, plan, adapters.request.data, model, notice, isOpen);
-  const resumed = { ended: new Map([...ended, ...outcomes]), steps };
-  try {
-    rewindMetrics(output, (name) => (resumed.ended.has(name) || left.has(name) ? null : (resumed.steps.get(name) ?? 0)));
-  } catch (error) {
-    notice(`${textOf(error)}; it may have lines of steps that are made again`);
-  }
+  const resumed = { ended: new Map([...ended, ...outcomes]), steps, left };
+  rewindTold(output, (name) => (resumed.ended.has(name) || left.has(name) ? null : (steps.get(name) ?? 0)), notice);
   if (resumed.ended.size + resumed.steps.size > 0)
     emit({
       type: "continued",

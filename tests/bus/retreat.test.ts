@@ -33,7 +33,7 @@ needs("nats")("a run whose devices refuse memory", () => {
   }, 120_000);
 
   test.each([
-    ["fewer adapters at once", 1, 3_000_000, /[2-7] of 8 adapters at once/],
+    ["fewer adapters at once", 1, 2_600_000, /[2-7] of 8 adapters at once/],
     ["fewer adapters at once, and smaller passes", 1, 1_600_000, /[2-7] of 8 adapters at once, passes of at most 1\d\d tokens/],
     ["fewer adapters at once on two stages", 2, 3_000_000, /[2-7] of 8 adapters at once/],
   ])(
