@@ -1,14 +1,13 @@
 // Bundles src/main.ts and the assets of this checkout into dist/mlora, or with --arm64 into dist/arm64/mlora. Called by
 // scripts/build, which sees to the assets; those for 64-bit Arm are made by scripts/arm64.
 //
-// Assets are embedded compressed, several small ones as one file, since variants of a kernel resemble each other, with
-// assets/manifest.json, which says where each lies: src/base/assets.ts reads them.
+// Assets are embedded as they are, kernels that a GPU loads as one file, with assets/manifest.json, which says where each lies:
+// src/base/assets.ts reads them. What is compressed here xz could not pack again: the archive would be 2 MB larger.
 
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { type AssetManifest, assetNames, readAsset } from "../src/base/assets.ts";
-import { writeFileAtomic } from "../src/base/atomic.ts";
 import { formatBytes } from "../src/base/units.ts";
 import { VERSION } from "../src/base/version.ts";
 import { filesOf, isCompiled, type Manifest, parseManifest } from "../src/device/cuda/manifest.ts";
@@ -19,12 +18,6 @@ const ROOT = join(import.meta.dir, "..");
 const isArm64 = process.argv.includes("--arm64");
 const ARM64 = join(ROOT, "ffi", "build-arm64");
 const DIST = join(ROOT, "dist", ...(isArm64 ? ["arm64"] : []));
-/** zstd's. It takes half a minute, so that what was compressed is kept in PACKED; unpacking is as fast as with any level. */
-const LEVEL = 19;
-/** Compressed packs of the last build, by the hash of what they are made from. */
-const PACKED = join(DIST, ".packed");
-/** Where GPU kernels, which are the same in both, have been packed already. */
-const PACKED_BEFORE = join(ROOT, "dist", ".packed");
 const NEEDED = ["libmlora.so", "libscipy_openblas.so", "nats-server"];
 const KERNELS = "kernels/manifest.json";
 
@@ -61,29 +54,17 @@ async function stageAssets(folder: string, names: readonly string[], own: Readon
   const page = await bundlePage();
   const made = new Map([...own, ...PAGE_FILES.map((name) => [PAGE_ASSETS + name, page[name]] as const)]);
   mkdirSync(folder);
-  mkdirSync(PACKED, { recursive: true });
   const manifest: Record<string, AssetManifest[string]> = {};
   const native = (name: string) => (isArm64 && NEEDED.includes(name) ? readFileSync(join(ARM64, name)) : readAsset(name));
-  const used = await Promise.all(
-    packsOf([...names, ...made.keys()], (name) => made.get(name) ?? native(name)).map(async (pack, i) => {
-      const file = `${i}.zst`;
-      let from = 0;
-      for (const { name, content } of pack) {
-        manifest[name] = { sha256: sha256(content), bytes: content.length, file, from };
-        from += content.length;
-      }
-      const whole = Buffer.concat(pack.map(({ content }) => content));
-      const kept = `${sha256(whole)}-${LEVEL}-${Bun.version}`;
-      const path = [join(PACKED, kept), join(PACKED_BEFORE, kept)].find(existsSync) ?? join(PACKED, kept);
-      const isKept = existsSync(path);
-      const compressed = isKept ? readFileSync(path) : await Bun.zstdCompress(whole, { level: LEVEL });
-      writeFileSync(join(folder, file), compressed);
-      if (!isKept) writeFileAtomic(path, compressed);
-      return kept;
-    }),
-  );
-  for (const kept of readdirSync(PACKED))
-    if (!used.includes(kept) && !kept.endsWith(".tmp")) rmSync(join(PACKED, kept), { force: true });
+  for (const [i, pack] of packsOf([...names, ...made.keys()], (name) => made.get(name) ?? native(name)).entries()) {
+    const file = `${i}.pack`;
+    let from = 0;
+    for (const { name, content } of pack) {
+      manifest[name] = { sha256: sha256(content), bytes: content.length, file, from };
+      from += content.length;
+    }
+    writeFileSync(join(folder, file), Buffer.concat(pack.map(({ content }) => content)));
+  }
   writeFileSync(join(folder, "manifest.json"), JSON.stringify(manifest));
 }
 
@@ -93,7 +74,7 @@ function sha256(content: Uint8Array): string {
 
 /**
  * What one GPU loads lies together: machine code of all kernels for a generation ("sm_90" and "sm_90a"), or their PTX. Kernels
- * are much alike, so that a pack is a tenth smaller than packs of each kernel; it is unpacked once, in 40 ms.
+ * are much alike, so that they are packed better next to each other.
  */
 function packsOf(names: readonly string[], read: (name: string) => Uint8Array) {
   const alike = Map.groupBy(names, (name) => /^kernels\/.*\.(sm_\d+(?=\da?\.cubin$)|ptx$)/.exec(name)?.[1] ?? name);

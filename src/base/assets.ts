@@ -1,14 +1,14 @@
 // The files that come with the program: native libraries, nats-server, kernels.
 //
-// In a checkout they lie where scripts/setup and scripts/kernels put them. In the compiled binary they are embedded,
-// compressed; what the system has to open by a path is unpacked into a cache folder first (cache.ts).
+// In a checkout they lie where scripts/setup and scripts/kernels put them. In the compiled binary they are embedded; what the
+// system has to open by a path is copied into a cache folder first (cache.ts).
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { cachedFile } from "./cache.ts";
 import { RunError } from "./errors.ts";
 
-/** What scripts/build embeds with the assets: the hash of each asset's content, and where it begins in which unpacked file. */
+/** What scripts/build embeds with the assets: the hash of each asset's content, and where it begins in which file. */
 export type AssetManifest = Readonly<
   Record<string, { readonly sha256: string; readonly bytes: number; readonly file: string; readonly from: number }>
 >;
@@ -33,15 +33,15 @@ export function assetNames(): string[] {
 export function readAsset(name: string): Uint8Array {
   if (!Bun.isStandaloneExecutable) return readFileSync(inCheckout(name));
   const { bytes, file, from } = entry(name);
-  if (unpacked.file !== file) unpacked = { file, content: Bun.zstdDecompressSync(readFileSync(join(EMBEDDED, file))) };
-  const content = unpacked.content.subarray(from, from + bytes);
-  if (content.length === unpacked.content.length) unpacked = NOTHING;
+  if (latest.file !== file) latest = { file, content: readFileSync(join(EMBEDDED, file)) };
+  const content = latest.content.subarray(from, from + bytes);
+  if (content.length === latest.content.length) latest = NOTHING;
   return content;
 }
 
 const NOTHING = { file: "", content: new Uint8Array(0) };
 /** The last file with several assets: all kernels that a GPU loads are in one. */
-let unpacked: { readonly file: string; readonly content: Uint8Array } = NOTHING;
+let latest: { readonly file: string; readonly content: Uint8Array } = NOTHING;
 
 /** The absolute path of an asset in the file system, executable. Throws a RunError where it cannot be had. */
 export function assetPath(name: string): string {
