@@ -14,28 +14,7 @@ import torch
 import deltanet_launch as run
 from rows_check import Case, floats, ints, poison, rnd
 from rows_launch import DEVICE, DTYPE, INTERPRET
-
-TILE = 128
-
-
-def packed(lengths):
-    """bounds of sequences one after the other, and padding to whole tiles."""
-    rows = -(-sum(lengths) // TILE) * TILE
-    bounds, starts = [[row, row] for row in range(rows)], []
-    row = 0
-    for length in lengths:
-        starts.append(row)
-        bounds[row : row + length] = [[row, row + length]] * length
-        row += length
-    return ints(bounds), starts, rows
-
-
-def between(bounds, *tensors):
-    """The same next to tiles of two other adapters, whose sequences fill them and whose values are NaN: none may come
-    through."""
-    other = ints([[0, TILE]] * TILE)
-    nan = lambda t: torch.full((TILE, t.shape[1]), float("nan"), device=t.device, dtype=t.dtype)  # noqa: E731
-    return torch.cat([other, bounds + TILE, other + TILE + len(bounds)]), *(torch.cat([nan(t), t, nan(t)]) for t in tensors)
+from sequences import TILE, between, packed
 
 
 def recurrence(mixed, gates, decay, bias, starts, lengths, H, heads, K, V):
