@@ -12,8 +12,8 @@ import type { PoolAdapter } from "../methods/adapter.ts";
 import { chooseTokens } from "../ops/choose.ts";
 import { TILE_ROWS } from "../ops/decode.ts";
 import { rowsGather } from "../ops/embed.ts";
+import { fewRowsNorm } from "../ops/fewrows/fused.ts";
 import { fewRowsForward } from "../ops/fewrows.ts";
-import { rmsnormForward } from "../ops/rmsnorm.ts";
 import type { GenerationBatch } from "../schedule/micro-batch.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
@@ -226,7 +226,7 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
 function* targetLogits({ device, head, buffers, hidden }: Ground, { targets, targetRows }: Batch) {
   const [x, h, rstd] = [buffers.x, buffers.h, buffers.rstd].map((t) => firstRows(t, targets)) as [Tensor, Tensor, Tensor];
   rowsGather(device, { x: hidden, rows: targetRows, y: x });
-  rmsnormForward(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
+  fewRowsNorm(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
   const chunk = buffers.logits.shape[0]!;
   for (let from = 0; from < targets; from += chunk) {
     const y = firstRows(buffers.logits, Math.min(chunk, targets - from));
