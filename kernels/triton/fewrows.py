@@ -330,6 +330,19 @@ def fewrows_swiglu(part, low, h, bias, factors, scale, ranks, row_adapter, vecto
 
 
 @triton.jit
+def sums_of(x, BM: tl.constexpr, SIZE: tl.constexpr):
+    """
+    f32[BM] of f32[BM, SIZE], one half added to the other again and again: tl.sum has an order that depends on where a variant
+    holds x, and a row of the base passes that without LORA alone and that with it among others.
+    """
+    if SIZE == 1:
+        return x.reshape(BM)
+    else:
+        one, other = halves(x, BM, SIZE)
+        return sums_of(one + other, BM, SIZE // 2)
+
+
+@triton.jit
 def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
                  M, N, pieces, low_pieces, W, first1, first2, G,
                  positions, places, pages, cos, sin, q_scale, q_weight, k_weight, heads, kv_heads, D, R, scaled, eps,
@@ -388,7 +401,7 @@ def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter
     lo, hi = lo.to(dtype).to(tl.float32), hi.to(dtype).to(tl.float32)
     x_lo, x_hi = lo, hi
     if NORM:
-        mean = tl.div_rn(tl.sum(lo * lo + hi * hi, axis=1), D.to(tl.float32))
+        mean = tl.div_rn(sums_of(lo * lo + hi * hi, BM, HALF), D.to(tl.float32))
         rstd = tl.div_rn(1.0, tl.sqrt_rn(mean + eps))[:, None]
         x_lo, x_hi = weight_lo * (lo * rstd), weight_hi * (hi * rstd)
     y_lo, y_hi = (x_lo * cos_MI - x_hi * sin_MI) * by, (x_hi * cos_MI + x_lo * sin_MI) * by
