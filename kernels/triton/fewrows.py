@@ -222,8 +222,9 @@ def add_adapted(acc, mine, rank, column, address, b_RN, s_MR, times, gain, low, 
             at, inside = low_at(m, column, r0, rank, mine, W, RB)
             s = rest_of(first_of(low, at, step, low_pieces, inside), low, at, step, low_pieces, inside)
             out = product_of(s, factor_at(address, r0, rank, n, first, last, RB, dtype), out)
-        out *= times
-        acc += tl.where(mine[:, None], out, 0.0)  # another's factors may hold anything
+        # Another's factors may hold anything. A sum with a product is one operation by name here: else the compiler decides, and
+        # not alike in all kernels, nor for the first adapter of a tile and those that follow.
+        acc = tl.where(mine[:, None], tl.fma(out, tl.zeros((BM, BN), tl.float32) + times, acc), acc)
         if gain != 0:
             gain_N = tl.load(gain.to(tl.pointer_type(tl.float32)) + n, mask=n < last, other=1.0)
             acc = tl.where(mine[:, None], acc * gain_N[None, :], acc)
@@ -401,10 +402,10 @@ def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter
     lo, hi = lo.to(dtype).to(tl.float32), hi.to(dtype).to(tl.float32)
     x_lo, x_hi = lo, hi
     if NORM:
-        mean = tl.div_rn(sums_of(lo * lo + hi * hi, BM, HALF), D.to(tl.float32))
+        mean = tl.div_rn(sums_of(tl.fma(lo, lo, hi * hi), BM, HALF), D.to(tl.float32))
         rstd = tl.div_rn(1.0, tl.sqrt_rn(mean + eps))[:, None]
         x_lo, x_hi = weight_lo * (lo * rstd), weight_hi * (hi * rstd)
-    y_lo, y_hi = (x_lo * cos_MI - x_hi * sin_MI) * by, (x_hi * cos_MI + x_lo * sin_MI) * by
+    y_lo, y_hi = tl.fma(x_lo, cos_MI, -(x_hi * sin_MI)) * by, tl.fma(x_hi, cos_MI, x_lo * sin_MI) * by
     y_lo, y_hi = tl.where(is_v, lo, y_lo).to(dtype), tl.where(is_v, hi, y_hi).to(dtype)
     if is_q:
         to = out + m.to(tl.int64)[:, None] * N + head * D

@@ -114,10 +114,7 @@ export class Generating {
         forward();
         if (chosen && asked.length === 0 && targets.length > 0) for (const _ of chooseByRow(head(), pass, settings, chosen));
       };
-      // Passes that read prompts have many sizes, and much to compute: a record would not be used again.
-      await timed("decode", () =>
-        tiles ? work() : device.replay(`${key}, pass ${slot}, ${asked.length > 0 ? "layers" : "all"}`, work),
-      );
+      await timed("decode", () => device.replay(`${key}, pass ${slot}, ${asked.length > 0 ? "layers" : "all"}`, work));
       if (!chosen) {
         await timed("send", () => neighbours.next!.send("activation.decode", firstRows(acts.inputs.at(-1)!, pass.rows)));
         return null;

@@ -146,7 +146,8 @@ export const takeRowTables = (take: (dtype: "i32", ...shape: number[]) => Tensor
 type Sizes = { readonly row: number; readonly target: number; readonly tile: number };
 const sizesOf = (rows: readonly SequenceRow[]): Sizes => {
   const targets = rows.filter(({ sequence }) => sequence >= 0).length;
-  return { row: rowsFor(rows.length), target: targets === 0 ? 0 : rowsFor(targets), tile: countTiles(rows) };
+  const tiles = countTiles(rows); // those beyond have no rows
+  return { row: rowsFor(rows.length), target: targets === 0 ? 0 : rowsFor(targets), tile: tiles === 0 ? 0 : rowsFor(tiles) };
 };
 
 /** Something for each table, by its first word, its entries and the words of each. */
@@ -218,7 +219,7 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
     ...{ rowNumber: NOTHING, tileAdapter: NOTHING, dropout: NOTHING, embedding: null, head: null },
   };
   const spans = [...low].map(([group, { span }]) => `${group} ${span.least} ${span.most}`);
-  const key = `${sizes.row} rows, ${sizes.target} targets${hasGains ? ", gains" : ""}: ${spans}`;
+  const key = `${sizes.row} rows, ${sizes.target} targets, ${sizes.tile} tiles${hasGains ? ", gains" : ""}: ${spans}`;
   return { batch, places, tiles: sizes.tile > 0 ? tiles : null, settings: { ...settings, dtype: "f32" as const }, key };
 }
 

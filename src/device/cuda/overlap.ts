@@ -23,13 +23,13 @@ const CUDA = 12_030;
 export function openOverlappingLaunch(kind: Kind, driverVersion: number): OverlappingLaunch | null {
   if (kind !== "tma" || driverVersion < CUDA || environment("MLORA_KERNELS") === "apart") return null;
   const driver = openExtra(cudaOverlap);
-  const [config, attribute] = [fixedBytes(LAUNCH_CONFIG.bytes), fixedBytes(LAUNCH_ATTRIBUTE.bytes)];
-  const [fields, chosen] = [new DataView(config.buffer), new DataView(attribute.buffer)];
-  chosen.setInt32(0, PROGRAMMATIC_SERIALIZATION, true);
-  chosen.setInt32(LAUNCH_ATTRIBUTE.value, 1, true);
-  fields.setBigUint64(LAUNCH_CONFIG.attributes, BigInt(addressOf(attribute)), true);
+  // The attribute follows the configuration in the same memory, which the view below keeps.
+  const memory = fixedBytes(LAUNCH_CONFIG.bytes + LAUNCH_ATTRIBUTE.bytes);
+  const [fields, at] = [new DataView(memory.buffer), addressOf(memory)];
+  fields.setInt32(LAUNCH_CONFIG.bytes, PROGRAMMATIC_SERIALIZATION, true);
+  fields.setInt32(LAUNCH_CONFIG.bytes + LAUNCH_ATTRIBUTE.value, 1, true);
+  fields.setBigUint64(LAUNCH_CONFIG.attributes, BigInt(at + LAUNCH_CONFIG.bytes), true);
   fields.setUint32(LAUNCH_CONFIG.attributeCount, 1, true);
-  const at = addressOf(config);
   return (kernel, { grid, threads, shared, stream }, parametersAt) => {
     for (const [i, size] of [...grid, threads, 1, 1, shared].entries()) fields.setUint32(4 * i, size, true);
     fields.setBigUint64(LAUNCH_CONFIG.stream, BigInt(stream), true);
