@@ -91,7 +91,8 @@ export function tilesOf(bounds: Int32Array): Int32Array<ArrayBuffer> {
 /** The number of tiles that tilesOf makes of rows. */
 function countTiles(rows: readonly SequenceRow[]): number {
   let [tiles, count] = [0, 0];
-  for (const [i, { prompt }] of rows.entries()) {
+  for (let i = 0; i < rows.length; i++) {
+    const { prompt } = rows[i]!;
     if (prompt === null) continue;
     const isNext = i > 0 && prompt === rows[i - 1]!.prompt && count < TILE_ROWS;
     count = isNext ? count + 1 : 1;
@@ -145,7 +146,8 @@ export const takeRowTables = (take: (dtype: "i32", ...shape: number[]) => Tensor
 /** Rows, targets and tiles of a pass; without a target there is no head. */
 type Sizes = { readonly row: number; readonly target: number; readonly tile: number };
 const sizesOf = (rows: readonly SequenceRow[]): Sizes => {
-  const targets = rows.filter(({ sequence }) => sequence >= 0).length;
+  let targets = 0;
+  for (let i = 0; i < rows.length; i++) if (rows[i]!.sequence >= 0) targets++;
   const tiles = countTiles(rows); // those beyond have no rows
   return { row: rowsFor(rows.length), target: targets === 0 ? 0 : rowsFor(targets), tile: tiles === 0 ? 0 : rowsFor(tiles) };
 };
@@ -171,7 +173,8 @@ export function rowTables(batch: GenerationBatch, positions: Int32Array, rows: r
     words.fill(-1, at[name], at[name] + sizes[TABLES[name][0]]);
   const { temperature, topK, topP, uniform } = batch.choices;
   let target = 0;
-  for (const [i, { sequence, row, adapter }] of rows.entries()) {
+  for (let i = 0; i < rows.length; i++) {
+    const { sequence, row, adapter } = rows[i]!;
     words[at.bounds + 2 * i] = batch.bounds[2 * row]!;
     words[at.bounds + 2 * i + 1] = batch.bounds[2 * row + 1]!;
     words[at.ids + i] = batch.ids[row]!;
