@@ -87,7 +87,7 @@ export const cudaOverlap = {
   cuLaunchKernelEx: { args: [P, P, P, P], returns: I },
 } as const;
 
-/** A CUlaunchConfig (sizes of grid and block, u32, dynamic shared bytes, stream, attributes, their number) with an attribute. */
+/** A CUlaunchConfig: sizes of grid and block (u32), dynamic shared bytes, stream, attributes, their number. */
 export const LAUNCH_CONFIG = { shared: 24, stream: 32, attributes: 40, attributeCount: 48, bytes: 56 } as const;
 /** A CUlaunchAttribute: what it is (i32), then a union of 64 bytes. */
 export const LAUNCH_ATTRIBUTE = { value: 8, bytes: 72 } as const;

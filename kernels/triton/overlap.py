@@ -6,8 +6,8 @@ What the device may let overlap follows these rules, which tests/pure/kernel-sou
 - A kernel with OVERLAPS = 1 calls `begin_next` first, and every program of it calls `wait_for_previous` before it reads or
   writes anything that another launch of the record writes, and before it ends. So all earlier launches have ended, not the one
   before alone: that one has waited, too.
-- Before it, a kernel reads parameters, tables and weights, which nothing within a record writes (src/device/cuda/graphs.ts); a
-  launch outside of a record begins when the one before has ended, as all do.
+- Before it, a kernel reads parameters, tables and weights, which nothing within such a record writes (Device.replay); a launch
+  outside of one begins when the one before has ended, as all do.
 
 Without that attribute of a launch both do nothing.
 """

@@ -341,11 +341,11 @@ export class CudaDevice implements Device, Launcher {
     this.#lastLaunch = 0;
   }
 
-  replay(key: string, work: () => void): void {
+  replay(key: string, work: () => void, overlaps = true): void {
     this.#lastLaunch = 0;
     this.#graphs ??= new Graphs(this.#driver, this.#stream, this.#overlapping);
     if (this.#timeline) work();
-    else this.#graphs.replay(key, work);
+    else this.#graphs.replay(key, work, overlaps);
   }
 
   kernel(name: string, choice?: Choice): Variant {

@@ -115,7 +115,9 @@ export class Generating {
         forward();
         if (chosen && asked.length === 0 && targets.length > 0) for (const _ of chooseByRow(head(), pass, settings, chosen));
       };
-      await timed("decode", () => device.replay(`${key}, pass ${slot}, ${asked.length > 0 ? "layers" : "all"}`, work));
+      const record = `${key}, pass ${slot}, ${asked.length > 0 ? "layers" : "all"}`;
+      // Factors that are made in the pass are read before a kernel waits for what makes them.
+      await timed("decode", () => device.replay(record, work, pass.expanding.size === 0));
       if (!chosen) {
         await timed("send", () => neighbours.next!.send("activation.decode", firstRows(acts.inputs.at(-1)!, pass.rows)));
         return null;

@@ -146,7 +146,7 @@ export class Decoding {
     const isPiece = prompts.some(({ read, until, of }) => read > 0 || until < of.wanted.prompt.length);
     this.#hasRead = isPiece;
     const chosen = parts.map(({ of, read, until }): GeneratedSequence => {
-      const { adapter, ids, firstRow, isLong = false, wanted } = of; // by name: a pass makes hundreds, and copies take their time
+      const { adapter, ids, firstRow, isLong = false, wanted } = of; // by name: hundreds of copies take their time
       const isPrompt = read < wanted.prompt.length;
       const given = { adapter, ids, firstRow, isLong, read, until, isPrompt };
       return until === ids.length ? { ...given, choice: choiceOf(of) } : given;

@@ -1,5 +1,5 @@
-// Layers of a pass over few rows that a device records and repeats: the bits of one launch after the other, also where kernels of
-// the record begin before those that they follow have ended.
+// Layers of a pass over few rows that a device records and repeats: the bits of one launch after the other, also where kernels
+// of the record begin before those that they follow have ended.
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";

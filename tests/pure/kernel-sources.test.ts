@@ -28,6 +28,7 @@ const SHARED_PY = [
   "compile",
   "deltanet_backward",
   "dropout",
+  "fewrows_sums",
   "fp8",
   "fp8_swiglu",
   "linear_variants",

@@ -1,7 +1,7 @@
 // Work that is the same each time, recorded as a CUDA graph: hundreds of launches become one call of the driver.
 //
-// On Hopper kernels that wait by themselves (kernels/triton/overlap.py) begin while the launch before them still runs. Before they
-// wait they read parameters and tables: nothing that is launched in a record may write these.
+// On Hopper kernels that wait by themselves (kernels/triton/overlap.py) begin while the launch before them still runs. Before
+// they wait they read parameters and tables: nothing that is launched in such a record may write these.
 
 import { CAPTURE_RELAXED } from "../../../ffi/cuda.ts";
 import { check, type Driver, OutParam } from "./driver.ts";
@@ -28,8 +28,8 @@ export class Graphs implements Disposable {
     return this.#overlap;
   }
 
-  /** Enqueues what `work` launches on the stream, which must be the same each time for a key. */
-  replay(key: string, work: () => void): void {
+  /** As Device.replay. */
+  replay(key: string, work: () => void, overlaps: boolean): void {
     const known = this.#graphs.get(key);
     this.#graphs.delete(key);
     if (known === undefined) {
@@ -38,7 +38,7 @@ export class Graphs implements Disposable {
       work();
       return;
     }
-    const graph = known === 0 ? this.#record(work) : known;
+    const graph = known === 0 ? this.#record(work, overlaps) : known;
     this.#graphs.set(key, graph);
     this.#launch(graph);
   }
@@ -62,11 +62,11 @@ export class Graphs implements Disposable {
     check(this.driver, "cuGraphLaunch", this.driver.cuGraphLaunch(graph, this.stream));
   }
 
-  #record(work: () => void): number {
+  #record(work: () => void, overlaps: boolean): number {
     const { driver, stream } = this;
     check(driver, "cuStreamBeginCapture", driver.cuStreamBeginCapture_v2(stream, CAPTURE_RELAXED));
     let isWhole = false;
-    this.#overlap = this.launches;
+    this.#overlap = overlaps ? this.launches : null;
     try {
       work();
       isWhole = true;

@@ -19,7 +19,7 @@ export type OverlappingLaunch = (kernel: number, sizes: LaunchSizes, parametersA
 /** The oldest CUDA whose graphs keep such launches as what they are. */
 const CUDA = 12_030;
 
-/** Null where kernels are none that wait by themselves, or the driver's version is older. */
+/** Null where no kernel waits by itself, or the driver is older. */
 export function openOverlappingLaunch(kind: Kind, driverVersion: number): OverlappingLaunch | null {
   if (kind !== "tma" || driverVersion < CUDA || environment("MLORA_KERNELS") === "apart") return null;
   const driver = openExtra(cudaOverlap);
