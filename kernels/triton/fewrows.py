@@ -31,8 +31,8 @@ ceil(columns of g / BN), ceil(M / BM)); fewrows_swiglu grid (ceil(I / BN), ceil(
 kv_heads, ceil(M / BM)); fewrows_norm grid (M), the variant with the least BLOCK >= H.
 
 The kernels of sums are in fewrows_sums.py. A pass of a few rows is a chain of short kernels, whose time is that of loads that
-wait for each other. So on Hopper the kernels overlap (overlap.py): a row's adapter, its ranks, addresses of factors and what else
-is no activation is read, and weights come to L2, while the kernel before still runs.
+wait for each other. So on Hopper the kernels overlap (overlap.py): a row's adapter, its ranks, addresses of factors and what
+else is no activation is read, and weights come to L2, while the kernel before still runs.
 """
 import triton
 import triton.language as tl

@@ -1,7 +1,7 @@
 """The sums of fewrows.py, and what follows them in their kernels: see the top of that file, which lists what is compiled.
 
-What a row comes to must not depend on other rows, nor on which of these kernels sums it, and a row of the base passes one without
-LORA alone and one with it among others. So each sum with a product is tl.fma: the compiler fuses x cos + y sin in one
+What a row comes to must not depend on other rows, nor on which of these kernels sums it, and a row of the base passes one
+without LORA alone and one with it among others. So each sum with a product is tl.fma: the compiler fuses x cos + y sin in one
 way here and in another there; and no tl.sum is over columns, whose order is that of a tensor's layout.
 """
 import triton
