@@ -31,6 +31,8 @@ export function openHost(threads: number, scratch: (bytes: number) => number) {
     scratch,
     /** Whether products are ours (ffi/native/gemm.c), which sum an element alike in products of all sizes; else OpenBLAS's. */
     gemm,
+    /** Whether the processor has what ffi/native/gemm_bf16.c is made of. */
+    multipliesBf16: base.native_bf16() === 1,
     /** c[m, n] = alpha op(a) op(b) + beta c, where op transposes: a is [m, k] or, transposed, [k, m]; b likewise. */
     product(
       [m, n, k]: readonly [number, number, number],
