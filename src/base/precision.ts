@@ -24,6 +24,8 @@ export const isQuantised = (precision: Precision): boolean => ["int8", "nf4", "f
 /** A format that linear weights of a model's files are in, so that holding them so loses nothing. */
 export type ExactWeights = {
   readonly format: "bf16" | "nf4" | null;
+  /** The embedding and an output head of its own are in bf16, too. */
+  readonly tables?: boolean;
   /** Groups of linears that are not wholly in it, as "layer.group". */
   readonly others: readonly string[];
   /** The experts are in mxfp4. */
@@ -36,26 +38,30 @@ export type HeldWeights = {
   readonly denseGroups?: readonly string[];
   /** Of experts; left out: as linears are. */
   readonly expertFormat?: WeightFormat;
+  /** Of the embedding and the output head; left out: dense, or as linears that are multiplied in bf16. */
+  readonly tableFormat?: "bf16";
 };
 
 /** How the embedding and the output head are held. */
-export const tableFormatOf = ({ format }: HeldWeights): "dense" | "bf16-products" =>
-  format === "bf16-products" ? format : "dense";
+export const tableFormatOf = ({ format, tableFormat }: HeldWeights): "dense" | "bf16" | "bf16-products" =>
+  tableFormat ?? (format === "bf16-products" ? format : "dense");
 
 /** How the weights of experts are held. */
 export const expertFormatOf = ({ format, expertFormat }: HeldWeights): WeightFormat => expertFormat ?? format;
 
-/** How a device that computes in `compute` holds the linear weights of a model. */
+/** How a device that computes in `compute` holds the weights of a model; `packsTables`: device-report.ts. */
 export function heldWeights(
   precision: Precision,
   compute: "f32" | "bf16",
   exact: ExactWeights | null,
+  packsTables = false,
 ): HeldWeights & { readonly denseGroups: readonly string[] } {
   const format = formatOf(precision, compute, exact?.format ?? null);
   const keeps = exact?.isMxfp4 === true && precision !== "fp32" && precision !== "bf16"; // int8 is larger, nf4 rounds again
   return {
     format,
     denseGroups: precision === "auto" && format !== "dense" ? exact!.others : [],
+    ...(format === "bf16" && exact?.tables && packsTables ? { tableFormat: format } : {}),
     ...(keeps ? { expertFormat: "mxfp4" as const } : {}),
   };
 }

@@ -5,6 +5,7 @@ import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import type { Precision } from "../base/precision.ts";
 import { formatBytes } from "../base/units.ts";
+import { asksForOpenBlas } from "./cpu/host.ts";
 import { CpuDevice } from "./cpu.ts";
 import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST } from "./cuda/gpus.ts";
 import { CudaDevice } from "./cuda.ts";
@@ -52,7 +53,7 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
       `fp8 needs an Ada or Hopper GPU, or a later one, and this is the cpu device${note === null ? "" : `: ${note}`}`,
       'set precision to "int8" or "nf4", which run everywhere',
     );
-  const { model, cores, missingBf16 } = requireProcessor();
+  const { model, cores, hasProducts, missingBf16 } = requireProcessor();
   if (precision === "bf16") requireBf16({ name: model, missing: missingBf16 });
   const { totalBytes, availableBytes: freeBytes } = memory();
   const name = `${model}, ${cores} cores`;
@@ -60,6 +61,7 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
     kind: "cpu",
     name,
     compute: "f32",
+    packsTables: hasProducts && !asksForOpenBlas(),
     multipliesBf16: missingBf16.length === 0,
     rowTile: CPU_ROW_TILE,
     threads: usableCores(),

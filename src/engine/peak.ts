@@ -27,7 +27,7 @@ export async function measurePeak(device: Device, format: WeightFormat = "dense"
     for (const [i, out] of [x, values].entries()) randomFill(device, { out, seed: i, scale: 1 });
     const packed = { ptr: held.ptr, format: "bf16-products", shape: [size, size], firstRow: [0, size] } as const;
     const isPacked = format === packed.format;
-    if (isPacked) quantise(device, { from: values, weight: packed, linear: 0, absmax: y });
+    if (isPacked) quantise(device, { from: values, weight: packed, linear: 0, absmax: { ...y, shape: [size * size] } });
     const weight = isPacked ? packed : values;
     const product = () => linearForward(device, { x, weight, bias: null, residual: null, y, lora: null });
     product(); // loads the kernel

@@ -98,9 +98,9 @@ function seenByC(weight: PackedWeight): BigInt64Array {
 /** Columns of a product that a piece has at most: ffi/native/product.c has the same. */
 export const widestPiece = (cores: number): number => (cores <= 2 ? 288 : 192);
 
-/** Bytes of scratch that a product of m rows over a packed weight takes, `k` deep. */
+/** Bytes of scratch that a product of m rows over a packed weight takes, `k` deep; products of our own take a panel apart. */
 export const packedRoom = (host: Host, format: PackedFormat, m: number, k: number): number =>
-  format === "bf16-products" ? roundedBytes(m, k) : host.threads * widestPiece(host.cores) * k * 4;
+  format === "bf16-products" ? roundedBytes(m, k) : host.gemm ? 0 : host.threads * widestPiece(host.cores) * k * 4;
 
 /** y[m, n] = a op(w) + beta y, as Host.product over the weight in f32 would; bf16-products round a to bf16, and sum in f32. */
 export function packedProduct(
