@@ -1,5 +1,5 @@
-// Products of rows with a weight in bf16 by AVX512-BF16: both factors in bf16, sums in f32. Tiles and panels are those of gemm.c,
-// with pairs of terms in the place of terms.
+// Products of rows with a weight in bf16 by AVX512-BF16: both factors in bf16, sums in f32. Tiles and panels are those of
+// gemm.c, with pairs of terms in the place of terms.
 //
 // Rows are rounded to bf16 (to nearest, even between two; below the least normal number to zero) as they are needed: some at a
 // time, to scratch. An element's sum is the same whatever the sizes of the product, the place of its row and column in it, and
@@ -83,7 +83,7 @@ BF16 static void tile_3(const tile_args *t) { tile(t, 3); }
 static inline __mmask32 first_of_32(int count) { return count >= 32 ? 0xffffffff : (1u << count) - 1; }
 static inline __mmask16 first_of_16(int count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
 
-// A panel from rows of the weight, which become its columns: `terms` of each, by pairs, the last with a zero where they are odd.
+// A panel from rows of the weight, which become its columns: `terms` of each, by pairs, the last with a zero if they are odd.
 BF16 static void pack_rows(const uint16_t *w, int64_t ld, int columns, int terms, int32_t *to) {
   for (int first = 0; first < columns; first += 16)
     for (int k = 0; k < terms; k += 32) {
@@ -202,8 +202,8 @@ static void multiply_block(block *b) {
   parallel((int64_t)b->across * ((b->rows + b->high - 1) / b->high), 1, block_range, b);
 }
 
-// c[m, n] = a op(w) + beta c with a weight in bf16, [n, k] where op transposes, else [k, n]; a is rounded to bf16. `scratch` has
-// room for MOST_ROWS or m rows of DEEPEST or k values of 16 bits, k rounded up to 32.
+// c[m, n] = a op(w) + beta c with a weight in bf16, [n, k] where op transposes, else [k, n]; a is rounded to bf16. `scratch`
+// has room for MOST_ROWS or m rows of DEEPEST or k values of 16 bits, k rounded up to 32.
 void product_bf16(int transposed, int m, int n, int k, const float *a, int lda, const packed_weight *w, float beta, float *c, int ldc,
                   void *scratch) {
   const uint16_t *codes = w->linears[0].codes; // those of all linears lie under each other

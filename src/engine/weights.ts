@@ -266,7 +266,7 @@ const mostElements = (spec: ModelSpec): number =>
     ...expertProducts(spec).map(({ in: width, out }) => maxOf(out) * width),
   ]);
 
-/** Room for a linear of at most so many elements as the device computes, and for what packing it needs. */
+/** Room for a linear of at most that many elements as the device computes, and for what packing it needs. */
 function openBench(device: Device, most: number) {
   const blocks = Math.ceil(most / NF4_BLOCK);
   const arena = new Arena(device, arenaBytes([most * bytesOf(device.compute), blocks * 4]), "a weight while it is packed");
