@@ -58,7 +58,7 @@ needs("bf16")("bf16 on a CPU that multiplies in it", () => {
   });
 
   test("a run that was killed comes to what an undisturbed one does", async () => {
-    const text = longer(recipe("bf16", "checkpoint = { steps = 3 }"), 40);
+    const text = longer(recipe("bf16", "checkpoint = { steps = 3 }"), 12);
     const [undisturbed, disturbed] = [place.project(text, SUMS), place.project(text, SUMS)];
     expect((await place.mlora("run", undisturbed)).code).toBe(0);
     const run = place.start(["run", disturbed]);
