@@ -2,7 +2,8 @@
 // tried with the kernels of processors other than this one, in a process each: OpenBLAS chooses when it is opened.
 //
 // Kernels differ by processor, and what they are given by the kind of layer. Every family is tried with those of Haswell, which
-// most processors without AVX-512 take; with each of the others, a family of every kind of layer, and rows at all places of a tile.
+// most processors without AVX-512 take; with each of the others, a family of every kind of layer, and rows at all places of a
+// tile.
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";
