@@ -147,7 +147,8 @@ needs("nats")("another user of the server", () => {
     for (const forged of forgeries(known, spy)) for (const forger of [guest, seal(guest, newRunKey())]) say(forger, forged);
     for (const repeated of repeats(heard.slice(-AGAIN))) say(guest, repeated);
     await guest.flush();
-    expect((await place.start(["resume", "tonight", "a3"], HERE).ended).code).toBe(0);
+    const resumed = await place.start(["resume", "tonight", "a3"], HERE).ended;
+    expect([resumed.code, resumed.err]).toEqual([0, ""]);
 
     const { code, err } = await run.ended;
     expect([code, err.match(/^error.*/m)]).toEqual([0, null]);
