@@ -16,6 +16,8 @@ const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
 
 const KEPT = "checkpoint = { steps = 3 }";
+/** Times the steps of the recipe: what is done to a run in its middle stops it first. */
+const LENGTH = 16;
 const outputOf = (path: string) => join(path, "..", "out");
 const checkpoints = (path: string, name: string) => checkpointsIn(join(outputOf(path), "checkpoints", name));
 const halfWritten = (path: string) =>
@@ -131,7 +133,7 @@ const LIMIT = 180_000;
 
 needs("disks")("a full disk", () => {
   const names = ["a0", "a1", "a3"];
-  const text = longer(unlike([0, 1, 3], "cpu", KEPT), 40);
+  const text = longer(unlike([0, 1, 3], "cpu", KEPT), LENGTH);
 
   test(
     "the run's: each checkpoint that fails is told, the one before is whole, and with room the run goes on as if nothing had been",
@@ -231,18 +233,18 @@ needs("disks")("a full disk", () => {
   test(
     "that holds the checkpoints of one that has to leave its slot ends that one alone",
     async () => {
-      const two = longer(unlike([0, 1, 3], "cpu"), 40).replaceAll(
+      const two = longer(unlike([0, 1, 3], "cpu"), LENGTH).replaceAll(
         /name = "(a[13])"\n/g,
-        'name = "$1"\nhalving = { rung = 60, keep = 0.6, group = "both" }\n',
+        'name = "$1"\nhalving = { rung = 24, keep = 0.6, group = "both" }\n',
       );
       const path = place.project(two, SUMS);
       const run = await startStopped(path, "the run's folder", () => existsSync(join(outputOf(path), "metrics.jsonl")));
       using _disk = smallDisk(join(outputOf(path), "checkpoints", "a3"), 64);
       run.kill("SIGCONT");
       const ended = await run.ended;
-      expectFailed(ended, /a3: failed: it had to leave its slot after step 60 and could not be kept: .*ENOSPC/);
+      expectFailed(ended, /a3: failed: it had to leave its slot after step 24 and could not be kept: .*ENOSPC/);
       expect(ended.out).toMatch(/a1 +done/);
-      await expectSame(path, longer(unlike([0, 1, 3], "cpu"), 40), ["a0"]);
+      await expectSame(path, longer(unlike([0, 1, 3], "cpu"), LENGTH), ["a0"]);
     },
     LIMIT,
   );
@@ -302,7 +304,7 @@ describe("files that go away", () => {
   test(
     "what a killed run left half written is gone when it goes on",
     async () => {
-      const text = longer(unlike([0, 1], "cpu", KEPT), 40);
+      const text = longer(unlike([0, 1], "cpu", KEPT), LENGTH);
       const path = place.project(text, SUMS);
       const run = await startKept(path, ["a0", "a1"]);
       run.kill("SIGKILL");
@@ -321,7 +323,7 @@ describe("files that go away", () => {
   test(
     "a run that was killed while it wrote its first file is begun again",
     async () => {
-      const text = longer(unlike([0, 1], "cpu", KEPT), 40);
+      const text = longer(unlike([0, 1], "cpu", KEPT), LENGTH);
       const path = place.project(text, SUMS);
       mkdirSync(outputOf(path));
       writeFileSync(join(outputOf(path), ".mlora-run.json.4711.tmp"), "{");
