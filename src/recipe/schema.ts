@@ -23,11 +23,11 @@ import {
 import { PRECISIONS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import type { Output } from "../base/schema.ts";
-import { REPO } from "../base/source-name.ts";
 import { MOST_RANK } from "../methods/layout.ts";
 import { OPTIMIZERS } from "../methods/optimizers.ts";
 import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
+import { paths, repo } from "./source-schema.ts";
 
 const MANY = 1e9;
 /** What a notification may be about. */
@@ -48,33 +48,18 @@ export const stages = v.union(
   expected(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage, whole or halves`),
 );
 
-const repo = v.pipe(text, v.regex(REPO, expected('a name on the hub, as "org/name"')));
-const share = { weight: v.exactOptional(positive()), rows: v.exactOptional(whole(1, MANY)) };
-const file = table({ path: text, ...share });
-const dataset = table({
-  dataset: repo,
-  ...share,
-  revision: v.exactOptional(text),
-  config: v.exactOptional(text),
-  split: v.exactOptional(text),
-});
-/** A file of rows, or a data set of a hub; its weight among others, and the number of its first rows that are used. */
-const source = v.union(
-  [text, file, dataset],
-  expected("a file, { path, weight, rows } or { dataset, revision, config, split }"),
-);
-export type SourceTable = Output<typeof source>;
-const paths = v.union(
-  [source, v.pipe(v.array(source), v.minLength(1, "is empty, expected at least one file"))],
-  expected("a file or a list of files"),
-);
-
 export const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/;
 const name = v.pipe(
   v.string(expected("a string")),
   v.regex(NAME, (issue) => `names a folder: expected letters, digits, '_' and '-', at most 64, found ${show(issue.input)}`),
 );
 
+const SHARE_OR_STEPS = "a share below 1 or a whole number of steps";
+const warmup = v.pipe(
+  finite(SHARE_OR_STEPS),
+  v.minValue(0, expected(SHARE_OR_STEPS)),
+  v.check((of) => of < 1 || Number.isInteger(of), expected(SHARE_OR_STEPS)),
+);
 const MOST_LAYERS = 9999;
 const layerRange = v.pipe(
   text,
@@ -221,11 +206,7 @@ export const adapterEntries = {
   ),
   scheduler: about(oneOf("constant", "linear", "cosine"), "how the learning rate falls", "linear"),
   warmup: about(
-    v.pipe(
-      finite("a share below 1 or a whole number of steps"),
-      v.minValue(0, expected("a share below 1 or a whole number of steps")),
-      v.check((of) => of < 1 || Number.isInteger(of), expected("a share below 1 or a whole number of steps")),
-    ),
+    warmup,
     "steps in which the learning rate rises; below 1 a share of all, and none where that is less than one step",
     0.03,
   ),

@@ -9,8 +9,8 @@ export type RateSchedule = {
 };
 
 /**
- * A share is rounded up, as Hugging Face does, but for one of less than a step: the first warm-up step has a rate of 0. A number
- * of steps may be more than there are: the rates then rise as slowly as it says, and do not come to the peak.
+ * A share is rounded up, as Hugging Face does, but for one of less than a step: the first warm-up step has a rate of 0. A
+ * number of steps may be more than there are: the rates then rise as slowly as it says, and do not come to the peak.
  */
 export function warmupSteps({ warmup }: RateSchedule, steps: number): number {
   if (warmup >= 1) return warmup;

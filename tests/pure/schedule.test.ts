@@ -191,7 +191,7 @@ describe("learning rates", () => {
       expect(of(name, 24)).toEqual([0, 1 / 24, 2 / 24, 3 / 24, 4 / 24, 5 / 24]);
   });
 
-  test("that do not come to their peak are told", () => {
+  test("that do not come to their peak are reported", () => {
     const adapter = (name: string, steps: number, warmup: number) => ({
       ...{ name, steps },
       recipe: { schedule: { name: "linear", warmup, minRatio: 0 }, optimizer: { learningRate: 2e-4 } } as AdapterRecipe,
