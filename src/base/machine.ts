@@ -4,7 +4,8 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { dirname, join } from "node:path";
-import { RunError } from "./errors.ts";
+import { RequestError, RunError } from "./errors.ts";
+import { formatBytes } from "./units.ts";
 
 /** What x86-64-v3 code uses, by the names of /proc/cpuinfo: ffi/native is compiled for it, or for any 64-bit Arm. */
 const NEEDED = ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"];
@@ -49,11 +50,26 @@ export function processor(read: Read = readFile): Processor {
   return { model, cores: usableCores(read), missing, avx512: has.has("avx512f"), hasProducts, missingBf16 };
 }
 
+/** With fewer addresses the runtime has none for the code that it makes, without which no library can be called. */
+const LEAST_ADDRESSES = 2.75 * 2 ** 30;
+
+/** Throws a RequestError, `machine.addresses`, where `ulimit -v` leaves this process too few to call the native kernels. */
+function requireAddresses(read: Read): void {
+  const [, limit] = /^Max address space\s+(\d+)\s/m.exec(read("/proc/self/limits") ?? "") ?? [];
+  if (limit === undefined || Number(limit) >= LEAST_ADDRESSES) return;
+  throw new RequestError(
+    "machine.addresses",
+    `the address space of a process is limited to ${formatBytes(Number(limit))}; mlora needs ${formatBytes(LEAST_ADDRESSES)}, and the model's memory on top`,
+    "raise the limit (ulimit -v unlimited); to bound memory give it to a container or a control group",
+  );
+}
+
 /**
  * The processor, if the native kernels can run on it; else a RunError, `machine.processor`. Without this they would end the
- * process.
+ * process. Throws a RequestError, `machine.addresses`, where they could not be called.
  */
 export function requireProcessor(read: Read = readFile): Processor {
+  requireAddresses(read);
   const found = processor(read);
   if (found.missing.length === 0) return found;
   throw new RunError(

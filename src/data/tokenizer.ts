@@ -42,6 +42,8 @@ export type Tokenizer = {
   readonly usedDate: () => boolean;
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
+  /** The first token within a text that the tokenizer itself calls special; null for none. */
+  readonly specialIn: (text: string) => string | null;
 };
 
 /**
@@ -83,8 +85,15 @@ function readTokenizer(folder: string, config: Json): Read {
     eos,
     addBos: bos !== null && hub.encode("a", { add_special_tokens: true }).ids[0] === bos,
     specials: texts.sort((a, b) => b.length - a.length),
+    specialIn: finderOf(added.filter(({ special }) => special === true).map(({ content }) => content)),
     named: specialTexts(config),
   };
+}
+
+function finderOf(marks: readonly string[]): Tokenizer["specialIn"] {
+  if (marks.length === 0) return () => null;
+  const pattern = new RegExp(marks.map((mark) => mark.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|"));
+  return (text) => pattern.exec(text)?.[0] ?? null;
 }
 
 /** What the tokenizer in `folder` is made of, as transformers computes it, and the ids of two tokens of its settings. */

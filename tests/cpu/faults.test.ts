@@ -3,7 +3,7 @@
 // the same command continues.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkpointsIn, readCheckpoint } from "../../src/files/checkpoint.ts";
 import { readRecord } from "../../src/files/record.ts";
@@ -100,11 +100,28 @@ describe("NaN and infinity", () => {
     expect(readdirSync(outputOf(path))).not.toContain("a0");
   });
 
+  test("of the base model's own weights are said to be its own", async () => {
+    const path = place.project(unlike([0, 1], "cpu").replace("../model", "damaged"), SUMS);
+    const damaged = join(path, "..", "damaged");
+    cpSync(join(place.root, "model"), damaged, { recursive: true, dereference: true });
+    const weights = join(damaged, "model.safetensors");
+    const bytes = readFileSync(weights);
+    bytes.fill(0xff, bytes.length - 4); // NaN in any type of floats
+    rmSync(weights);
+    writeFileSync(weights, bytes);
+    const ended = await place.mlora("run", path);
+    expectFailed(
+      ended,
+      /^a0: failed: step 1: the loss is NaN .*so the base model's weights, or those of `from`, are damaged$/m,
+    );
+    expect(ended.err).not.toContain("lower the learning rate");
+  });
+
   // The last step is followed by no loss that would show it.
   for (const [what, settings] of [
     ["a loss", "learning_rate = 1e30"],
-    ["a weight", "learning_rate = 1e39"],
-    ["a weight, with nothing held out", 'learning_rate = 1e39\ndata = "rows.jsonl"'],
+    ["a weight", "learning_rate = 3e38"],
+    ["a weight, with nothing held out", 'learning_rate = 3e38\ndata = "rows.jsonl"'],
   ] as const)
     test(`after the last step, ${what}: the adapter is not saved, and the run can continue`, async () => {
       const once = unlike([0, 1], "cpu").replace("steps = 6", "steps = 1").replace("eval_every = 2\n", "");
