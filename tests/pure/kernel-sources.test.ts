@@ -31,6 +31,7 @@ const SHARED_PY = [
   "fp8",
   "fp8_swiglu",
   "linear_variants",
+  "nf4_fp8",
   "statespace_backward",
   "tile",
   "variants",
