@@ -9,6 +9,10 @@ import { RunError } from "./errors.ts";
 /** What x86-64-v3 code uses, by the names of /proc/cpuinfo: ffi/native is compiled for it, or for any 64-bit Arm. */
 const NEEDED = ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"];
 
+/** What ffi/native/gemm.c uses, and gemm_bf16.c. */
+const PRODUCTS = ["avx512f", "avx512bw", "avx512dq", "avx512vl"];
+const NEEDED_BF16 = [...PRODUCTS, "avx512_bf16"];
+
 export type Processor = {
   readonly model: string;
   /** Cores that this process may keep busy: its affinity and its container's quota count. */
@@ -16,6 +20,10 @@ export type Processor = {
   /** Instruction sets that the native kernels need and that are not there; they cannot run unless this is empty. */
   readonly missing: readonly string[];
   readonly avx512: boolean;
+  /** Whether products are those of ffi/native/gemm.c, unless OpenBLAS's are asked for. */
+  readonly hasProducts: boolean;
+  /** What products in bf16 need and is not there: none on a processor that has them. */
+  readonly missingBf16: readonly string[];
 };
 
 export type Memory = {
@@ -35,7 +43,10 @@ export function processor(read: Read = readFile): Processor {
   const has = new Set(flags.trim().split(/\s+/));
   const isArm = process.arch === "arm64";
   const missing = isArm ? [] : process.arch === "x64" ? NEEDED.filter((name) => !has.has(name)) : ["x86-64"];
-  return { model: cpus()[0]?.model.trim() || process.arch, cores: usableCores(read), missing, avx512: has.has("avx512f") };
+  const missingBf16 = process.arch === "x64" ? NEEDED_BF16.filter((name) => !has.has(name)) : NEEDED_BF16;
+  const hasProducts = process.arch === "x64" && PRODUCTS.every((name) => has.has(name));
+  const model = cpus()[0]?.model.trim() || process.arch;
+  return { model, cores: usableCores(read), missing, avx512: has.has("avx512f"), hasProducts, missingBf16 };
 }
 
 /**

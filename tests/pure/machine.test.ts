@@ -83,6 +83,13 @@ describe("a processor", () => {
     expect(processor(cpuinfo(`${flags} avx512f`)).avx512).toBe(true);
   });
 
+  test("that multiplies in bf16 has all of AVX-512 that it is done by", () => {
+    const all = `${flags} avx512f avx512bw avx512dq avx512vl avx512_bf16`;
+    expect(processor(cpuinfo(all)).missingBf16).toEqual([]);
+    expect(processor(cpuinfo(all.replace("avx512dq ", ""))).missingBf16).toEqual(["avx512dq"]);
+    expect(processor(cpuinfo(`${flags} avx512f avx512bw avx512dq avx512vl`)).missingBf16).toEqual(["avx512_bf16"]);
+  });
+
   test("that lacks some is refused, by what it lacks", () => {
     const old = cpuinfo("fpu avx xsave");
     expect(processor(old).missing).toEqual(["avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"]);
