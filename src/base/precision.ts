@@ -1,7 +1,7 @@
 // How exactly the frozen base is held and computed with: the words of recipes, and what they mean for its linear weights.
 //
 // int8, nf4, fp8 and nf4-fp8 quantise the linear weights of the decoder layers alone; embedding, head, norms and biases stay as
-// they are. bf16 is a device's compute type on GPUs; a CPU computes in f32 and multiplies linears, experts and the head in bf16.
+// they are. bf16 is a device's compute type on GPUs; a CPU computes in f32 and multiplies linears, experts and head in bf16.
 
 export const PRECISIONS = ["auto", "fp32", "bf16", "int8", "nf4", "fp8", "nf4-fp8"] as const;
 export type Precision = (typeof PRECISIONS)[number];
