@@ -1,20 +1,24 @@
 """The linear layer of linear.py over a frozen weight in e4m3, multiplied in e4m3 by the tensor cores of Hopper, or of Ada by
 pointers.
 
-    fp8_quantise      codes[m, k] = e4m3(v / scale[m]), v = x[m, k] columns[k] or x[m, k], scale[m] = max |v| / 448
+    fp8_pack          codes[n, k] = e4m3(x[n, k] / 2^e[n]), 2^e[n] the least power of two that is at least max |x[n]| / 448
     turn              turned[k, n] = codes[n, k]
-    fp8_dequantise    out[n, k] = codes[n, k] scale[n]
-    fp8_forward       y[m, n]  = x_scale[m] w_scale[n] sum_k x[m, k] w[n, k] + bias[n] + residual[m, n]
+    fp8_dequantise    out[n, k] = codes[n, k] 2^e[n]
+    fp8_quantise      codes[m, k] = e4m3(v / scale[m]), v = x[m, k] or x[m, k] 2^e[k] of columns, scale[m] = max |v| / 448
+    fp8_forward       y[m, n]  = x_scale[m] 2^e[n] sum_k x[m, k] w[n, k] + bias[n] + residual[m, n]
                       + what linear_forward adds for adapters
     fp8_backward      dx[m, k] = dy_scale[m] sum_n dy[m, n] turned[k, n] + what linear_backward adds for adapters
 
 x and dy are codes of fp8_quantise, row by row, so that other adapters change nothing; dy's have the weight's scales in them
-(columns), so that one scale a row is left. The tensor cores want both factors to run along the sum, hence the turned copy. They
-keep about 14 bits of a sum (more would take the registers of a second accumulator), a tenth of what rounding to e4m3 loses.
+(columns), so that one scale a row is left. These are powers of two: a byte each, for their rows are read with each row of dy,
+and a value times one is held in bf16 as it is. e4m3 has the same digits at any power of two. A NaN stays one.
 
-Shapes: x codes[M, K], w codes[N, K], turned codes[K, N], dy codes[M, N]; x_scale, dy_scale f32[M], w_scale, columns f32[N]; the
-rest as linear.py. K and N multiples of 16. Launch: fp8_quantise (M); turn (ceil(K / BLOCK), ceil(N / BLOCK)); fp8_dequantise
-(N, ceil(K / BLOCK)); the products as linear.py. No scratch.
+The tensor cores want both factors to run along the sum, hence the turned copy. They keep about 14 bits of a sum (more would
+take the registers of a second accumulator), a tenth of what rounding to e4m3 loses.
+
+Shapes: x codes[M, K], w codes[N, K], turned codes[K, N], dy codes[M, N]; x_scale, dy_scale f32[M]; exponents (w_scale, columns)
+u8[N], e + 127; the rest as linear.py. K and N multiples of 16. Launch: fp8_pack (N); fp8_quantise (M); turn (ceil(K / BLOCK),
+ceil(N / BLOCK)); fp8_dequantise (N, ceil(K / BLOCK)); the products as linear.py. No scratch.
 """
 import triton
 import triton.language as tl
@@ -26,54 +30,106 @@ MOST = tl.constexpr(448.0)  # the largest e4m3
 
 
 @triton.jit
-def scaled_part(v, columns, k, K, COLUMNS: tl.constexpr):
-    """Some of a row in f32, times the columns' numbers."""
-    v = v.to(tl.float32)
-    if COLUMNS:
-        v *= tl.load(columns + k, mask=k < K, other=0.0)
-    return v
+def power(exponent):
+    """2^e, f32, of e + 127: 1 to 254."""
+    return (exponent.to(tl.int32) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def exponent_of(most):
+    """e + 127 of the least power of two that is at least most / 448, of weights that are no smaller than e4m3's at 2^-126."""
+    bits = tl.div_rn(most, MOST).to(tl.int32, bitcast=True)
+    exponent = (bits >> 23) + ((bits & 0x7FFFFF) != 0).to(tl.int32)
+    return tl.minimum(tl.maximum(exponent, 1), 253)
+
+
+@triton.jit
+def inverse_power(exponent):
+    return ((254 - exponent.to(tl.int32)) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def at_columns(v, columns, k, K):
+    """Some of a row in f32, times the columns' powers of two."""
+    return v * power(tl.load(columns + k, mask=k < K, other=127))
+
+
+@triton.jit
+def scale_of(most, scale):
+    """Writes the scale of a row and returns its inverse."""
+    largest = tl.max(most)
+    tl.store(scale + tl.program_id(0), tl.div_rn(largest, MOST))
+    return tl.where(largest > 0, tl.div_rn(MOST, largest), 0.0)
+
+
+@triton.jit
+def row_part(base, k, K):
+    """Some of a row that is read once; caches are for the columns."""
+    return tl.load(base + k, mask=k < K, other=0.0, cache_modifier=".cg")
 
 
 @triton.jit
 def store_part(v, inverse, codes, k, K):
-    v = tl.minimum(tl.maximum(v * inverse, -MOST), MOST)
-    tl.store(codes + k, v.to(tl.float8e4nv), mask=k < K)
+    """v inverse in e4m3, which ends at 448."""
+    tl.store(codes + k, (v.to(tl.float32) * inverse).to(tl.float8e4nv), mask=k < K)
+
+
+@triton.jit
+def fp8_pack(x, exponents, codes, K, BLOCK: tl.constexpr):
+    """A row of a weight a program, read twice."""
+    K = K // 16 * 16  # as it is: tells the compiler that rows are aligned
+    x, codes = x + tl.program_id(0).to(tl.int64) * K, codes + tl.program_id(0).to(tl.int64) * K
+    most = tl.zeros((BLOCK,), tl.float32)
+    for k0 in range(0, K, BLOCK):
+        k = k0 + tl.arange(0, BLOCK)
+        most = tl.maximum(most, tl.abs(tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)))
+    exponent = exponent_of(tl.max(most))
+    tl.store(exponents + tl.program_id(0), exponent.to(tl.uint8))
+    for k0 in range(0, K, BLOCK):
+        k = k0 + tl.arange(0, BLOCK)
+        store_part(tl.load(x + k, mask=k < K, other=0.0), inverse_power(exponent), codes, k, K)
 
 
 @triton.jit
 def fp8_quantise(x, columns, codes, scale, K, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
     """A row a program: held as CHUNKS parts of BLOCK, or, with 0, read twice, the second time from a cache."""
-    K = K // 16 * 16  # as it is: tells the compiler that rows are aligned
+    K = K // 16 * 16
     x, codes = x + tl.program_id(0).to(tl.int64) * K, codes + tl.program_id(0).to(tl.int64) * K
     most = tl.zeros((BLOCK,), tl.float32)
     if CHUNKS:
         parts = ()
         for chunk in tl.static_range(CHUNKS):  # all are under way before the first is needed
-            k = chunk * BLOCK + tl.arange(0, BLOCK)
-            parts = parts + (tl.load(x + k, mask=k < K, other=0.0, cache_modifier=".cg"),)  # caches are for the columns
+            parts = parts + (row_part(x, chunk * BLOCK + tl.arange(0, BLOCK), K),)
+        held = ()
         for chunk in tl.static_range(CHUNKS):
-            k = chunk * BLOCK + tl.arange(0, BLOCK)
-            most = tl.maximum(most, tl.abs(scaled_part(parts[chunk], columns, k, K, COLUMNS)))
-        largest = tl.max(most)
-        inverse = tl.where(largest > 0, tl.div_rn(MOST, largest), 0.0)
+            v = parts[chunk].to(tl.float32)
+            if COLUMNS:
+                v = at_columns(v, columns, chunk * BLOCK + tl.arange(0, BLOCK), K)
+            most = tl.maximum(most, tl.abs(v))
+            held = held + (v.to(x.dtype.element_ty),)
+        inverse = scale_of(most, scale)
         for chunk in tl.static_range(CHUNKS):
-            k = chunk * BLOCK + tl.arange(0, BLOCK)
-            store_part(scaled_part(parts[chunk], columns, k, K, COLUMNS), inverse, codes, k, K)
+            store_part(held[chunk], inverse, codes, chunk * BLOCK + tl.arange(0, BLOCK), K)
     else:
         for k0 in range(0, K, BLOCK):
             k = k0 + tl.arange(0, BLOCK)
-            most = tl.maximum(most, tl.abs(scaled_part(tl.load(x + k, mask=k < K, other=0.0), columns, k, K, COLUMNS)))
-        largest = tl.max(most)
-        inverse = tl.where(largest > 0, tl.div_rn(MOST, largest), 0.0)
+            v = tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)
+            if COLUMNS:
+                v = at_columns(v, columns, k, K)
+            most = tl.maximum(most, tl.abs(v))
+        inverse = scale_of(most, scale)
         for k0 in range(0, K, BLOCK):
             k = k0 + tl.arange(0, BLOCK)
-            store_part(scaled_part(tl.load(x + k, mask=k < K, other=0.0), columns, k, K, COLUMNS), inverse, codes, k, K)
-    tl.store(scale + tl.program_id(0), tl.div_rn(largest, MOST))
+            v = tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)
+            if COLUMNS:
+                v = at_columns(v, columns, k, K)
+            store_part(v, inverse, codes, k, K)
 
 
 @triton.jit
 def turn(codes, turned, N, K, BLOCK: tl.constexpr):
     """A tile of bytes a program."""
+    N, K = N // 16 * 16, K // 16 * 16
     k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = (n < N)[:, None] & (k < K)[None, :]
@@ -82,12 +138,12 @@ def turn(codes, turned, N, K, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def fp8_dequantise(codes, scale, out, K, BLOCK: tl.constexpr):
+def fp8_dequantise(codes, exponents, out, K, BLOCK: tl.constexpr):
     """A part of a row a program."""
     K = K // 16 * 16
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(codes + n * K + k, mask=k < K, other=0.0).to(tl.float32)
-    tl.store(out + n * K + k, (code * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
+    tl.store(out + n * K + k, (code * power(tl.load(exponents + n))).to(out.dtype.element_ty), mask=k < K)
 
 
 @triton.jit
@@ -97,7 +153,7 @@ def scaled(acc, x_scale, w_scale, m0, n0, N, BM: tl.constexpr, H: tl.constexpr):
     what is added to it where another contracts that: the variant depends on the widest adapter that is co-batched.
     """
     n = n0 + tl.arange(0, H)
-    scales = tl.load(x_scale + m0 + tl.arange(0, BM))[:, None] * tl.load(w_scale + n, mask=n < N, other=0.0)[None, :]
+    scales = tl.load(x_scale + m0 + tl.arange(0, BM))[:, None] * power(tl.load(w_scale + n, mask=n < N, other=127))[None, :]
     return tl.where((n < N)[None, :], acc * scales, 0.0)
 
 
@@ -165,10 +221,11 @@ WARPS, STAGES = 8, 3
 CHUNKS = (1, 3, 6, 0)  # a launch takes the first that holds a row, or the last
 TABLES = "low_at:*i32 factors:*i64"
 PARAMETERS = {
-    "fp8_quantise": "x:*bf16 columns:*fp32 codes:*fp8e4nv scale:*fp32 K:i32",
+    "fp8_pack": "x:*bf16 exponents:*u8 codes:*fp8e4nv K:i32",
+    "fp8_quantise": "x:*bf16 columns:*u8 codes:*fp8e4nv scale:*fp32 K:i32",
     "turn": "codes:*u8 turned:*u8 N:i32 K:i32",
-    "fp8_dequantise": "codes:*fp8e4nv scale:*fp32 out:*bf16 K:i32",
-    "fp8_forward": f"x:d x_scale:*fp32 w:d w_scale:*fp32 y:d bias:*bf16 residual:d s:*bf16 {TABLES} scale:*fp32 ranks:*i32 tile_adapter:*i32 "
+    "fp8_dequantise": "codes:*fp8e4nv exponents:*u8 out:*bf16 K:i32",
+    "fp8_forward": f"x:d x_scale:*fp32 w:d w_scale:*u8 y:d bias:*bf16 residual:d s:*bf16 {TABLES} scale:*fp32 ranks:*i32 tile_adapter:*i32 "
     "factors_stride:i32 scale_stride:i32 ranks_stride:i32 M:i32 N:i32 K:i32 first1:i32 first2:i32 G:i32",
     "fp8_backward": f"dy:d dy_scale:*fp32 w:d dx:d ds:*bf16 {TABLES} ranks:*i32 tile_adapter:*i32 row_number:*i32 dropout:*i32 module:i32 "
     "factors_stride:i32 ranks_stride:i32 M:i32 N:i32 K:i32 G:i32",
@@ -199,7 +256,9 @@ def variants():
         flat = product["DESC"]
         for columns in (0, 1):
             for chunks in CHUNKS:
-                yield variant("fp8_quantise", kind, 16 if columns or chunks > 1 else 8, COLUMNS=columns, BLOCK=4096, CHUNKS=chunks)
+                warps = 8 if columns and chunks == 3 else 16 if columns or chunks > 1 else 8
+                yield variant("fp8_quantise", kind, warps, COLUMNS=columns, BLOCK=4096, CHUNKS=chunks)
+        yield variant("fp8_pack", kind, 8, BLOCK=4096)
         yield variant("turn", kind, 4, BLOCK=64)
         yield variant("fp8_dequantise", kind, 4, BLOCK=2048)
         for constants in forward_rows(kind, flat):

@@ -2,78 +2,68 @@
 which are not written.
 
     fp8_swiglu             codes, scale of h[m, i] = silu(gate) up
-    fp8_swiglu_backward    codes, scale of columns[n] d[m, n], d the gradients of gate and up, next to each other
+    fp8_swiglu_backward    codes, scale of d[m, n] 2^e[n] of columns, d the gradients of gate and up, next to each other
 
-h and d are rounded to the compute type before they are scaled, as where they lie in memory: the bits are the same.
+h and d are rounded to bf16 before they are scaled, as where they lie in memory: the bits are the same. Two numbers are rounded
+at a time (PAIRS), for the conversion of one runs at a quarter of the rate, as do the exponential and the division of each;
+Triton's interpreter has no such instruction.
 
-Shapes: gate_up c[M, 2 I], dh c[M, I], columns f32[2 I], codes [M, I] and [M, 2 I], scale f32[M]. Needs: I a multiple of 16, at
+Shapes: gate_up c[M, 2 I], dh c[M, I], columns u8[2 I], codes [M, I] and [M, 2 I], scale f32[M]. Needs: I a multiple of 16, at
 most BLOCK CHUNKS: a row is held in registers. Launch: grid (M), the first variant that holds a row; no scratch.
 """
 import triton
 import triton.language as tl
 
-from fp8 import MOST, scaled_part, store_part
+from fp8 import at_columns, row_part, scale_of, store_part
 from swiglu import swiglu_gradients, swiglu_of
 
 
 @triton.jit
-def scale_of(most, scale):
-    """Writes the scale of a row and returns its inverse."""
-    largest = tl.max(most)
-    tl.store(scale + tl.program_id(0), tl.div_rn(largest, MOST))
-    return tl.where(largest > 0, tl.div_rn(MOST, largest), 0.0)
+def to_bf16(v, PAIRS: tl.constexpr):
+    if PAIRS:
+        return tl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [v], tl.bfloat16, is_pure=True, pack=2)
+    else:
+        return v.to(tl.bfloat16)
 
 
 @triton.jit
-def row_part(base, chunk, I, BLOCK: tl.constexpr):
-    """Some of a row; caches are for the columns."""
-    i = chunk * BLOCK + tl.arange(0, BLOCK)
-    return tl.load(base + i, mask=i < I, other=0.0, cache_modifier=".cg")
-
-
-@triton.jit
-def fp8_swiglu(gate_up, codes, scale, I, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
+def fp8_swiglu(gate_up, codes, scale, I, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, PAIRS: tl.constexpr):
     """One row. See the top of the file."""
     I = I // 16 * 16  # as it is: tells the compiler that rows are aligned
     m = tl.program_id(0).to(tl.int64)
     gate, up = gate_up + m * 2 * I, gate_up + m * 2 * I + I
-    parts = ()
-    for chunk in tl.static_range(CHUNKS):  # all are under way before the first is needed
-        parts = parts + ((row_part(gate, chunk, I, BLOCK), row_part(up, chunk, I, BLOCK)),)
     most = tl.zeros((BLOCK,), tl.float32)
     made = ()
     for chunk in tl.static_range(CHUNKS):
-        h = swiglu_of(parts[chunk][0].to(tl.float32), parts[chunk][1].to(tl.float32)).to(gate_up.dtype.element_ty)
+        i = chunk * BLOCK + tl.arange(0, BLOCK)
+        h = to_bf16(swiglu_of(row_part(gate, i, I).to(tl.float32), row_part(up, i, I).to(tl.float32)), PAIRS)
         most = tl.maximum(most, tl.abs(h.to(tl.float32)))
         made = made + (h,)
     inverse = scale_of(most, scale)
     for chunk in tl.static_range(CHUNKS):
-        store_part(made[chunk].to(tl.float32), inverse, codes + m * I, chunk * BLOCK + tl.arange(0, BLOCK), I)
+        store_part(made[chunk], inverse, codes + m * I, chunk * BLOCK + tl.arange(0, BLOCK), I)
 
 
 @triton.jit
-def fp8_swiglu_backward(dh, gate_up, columns, codes, scale, I, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
+def fp8_swiglu_backward(dh, gate_up, columns, codes, scale, I, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, PAIRS: tl.constexpr):
     """One row. See the top of the file."""
     I = I // 16 * 16
     m = tl.program_id(0).to(tl.int64)
     d, gate, up = dh + m * I, gate_up + m * 2 * I, gate_up + m * 2 * I + I
-    parts = ()
-    for chunk in tl.static_range(CHUNKS):
-        parts = parts + ((row_part(d, chunk, I, BLOCK), row_part(gate, chunk, I, BLOCK), row_part(up, chunk, I, BLOCK)),)
     most = tl.zeros((BLOCK,), tl.float32)
     made = ()
     for chunk in tl.static_range(CHUNKS):
         i = chunk * BLOCK + tl.arange(0, BLOCK)
-        dgate, dup = swiglu_gradients(parts[chunk][0].to(tl.float32), parts[chunk][1].to(tl.float32), parts[chunk][2].to(tl.float32))
-        dgate, dup = dgate.to(gate_up.dtype.element_ty), dup.to(gate_up.dtype.element_ty)
-        most = tl.maximum(most, tl.abs(scaled_part(dgate, columns, i, I, True)))
-        most = tl.maximum(most, tl.abs(scaled_part(dup, columns + I, i, I, True)))
-        made = made + ((dgate, dup),)
+        dgate, dup = swiglu_gradients(row_part(d, i, I).to(tl.float32), row_part(gate, i, I).to(tl.float32), row_part(up, i, I).to(tl.float32))
+        dgate = at_columns(to_bf16(dgate, PAIRS).to(tl.float32), columns, i, I)
+        dup = at_columns(to_bf16(dup, PAIRS).to(tl.float32), columns + I, i, I)
+        most = tl.maximum(most, tl.maximum(tl.abs(dgate), tl.abs(dup)))
+        made = made + ((to_bf16(dgate, PAIRS), to_bf16(dup, PAIRS)),)  # as they are: a row in f32 would take too many registers
     inverse = scale_of(most, scale)
     for chunk in tl.static_range(CHUNKS):
         i = chunk * BLOCK + tl.arange(0, BLOCK)
-        store_part(scaled_part(made[chunk][0], columns, i, I, True), inverse, codes + m * 2 * I, i, I)
-        store_part(scaled_part(made[chunk][1], columns + I, i, I, True), inverse, codes + m * 2 * I + I, i, I)
+        store_part(made[chunk][0], inverse, codes + m * 2 * I, i, I)
+        store_part(made[chunk][1], inverse, codes + m * 2 * I + I, i, I)
 
 
 # What is compiled.
@@ -81,15 +71,17 @@ def fp8_swiglu_backward(dh, gate_up, columns, codes, scale, I, BLOCK: tl.constex
 ARCH = {"tma": "sm_90a", "ptr": "sm_89"}
 PARAMETERS = {
     "fp8_swiglu": "gate_up:*bf16 codes:*fp8e4nv scale:*fp32 I:i32",
-    "fp8_swiglu_backward": "dh:*bf16 gate_up:*bf16 columns:*fp32 codes:*fp8e4nv scale:*fp32 I:i32",
+    "fp8_swiglu_backward": "dh:*bf16 gate_up:*bf16 columns:*u8 codes:*fp8e4nv scale:*fp32 I:i32",
 }
-CHUNKS = (1, 3, 5)  # a launch takes the first that holds a row; wider rows are rounded by fp8_quantise
+# Blocks, warps and chunks: a launch takes the first that holds a row; wider rows are rounded by fp8_quantise.
+ROWS = {"fp8_swiglu": (2048, 8, (2, 6, 10)), "fp8_swiglu_backward": (4096, 16, (1, 3, 5))}
 
 
 def variants():
     for kind, arch in ARCH.items():
         for kernel, parameters in PARAMETERS.items():
             signature = dict(parameter.split(":") for parameter in parameters.split())
-            for chunks in CHUNKS:
-                constants = dict(BLOCK=4096, CHUNKS=chunks)
-                yield dict(module="fp8_swiglu", kernel=kernel, kinds=[kind], arch=arch, dtype="bf16", constants=constants, warps=16, stages=1, signature=signature)
+            block, warps, each = ROWS[kernel]
+            for chunks in each:
+                constants = dict(BLOCK=block, CHUNKS=chunks, PAIRS=1)
+                yield dict(module="fp8_swiglu", kernel=kernel, kinds=[kind], arch=arch, dtype="bf16", constants=constants, warps=warps, stages=1, signature=signature)

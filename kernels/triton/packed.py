@@ -6,15 +6,15 @@
     nf4_nest          codes of absmax - mean, in blocks of 256 with a scale each
     nf4_dequantise    out[i] = book[code] (dynamic[absmax] nested + mean)
     int8_dequantise   out[n, k] = codes[n, k] scale[n]
-    fp8_expand        the same with codes in e4m3, on any GPU: fp8_dequantise of fp8.py for the weights of experts
+    fp8_expand        codes[n, k] 2^e[n], codes in e4m3, on any GPU: fp8_dequantise of fp8.py for the weights of experts
     mxfp4_expand      out[i] = book[code] 2^(scale - 127) of blocks of 32 values, two codes to a byte, the first in the low half
 
 Of several weights alike, those of experts, each part of the next one lies `step` bytes further, its values out_step elements.
 
 Rounding: to nearest even, and to the lower of two codes of nf4 that are as near.
 
-Shapes: x, out c[N, K] or c[size]; codes i8 or u8; scale, nested, mean f32; absmax f32 in nf4_quantise, nf4_mean and as input of
-nf4_nest, else u8. K a multiple of 8, size even; 16-byte alignment.
+Shapes: x, out c[N, K] or c[size]; codes i8 or u8; scale, nested, mean f32; exponents u8[N], e + 127; absmax f32 in
+nf4_quantise, nf4_mean and as input of nf4_nest, else u8. K a multiple of 8, size even; 16-byte alignment.
 
 Launch, no scratch: int8_quantise (N); nf4_quantise (ceil(size / (64 BLOCKS))); nf4_mean (1); nf4_nest (ceil(blocks / 256));
 nf4_dequantise and mxfp4_expand (ceil(size / BLOCK), 1, weights), WORDS threads; int8_dequantise and fp8_expand (N,
@@ -230,18 +230,19 @@ def mx_value(code):
 
 
 @triton.jit
-def fp8_expand(codes, scale, out, K, step, out_step, BLOCK: tl.constexpr):
+def fp8_expand(codes, exponents, out, K, step, out_step, BLOCK: tl.constexpr):
     """A part of a row a program."""
     K, step, out_step = K // 8 * 8, step // 256 * 256, out_step // 8 * 8
     weight = tl.program_id(2).to(tl.int64)
-    codes, scale, out = codes + weight * step, scale + weight * (step // 4), out + weight * out_step
+    codes, exponents, out = codes + weight * step, exponents + weight * step, out + weight * out_step
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(codes + n * K + k, mask=k < K, other=0).to(tl.int32)
     magnitude, exponent = code & 7, (code >> 3) & 15
     power = power_of_2(tl.maximum(exponent, 1) - 10)  # without an exponent that of 1
     value = (magnitude + tl.where(exponent > 0, 8, 0)).to(tl.float32) * power
     value = tl.where(code & 127 == 127, float("nan"), value * tl.where(code > 127, -1.0, 1.0))
-    tl.store(out + n * K + k, (value * tl.load(scale + n)).to(out.dtype.element_ty), mask=k < K)
+    row_scale = power_of_2(tl.load(exponents + n).to(tl.int32) - 127)
+    tl.store(out + n * K + k, (value * row_scale).to(out.dtype.element_ty), mask=k < K)
 
 
 # What is compiled.
@@ -256,6 +257,6 @@ def variants():
         yield row("packed", "mxfp4_expand", kind, "codes:*u8 scale:*u8 out:c size:i64 step:i64 out_step:i64", BLOCK=8192, WORDS=128)
         yield row("packed", "nf4_quantise", kind, "x:c codes:*u8 absmax:*fp32 size:i64", BLOCKS=32)
         yield row("packed", "nf4_dequantise", kind, "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 out:c size:i64 step:i64 out_step:i64", BLOCK=8192, WORDS=128)
-    yield row("packed", "fp8_expand", "ptr", "codes:*u8 scale:*fp32 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)
+    yield row("packed", "fp8_expand", "ptr", "codes:*u8 exponents:*u8 out:c K:i32 step:i64 out_step:i64", BLOCK=2048)
     yield row("packed", "nf4_mean", None, "absmax:*fp32 mean:*fp32 blocks:i32", warps=8, BLOCK=4096)
     yield row("packed", "nf4_nest", None, "absmax:*fp32 mean:*fp32 nested:*fp32 codes:*u8 blocks:i32")

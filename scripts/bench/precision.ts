@@ -30,6 +30,7 @@ const CASES: Readonly<Record<string, { readonly settings: Settings; readonly of?
   fp8: { settings: { precision: "fp8", recomputation: "none" }, of: "bf16", asked: "1.4" },
   int8: { settings: { precision: "int8", recomputation: "none" }, of: "bf16", asked: "0.8" },
   nf4: { settings: { precision: "nf4", recomputation: "none" }, of: "bf16", asked: "0.8" },
+  "nf4-fp8": { settings: { precision: "nf4-fp8", recomputation: "none" }, of: "bf16", asked: "1.3" },
   "4 DoRA adapters": { settings: { precision: "bf16", recomputation: "none", method: "dora" }, of: "bf16", asked: "0.8" },
   "nf4, full recomputation": { settings: { precision: "nf4", recomputation: "full" }, asked: "7 GiB" },
   "13B, nf4, full recomputation": {

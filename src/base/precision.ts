@@ -1,17 +1,18 @@
 // How exactly the frozen base is held and computed with: the words of recipes, and what they mean for its linear weights.
 //
-// int8, nf4 and fp8 quantise the linear weights of the decoder layers alone; embedding, head, norms and biases stay as they
-// are. bf16 is a device's compute type on GPUs; a CPU computes in f32 and multiplies linears, experts and the head in bf16.
+// int8, nf4, fp8 and nf4-fp8 quantise the linear weights of the decoder layers alone; embedding, head, norms and biases stay as
+// they are. bf16 is a device's compute type on GPUs; a CPU computes in f32 and multiplies linears, experts and head in bf16.
 
-export const PRECISIONS = ["auto", "fp32", "bf16", "int8", "nf4", "fp8"] as const;
+export const PRECISIONS = ["auto", "fp32", "bf16", "int8", "nf4", "fp8", "nf4-fp8"] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
 /**
  * How a device holds a linear weight: `dense` as it computes, or packed: `bf16` where it computes in f32, `bf16-products` the
  * same, multiplied with rows that are rounded to bf16, `int8` scaled by row, `nf4` (4-bit NormalFloat of QLoRA), `fp8` (e4m3,
- * scaled by row), `mxfp4` (e2m1, a power of two for 32 values, of files that have experts so).
+ * scaled by row), `nf4-fp8` (nf4 that is rounded to e4m3 for each product), `mxfp4` (e2m1, a power of two for 32 values, of
+ * files that have experts so).
  */
-export const WEIGHT_FORMATS = ["dense", "bf16", "bf16-products", "int8", "nf4", "fp8", "mxfp4"] as const;
+export const WEIGHT_FORMATS = ["dense", "bf16", "bf16-products", "int8", "nf4", "fp8", "nf4-fp8", "mxfp4"] as const;
 export type WeightFormat = (typeof WEIGHT_FORMATS)[number];
 export type PackedFormat = Exclude<WeightFormat, "dense">;
 
@@ -19,7 +20,10 @@ export type PackedFormat = Exclude<WeightFormat, "dense">;
 export const isBf16 = (format: WeightFormat): boolean => format === "bf16" || format === "bf16-products";
 
 /** Whether it changes what the weights are, and with them every number of a run. */
-export const isQuantised = (precision: Precision): boolean => ["int8", "nf4", "fp8"].includes(precision);
+export const isQuantised = (precision: Precision): boolean => ["int8", "nf4", "fp8", "nf4-fp8"].includes(precision);
+
+/** Whether linears are multiplied in e4m3, with both factors rounded to it. */
+export const multipliesInFp8 = (format: WeightFormat | Precision): boolean => format === "fp8" || format === "nf4-fp8";
 
 /** A format that linear weights of a model's files are in, so that holding them so loses nothing. */
 export type ExactWeights = {
@@ -58,11 +62,12 @@ export function heldWeights(
 ): HeldWeights & { readonly denseGroups: readonly string[] } {
   const format = formatOf(precision, compute, exact?.format ?? null);
   const keeps = exact?.isMxfp4 === true && precision !== "fp32" && precision !== "bf16"; // int8 is larger, nf4 rounds again
+  const experts = keeps ? "mxfp4" : precision === "nf4-fp8" ? "nf4" : null; // which are not multiplied in e4m3
   return {
     format,
     denseGroups: precision === "auto" && format !== "dense" ? exact!.others : [],
     ...(format === "bf16" && exact?.tables && packsTables ? { tableFormat: format } : {}),
-    ...(keeps ? { expertFormat: "mxfp4" as const } : {}),
+    ...(experts ? { expertFormat: experts } : {}),
   };
 }
 
@@ -71,6 +76,7 @@ function formatOf(precision: Precision, compute: "f32" | "bf16", exact: ExactWei
     case "int8":
     case "nf4":
     case "fp8":
+    case "nf4-fp8":
       return precision;
     case "fp32":
       return "dense";

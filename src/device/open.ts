@@ -3,7 +3,7 @@
 import type { DeviceChoice, DeviceKind, DeviceReport } from "../base/device-report.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor, usableCores } from "../base/machine.ts";
-import type { Precision } from "../base/precision.ts";
+import { multipliesInFp8, type Precision } from "../base/precision.ts";
 import { formatBytes } from "../base/units.ts";
 import { asksForOpenBlas } from "./cpu/host.ts";
 import { CpuDevice } from "./cpu.ts";
@@ -47,10 +47,10 @@ export function openDevice({ kind, compute, ordinal, stagesOnHost }: DeviceChoic
 }
 
 function cpuReport(precision: Precision, note: string | null): DeviceReport {
-  if (precision === "fp8")
+  if (multipliesInFp8(precision))
     throw new RequestError(
       "device.precision",
-      `fp8 needs an Ada or Hopper GPU, or a later one, and this is the cpu device${note === null ? "" : `: ${note}`}`,
+      `${precision} needs an Ada or Hopper GPU, or a later one, and this is the cpu device${note === null ? "" : `: ${note}`}`,
       'set precision to "int8" or "nf4", which run everywhere',
     );
   const { model, cores, hasProducts, missingBf16 } = requireProcessor();
@@ -100,10 +100,10 @@ function cudaReport(precision: Precision, ordinal: number): DeviceReport {
       `${gpu.name} has compute capability ${gpu.capability}; mlora's kernels run from ${OLDEST}.0 on (Ampere, Ada, Hopper and later)`,
       'set device to "cpu", or use another GPU',
     );
-  if (precision === "fp8" && !multipliesFp8(gpu))
+  if (multipliesInFp8(precision) && !multipliesFp8(gpu))
     throw new RequestError(
       "device.precision",
-      `fp8 needs compute capability 8.9 or later (Ada, Hopper), whose tensor cores have it; ${gpu.name} has ${gpu.capability}`,
+      `${precision} needs compute capability 8.9 or later (Ada, Hopper), whose tensor cores have it; ${gpu.name} has ${gpu.capability}`,
       'set precision to "int8" or "nf4", which run on it',
     );
   const { free, total: totalBytes } = gpuMemory(ordinal);

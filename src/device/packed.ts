@@ -2,9 +2,11 @@
 //
 //   bf16   values bf16[N, K]; so are those of bf16-products
 //   int8   codes i8[N, K]; scale f32[N]: w = code scale, the largest of a row is 127
-//   fp8    codes e4m3[N, K]; turned e4m3[K, N], the same codes for the product with W; scale f32[N], a row's largest is 448
+//   fp8    codes e4m3[N, K]; turned e4m3[K, N], the same codes for the product with W; scale u8[N]: w = code 2^(scale - 127), a
+//          row's largest code is above 224
 //   mxfp4  codes u8[N K / 2], two to a byte, the first in the low half; scale u8[N K / 32]: w = e2m1[code] 2^(scale - 127)
 //   nf4    codes u8[N K / 2], two to a byte, the first in the high half; absmax u8[B]; nested f32[S]; mean f32[G]
+//   nf4-fp8  the same, and scale u8[N] as fp8 has it, by which products round values to e4m3
 //
 // nf4 is QLoRA's (Dettmers et al. 2023) as bitsandbytes has it: a linear is flattened and cut into blocks of 64 values, w =
 // book[code] absmax; the blocks' absmax less their mean are cut into blocks of 256, absmax = dynamic[code] nested + mean, with
@@ -12,7 +14,7 @@
 // linear of a group is quantised as if it were alone: G linears lie under each other, linear g from row firstRow[g] on.
 
 import { invariant } from "../base/errors.ts";
-import { isBf16, type PackedFormat } from "../base/precision.ts";
+import { isBf16, multipliesInFp8, type PackedFormat } from "../base/precision.ts";
 import { alignUp, sum } from "../base/shape.ts";
 import type { Tensor } from "./device.ts";
 
@@ -28,6 +30,9 @@ export type PackedWeight = {
 
 /** A frozen weight [N, K]: as the device computes, or packed. */
 export type Weight = Tensor | PackedWeight;
+
+/** Whether its values are nf4's. */
+export const isNf4 = (format: PackedFormat): boolean => format === "nf4" || format === "nf4-fp8";
 
 export const isPacked = (weight: Weight): weight is PackedWeight => "format" in weight;
 
@@ -56,16 +61,22 @@ function nf4Of(rows: number, width: number) {
 }
 
 /** Whether a byte has two codes. */
-const isHalf = (format: PackedFormat): boolean => format === "nf4" || format === "mxfp4";
+const isHalf = (format: PackedFormat): boolean => isNf4(format) || format === "mxfp4";
+
+/** Bytes of scales of rows, or of blocks; none of nf4, which has parts of its own for those. */
+function scaleBytes(format: PackedFormat, rows: number, width: number): number {
+  if (format === "mxfp4") return (rows * width) / MXFP4_BLOCK;
+  return rows * (format === "int8" ? 4 : multipliesInFp8(format) ? 1 : 0);
+}
 
 /** Where the parts of a packed weight begin, in bytes from its block, and how many there are in all. */
 export function partsOf({ format, shape: [rows, width], firstRow, isSingle }: Layout) {
   const size = rows * width;
-  const linears = format === "nf4" ? firstRow.slice(1).map((last, g) => nf4Of(last - firstRow[g]!, width)) : [];
+  const linears = isNf4(format) ? firstRow.slice(1).map((last, g) => nf4Of(last - firstRow[g]!, width)) : [];
   const bytes = {
     codes: isBf16(format) ? 2 * size : isHalf(format) ? size / 2 : size,
     transposed: format === "fp8" && !isSingle ? size : 0,
-    scale: format === "int8" || format === "fp8" ? 4 * rows : format === "mxfp4" ? size / MXFP4_BLOCK : 0,
+    scale: scaleBytes(format, rows, width),
     absmax: sum(linears.map(({ absmax }) => absmax)),
     nested: sum(linears.map(({ nested }) => nested)),
     mean: sum(linears.map(({ mean }) => mean)),
@@ -92,7 +103,7 @@ export function linearOf(weight: PackedWeight, linear: number) {
     row,
     rows: end - row,
     codes: ptr + parts.codes + codes,
-    scale: ptr + parts.scale + (format === "mxfp4" ? (row * width) / MXFP4_BLOCK : 4 * row),
+    scale: ptr + parts.scale + scaleBytes(format, row, width),
     absmax: ptr + parts.absmax + sum(before.map(({ absmax }) => absmax)),
     nested: ptr + parts.nested + sum(before.map(({ nested }) => nested)),
     mean: ptr + parts.mean + sum(before.map(({ mean }) => mean)),

@@ -4,7 +4,7 @@
 
 import { bytesOf } from "../base/dtype.ts";
 import { type LayerRange, layersIn } from "../base/layers.ts";
-import type { WeightFormat } from "../base/precision.ts";
+import { multipliesInFp8, type WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import {
@@ -220,14 +220,15 @@ function expertScratch(threads: number, { spec, expertFormat: format }: ScratchN
 
 /**
  * Of a product over the base's weights: what is packed is taken apart, a group at a time. fp8 rounds its other factor, row by
- * row, and is taken apart for DoRA's norms alone.
+ * row, and is taken apart for DoRA's norms alone; nf4-fp8 does both.
  */
 function frozenScratch(compute: "f32" | "bf16", { spec, format, rows }: ScratchNeed): number {
   if (format === "dense") return 0;
   const sizes = groupsOfModel(spec).flatMap((group) =>
     groupShapes(spec, group).map(({ in: width, firstColumn }) => width * firstColumn.at(-1)!),
   );
-  const rounded = format === "fp8" ? alignUp(rows * longest(spec), 256) + rows * 4 : 0;
+  const apart = format === "nf4-fp8" ? alignUp(maxOf(sizes), 256) : 0;
+  const rounded = multipliesInFp8(format) ? apart + alignUp(rows * longest(spec), 256) + rows * 4 : 0;
   return Math.max(rounded, maxOf(sizes) * bytesOf(compute));
 }
 

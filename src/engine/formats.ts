@@ -13,6 +13,6 @@ export function requireFormat({ name, formats }: Device, format: WeightFormat): 
     throw new RunError(
       "device.precision",
       `${name} cannot hold the base model in ${format}, only as ${formats.join(", ")}`,
-      "int8 and nf4 run everywhere; fp8 needs an Ada or Hopper GPU, or a later one",
+      "int8 and nf4 run everywhere; fp8 and nf4-fp8 need an Ada or Hopper GPU, or a later one",
     );
 }

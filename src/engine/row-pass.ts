@@ -3,6 +3,7 @@
 // Its tables lie next to each other, so that one copy brings them to the device; all launches of a pass of as many rows and the
 // same ranks are the same, so that a device may repeat them as a record.
 
+import { multipliesInFp8 } from "../base/precision.ts";
 import { alignUp, range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
@@ -43,7 +44,9 @@ const BY_ROW: ReadonlySet<Operation["op"]> = new Set([
 
 /** Whether a device that has products over few rows extends sequences of this model so; a pass of tiles does otherwise. */
 export const extendsByRow = (program: Program, { format }: Pick<StageSizes, "format">, { experts }: ModelSpec): boolean =>
-  format !== "fp8" && experts === null && program.every(({ operations }) => operations.every(({ op }) => BY_ROW.has(op)));
+  !multipliesInFp8(format) &&
+  experts === null &&
+  program.every(({ operations }) => operations.every(({ op }) => BY_ROW.has(op)));
 
 /** Whether an adapter is a low-rank product of two factors that are stored, in linears alone, with or without a gain. */
 export const isByRow = ({ method = "lora", tables }: PoolAdapter): boolean => {

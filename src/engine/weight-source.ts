@@ -6,7 +6,7 @@ import { sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import { linearOf, MXFP4_BLOCK } from "../device/packed.ts";
+import { isNf4, linearOf, MXFP4_BLOCK } from "../device/packed.ts";
 import type { Linear } from "../families/linears.ts";
 import { weightName } from "../families/tensors.ts";
 import { type BaseModelFiles, openBaseModel } from "../files/basemodel.ts";
@@ -57,7 +57,7 @@ function fromFolder(folder: string, spec: ModelSpec, device: Device): WeightSour
       fillPart(device, files, name, to, part);
       return false;
     }
-    const isKept = nf4 !== null && packed?.weight.format === "nf4";
+    const isKept = nf4 !== null && packed !== undefined && isNf4(packed.weight.format);
     if (isKept) copyNf4(device, nf4, packed);
     else if (offset === 0) device.fill(to, (into, from) => files.read(name, into, from, to.dtype));
     else device.write(to, shifted(files, name, sizeOf(to.shape), offset));

@@ -17,7 +17,7 @@ import { expertProducts, type Group, linearShapes, linearsOfModel } from "../fam
 import { familyOf } from "../families/registry.ts";
 import { type ExpertPart, type ExpertTensors, type LayerTensors, layerTensors } from "../families/tensors.ts";
 import { toBf16, toF32 } from "../files/convert.ts";
-import { quantise } from "../ops/packed.ts";
+import { quantise, scaleRows } from "../ops/packed.ts";
 import { type OwnInputWeights, ownInputFactors } from "./own-inputs.ts";
 
 export type LinearWeights = { readonly weight: Weight; readonly bias: Tensor | null };
@@ -314,6 +314,7 @@ export async function loadWeights(
       const from = { ...on.values, shape: [rows, weight.shape[1]] };
       const isKept = await fill(name, from, { packed: { weight, linear }, part });
       if (isKept !== true) quantise(device, { from, weight, linear, absmax: on.absmax });
+      if (weight.format === "nf4-fp8") scaleRows(device, { weight, linear });
     }
   };
   /** Of the embedding or the head: rows beyond its own are zeros. */

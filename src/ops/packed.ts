@@ -11,6 +11,7 @@ import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
 import {
   type ExpertWeight,
+  isNf4,
   isPacked,
   linearOf,
   NESTED_BLOCK,
@@ -45,7 +46,7 @@ export const quantise = op<{ from: Tensor; weight: PackedWeight; linear: number;
         fp8Quantise(gpu, from, weight, linear);
         return;
       }
-      if (weight.format !== "nf4") {
+      if (!isNf4(weight.format)) {
         invariant(weight.format === "int8", `weights are not made ${weight.format} on a GPU`);
         gpu.launch(gpu.kernel("int8_quantise"), [dim(from, 0)], { x: from, codes, scale, K: dim(from, 1) });
         return;
@@ -152,7 +153,7 @@ function expand(gpu: Launcher, weight: PackedWeight, out: Tensor, step = 0): voi
   if (format === "int8" || format === "fp8") {
     const isWhole = format === "fp8" && !weight.isSingle;
     const kernel = gpu.kernel(isWhole ? "fp8_dequantise" : format === "fp8" ? "fp8_expand" : "int8_dequantise");
-    const args = { codes: ptr + parts.codes, scale: ptr + parts.scale, out, K, ...steps };
+    const args = { codes: ptr + parts.codes, [format === "fp8" ? "exponents" : "scale"]: ptr + parts.scale, out, K, ...steps };
     gpu.launch(kernel, [N, cdiv(K, kernel.constant("BLOCK")), weights], args);
     return;
   }
@@ -162,7 +163,7 @@ function expand(gpu: Launcher, weight: PackedWeight, out: Tensor, step = 0): voi
     gpu.launch(kernel, [cdiv(N * K, kernel.constant("BLOCK")), 1, weights], args);
     return;
   }
-  if (format !== "nf4") throw new Error(`a weight in ${format} is not taken apart on a GPU`);
+  if (!isNf4(format)) throw new Error(`a weight in ${format} is not taken apart on a GPU`);
   const kernel = gpu.kernel("nf4_dequantise");
   for (const linear of range(firstRow.length - 1)) {
     const { row, rows, codes, absmax, nested, mean } = linearOf(weight, linear);
@@ -172,7 +173,36 @@ function expand(gpu: Launcher, weight: PackedWeight, out: Tensor, step = 0): voi
   }
 }
 
-/** The rows of x, times `columns` f32 where that is not null, to codes in e4m3 and a scale each. */
+/** The scales by which products round the rows of linear `linear` of a weight in nf4-fp8 to e4m3, from what its blocks have. */
+export const scaleRows = op<{ weight: PackedWeight; linear: number }>(
+  "scale_rows",
+  { weight: "w N K" },
+  {
+    cpu: () => {
+      throw new Error("the cpu device multiplies nothing in e4m3");
+    },
+    cuda: ({ weight, linear }, gpu) => {
+      const { rows, absmax, nested, mean, scale } = linearOf(weight, linear);
+      gpu.launch(gpu.kernel("nf4_exponents"), [rows], { absmax, nested, mean, exponents: scale, K: weight.shape[1] });
+    },
+  },
+);
+
+/** The codes e4m3[N, K] of a weight in nf4-fp8, or turned, [K, N]. */
+export function roundedCodes(gpu: Launcher, weight: PackedWeight, to: number, isTurned: boolean): void {
+  const [N, K] = weight.shape;
+  const kernel = gpu.kernel(isTurned ? "nf4_turned" : "nf4_codes");
+  for (const linear of range(weight.firstRow.length - 1)) {
+    const { row, rows, codes, absmax, nested, mean, scale } = linearOf(weight, linear);
+    const of = { codes, absmax, nested, mean, exponents: scale, K };
+    if (isTurned) {
+      const grid = [cdiv(K, kernel.constant("TK")), cdiv(rows, kernel.constant("TN"))] as const;
+      gpu.launch(kernel, grid, { ...of, turned: to + row, N: rows, stride: N });
+    } else gpu.launch(kernel, [cdiv(rows * K, kernel.constant("BLOCK"))], { ...of, out: to + row * K, size: rows * K });
+  }
+}
+
+/** The rows of x, times powers of two of `columns` u8 where that is not null, to codes in e4m3 and a scale f32 each. */
 export function roundRows(
   gpu: Launcher,
   x: Tensor,
@@ -188,7 +218,7 @@ export function roundRows(
 /** Codes and scales of a linear's rows, and, once all of the group's are there, the turned copy. */
 function fp8Quantise(gpu: Launcher, from: Tensor, weight: PackedWeight, linear: number): void {
   const { codes, scale } = linearOf(weight, linear);
-  roundRows(gpu, from, null, { codes, scale });
+  gpu.launch(gpu.kernel("fp8_pack"), [dim(from, 0)], { x: from, exponents: scale, codes, K: dim(from, 1) });
   if (weight.isSingle || linear < weight.firstRow.length - 2) return;
   const [N, K] = weight.shape;
   const parts = partsOf(weight);

@@ -8,6 +8,8 @@ import type { StageDevice } from "./plan.ts";
 
 /** Tensor cores take rows of e4m3 that are whole multiples of this many bytes. */
 const FP8_ALIGN = 16;
+/** What inputs are a multiple of: a block of 64 values of nf4 lies in one row, whose scale it has. */
+const INPUT_ALIGN = { fp8: FP8_ALIGN, "nf4-fp8": 64 };
 
 /** Throws a RequestError, `plan.precision`, where a stage's CPU does not multiply in bf16, which the format asks of it. */
 export function checkProducts(format: WeightFormat, devices: readonly StageDevice[]): void {
@@ -24,13 +26,15 @@ export function checkProducts(format: WeightFormat, devices: readonly StageDevic
 
 /** Throws a RequestError, `plan.precision`, where a model's linears have sizes that the format cannot hold. */
 export function checkFormat(format: WeightFormat, spec: ModelSpec): void {
-  if (format !== "fp8") return;
+  if (format !== "fp8" && format !== "nf4-fp8") return;
+  const align = INPUT_ALIGN[format];
   const shapes = linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map((shape) => [linear, shape] as const));
   for (const [linear, { out, in: width }] of shapes) {
-    if (out % FP8_ALIGN === 0 && width % FP8_ALIGN === 0) continue;
+    if (out % FP8_ALIGN === 0 && width % align === 0) continue;
     throw new RequestError(
       "plan.precision",
-      `model.precision is fp8, but ${linear} of this model is [${out}, ${width}]: fp8 needs multiples of ${FP8_ALIGN}`,
+      `model.precision is ${format}, but ${linear} of this model is [${out}, ${width}]: ${format} needs multiples of ` +
+        (align === FP8_ALIGN ? `${align}` : `[${FP8_ALIGN}, ${align}]`),
       'set precision to "int8", "nf4" or "bf16"',
     );
   }

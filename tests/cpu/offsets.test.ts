@@ -103,7 +103,7 @@ async function largeLaunches(): Promise<{
       const methods = (["lora", "dora", "vera", "lora"] as const).map((method, i) => {
         return adapterOn(spec, { rank: [16, 64, 256, 5][i]!, scale: 1, targets: LINEARS, method, projectionSeed: 1 });
       });
-      for (const format of ["dense", "int8", "nf4", "fp8"] as const)
+      for (const format of ["dense", "int8", "nf4", "fp8", "nf4-fp8"] as const)
         if (gpu().formats.includes(format)) await train(gpu(), spec, methods, format, 4096);
       const product = { rank: 16, scale: 1 };
       const tables = { embedding: product, head: product };

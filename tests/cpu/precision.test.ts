@@ -124,14 +124,16 @@ test("plans count what is held", async () => {
 test("an unknown precision is refused with those that there are", async () => {
   const { code, err } = await place.mlora("plan", place.project(recipe("int4"), SUMS));
   expect(code).toBe(2);
-  expect(err).toContain('model.precision is "int4", expected "auto" or "fp32" or "bf16" or "int8" or "nf4" or "fp8"');
+  expect(err).toContain(
+    'model.precision is "int4", expected "auto" or "fp32" or "bf16" or "int8" or "nf4" or "fp8" or "nf4-fp8"',
+  );
 });
 
-test("fp8 is refused on a CPU, with what runs there", async () => {
-  const { code, err } = await place.mlora("plan", place.project(recipe("fp8"), SUMS));
+test.each(["fp8", "nf4-fp8"])("%s is refused on a CPU, with what runs there", async (precision) => {
+  const { code, err } = await place.mlora("plan", place.project(recipe(precision), SUMS));
   expect([code, err]).toEqual([
     2,
-    expect.stringContaining("fp8 needs an Ada or Hopper GPU, or a later one, and this is the cpu device"),
+    expect.stringContaining(`${precision} needs an Ada or Hopper GPU, or a later one, and this is the cpu device`),
   ]);
   expect(err).toContain('set precision to "int8" or "nf4"');
 });

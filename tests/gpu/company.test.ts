@@ -8,8 +8,8 @@ import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 
 needs("gpu")("other adapters change nothing on the GPU", () => {
-  test.each(["int8", "nf4", "fp8"] as const)("over a base in %s", async (format) => {
-    const spec = { ...gpuFamilies["qwen2"]!, intermediate: 272 }; // fp8 needs multiples of 16
+  test.each(["int8", "nf4", "fp8", "nf4-fp8"] as const)("over a base in %s", async (format) => {
+    const spec = { ...gpuFamilies["qwen2"]!, intermediate: format === "nf4-fp8" ? 320 : 272 }; // multiples of 64 and of 16
     const ground: Ground = { spec, open: () => new CudaDevice("bf16"), passRows: 2048, format };
     const everyone = await train(range(12), ground);
     const staged = await train([1, 2, 5], ground, [1]);

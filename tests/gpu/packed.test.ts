@@ -8,8 +8,9 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import { NF4_BLOCK, type PackedWeight, partsOf } from "../../src/device/packed.ts";
+import { randomFill } from "../../src/ops/fill.ts";
 import { linearBackward, linearForward } from "../../src/ops/linear.ts";
-import { dequantise, quantise } from "../../src/ops/packed.ts";
+import { dequantise, quantise, roundedCodes, scaleRows } from "../../src/ops/packed.ts";
 import { needs } from "../helpers/needs.ts";
 
 const SIZES: readonly (readonly [rows: readonly number[], columns: number])[] = [
@@ -64,6 +65,62 @@ needs("gpu")("packed weights on the GPU", () => {
               throw new Error(`value ${i} of ${rows} x ${columns}: ${got.values[i]}, ${value} on the cpu`);
         }
       });
+
+  test("products of nf4-fp8 are those of its codes in fp8, bit for bit, and near those of nf4", async () => {
+    using gpu = new CudaDevice("bf16");
+    const [rows, K, linears] = [256, 448, [208, 48, 64]] as const;
+    const [N, firstRow] = [320, [0, 208, 256, 320]];
+    using arena = new Arena(gpu, 64 * (N * K + rows * (K + N)) + 65536, "a test");
+    gpu.reserveScratch(2 * (N * K + rows * K) + 65536);
+    const held = (format: PackedFormat): PackedWeight => {
+      const layout = { format, shape: [N, K] as const, firstRow };
+      return { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
+    };
+    const of = { nf4: held("nf4"), both: held("nf4-fp8"), fp8: held("fp8") };
+    const [from, dense] = [arena.tensor("bf16", N, K), arena.tensor("bf16", N, K)];
+    const absmax = arena.tensor("f32", (N * K) / NF4_BLOCK);
+    randomFill(gpu, { out: from, seed: 3, scale: 0.02 });
+    for (const [linear, count] of linears.entries()) {
+      const part = { ...from, ptr: from.ptr + firstRow[linear]! * K * 2, shape: [count, K] };
+      for (const weight of [of.nf4, of.both]) quantise(gpu, { from: part, weight, linear, absmax });
+      scaleRows(gpu, { weight: of.both, linear });
+    }
+    const [own, parts] = [partsOf(of.both), partsOf(of.fp8)];
+    const bytes = (ptr: number, count: number) => ({ ptr, dtype: "u8" as const, shape: [count] });
+    gpu.write(bytes(of.fp8.ptr + parts.scale, N), await gpu.read(bytes(of.both.ptr + own.scale, N)));
+    roundedCodes(gpu, of.both, of.fp8.ptr + parts.codes, false);
+    roundedCodes(gpu, of.both, of.fp8.ptr + parts.transposed, true);
+    const codes = await gpu.read(bytes(of.fp8.ptr + parts.codes, N * K));
+    const turned = await gpu.read(bytes(of.fp8.ptr + parts.transposed, N * K));
+    for (let n = 0; n < N; n++)
+      for (let k = 0; k < K; k++) if (turned[k * N + n] !== codes[n * K + k]) throw new Error(`${n}, ${k}`);
+    dequantise(gpu, { weight: of.both, out: dense });
+    const values = await gpu.read(dense);
+    dequantise(gpu, { weight: of.nf4, out: dense });
+    expect(Buffer.from(values).equals(await gpu.read(dense))).toBe(true);
+    const [x, dy] = [arena.tensor("bf16", rows, K), arena.tensor("bf16", rows, N)];
+    randomFill(gpu, { out: x, seed: 4, scale: 1 });
+    randomFill(gpu, { out: dy, seed: 5, scale: 1 });
+    const products = async (weight: PackedWeight) => {
+      const [y, dx] = [arena.tensor("bf16", rows, N), arena.tensor("bf16", rows, K)];
+      for (const to of [y, dx]) gpu.write(to, new Uint8Array(2 * to.shape[0]! * to.shape[1]!).fill(255));
+      linearForward(gpu, { x, weight, bias: null, residual: null, y, lora: null });
+      linearBackward(gpu, { dy, weight, dx, lora: null });
+      return [await gpu.read(y), await gpu.read(dx)] as const;
+    };
+    const [got, same, plain] = [await products(of.both), await products(of.fp8), await products(of.nf4)];
+    for (const [i, depth] of [K, N].entries()) {
+      expect(Buffer.from(got[i]!).equals(same[i]!)).toBe(true);
+      const [a, b] = [got[i]!, plain[i]!].map(
+        (of) =>
+          new Float32Array(
+            Uint32Array.from(new Uint16Array(of.buffer, of.byteOffset, of.byteLength / 2), (half) => half << 16).buffer,
+          ),
+      );
+      const [off, all] = a!.reduce(([d, s], v, j) => [d + (v - b![j]!) ** 2, s + b![j]! ** 2], [0, 0]);
+      expect(Math.sqrt(off / all), `${depth} deep`).toBeLessThan(0.05); // two roundings to 4 bits: 0.037
+    }
+  });
 
   test("fp8 products are as exact as their sums where e4m3 loses nothing: both of them, compared with sums in f64", async () => {
     using gpu = new CudaDevice("bf16");

@@ -32,10 +32,10 @@ needs("gpu")("ranks from 4 to 256 together, bit for bit as alone", () => {
         for (const i of [0, 1, 2]) expectSame(everyone.get(i)!, narrow.get(i)!);
       }, 300_000);
 
-  test.each(["int8", "nf4", "fp8"] as const)(
+  test.each(["int8", "nf4", "fp8", "nf4-fp8"] as const)(
     "over a base in %s",
     async (format) => {
-      const spec = { ...gpuFamilies["qwen2"]!, intermediate: 272 }; // fp8 needs multiples of 16
+      const spec = { ...gpuFamilies["qwen2"]!, intermediate: format === "nf4-fp8" ? 320 : 272 }; // multiples of 64 and of 16
       const ground: Ground = { spec, open: () => new CudaDevice("bf16"), passRows: 2048, format, ranks: RANKS };
       const everyone = await train(range(RANKS.length), ground);
       for (const i of [1, 2, 6, 7]) expectSame(everyone.get(i)!, (await train([i], ground)).get(i)!);

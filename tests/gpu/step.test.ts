@@ -144,6 +144,13 @@ needs("gpu")("a step on the GPU", () => {
     }
   });
 
+  test("over a base in nf4-fp8 is near that of nf4: by what rounding to e4m3 loses", async () => {
+    for (const spec of [gpuFamilies["qwen3"]!, { ...gpuFamilies["qwen2"]!, intermediate: 320 }]) {
+      const want = await pass(new CudaDevice("bf16"), spec, 0.1, "selective", "nf4");
+      expectNear(await pass(new CudaDevice("bf16"), spec, 0.1, "selective", "nf4-fp8"), want, { loss: 2e-2, gradient: 0.6 });
+    }
+  });
+
   for (const format of ["int8", "nf4"] as const)
     for (const compute of ["f32", "bf16"] as const)
       test(`over a base in ${format}, computed in ${compute}, is the cpu device's`, async () => {

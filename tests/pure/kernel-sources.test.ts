@@ -32,6 +32,7 @@ const SHARED_PY = [
   "fp8",
   "fp8_swiglu",
   "linear_variants",
+  "nf4_fp8",
   "overlap",
   "statespace_backward",
   "tile",

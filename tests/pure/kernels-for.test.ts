@@ -77,6 +77,7 @@ test("are those of how the base is held", async () => {
     expect.arrayContaining(["nf4_quantise", "nf4_mean", "nf4_nest", "nf4_dequantise"]),
   );
   expect(await names("fp8", HOPPER)).toEqual(expect.arrayContaining(["fp8_quantise", "turn", "fp8_forward", "fp8_backward"]));
+  await expect(names("nf4-fp8", HOPPER)).rejects.toThrow("[32, 32]: nf4-fp8 needs multiples of [16, 64]");
   await expect(names("fp8", AMPERE)).rejects.toThrow("cannot hold the base model in fp8");
 });
 

@@ -57,6 +57,7 @@ test("weights take the bytes of their format: 2, 1 and 0.516 a value, with an em
     ["bf16", 2],
     ["int8", 1],
     ["nf4", 0.5 + 1 / 64 + 4 / 64 / 256],
+    ["nf4-fp8", 0.5 + 1 / 64 + 4 / 64 / 256],
   ] as const) {
     const { weights } = planned("llama2-7b", precision, "full");
     expect((weights - tables) / linears / bytes).toBeCloseTo(1, 2);

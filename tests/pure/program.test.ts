@@ -81,6 +81,7 @@ test.each<[WeightFormat, PoolAdapter["targets"], readonly string[]]>([
   ["fp8", ["q_proj"], []], // rounded as they are made by the products that read them
   ["fp8", ["q_proj", "gate_proj"], ["swiglu_backward"]],
   ["fp8", ["q_proj", "down_proj"], ["swiglu_forward"]],
+  ["nf4-fp8", ["q_proj"], []],
   ["nf4", ["q_proj"], ["swiglu_forward", "swiglu_backward"]],
 ])("whether SwiGLU's results are written, over %s with adapters on %j", async (format, targets, expected) => {
   for (const recomputation of RECOMPUTATIONS) {

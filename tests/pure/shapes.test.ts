@@ -64,6 +64,7 @@ test("passes of experts are larger where memory allows, before anything is compu
 /** As docs/measurements/experts.md has it: 4 x 2048 tokens of an adapter on attention. */
 test.each([
   ["qwen3-30b-a3b", "nf4", 24],
+  ["qwen3-30b-a3b", "nf4-fp8", 24],
   ["gpt-oss-20b", "auto", 18],
 ] as const)("%s with experts in 4 bits is planned in less than what is asked", (shape, precision, most) => {
   const spec = SHAPES[shape]!;

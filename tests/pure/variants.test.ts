@@ -3,7 +3,7 @@
 
 import { expect, test } from "bun:test";
 import { DryGpu } from "../../scripts/dry-gpu.ts";
-import type { WeightFormat } from "../../src/base/precision.ts";
+import { multipliesInFp8, type WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
@@ -254,7 +254,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
     for (const spec of [aligned, unaligned].flatMap((plain) => [plain, { ...plain, ...BIASES }])) {
       await train(open(), spec, { rank: 4, scale: 1, targets: ["q_proj"] }, format); // groups without adapters
       await train(open(), spec, { rank: 4, scale: 1, targets: ["down_proj"] }, format);
-      if (format === "dense" || format === "fp8")
+      if (format === "dense" || multipliesInFp8(format))
         for (const rank of [4, 24, 256])
           for (const method of ["dora", undefined] as const) await train(open(), spec, all(rank, method), format);
       else await train(open(), spec, all(4, "dora"), format);

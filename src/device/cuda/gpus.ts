@@ -49,7 +49,7 @@ export function traitsOf(compute: "f32" | "bf16", capability: Pick<Gpu, "major" 
   const isTma = isHopper(capability) && environment("MLORA_KERNELS") !== "ptr";
   const kind = compute === "f32" ? "f32" : isTma ? "tma" : "ptr";
   const hasFp8 = compute === "bf16" && multipliesFp8(capability);
-  return { kind, formats: ["dense", "int8", "nf4", "mxfp4", ...(hasFp8 ? (["fp8"] as const) : [])] };
+  return { kind, formats: ["dense", "int8", "nf4", "mxfp4", ...(hasFp8 ? (["fp8", "nf4-fp8"] as const) : [])] };
 }
 
 /** Throws a RunError: `ffi.library` where there is no driver, `cuda.driver` where it fails or sees no GPU. */

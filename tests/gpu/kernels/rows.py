@@ -34,6 +34,7 @@ CASES = {  # side by side on one GPU: those with the largest tensors first and l
     "nf4": rows_packed.nf4,
     "int8": rows_packed.int8,
     "fp8": rows_packed.fp8,
+    "nf4_fp8": rows_packed.nf4_fp8,
     "fp8_swiglu": rows_packed.fp8_swiglu,
     "dora": rows_dora.dora,
     "vera": rows_vera.vera,

@@ -62,7 +62,8 @@ def find(kernel, kind, accepts=lambda constants: True, **constants):
 def launch(row, grid, *args):
     """Runs a row; a missing tensor is any other, which the kernel must not touch."""
     function = WRAPPED.get(row["kernel"]) or getattr(importlib.import_module(row["module"]), row["kernel"])
-    function[grid](*args, **row["constants"], num_warps=row["warps"], num_stages=row["stages"])
+    constants = {**row["constants"], **({"PAIRS": 0} if INTERPRET and "PAIRS" in row["constants"] else {})}
+    function[grid](*args, **constants, num_warps=row["warps"], num_stages=row["stages"])
 
 
 def words(t):
@@ -96,6 +97,25 @@ def fp8_quantise(x, columns, codes, scale):
     launch(row, (M,), x, scale if columns is None else columns, codes, scale, K)
 
 
+def fp8_pack(x, exponents, codes):
+    launch(find("fp8_pack", "tma"), (x.shape[0],), x, exponents, codes, x.shape[1])
+
+
+def nf4_exponents(absmax, nested, mean, exponents, K):
+    launch(find("nf4_exponents", "tma"), (exponents.numel(),), absmax, nested, mean, exponents, K)
+
+
+def nf4_codes(codes, absmax, nested, mean, exponents, out):
+    row = find("nf4_codes", "tma")
+    launch(row, (cdiv(out.numel(), row["constants"]["BLOCK"]),), codes, absmax, nested, mean, exponents, out, out.numel(), out.shape[1])
+
+
+def nf4_turned(codes, absmax, nested, mean, exponents, turned, N, K, stride):
+    row = find("nf4_turned", "tma")
+    grid = cdiv(K, row["constants"]["TK"]), cdiv(N, row["constants"]["TN"])
+    launch(row, grid, codes, absmax, nested, mean, exponents, turned, N, K, stride)
+
+
 def fp8_swiglu(gate_up, codes, scale):
     (M, I), held = codes.shape, lambda c: c["CHUNKS"] * c["BLOCK"] >= codes.shape[1]  # noqa: E731
     launch(find("fp8_swiglu", "tma", held), (M,), gate_up, codes, scale, I)
@@ -106,9 +126,9 @@ def fp8_swiglu_backward(dh, gate_up, columns, codes, scale):
     launch(find("fp8_swiglu_backward", "tma", held), (M,), dh, gate_up, columns, codes, scale, I)
 
 
-def fp8_expand(codes, scale, out, K, step, out_step, weights):
+def fp8_expand(codes, exponents, out, K, step, out_step, weights):
     row = find("fp8_expand", "ptr")
-    launch(row, (scale.numel(), cdiv(K, row["constants"]["BLOCK"]), weights), codes, scale, out, K, step, out_step)
+    launch(row, (exponents.numel(), cdiv(K, row["constants"]["BLOCK"]), weights), codes, exponents, out, K, step, out_step)
 
 
 def rows_fetch(kind, x, rows, y, programs):

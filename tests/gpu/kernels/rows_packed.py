@@ -75,7 +75,7 @@ def fp8_swiglu(kind, small):
         return case
     for I in (48, 4112) if small else (48, 4096, 4112, 11008, 14336, 20480):
         M = 3 if small else 67
-        both, dh, columns = rnd(kind, M, 2 * I), rnd(kind, M, I), torch.rand(2 * I, device=DEVICE) + 0.5
+        both, dh, columns = rnd(kind, M, 2 * I), rnd(kind, M, I), exponents(2 * I)
         both[1] = 0
         h, d = torch.empty_like(dh), torch.empty_like(both)
         run.swiglu_forward(kind, both, h)
@@ -91,8 +91,64 @@ def fp8_swiglu(kind, small):
     return case
 
 
+def exponents(*shape):
+    return torch.randint(110, 131, shape, device=DEVICE, dtype=torch.uint8)
+
+
+def power(exponents):
+    return (exponents.double() - 127).exp2()
+
+
+def least_exponents(most):
+    """Of the least powers of two that are at least most / 448."""
+    return (torch.ceil(torch.log2((most.double() / 448).float().double())) + 127).clamp(1, 253).to(torch.uint8)
+
+
+def e4m3(values):
+    return values.float().clamp(-448, 448).to(torch.float8_e4m3fn)
+
+
+def same_codes(case, name, codes, want):
+    """Of e4m3, as bytes; the interpreter rounds some to half of what they are."""
+    if INTERPRET:
+        case.near(name, codes.view(want.dtype).double(), want.double(), 0.2)
+    else:
+        case.same(name, codes.view(torch.uint8), want.view(torch.uint8))
+
+
+def nf4_fp8(kind, small):
+    """Scales of rows and codes of weights in nf4, plain and turned, next to what is no part of them; every code."""
+    case = Case(kind)
+    if kind != "ptr":
+        return case
+    book, dynamic = torch.tensor(BOOK, device=DEVICE), dynamic_book()
+    for N, K, stride in ((48, 192, 96),) if small else ((48, 192, 96), (208, 448, 320), (4096, 11008, 4096), (22016, 4096, 22016)):
+        blocks = N * K // NF4_BLOCK
+        codes, absmax, mean = bytes_of(N * K // 2), bytes_of(blocks), torch.rand(1, device=DEVICE) * 0.2
+        nested = torch.rand(-(-blocks // NESTED_BLOCK), device=DEVICE) * 0.1
+        codes.view(-1, NF4_BLOCK // 2)[:, 0] = 0xF0  # a block's largest is its absmax
+        absmax[: K // NF4_BLOCK] = 127
+        most = dynamic[absmax.long()] * nested.repeat_interleave(NESTED_BLOCK)[:blocks] + mean
+        value = book[torch.stack([codes >> 4, codes & 15], 1).view(-1).long()] * most.repeat_interleave(NF4_BLOCK)
+        parts = (codes, absmax, nested, mean)
+        found = torch.full((N,), 255, device=DEVICE, dtype=torch.uint8)
+        run.nf4_exponents(*parts[1:], found, K)
+        want = least_exponents(value.view(N, K).abs().amax(1))
+        case.same("exponents", found, want)
+        exact = e4m3(value.view(N, K) / power(want)[:, None])
+        out = torch.full((N, K), 255, device=DEVICE, dtype=torch.uint8)
+        run.nf4_codes(*parts, want, out.view(torch.float8_e4m3fn))
+        same_codes(case, "codes", out, exact)
+        turned = torch.full((K, stride), 255, device=DEVICE, dtype=torch.uint8)
+        run.nf4_turned(*parts, want, turned.view(torch.float8_e4m3fn), N, K, stride)
+        case.same("turned", turned[:, :N].T.contiguous(), out)
+        if not bool((turned[:, N:] == 255).all()):
+            case.wrong.append("what lies beside a linear is written")
+    return case
+
+
 def fp8(kind, small):
-    """Rows of widths that each variant holds, and wider ones, with numbers of columns and without; a row of zeros."""
+    """Rows of widths that each variant holds, and wider ones, with powers of columns and without; weights; zeros; a NaN."""
     case = Case(kind)
     if kind != "ptr":
         return case
@@ -100,19 +156,26 @@ def fp8(kind, small):
         M = 3 if small else 301
         x = rnd(kind, M, K)
         x[1] = 0
-        columns = torch.rand(K, device=DEVICE) + 0.5
+        x[2, 3] = 0 if INTERPRET else float("nan")  # which the interpreter loses
+        columns = exponents(K)
+        found, codes = torch.full((M,), 255, device=DEVICE, dtype=torch.uint8), torch.full((M, K), 255, device=DEVICE, dtype=torch.uint8)
+        weight = rnd(kind, M, K)
+        weight[1] = 0
+        run.fp8_pack(weight, found, codes.view(torch.float8_e4m3fn))
+        case.same("exponents", found, least_exponents(weight.float().abs().amax(1)))
+        same_codes(case, "packed", codes, e4m3(weight.double() / power(found)[:, None]))
         for by in (None, columns):
             codes = torch.full((M, K), 255, device=DEVICE, dtype=torch.uint8)
             scale = floats(M)
             run.fp8_quantise(x, by, codes.view(torch.float8_e4m3fn), scale)
-            value = x.float() if by is None else x.float() * by
-            most = value.abs().amax(1)
+            value = x.float() if by is None else x.float() * power(by).float()
+            most = value.nan_to_num().abs().amax(1)
             # Through f64, which rounds a quotient once: PyTorch on GPUs multiplies by the inverse of a plain number.
             inverse = torch.where(most > 0, 448 / most.double(), 0).float()
             case.same("scale", scale, (most.double() / 448).float())
-            want = (value * inverse[:, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
-            if INTERPRET:  # which rounds some to half of what they are
-                case.near("codes", codes.view(want.dtype).double(), want.double(), 0.2)
-            else:
-                case.same("codes", codes, want.view(torch.uint8))
+            want = value * inverse[:, None]
+            if not INTERPRET and not bool(codes[2, 3] & 127 == 127):
+                case.wrong.append("a NaN is a number")
+            want[2, 3] = codes[2, 3] = 0
+            same_codes(case, "codes", codes, e4m3(want))
     return case
