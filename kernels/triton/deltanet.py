@@ -27,12 +27,7 @@ that the programs of a sequence begin together; decode grid (M, heads, ceil(V / 
 """
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def product(a, b):
-    """a b, f32; f32 factors as three products of their tf32 parts."""
-    return tl.dot(a, b, input_precision="tf32x3")
+from chunks import next_chunk, next_sequence, product, tile_rows
 
 
 @triton.jit
@@ -89,14 +84,6 @@ def inverse(a_CC, EXACT: tl.constexpr):
 
 
 @triton.jit
-def after_chunk(row, stop, bounds):
-    """The row after the chunk that begins at or after a row, or after what is no chunk's beginning."""
-    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-    begin = first + (row - first + 63) // 64 * 64
-    return tl.where(end <= first, stop, tl.where((begin >= end) | (begin >= stop), tl.minimum(end, stop), tl.minimum(begin + 64, end)))
-
-
-@triton.jit
 def prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V,
                   KD: tl.constexpr):
     """The chunk at or after a row, if one begins before `stop`; the row after it."""
@@ -104,13 +91,8 @@ def prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
     each = M.to(tl.int64) * heads
-    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-    begin = first + (row - first + C - 1) // C * C
-    if end <= first:
-        row = stop
-    elif (begin >= end) | (begin >= stop):
-        row = tl.minimum(end, stop)
-    else:
+    first, end, begin, row = next_chunk(bounds, row, stop)
+    if begin < end:
         m_C = begin + i
         inside = m_C < end
         m = m_C.to(tl.int64)
@@ -132,7 +114,6 @@ def prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M
         a_CC = kk_CC * ((beta_C * rk_C)[:, None] * rk_C[None, :]) * d_CC
         t_CC = inverse(tl.where(i[:, None] > i[None, :], a_CC, 0.0), EXACT=mixed.dtype.element_ty == tl.float32)
         tl.store(t + at[:, None] * 64 + i[None, :], t_CC.to(q_CK.dtype), mask=inside[:, None])
-        row = tl.minimum(begin + C, end)
     return row
 
 
@@ -144,14 +125,14 @@ def delta_prepare(mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads
     (.., .., 1) takes the others."""
     if EXACT:
         K = KD
-    row, stop = tl.program_id(0) * 64, tl.minimum(tl.program_id(0) * 64 + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     if EXACT == 0:
         row = tl.where(tl.program_id(2) == 0, row, stop)
     elif tl.program_id(2) == 0:
         prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V, KD)
         row = stop
     else:
-        row = after_chunk(row, stop, bounds)
+        _, _, _, row = next_chunk(bounds, row, stop)
     while row < stop:
         row = prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V, KD)
 
@@ -167,42 +148,37 @@ def delta_scan(mixed, bounds, vectors, t, n, states, places, state, M, key_heads
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
     each = M.to(tl.int64) * heads
-    row = tl.program_id(2) * C
-    stop = tl.minimum(row + C, M)
+    row, stop = tile_rows(tl.program_id(2), M)
     at_KV, each_state = k_K[:, None] * V + v_V[None, :], (heads * K * V).to(tl.int64)
     seen_KV = (k_K < K)[:, None] & (v_V < V)[None, :]
     while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        if end <= first:
-            row = stop
-        else:
-            if first == row:
-                s_KV = tl.zeros((KD, BV), tl.float32)
-                for begin in range(first, end, C):
-                    m_C = begin + i
-                    inside = m_C < end
-                    m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
-                    seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
-                    k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
-                    v_CV = tl.load(mixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :], mask=seen_V, other=0.0)
-                    t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-                    c_C, rk_C = tl.load(vectors + at, mask=inside, other=0.0), tl.load(vectors + 2 * each + at, mask=inside, other=0.0)
-                    beta_C = tl.load(vectors + 3 * each + at, mask=inside, other=0.0)
-                    last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
-                    el = k_CK.dtype
-                    before_KV = s_KV.to(el)
-                    if begin > first:
-                        tl.store(states + begin // C * each_state + head * K * V + at_KV, before_KV, mask=seen_KV)
-                    new_CV = beta_C[:, None] * (v_CV.to(tl.float32) - product(k_CK, before_KV) * (rk_C * tl.exp(c_C))[:, None])
-                    n_CV = product(t_CC, new_CV.to(el))
-                    tl.store(n + at[:, None] * V + v_V[None, :], n_CV.to(el), mask=seen_V)
-                    n_CV = n_CV * (rk_C * tl.exp(last - c_C))[:, None]
-                    s_KV = s_KV * tl.exp(last) + product(tl.trans(k_CK), n_CV.to(el))
-                if capacity > 0:
-                    place = tl.load(places + end - 1)
-                    if place >= 0:
-                        tl.store(state + ((place // capacity).to(tl.int64) * heads + head) * K * V + at_KV, s_KV, mask=seen_KV)
-            row = tl.minimum(end, stop)
+        first, end, row = next_sequence(bounds, row, stop)
+        if first < end:
+            s_KV = tl.zeros((KD, BV), tl.float32)
+            for begin in range(first, end, C):
+                m_C = begin + i
+                inside = m_C < end
+                m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
+                seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
+                k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
+                v_CV = tl.load(mixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :], mask=seen_V, other=0.0)
+                t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+                c_C, rk_C = tl.load(vectors + at, mask=inside, other=0.0), tl.load(vectors + 2 * each + at, mask=inside, other=0.0)
+                beta_C = tl.load(vectors + 3 * each + at, mask=inside, other=0.0)
+                last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
+                el = k_CK.dtype
+                before_KV = s_KV.to(el)
+                if begin > first:
+                    tl.store(states + begin // C * each_state + head * K * V + at_KV, before_KV, mask=seen_KV)
+                new_CV = beta_C[:, None] * (v_CV.to(tl.float32) - product(k_CK, before_KV) * (rk_C * tl.exp(c_C))[:, None])
+                n_CV = product(t_CC, new_CV.to(el))
+                tl.store(n + at[:, None] * V + v_V[None, :], n_CV.to(el), mask=seen_V)
+                n_CV = n_CV * (rk_C * tl.exp(last - c_C))[:, None]
+                s_KV = s_KV * tl.exp(last) + product(tl.trans(k_CK), n_CV.to(el))
+            if capacity > 0:
+                place = tl.load(places + end - 1)
+                if place >= 0:
+                    tl.store(state + ((place // capacity).to(tl.int64) * heads + head) * K * V + at_KV, s_KV, mask=seen_KV)
 
 
 @triton.jit
@@ -215,20 +191,16 @@ def delta_out(mixed, bounds, vectors, p, n, states, out, M, key_heads, heads, K,
     k_K, v_V = tl.arange(0, KD), tl.arange(0, VD)
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
-    row = tl.program_id(0) * C
-    stop = tl.minimum(row + C, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        begin = first + (row - first + C - 1) // C * C
+        here = row
+        first, end, begin, row = next_chunk(bounds, row, stop)
         if end <= first:
-            m_C = row + i
+            m_C = here + i
             zeros = tl.zeros((64, VD), out.dtype.element_ty)
             to_CV = out + (m_C.to(tl.int64) * heads + head)[:, None] * V + v_V[None, :]
             tl.store(to_CV, zeros, mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
+        elif begin < end:
             m_C = begin + i
             inside = m_C < end
             m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
@@ -241,7 +213,6 @@ def delta_out(mixed, bounds, vectors, p, n, states, out, M, key_heads, heads, K,
             c_C, rq_C = tl.load(vectors + at, mask=inside, other=0.0), tl.load(vectors + M.to(tl.int64) * heads + at, mask=inside, other=0.0)
             out_CV = product(q_CK, s_KV) * (rq_C * tl.exp(c_C))[:, None] + product(p_CC, n_CV)
             tl.store(out + at[:, None] * V + v_V[None, :], out_CV.to(out.dtype.element_ty), mask=seen_V)
-            row = tl.minimum(begin + C, end)
 
 
 @triton.jit

@@ -21,7 +21,8 @@ grid (ceil(M / BM), key heads, 2).
 """
 import triton
 import triton.language as tl
-from deltanet import after_chunk, by_length, decays, product, token_gates
+from chunks import next_chunk, next_sequence, product, tile_rows
+from deltanet import by_length, decays, token_gates
 
 
 @triton.jit
@@ -35,45 +36,40 @@ def delta_scan_backward(mixed, bounds, vectors, t, p, dout, x, after, M, key_hea
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
     norms = M.to(tl.int64) * heads
-    row = tl.program_id(2) * C
-    stop = tl.minimum(row + C, M)
+    row, stop = tile_rows(tl.program_id(2), M)
     at_KV, each_state = k_K[:, None] * V + v_V[None, :], (heads * K * V).to(tl.int64)
     seen_KV = (k_K < K)[:, None] & (v_V < V)[None, :]
     while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        if end <= first:
-            row = stop
-        else:
-            if first == row:
-                g_KV = tl.zeros((KD, BV), tl.float32)
-                chunks = (end - first + C - 1) // C
-                for back in range(0, chunks):
-                    begin = first + (chunks - 1 - back) * C
-                    m_C = begin + i
-                    inside = m_C < end
-                    m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
-                    seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
-                    c_C = tl.load(vectors + at, mask=inside, other=0.0)
-                    rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=0.0), tl.load(vectors + 2 * norms + at, mask=inside, other=0.0)
-                    beta_C = tl.load(vectors + 3 * norms + at, mask=inside, other=0.0)
-                    last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
-                    q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
-                    k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
-                    t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-                    p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-                    do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
-                    el = do_CV.dtype
-                    after_KV = g_KV.to(el)
-                    if back > 0:
-                        to_KV = after + (begin + C) // C * each_state + head * K * V + at_KV
-                        tl.store(to_KV, after_KV, mask=seen_KV)
-                    dn_CV = product(k_CK, after_KV) * (rk_C * tl.exp(last - c_C))[:, None] + product(tl.trans(p_CC), do_CV)
-                    x_CV = product(tl.trans(t_CC), dn_CV.to(el))
-                    tl.store(x + at[:, None] * V + v_V[None, :], x_CV.to(el), mask=seen_V)
-                    do_CV = (do_CV.to(tl.float32) * (rq_C * tl.exp(c_C))[:, None]).to(el)
-                    x_CV = (x_CV * (beta_C * rk_C * tl.exp(c_C))[:, None]).to(el)
-                    g_KV = g_KV * tl.exp(last) + product(tl.trans(q_CK), do_CV) - product(tl.trans(k_CK), x_CV)
-            row = tl.minimum(end, stop)
+        first, end, row = next_sequence(bounds, row, stop)
+        if first < end:
+            g_KV = tl.zeros((KD, BV), tl.float32)
+            chunks = (end - first + C - 1) // C
+            for back in range(0, chunks):
+                begin = first + (chunks - 1 - back) * C
+                m_C = begin + i
+                inside = m_C < end
+                m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
+                seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
+                c_C = tl.load(vectors + at, mask=inside, other=0.0)
+                rq_C, rk_C = tl.load(vectors + norms + at, mask=inside, other=0.0), tl.load(vectors + 2 * norms + at, mask=inside, other=0.0)
+                beta_C = tl.load(vectors + 3 * norms + at, mask=inside, other=0.0)
+                last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
+                q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
+                k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
+                t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+                p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
+                do_CV = tl.load(dout + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
+                el = do_CV.dtype
+                after_KV = g_KV.to(el)
+                if back > 0:
+                    to_KV = after + (begin + C) // C * each_state + head * K * V + at_KV
+                    tl.store(to_KV, after_KV, mask=seen_KV)
+                dn_CV = product(k_CK, after_KV) * (rk_C * tl.exp(last - c_C))[:, None] + product(tl.trans(p_CC), do_CV)
+                x_CV = product(tl.trans(t_CC), dn_CV.to(el))
+                tl.store(x + at[:, None] * V + v_V[None, :], x_CV.to(el), mask=seen_V)
+                do_CV = (do_CV.to(tl.float32) * (rq_C * tl.exp(c_C))[:, None]).to(el)
+                x_CV = (x_CV * (beta_C * rk_C * tl.exp(c_C))[:, None]).to(el)
+                g_KV = g_KV * tl.exp(last) + product(tl.trans(q_CK), do_CV) - product(tl.trans(k_CK), x_CV)
 
 
 @triton.jit
@@ -85,16 +81,13 @@ def chunk_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, 
     width = 2 * key_heads * K + heads * V
     norms = M.to(tl.int64) * heads
     el = mixed.dtype.element_ty
-    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-    begin = first + (row - first + C - 1) // C * C
+    here = row
+    first, end, begin, row = next_chunk(bounds, row, stop)
     if end <= first:
-        m_C, v_V = row + i, tl.arange(0, VD)
+        m_C, v_V = here + i, tl.arange(0, VD)
         to_CV = dmixed + m_C.to(tl.int64)[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :]
         tl.store(to_CV, tl.zeros((64, VD), el), mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
-        row = stop
-    elif (begin >= end) | (begin >= stop):
-        row = tl.minimum(end, stop)
-    else:
+    elif begin < end:
         m_C = begin + i
         inside = m_C < end
         m = m_C.to(tl.int64)
@@ -136,7 +129,6 @@ def chunk_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, 
         tl.store(t + at[:, None] * 64 + i[None, :], ((da_CC + tl.trans(da_CC)) * rk_C[None, :]).to(el), mask=inside[:, None])
         tl.store(vectors + 4 * norms + at, dc_C, mask=inside)
         tl.store(vectors + 5 * norms + at, dbeta_C, mask=inside)
-        row = tl.minimum(begin + C, end)
     return row
 
 
@@ -146,14 +138,14 @@ def delta_chunk_backward(mixed, gates, decay, bias, bounds, vectors, t, p, n, x,
     """The chunks of a head that begin in a tile, BK or BV features at a time. See the top of the file."""
     if EXACT:
         K, V = KD, VD
-    row, stop = tl.program_id(0) * 64, tl.minimum(tl.program_id(0) * 64 + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     if EXACT == 0:
         row = tl.where(tl.program_id(2) == 0, row, stop)
     elif tl.program_id(2) == 0:
         chunk_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, dmixed, M, key_heads, heads, K, V, KD, VD, BK, BV)
         row = stop
     else:
-        row = after_chunk(row, stop, bounds)
+        _, _, _, row = next_chunk(bounds, row, stop)
     while row < stop:
         row = chunk_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, dmixed, M, key_heads, heads, K, V, KD, VD, BK, BV)
 
@@ -167,17 +159,14 @@ def state_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, 
     width = 2 * key_heads * K + heads * V
     norms, each_state = M.to(tl.int64) * heads, (heads * K * V).to(tl.int64)
     el = mixed.dtype.element_ty
-    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-    begin = first + (row - first + C - 1) // C * C
+    here = row
+    first, end, begin, row = next_chunk(bounds, row, stop)
     if end <= first:
-        m_C = row + i
+        m_C = here + i
         m = m_C.to(tl.int64)
         tl.store(gates + m * 2 * heads + head, tl.zeros((64,), el), mask=m_C < stop)
         tl.store(gates + m * 2 * heads + heads + head, tl.zeros((64,), el), mask=m_C < stop)
-        row = stop
-    elif (begin >= end) | (begin >= stop):
-        row = tl.minimum(end, stop)
-    else:
+    elif begin < end:
         m_C = begin + i
         inside = m_C < end
         m = m_C.to(tl.int64)
@@ -230,7 +219,6 @@ def state_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, 
         da_C = -dg_C * tl.exp(tl.load(decay + head)) * tl.sigmoid(before_C)
         tl.store(gates + m * 2 * heads + head, db_C.to(el), mask=inside)
         tl.store(gates + m * 2 * heads + heads + head, da_C.to(el), mask=inside)
-        row = tl.minimum(begin + C, end)
     return row
 
 
@@ -240,14 +228,14 @@ def delta_state_backward(mixed, gates, decay, bias, bounds, vectors, t, p, n, x,
     """The chunks of a head that begin in a tile, BK times BV features of a state at a time. See the top of the file."""
     if EXACT:
         K, V = KD, VD
-    row, stop = tl.program_id(0) * 64, tl.minimum(tl.program_id(0) * 64 + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     if EXACT == 0:
         row = tl.where(tl.program_id(2) == 0, row, stop)
     elif tl.program_id(2) == 0:
         state_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, before, after, dqk, M, key_heads, heads, K, V, KD, VD, BK, BV)
         row = stop
     else:
-        row = after_chunk(row, stop, bounds)
+        _, _, _, row = next_chunk(bounds, row, stop)
     while row < stop:
         row = state_backward(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout, before, after, dqk, M, key_heads, heads, K, V, KD, VD, BK, BV)
 
