@@ -29,8 +29,8 @@ def tile_rows(tile, M):
 
 @triton.jit
 def next_chunk(bounds, row, stop):
-    """(first, end) of a row's sequence; where the first chunk from the row on begins, `end` if none of the sequence begins before
-    `stop`; the row that follows."""
+    """(first, end) of a row's sequence; where the first chunk from the row on begins, `end` if none of the sequence begins
+    before `stop`; the row that follows."""
     first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
     begin = first + (row - first + 63) // 64 * 64
     none = (begin >= end) | (begin >= stop)
@@ -43,3 +43,9 @@ def next_sequence(bounds, row, stop):
     """(first, end) of the sequence that begins with a row, equal where none does; the row that follows."""
     first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
     return first, tl.where(first == row, end, first), tl.where(end <= first, stop, tl.minimum(end, stop))
+
+
+@triton.jit
+def chunk_rows(x, begin, stride):
+    """Where the rows of a chunk begin, [64, 1]; rows are `stride` elements apart."""
+    return x + (begin + tl.arange(0, 64)).to(tl.int64)[:, None] * stride
