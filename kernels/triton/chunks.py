@@ -22,6 +22,13 @@ def product(a, b):
 
 
 @triton.jit
+def bounded(g):
+    """A logarithm of a decay, no less than -90: f32 has nothing of what is left, and sums along a chunk keep their digits for
+    rows that forget little. NaN stays NaN."""
+    return tl.where(g < -90.0, -90.0, g)
+
+
+@triton.jit
 def tile_rows(tile, M):
     """The rows of a tile, first and end."""
     return tile * 64, tl.minimum(tile * 64 + 64, M)

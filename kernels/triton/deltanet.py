@@ -29,7 +29,7 @@ that the programs of a sequence begin together; decode grid (M, heads, ceil(V / 
 """
 import triton
 import triton.language as tl
-from chunks import chunk_rows, next_chunk, next_sequence, product, tile_rows
+from chunks import bounded, chunk_rows, next_chunk, next_sequence, product, tile_rows
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def token_gates(gates, decay, bias, m_C, inside, head, heads):
     row = gates + m_C.to(tl.int64) * 2 * heads + head
     before = tl.load(row + heads, mask=inside, other=0.0).to(tl.float32) + tl.load(bias + head)
     softplus = tl.where(before > 20.0, before, tl.log(1.0 + tl.exp(tl.minimum(before, 20.0))))
-    g_C = tl.where(inside, -tl.exp(tl.load(decay + head)) * softplus, 0.0)
+    g_C = tl.where(inside, bounded(-tl.exp(tl.load(decay + head)) * softplus), 0.0)
     beta_C = tl.where(inside, tl.sigmoid(tl.load(row, mask=inside, other=0.0).to(tl.float32)), 0.0)
     return g_C, beta_C, before
 

@@ -27,7 +27,7 @@ ceil(P / BP) ceil(S / BS)); out grid (ceil(M / 64), heads); decode grid (M, head
 """
 import triton
 import triton.language as tl
-from chunks import next_chunk, next_sequence, product, tile_rows
+from chunks import bounded, next_chunk, next_sequence, product, tile_rows
 
 
 @triton.jit
@@ -82,7 +82,7 @@ def space_steps(steps, decay, bias, bounds, vectors, M, heads, stride, least, mo
             s_CH = tl.where(seen, step_of(dt_CH + bias_H[None, :], least, most), 0.0)
             to_CH = vectors + h_H.to(tl.int64)[None, :] * M + m_C[:, None]
             tl.store(to_CH, s_CH, mask=seen)
-            tl.store(to_CH + heads.to(tl.int64) * M, tl.cumsum(s_CH * decay_H[None, :], 0), mask=seen)
+            tl.store(to_CH + heads.to(tl.int64) * M, tl.cumsum(bounded(s_CH * decay_H[None, :]), 0), mask=seen)
 
 
 @triton.jit
