@@ -87,7 +87,7 @@ def main() -> None:
         theirs = lines_of(peer(shape, work, args.peer_steps or args.steps)) if args.peers else []
         for i, (count, length) in enumerate(work):
             values = SAME | dict(shape=shape, adapters=1, rows=count, length=length, steps=args.steps)
-            values |= dict(recomputation=args.recomputation, seconds=args.seconds)
+            values |= dict(recomputation=args.recomputation) | (dict(seconds=args.seconds) if args.seconds else {})
             ours = measure_last([*shlex.split(args.mlora), "bench", *flags(values), "--json"])
             found = theirs[i] if i < len(theirs) else None
             gib = lambda report, key: f"{report[key] / 2**30:.1f}"

@@ -9,7 +9,7 @@ import shlex
 import sys
 from datetime import datetime, timezone
 
-from experts import report_of
+from experts import reports_of
 from gpu import ROOT, arguments, commit_of, flags
 
 LLAMA = {"shape": "llama2-7b", "targets": "qkvo", "adapters": 8, "prompt-tokens": 64, "new-tokens": 128, "rounds": 2}
@@ -28,6 +28,10 @@ HEAD = (
     "| date (UTC) | commit | GPU | shape | sequences, adapters | prompt, new tokens | tokens/s (asked) | pass, ms | prompts, ms "
     "| transformers tokens/s | ratio |\n| --- | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
 )
+
+
+def last_of(command: list[str]) -> dict | None:
+    return next(reversed(reports_of(command)), None)
 
 
 def row_of(values: dict, ours: dict, theirs: dict | None, asked: str, commit: str) -> str:
@@ -49,12 +53,12 @@ def main() -> None:
     failed = False
     for name in args.cases or CASES:
         values, has_peer, asked = CASES[name]
-        ours = report_of([*shlex.split(args.mlora), "bench", "--generate", "--device", "cuda", "--json", *flags(values)])
+        ours = last_of([*shlex.split(args.mlora), "bench", "--generate", "--device", "cuda", "--json", *flags(values)])
         if ours is None:
             failed = True
             continue
         peer = [sys.executable, "-B", str(ROOT / "scripts/bench/peer_generate.py"), *flags(values | {"adapters": 0})]
-        theirs = report_of(peer) if args.peers and has_peer else None
+        theirs = last_of(peer) if args.peers and has_peer else None
         row = row_of(values, ours, theirs, asked, commit)
         for what in ("reading_kernel_ms", "kernel_ms"):
             print(f"    {what}: " + ", ".join(f"{kernel} {ms:.2f}" for kernel, ms in ours[what].items()))

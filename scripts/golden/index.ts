@@ -168,6 +168,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     updates: true,
     reads: SMOLLM,
   },
+  "tokenizers-random": {
+    script: "tokenizers/make_random.py",
+    makes: ["tokenizers/random.json"],
+    packages: [TOKENIZERS],
+    tolerance: null,
+  },
   sources: { script: "sources/make.py", makes: ["sources/*"], packages: ["pyarrow==26.0.1", "pandas==3.1.1"], tolerance: null },
   tracking: {
     script: "tracking/make.py",

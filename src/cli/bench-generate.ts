@@ -38,11 +38,16 @@ const OTHERS = ["generate", "json", "temperature", "topP", "topK", "--"];
 export const GENERATION_FLAGS = ["sequences", "promptTokens", "newTokens", "rounds", "temperature", "topP", "topK"];
 
 export async function benchGenerate(flags: BenchGenerateFlags): Promise<void> {
+  const report = await benchmarkGeneration(generationOptionsOf(flags));
+  writeStdout(flags["json"] === true ? `${jsonText(report)}\n` : text(report));
+}
+
+/** The flags of a benchmark of generation, checked. Throws a RequestError where one is wrong, or is of training. */
+export function generationOptionsOf(flags: BenchGenerateFlags): Partial<GenerationBenchmarkOptions> {
   for (const flag in flags)
     if (!(flag in CHECKS) && !OTHERS.includes(flag))
       throw new RequestError("cli.flag", `--${flag} was given with --generate`, "it says how adapters train: leave it out");
-  const report = await benchmarkGeneration({ ...given(CHECKS, flags), sampling: samplingOf(flags) });
-  writeStdout(flags["json"] === true ? `${jsonText(report)}\n` : text(report));
+  return { ...given(CHECKS, flags), sampling: samplingOf(flags) };
 }
 
 function text(report: GenerationBenchmarkReport): string {

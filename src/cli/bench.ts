@@ -17,6 +17,12 @@ export type BenchFlags = Readonly<Partial<Record<keyof BenchmarkOptions, unknown
 export async function bench(all: BenchFlags & BenchGenerateFlags): Promise<void> {
   if (all["generate"] === true) return await benchGenerate(all);
   const { json = false, ...flags } = all;
+  const report = await benchmark(benchmarkOptionsOf(flags));
+  writeStdout(json ? `${jsonText(report)}\n` : text(report));
+}
+
+/** The flags of a benchmark of training, checked. Throws a RequestError where one is wrong, or is of generation. */
+export function benchmarkOptionsOf(flags: Readonly<Record<string, unknown>>): Partial<BenchmarkOptions> {
   for (const flag of GENERATION_FLAGS)
     if (flag in flags)
       throw new RequestError(
@@ -24,8 +30,7 @@ export async function bench(all: BenchFlags & BenchGenerateFlags): Promise<void>
         `--${dashed(flag)} was given without --generate`,
         "it says how sequences are generated",
       );
-  const report = await benchmark(given(CHECKS, flags));
-  writeStdout(json ? `${jsonText(report)}\n` : text(report));
+  return given(CHECKS, flags);
 }
 
 const CHECKS: Checks<BenchmarkOptions> = {

@@ -27,12 +27,12 @@ type Finder = (text: string) => Found[];
 
 /**
  * Cuts a text at its added tokens and normalises what lies between. A run is a single section unless the normaliser changed its
- * text.
+ * text. Throws an Error for tokens that cannot be told apart.
  */
 export function sectioner(tokens: readonly AddedToken[], normalise: Normaliser): (text: string) => Run[] {
   const isNormalised = ({ normalized, special }: AddedToken) => normalized ?? !special;
-  const raw = finder(new Map(tokens.filter((token) => !isNormalised(token)).map((token) => [token.content, token])));
-  const second = finder(new Map(tokens.filter(isNormalised).map((token) => [normalise(token.content), token])));
+  const raw = finder(tokens.filter((token) => !isNormalised(token)).map((token) => [token.content, token]));
+  const second = finder(tokens.filter(isNormalised).map((token) => [normalise(token.content), token]));
   return (text) =>
     raw(text).flatMap((found): Run[] => {
       if ("token" in found) return [{ from: found.from, to: found.to, sections: [found] }];
@@ -45,8 +45,8 @@ export function sectioner(tokens: readonly AddedToken[], normalise: Normaliser):
 
 type Node = { readonly next: Map<number, Node>; token: AddedToken | null };
 
-/** Finds the leftmost, then longest tokens. */
-function finder(tokens: ReadonlyMap<string, AddedToken>): Finder {
+/** Finds the leftmost, then longest tokens. Throws an Error for two with one text: the original takes either of them. */
+function finder(tokens: readonly (readonly [string, AddedToken])[]): Finder {
   const root: Node = { next: new Map(), token: null };
   for (const [text, token] of tokens) {
     if (text === "") continue;
@@ -55,6 +55,10 @@ function finder(tokens: ReadonlyMap<string, AddedToken>): Finder {
       const unit = text.charCodeAt(i);
       if (!node.next.has(unit)) node.next.set(unit, { next: new Map(), token: null });
       node = node.next.get(unit)!;
+    }
+    if (node.token) {
+      const names = [node.token, token].map(({ content }) => JSON.stringify(content)).join(" and ");
+      throw new Error(`its normalizer makes one text of its added tokens ${names}, so that their ids are not defined`);
     }
     node.token = token;
   }
@@ -72,12 +76,12 @@ function finder(tokens: ReadonlyMap<string, AddedToken>): Finder {
       }
       const { token, end } = found;
       if (!token.single_word || !(isWord(charBefore(text, at)) || isWord(charAt(text, end)))) {
-        const start = Math.max(token.lstrip ? spacesBefore(text, at) : at, from);
+        const start = token.lstrip ? Math.max(spacesBefore(text, at), from) : at;
         between(start);
         from = token.rstrip ? spacesBehind(text, end) : end;
-        sections.push({ token, from: start, to: from });
+        if (from > start) sections.push({ token, from: start, to: from }); // else a token before it has taken all of it along
       }
-      at = Math.max(end, from);
+      at = end; // white space that a token takes along may hold tokens, which come, too
     }
     between(text.length);
     return sections;

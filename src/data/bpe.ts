@@ -95,8 +95,6 @@ class Candidates {
 
 /** More than a word has characters; a rank times it is far below 2^53. */
 const PLACES = 2 ** 28;
-/** No token of the vocabulary. */
-const UNKNOWN = -1;
 /** Words whose tokens are kept at hand, and their length at most; when it is full, all are forgotten. */
 const [KEPT_WORDS, KEPT_LENGTH] = [1 << 16, 256];
 
@@ -108,6 +106,7 @@ export class Bpe {
   readonly #merges: Merges;
   /** By the rank of a merge, the token that it makes. */
   readonly #made: Int32Array;
+  readonly #unknown: number | null;
   readonly #kept = new Map<string, MergedWord>();
   readonly #candidates = new Candidates();
 
@@ -120,6 +119,7 @@ export class Bpe {
     this.#words = entries.map(([word]) => word);
     this.#ids = entries.map(([, id]) => id);
     this.#numbers = new Map(this.#words.map((word, number) => [word, number]));
+    this.#unknown = model.unk_token == null ? null : this.#numbers.get(model.unk_token)!;
     this.#merges = new Merges(model.merges.length);
     this.#made = new Int32Array(model.merges.length);
     for (const [rank, merge] of model.merges.entries()) {
@@ -153,15 +153,39 @@ export class Bpe {
       const whole = this.#numbers.get(word);
       if (whole !== undefined) return [whole];
     }
-    const chars = Array.from(word);
-    const numbers = Int32Array.from(chars, (char) => this.#numbers.get(char) ?? UNKNOWN);
-    const places = this.#mergeAll(numbers);
-    const known = places.map((place) => numbers[place]!);
-    if (!known.includes(UNKNOWN)) return this.#fused(known);
-    return this.#fused(known.flatMap((number, i) => (number === UNKNOWN ? this.#unknown(chars[places[i]!]!) : [number])));
+    return this.#mergeAll(Int32Array.from(this.#symbolsOf(word)));
   }
 
-  /** Merges tokens in place; where those lie that are left. */
+  /**
+   * What is merged: a word's characters, and of those that the vocabulary lacks the bytes where it has them all, else the
+   * unknown token. Where there is none they are left out, so that what stood next to them is merged.
+   */
+  #symbolsOf(word: string): number[] {
+    const { byte_fallback, fuse_unk } = this.model;
+    const symbols: number[] = [];
+    let isUnknown = false; // an unknown token has yet to come
+    const pushUnknown = (): void => {
+      if (isUnknown && this.#unknown !== null) symbols.push(this.#unknown);
+      isUnknown = false;
+    };
+    for (const char of word) {
+      const known = this.#numbers.get(char);
+      const found = known === undefined && byte_fallback ? this.#bytesOf(char) : null;
+      if (found)
+        symbols.push(...found); // before an unknown token that has yet to come, as in the original
+      else if (known !== undefined) {
+        pushUnknown();
+        symbols.push(known);
+      } else {
+        if (!fuse_unk) pushUnknown();
+        isUnknown = true;
+      }
+    }
+    pushUnknown();
+    return symbols;
+  }
+
+  /** The tokens that are left when all is merged. */
   #mergeAll(numbers: Int32Array): number[] {
     const { length } = numbers;
     const [next, before] = [new Int32Array(length), new Int32Array(length)];
@@ -169,8 +193,7 @@ export class Bpe {
     const candidates = this.#candidates;
     const rankAt = (place: number): number => {
       const right = next[place]!;
-      if (right >= length || numbers[place] === UNKNOWN || numbers[right] === UNKNOWN) return -1;
-      return this.#merges.rankOf(numbers[place]!, numbers[right]!);
+      return right >= length ? -1 : this.#merges.rankOf(numbers[place]!, numbers[right]!);
     };
     const consider = (place: number): void => {
       const rank = rankAt(place);
@@ -191,27 +214,15 @@ export class Bpe {
       consider(place);
     }
     const left: number[] = [];
-    for (let at = 0; at < length; at = next[at]!) left.push(at);
+    for (let at = 0; at < length; at = next[at]!) left.push(numbers[at]!);
     return left;
   }
 
-  /** A character that the vocabulary lacks: its bytes where it has them all, else the unknown token, if there is one. */
-  #unknown(char: string): number[] {
-    const { byte_fallback, unk_token } = this.model;
-    if (byte_fallback) {
-      const names = [...Buffer.from(char)].map((byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
-      const bytes = names.map((name) => this.#numbers.get(name));
-      if (bytes.every((number) => number !== undefined)) return bytes;
-    }
-    return unk_token == null ? [] : [this.#numbers.get(unk_token)!];
-  }
-
-  /** Neighbouring unknown tokens are one where the tokenizer says so. */
-  #fused(numbers: number[]): number[] {
-    const { fuse_unk, unk_token } = this.model;
-    if (!fuse_unk || unk_token == null) return numbers;
-    const unknown = this.#numbers.get(unk_token)!;
-    return numbers.filter((number, i) => number !== unknown || numbers[i - 1] !== unknown);
+  /** Null where the vocabulary lacks one of a character's bytes. */
+  #bytesOf(char: string): number[] | null {
+    const names = [...Buffer.from(char)].map((byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+    const bytes = names.map((name) => this.#numbers.get(name));
+    return bytes.every((number) => number !== undefined) ? bytes : null;
   }
 }
 

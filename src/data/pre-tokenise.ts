@@ -117,6 +117,9 @@ function metaspace(node: Json): Cut {
 
 type Part = { readonly piece: string; readonly matched: boolean };
 
+/** A match of nothing parts what lies next to it, and is no word. */
+const wordsOf = (pieces: string[]): string[] => (pieces.includes("") ? pieces.filter((piece) => piece !== "") : pieces);
+
 /** Cuts a text at every match of a pattern. Texts are compared with `seen` in their place, which has their length. */
 function splitter(pattern: unknown, seen: (text: string) => string = asOniguruma): (text: string) => Part[] {
   const compiled = patternOf(pattern);
@@ -124,9 +127,10 @@ function splitter(pattern: unknown, seen: (text: string) => string = asOniguruma
     const parts: Part[] = [];
     let end = 0;
     for (const match of seen(text).matchAll(compiled)) {
+      if (match[0] === "" && match.index === end && parts.length > 0) continue; // right after a match is no other
       if (match.index > end) parts.push({ piece: text.slice(end, match.index), matched: false });
       end = match.index + match[0].length;
-      if (match[0] !== "") parts.push({ piece: text.slice(match.index, end), matched: true });
+      parts.push({ piece: text.slice(match.index, end), matched: true });
     }
     if (end < text.length) parts.push({ piece: text.slice(end), matched: false });
     return parts;
@@ -156,13 +160,13 @@ function isolate(pattern: unknown, seen: (text: string) => string = asOniguruma)
     const matches = text === piece ? text.match(compiled) : null;
     let length = 0;
     for (const match of matches ?? []) length += match.length || Number.NaN; // an empty one is no word
-    return matches && length === piece.length ? matches : cut(piece).map((part) => part.piece);
+    return matches && length === piece.length ? matches : wordsOf(cut(piece).map((part) => part.piece));
   };
 }
 
 /** What becomes of matches: the five behaviours of a Split. */
 function gatherer(behaviour: unknown): (parts: Part[]) => string[] {
-  const texts = (parts: Part[]) => parts.map(({ piece }) => piece);
+  const texts = (parts: Part[]) => wordsOf(parts.map(({ piece }) => piece));
   /** Joins a part to the one before it where `joins` says so; both flags are those of the parts as they were cut. */
   const joined = (parts: Part[], joins: (matched: boolean, before: boolean) => boolean) => {
     const words: string[] = [];
@@ -172,7 +176,7 @@ function gatherer(behaviour: unknown): (parts: Part[]) => string[] {
       else words.push(piece);
       before = matched;
     }
-    return words;
+    return wordsOf(words);
   };
   switch (behaviour) {
     case "Isolated":
@@ -199,7 +203,7 @@ function mergedWithNext(parts: Part[]): string[] {
     else words.push(piece);
     behind = matched;
   }
-  return words.reverse();
+  return wordsOf(words.reverse());
 }
 
 /** GPT-2's alphabet: a character for each byte. */

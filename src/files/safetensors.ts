@@ -13,10 +13,11 @@ const READ_CHUNK = 64 << 20;
 /** Bytes after which the disk gets what was written, while more is. */
 const BEGUN = 32 << 20;
 
-/** Bytes of an element of every type of the format; we compute with some of them. */
-const ELEMENT_BYTES: Readonly<Record<string, number>> = {
-  ...{ BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, F8_E8M0: 1, I16: 2, U16: 2, F16: 2, BF16: 2 },
-  ...{ I32: 4, U32: 4, F32: 4, I64: 8, U64: 8, F64: 8 },
+/** Bits of an element of every type of the format (0.8); we compute with some of them. */
+const ELEMENT_BITS: Readonly<Record<string, number>> = {
+  ...{ F4: 4, F6_E2M3: 6, F6_E3M2: 6, BOOL: 8, U8: 8, I8: 8 },
+  ...{ F8_E5M2: 8, F8_E4M3: 8, F8_E8M0: 8, F8_E4M3FNUZ: 8, F8_E5M2FNUZ: 8 },
+  ...{ I16: 16, U16: 16, F16: 16, BF16: 16, I32: 32, U32: 32, F32: 32, I64: 64, U64: 64, F64: 64, C64: 64 },
 };
 const DTYPES: Readonly<Record<string, DType>> = { F32: "f32", F16: "f16", BF16: "bf16", I32: "i32", I64: "i64", U8: "u8" };
 const NAMES: Readonly<Record<DType, string>> = { f32: "F32", f16: "F16", bf16: "BF16", i32: "I32", i64: "I64", u8: "U8" };
@@ -135,13 +136,13 @@ const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as nu
 
 function entryOf(name: string, value: unknown, start: number, wrong: (what: string) => RequestError): TensorEntry {
   const { dtype: type, shape, data_offsets: offsets } = (value ?? {}) as Record<string, unknown>;
-  if (typeof type !== "string" || ELEMENT_BYTES[type] === undefined)
+  if (typeof type !== "string" || !Object.hasOwn(ELEMENT_BITS, type))
     throw wrong(`tensor '${name}' has the type ${JSON.stringify(type)}`);
   if (!Array.isArray(shape) || !shape.every(isCount)) throw wrong(`tensor '${name}' has the shape ${JSON.stringify(shape)}`);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount))
     throw wrong(`tensor '${name}' has the offsets ${JSON.stringify(offsets)}`);
   const [begin, end] = offsets as [number, number];
-  const bytes = shape.reduce((a: number, b: number) => a * b, ELEMENT_BYTES[type]);
+  const bytes = shape.reduce((a: number, b: number) => a * b, ELEMENT_BITS[type]!) / 8;
   if (bytes !== end - begin) throw wrong(`tensor '${name}', ${type} [${shape}], needs ${bytes} bytes and has ${end - begin}`);
   return { type, dtype: DTYPES[type] ?? null, shape, offset: start + begin, bytes };
 }

@@ -44,7 +44,9 @@ test.each<Partial<BpeModel>>([
         .map(() => alphabet[rng.below(alphabet.length)]!)
         .join("");
       const { ids, tokens, isSpelt } = own.merged(word);
-      expect(tokens, word).toEqual(theirs._call([word]));
+      // The package merges nothing across characters that it leaves out, where the original (random.json) does.
+      const known = options.unk_token ? word : word.replaceAll(/[xß]/g, "");
+      expect(tokens, word).toEqual(known === "" ? [] : theirs._call([known]));
       expect(ids).toEqual(tokens.map((token) => model.vocab[token]!));
       expect(isSpelt).toBe(tokens.join("") === word);
       expect(own.merged(word).ids).toEqual(ids);

@@ -180,6 +180,7 @@ describe("safetensors", () => {
     ["a shape that is no list", () => raw({ a: entry(0, 4, "x") }, 4), 'has the shape "x"'],
     ["offsets of 2^60", () => raw({ a: entry(0, 2 ** 60) }, 4), "has the offsets"],
     ["an unknown type", () => raw({ a: entry(0, 4, [1], "F13") }, 4), 'has the type "F13"'],
+    ["a type called as what objects have", () => raw({ a: entry(0, 4, [1], "valueOf") }, 4), 'has the type "valueOf"'],
   ];
   for (const [what, make, message] of bad)
     test(`refuses ${what}`, () => {

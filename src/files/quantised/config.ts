@@ -10,7 +10,7 @@ export type Quantisation =
   | { readonly method: "bitsandbytes" | "mxfp4" };
 
 const HINT =
-  "mlora reads FP8 with scales (quant_method fp8, compressed-tensors with format float-quantized, fbgemm_fp8), bitsandbytes' nf4, mxfp4, " +
+  "mlora reads FP8 with scales (quant_method fp8, compressed-tensors of 8-bit floats, fbgemm_fp8), bitsandbytes' nf4, mxfp4, " +
   "and GGUF files; take the model in one of these, or in bf16, fp16 or fp32";
 
 const refused = (path: string, what: string): RequestError =>
@@ -64,17 +64,36 @@ function blockOf(value: unknown, path: string, key: string): Block | null {
   return value as unknown as Block;
 }
 
-/** One way for all weights: 8-bit floats that are scaled by weight, row or block. */
+/** Both store 8-bit floats alike; the second is of weights alone, whose inputs stay as they are. */
+const FORMATS: readonly unknown[] = ["float-quantized", "naive-quantized"];
+/** Read below, or without an effect on what the weights are. */
+const KEYS = [
+  ...["quant_method", "format", "config_groups", "ignore", "kv_cache_scheme", "quantization_status", "version"],
+  ...["global_compression_ratio", "run_compressed", "dequantize", "use_optimized_inference"],
+];
+const isEmpty = (value: unknown): boolean => value == null || (isObject(value) && Object.keys(value).length === 0);
+
+/**
+ * One way for all weights: 8-bit floats that are scaled by weight, row or block. Other keys change what a layer computes:
+ * transform_config rotates the inputs of weights that are stored rotated, moe_sparsity_config leaves out experts.
+ */
 function compressed(found: JsonObject, path: string): Quantisation {
-  const { format, config_groups: groups } = found;
-  if (format !== "float-quantized") throw refused(path, `.format is ${JSON.stringify(format)}`);
+  const { format, config_groups: groups, sparsity_config: sparsity } = found;
+  if (!FORMATS.includes(format)) throw refused(path, `.format is ${JSON.stringify(format)}`);
+  const isDense = isObject(sparsity) && sparsity["format"] === "dense";
+  for (const [key, value] of Object.entries(found))
+    if (!KEYS.includes(key) && !isEmpty(value) && !(key === "sparsity_config" && isDense))
+      throw refused(path, `.${key} is ${JSON.stringify(value)}`);
   const blocks = Object.entries(isObject(groups) ? groups : {}).map(([name, group]) => {
     const at = `.config_groups.${name}.weights`;
     const weights = isObject(group) ? group["weights"] : null;
     if (!isObject(weights)) throw refused(path, `${at} is ${JSON.stringify(weights)}, expected an object`);
-    const { num_bits: bits, type, strategy, block_structure: block } = weights;
+    const own = (group as JsonObject)["format"] ?? format;
+    if (!FORMATS.includes(own)) throw refused(path, `.config_groups.${name}.format is ${JSON.stringify(own)}`);
+    const { num_bits: bits, type, strategy, block_structure: block, symmetric = true } = weights;
     const isKnown = bits === 8 && type === "float" && ["tensor", "channel", "block"].includes(`${strategy}`);
     if (!isKnown) throw refused(path, `${at} is ${type} of ${bits} bits by ${strategy}`);
+    if (symmetric !== true) throw refused(path, `${at}.symmetric is ${JSON.stringify(symmetric)}`);
     return strategy === "block" ? blockOf(block, path, `${at}.block_structure`) : null;
   });
   const [block = null] = blocks;
