@@ -20,6 +20,7 @@ const namesIn = (folder: string, ending: string): string[] =>
 const SHARED_C = ["dropout", "encode", "factors", "gemm", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "adapters",
+  "chunks",
   "attention_hopper",
   "attention_hopper_keys",
   "attention_sink",
