@@ -81,6 +81,19 @@ export const cudaTensorMaps = {
   cuTensorMapEncodeTiled: { args: [P, I, U, P, P, P, P, P, I, I, I, I], returns: I },
 } as const;
 
+/** In drivers for CUDA 12.3 and later: launches that may begin before the one before them ends, recorded as such. */
+export const cudaOverlap = {
+  /** launch configuration, function, parameters, extra */
+  cuLaunchKernelEx: { args: [P, P, P, P], returns: I },
+} as const;
+
+/** A CUlaunchConfig: sizes of grid and block (u32), dynamic shared bytes, stream, attributes, their number. */
+export const LAUNCH_CONFIG = { shared: 24, stream: 32, attributes: 40, attributeCount: 48, bytes: 56 } as const;
+/** A CUlaunchAttribute: what it is (i32), then a union of 64 bytes. */
+export const LAUNCH_ATTRIBUTE = { value: 8, bytes: 72 } as const;
+/** CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION */
+export const PROGRAMMATIC_SERIALIZATION = 6;
+
 const Z = "u64_fast"; // a register that must be filled, so that what follows lies on the stack
 const W = "u64"; // a word of a struct that is passed by value there
 const HANDLE = [W, W, W, W, W, W, W, W] as const;

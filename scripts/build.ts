@@ -1,5 +1,6 @@
 // Bundles src/main.ts and the assets of this checkout into dist/mlora, or with --arm64 into dist/arm64/mlora. Called by
-// scripts/build, which sees to the assets; those for 64-bit Arm are made by scripts/arm64.
+// scripts/build, which sees to the assets; those for 64-bit Arm are made by scripts/arm64. With --without-kernels FOLDER it is
+// FOLDER/mlora, without GPU kernels: what scripts/test has tests start.
 //
 // Assets are embedded as they are, kernels that a GPU loads as one file, with assets/manifest.json, which says where each lies:
 // src/base/assets.ts reads them. What is compressed here xz could not pack again: the archive would be 2 MB larger.
@@ -17,7 +18,8 @@ import { bundlePage, PAGE_FILES } from "../src/web/bundle.ts";
 const ROOT = join(import.meta.dir, "..");
 const isArm64 = process.argv.includes("--arm64");
 const ARM64 = join(ROOT, "ffi", "build-arm64");
-const DIST = join(ROOT, "dist", ...(isArm64 ? ["arm64"] : []));
+const withoutKernels = process.argv[2] === "--without-kernels" ? process.argv[3] : undefined;
+const DIST = withoutKernels ?? join(ROOT, "dist", ...(isArm64 ? ["arm64"] : []));
 const NEEDED = ["libmlora.so", "libscipy_openblas.so", "nats-server"];
 const KERNELS = "kernels/manifest.json";
 
@@ -25,7 +27,8 @@ if (isArm64) execFileSync(join(ROOT, "scripts", "arm64"), { stdio: "inherit" });
 mkdirSync(DIST, { recursive: true });
 const stage = mkdtempSync(join(DIST, ".building-")); // two builds at once do not meet
 try {
-  const manifest = assetNames().includes(KERNELS) ? released(readAsset(KERNELS)) : Buffer.of();
+  const hasKernels = withoutKernels === undefined && assetNames().includes(KERNELS);
+  const manifest = hasKernels ? released(readAsset(KERNELS)) : Buffer.of();
   const kernels = manifest.length > 0 ? parseManifest(manifest.toString()).filter(isCompiled) : [];
   const files = kernels.flatMap(filesOf).map((file) => `kernels/${file}`);
   const own = new Map(kernels.length > 0 ? [[KERNELS, manifest]] : []);

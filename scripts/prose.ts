@@ -41,11 +41,10 @@ export async function breaches(sources: readonly Source[]): Promise<string[]> {
   return read.flatMap(({ path, text, prose }, index) => {
     const from = starts[index]!;
     const wide = text.split("\n").flatMap((line, number) => {
+      if (line.length <= WIDTH) return [];
       const at = text.split("\n", number).join("\n").length;
       const isComment = prose.comments.slice(at, at + line.length + 1).trim() !== "";
-      return line.length > WIDTH && isComment
-        ? [{ line: number + 1, what: `a comment line of ${line.length} columns, ${WIDTH} at most` }]
-        : [];
+      return isComment ? [{ line: number + 1, what: `a comment line of ${line.length} columns, ${WIDTH} at most` }] : [];
     });
     const words = RULES.flatMap(({ pattern, instead }) =>
       [...prose.text.matchAll(pattern)].map(({ 0: found, index: at }) => ({

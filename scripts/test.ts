@@ -1,9 +1,11 @@
 // All checks and tests, counted. Called by scripts/test, whose first lines say how.
 //
-// The tests of a folder run in processes of their own, under a limit: native code can crash or hang where no test framework
-// gets a word in. A folder that ends so is run again file by file, so that it hides nothing but the file that is to blame.
-// As many files run at once as there are processors, but for those of GPUs: these measure the memory of a device. What is built
-// takes the time that tests leave: they wait for each other's processes often enough.
+// Tests run in processes of their own, under a limit: native code can crash or hang where no test framework gets a word in. If
+// it ends so, its files are run again one by one, so that it hides nothing but the file that is to blame.
+// All folders share the processors, the longest files first (tests/timings.json), so that none waits at the end of a folder.
+// One file more runs than there are processors, since tests wait for processes often enough; those of GPUs run alone: these
+// measure the memory of a device. What is built takes the time that tests leave.
+// The program that tests start is built first, without GPU kernels: of sources each start costs twice as much.
 
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
@@ -18,8 +20,12 @@ const PROCESS_MS = 2_400_000;
 /** These test dist/mlora. */
 const BUILT = "tests/build/";
 const GPU = "tests/gpu/";
+/** Milliseconds by file, as `scripts/test --timings` measured them: an order, which no machine has to keep. */
+const TIMINGS = "tests/timings.json";
 /** In a file that tests kernels of this checkout. */
 const NEEDS_KERNELS = /needs\("(kernels|gpu)"/;
+/** Folders whose tests start the program. */
+const STARTS = /^tests\/(bus|cpu)\//;
 const CRASHED = "(worker crashed)"; // how bun test reports one
 
 const CHECKS: Readonly<Record<string, readonly string[]>> = {
@@ -52,7 +58,8 @@ let failed = 0;
 const skipped: string[] = [];
 const work = mkdtempSync(join(tmpdir(), "mlora-test-"));
 try {
-  await all(process.argv[2]);
+  const isMeasuring = process.argv[2] === "--timings";
+  await all(isMeasuring ? undefined : process.argv[2], isMeasuring);
 } finally {
   rmSync(work, { recursive: true, force: true });
 }
@@ -60,17 +67,30 @@ for (const line of summaryOf(skipped)) console.log(line);
 console.log(`${passed} passed, ${failed} failed${skipped.length > 0 ? `, ${skipped.length} skipped` : ""}`);
 process.exit(failed === 0 && passed > 0 ? 0 : 1);
 
-async function all(pattern: string | undefined): Promise<void> {
+async function all(pattern: string | undefined, isMeasuring: boolean): Promise<void> {
   const files = [...new Bun.Glob("tests/**/*.test.ts").scanSync(ROOT)].sort().filter((path) => path.includes(pattern ?? ""));
   if (files.length === 0) fail(`no test file's path contains '${pattern}'`);
   for (const [what, script] of Object.entries(FETCHED))
     if (files.some((path) => textOf(path).includes(`needs("${what}")`))) fetchEarly(script);
   if (pattern === undefined) await checkAll();
+  const program = files.some((path) => STARTS.test(path)) ? await programOfTests() : undefined;
   const building = files.some((path) => path.startsWith(BUILT)) ? build(pattern === undefined) : Promise.resolve();
   const isOfBuilt = (path: string) => path.startsWith(BUILT) || NEEDS_KERNELS.test(textOf(path));
-  await runFolders(files.filter((path) => !isOfBuilt(path)));
+  await runFiles(
+    files.filter((path) => !isOfBuilt(path)),
+    isMeasuring,
+    program,
+  );
   await building;
-  await runFolders(files.filter(isOfBuilt));
+  const built = Map.groupBy(files.filter(isOfBuilt), (path) => path.startsWith(GPU));
+  await runFiles(built.get(false) ?? [], isMeasuring);
+  await runFiles(built.get(true) ?? [], false);
+}
+
+/** The path of the program that tests start; undefined where it cannot be built, which is a failure. */
+async function programOfTests(): Promise<string | undefined> {
+  const isBuilt = await check("program for the tests", [BUN, "scripts/build.ts", "--without-kernels", work]);
+  return isBuilt ? join(work, "mlora") : undefined;
 }
 
 function textOf(path: string): string {
@@ -87,11 +107,6 @@ async function build(isVerified: boolean): Promise<void> {
   if (isVerified && existsSync(join(ROOT, KERNELS.manifest))) await check(KERNELS.name, KERNELS.command);
 }
 
-async function runFolders(files: readonly string[]): Promise<void> {
-  for (const [folder, inside] of Map.groupBy(files, (path) => path.split("/").slice(0, 2).join("/")))
-    await runFolder(folder, inside);
-}
-
 /** As many at once as there are processors. */
 async function checkAll(): Promise<void> {
   const left = Object.entries(CHECKS);
@@ -106,46 +121,69 @@ function fail(why: string): void {
   console.log(`FAIL  ${why}`);
 }
 
-/** Its output is shown only when it fails. */
-async function check(name: string, command: readonly string[]): Promise<void> {
+/** Whether it passed; its output is shown only when it fails. */
+async function check(name: string, command: readonly string[]): Promise<boolean> {
   const child = Bun.spawn([...command], { cwd: ROOT, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
   const [stdout, stderr, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  if (code !== 0) return fail(`${name}\n${stdout}${stderr}`);
+  if (code !== 0) {
+    fail(`${name}\n${stdout}${stderr}`);
+    return false;
+  }
   passed++;
   console.log(`ok    ${name}`);
+  return true;
 }
 
-async function runFolder(folder: string, files: readonly string[]): Promise<void> {
-  const together = await runTests(files);
-  if (together !== null) return count(folder, files, together);
-  console.log(`${folder}: ended without a report; again, file by file`);
+async function runFiles(files: readonly string[], isMeasuring: boolean, program?: string): Promise<void> {
+  if (files.length === 0) return;
+  const together = await runTests(files, isMeasuring, program);
+  if (together !== null) {
+    const before = failed;
+    for (const [folder, inside] of Map.groupBy(files, (path) => path.split("/").slice(0, 2).join("/")))
+      count(
+        folder,
+        inside,
+        together.tests.filter(({ file }) => inside.includes(file)),
+      );
+    if (together.code !== 0 && failed === before) fail(`all tests passed, but they ended with ${together.code}`);
+    return;
+  }
+  console.log("ended without a report; again, file by file");
   for (const file of files) {
-    const alone = await runTests([file]);
+    const alone = await runTests([file], false, program);
     if (alone === null) fail(`${file}: crashed, hung for ${PROCESS_MS / 1000} s, or ran no test`);
-    else count(file, [file], alone);
+    else count(file, [file], alone.tests);
   }
 }
 
-function count(name: string, files: readonly string[], { tests, code }: Report & { readonly code: number }): void {
+function count(name: string, files: readonly string[], tests: Report["tests"]): void {
   const of = (state: string) => tests.filter((test) => test.state === state);
   console.log(`${of("failed").length === 0 ? "ok  " : "FAIL"}  ${name}: ${of("passed").length} passed`);
   passed += of("passed").length;
   failed += of("failed").length;
   skipped.push(...of("skipped").map(({ file, suite, name }) => `${file}: ${suite || name}`));
-  const silent = files.filter((path) => !tests.some(({ file }) => file === path));
-  for (const file of silent) fail(`${file}: ran no test`);
-  if (code !== 0 && silent.length === 0 && of("failed").length === 0)
-    fail(`${name}: all tests passed, but it ended with ${code}`);
+  for (const file of files.filter((path) => !tests.some(({ file }) => file === path))) fail(`${file}: ran no test`);
 }
 
 /** Null when the process ended without a report. What fails is shown as it goes. */
-async function runTests(files: readonly string[]): Promise<(Report & { readonly code: number }) | null> {
+async function runTests(
+  files: readonly string[],
+  isMeasuring: boolean,
+  program?: string,
+): Promise<(Report & { readonly code: number }) | null> {
   const report = join(work, `${Bun.hash(files.join("\n"))}.xml`);
   const flags = ["--only-failures", `--timeout=${TEST_MS}`, "--reporter=junit", `--reporter-outfile=${report}`];
-  if (files.length > 1 && !files[0]!.startsWith(GPU)) flags.push(`--parallel=${availableParallelism()}`);
+  if (files.length > 1 && !files[0]!.startsWith(GPU)) {
+    flags.push(`--parallel=${availableParallelism() + 1}`, `--timings=${TIMINGS}`);
+    if (isMeasuring) flags.push("--update-timings");
+  }
   const child = Bun.spawn([BUN, "--no-orphans", "test", ...flags, ...files.map((file) => `./${file}`)], {
     cwd: ROOT,
-    env: { ...process.env, MLORA_CACHE: join(work, "cache") }, // what earlier runs left is not in the way
+    env: {
+      ...process.env,
+      MLORA_CACHE: join(work, "cache"), // what earlier runs left is not in the way
+      ...(program === undefined ? {} : { MLORA_TEST_PROGRAM: program }),
+    },
     stdin: "ignore",
     stdout: "inherit",
     stderr: "inherit",

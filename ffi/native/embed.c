@@ -20,6 +20,26 @@ void rows_gather(const float *x, const int32_t *rows, float *y, int count, int w
   parallel(count, 64, gather_range, &(move_args){rows, x, y, width});
 }
 
+typedef struct {
+  const int32_t *rows;
+  const uint16_t *from;
+  uint32_t *to;
+  int width;
+} widen_args;
+
+static void widen_range(void *context, int64_t begin, int64_t end) {
+  const widen_args *a = context;
+  for (int64_t t = begin; t < end; t++) {
+    const uint16_t *from = a->from + (int64_t)a->rows[t] * a->width;
+    uint32_t *to = a->to + t * a->width;
+    for (int i = 0; i < a->width; i++) to[i] = (uint32_t)from[i] << 16;
+  }
+}
+// The same of a table in bf16, for rows that are not below zero.
+void rows_widen(const uint16_t *x, const int32_t *rows, float *y, int count, int width) {
+  parallel(count, 64, widen_range, &(widen_args){rows, x, (uint32_t *)y, width});
+}
+
 static void scatter_range(void *context, int64_t begin, int64_t end) {
   const move_args *a = context;
   for (int64_t t = begin; t < end; t++)

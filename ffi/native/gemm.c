@@ -7,10 +7,10 @@
 // A panel is DEPTH rows of PANEL columns of op(b): both ways of reading a frozen weight, W^T forward and W backward, end in one
 // form, and so does one in fewer bits. Packing takes a tenth of the time at 264 rows.
 #include "gemm.h"
+#include "tiles.h"
 #include <stdlib.h>
 
 #ifdef __x86_64__
-#include <immintrin.h>
 
 #define ROWS 8         // of a tile
 #define VECTORS 3      // of 16 columns, of a tile
@@ -18,15 +18,6 @@
 #define DEPTH 384      // terms of a block: a panel of it is 72 KiB
 #define MOST_PANELS 6  // of a piece: those of a block read the same part of its rows, which stays in the second cache
 #define MOST_ROWS 480  // of a piece
-
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
-// Of loops over arrays that are to lie in registers.
-#ifdef __clang__
-#define UNROLLED _Pragma("unroll")
-#else
-#define UNROLLED _Pragma("GCC unroll 16")
-#endif
-#define ALWAYS static inline __attribute__((always_inline)) AVX512
 
 static int allowed;
 
@@ -90,54 +81,62 @@ AVX512 static void tile_1(const tile_args *t) { tile(t, 1); }
 AVX512 static void tile_2(const tile_args *t) { tile(t, 2); }
 AVX512 static void tile_3(const tile_args *t) { tile(t, 3); }
 
-// Transposes 16 by 16 values in registers.
-ALWAYS void transpose(__m512 r[16]) {
-  __m512 t[16];
-  UNROLLED for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-  }
-  UNROLLED for (int i = 0; i < 16; i += 4)
-    UNROLLED for (int j = 0; j < 2; j++) {
-      __m512d low = _mm512_castps_pd(t[i + j]), high = _mm512_castps_pd(t[i + 2 + j]);
-      r[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-      r[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-    }
-  UNROLLED for (int i = 0; i < 4; i++) { // r[4 g + i]: of rows 4 g to 4 g + 3, columns i, i + 4, i + 8, i + 12
-    __m512 a = _mm512_shuffle_f32x4(r[i], r[4 + i], 0x88), b = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0x88);
-    __m512 c = _mm512_shuffle_f32x4(r[i], r[4 + i], 0xdd), d = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0xdd);
-    t[i] = _mm512_shuffle_f32x4(a, b, 0x88);
-    t[8 + i] = _mm512_shuffle_f32x4(a, b, 0xdd);
-    t[4 + i] = _mm512_shuffle_f32x4(c, d, 0x88);
-    t[12 + i] = _mm512_shuffle_f32x4(c, d, 0xdd);
-  }
-  UNROLLED for (int i = 0; i < 16; i++) r[i] = t[i];
+// 16 values from element `at` on, in f32 or in bf16.
+ALWAYS __m512 load(const void *b, int64_t at, __mmask16 mask, const int is_bf16) {
+  if (!is_bf16) return _mm512_maskz_loadu_ps(mask, (const float *)b + at);
+  __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)b + at));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
 // A panel from rows of b, `ld` apart, that become its columns.
-AVX512 static void pack_transposed(const float *b, int64_t ld, int columns, int depth, float *to) {
+ALWAYS void turn_rows(const void *b, int64_t ld, int columns, int depth, float *to, const int is_bf16) {
   for (int first = 0; first < columns; first += 16)
     for (int k = 0; k < depth; k += 16) {
       __mmask16 mask = depth - k < 16 ? (__mmask16)((1u << (depth - k)) - 1) : 0xffff;
       __m512 r[16];
       UNROLLED for (int i = 0; i < 16; i++)
-        r[i] = first + i < columns ? _mm512_maskz_loadu_ps(mask, b + (first + i) * ld + k) : _mm512_setzero_ps();
+        r[i] = first + i < columns ? load(b, (first + i) * ld + k, mask, is_bf16) : _mm512_setzero_ps();
       transpose(r);
       UNROLLED for (int i = 0; i < 16; i++) _mm512_store_ps(to + (k + i) * PANEL + first, r[i]);
     }
 }
 
 // A panel from columns of b.
-AVX512 static void pack_plain(const float *b, int64_t ld, int columns, int depth, float *to) {
-  for (int k = 0; k < depth; k++, b += ld, to += PANEL)
+ALWAYS void take_columns(const void *b, int64_t ld, int columns, int depth, float *to, const int is_bf16) {
+  for (int k = 0; k < depth; k++, to += PANEL)
     for (int first = 0; first < columns; first += 16) {
       __mmask16 mask = columns - first < 16 ? (__mmask16)((1u << (columns - first)) - 1) : 0xffff;
-      _mm512_store_ps(to + first, _mm512_maskz_loadu_ps(mask, b + first));
+      _mm512_store_ps(to + first, load(b, k * ld + first, mask, is_bf16));
     }
+}
+
+AVX512 static void pack_transposed(const float *b, int64_t ld, int columns, int depth, float *to) {
+  turn_rows(b, ld, columns, depth, to, 0);
+}
+AVX512 static void pack_plain(const float *b, int64_t ld, int columns, int depth, float *to) {
+  take_columns(b, ld, columns, depth, to, 0);
+}
+AVX512 static void pack_transposed_bf16(const uint16_t *b, int64_t ld, int columns, int depth, float *to) {
+  turn_rows(b, ld, columns, depth, to, 1);
+}
+AVX512 static void pack_plain_bf16(const uint16_t *b, int64_t ld, int columns, int depth, float *to) {
+  take_columns(b, ld, columns, depth, to, 1);
+}
+
+// Of a weight in bf16, its values: those of all linears lie under each other. NULL of any other.
+static const uint16_t *values_of(const packed_weight *w) {
+  return w && w->format == PACKED_BF16 ? w->linears[0].codes : NULL;
 }
 
 // Columns [column, column + columns) and terms [k, k + depth) of op(b) as a panel; `rows` is room for as much.
 static void pack(const gemm_args *g, int column, int columns, int k, int depth, float *to, float *rows) {
+  const uint16_t *values = values_of(g->packed);
+  if (values) {
+    int64_t ld = g->packed->columns;
+    if (g->trans_b) pack_transposed_bf16(values + column * ld + k, ld, columns, depth, to);
+    else pack_plain_bf16(values + k * ld + column, ld, columns, depth, to);
+    return;
+  }
   const float *b = g->b;
   int64_t ld = g->ldb;
   if (!g->packed) b += g->trans_b ? column * ld + k : k * ld + column;
@@ -150,9 +149,11 @@ static void pack(const gemm_args *g, int column, int columns, int k, int depth, 
 // Asks for a part of what `pack` will read: 4 % of a step's products, whose weights come from memory.
 static void prefetch(const gemm_args *g, int column, int columns, int k, int depth, int part, int parts) {
   int rows = g->trans_b ? columns : depth, width = g->trans_b ? depth : columns;
-  const float *from = g->b + (g->trans_b ? column * (int64_t)g->ldb + k : k * (int64_t)g->ldb + column);
+  const uint16_t *values = values_of(g->packed);
+  int64_t size = values ? sizeof *values : sizeof *g->b, ld = size * (values ? g->packed->columns : g->ldb);
+  const char *from = (values ? (const char *)values : (const char *)g->b) + (g->trans_b ? column * ld + k * size : k * ld + column * size);
   for (int row = rows * part / parts; row < rows * (part + 1) / parts; row++)
-    for (int i = 0; i < width; i += 16) __builtin_prefetch(from + row * (int64_t)g->ldb + i, 0, 2);
+    for (int64_t i = 0; i < width * size; i += 64) __builtin_prefetch(from + row * ld + i, 0, 2);
 }
 
 // One panel of this thread, and room for the rows that it is packed from.
@@ -179,7 +180,7 @@ static void piece(const gemm_args *g, int row, int end, int column, int last) {
       if (next >= last) next = column, next_k = k + depth;
       int next_columns = last - next < PANEL ? last - next : PANEL, next_depth = g->k - next_k < DEPTH ? g->k - next_k : DEPTH;
       for (int m = row; m < end; m += ROWS) {
-        if (!g->packed && next_depth > 0)
+        if (next_depth > 0 && (!g->packed || values_of(g->packed)))
           prefetch(g, next, next_columns, next_k, next_depth, (m - row) / ROWS, (end - row + ROWS - 1) / ROWS);
         t.rows = end - m < ROWS ? end - m : ROWS;
         for (int i = 0; i < ROWS; i++) {

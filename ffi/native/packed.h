@@ -3,6 +3,7 @@
 #pragma once
 #include "native.h"
 
+// Products in bf16 (gemm_bf16.c) read bf16 values of all linears of a group as one matrix.
 enum { PACKED_BF16 = 1, PACKED_INT8 = 2, PACKED_NF4 = 3, PACKED_MXFP4 = 4 };
 #define NF4_BLOCK 64
 #define MXFP4_BLOCK 32

@@ -24,6 +24,8 @@ grid (T, Q, ceil(largest tile / BM)).
 import triton
 import triton.language as tl
 
+from overlap import begin_next, wait_for_previous
+
 PAGE = tl.constexpr(32)
 
 
@@ -84,8 +86,9 @@ def attended(q_MD, cache, pages, key_at, first, low_M, end_M, D, width, values_a
 
 @triton.jit
 def attention_decode(qkv, cache, pages, bounds, sinks, out, D, heads, kv_heads, scale, window, cap, has_sinks,
-                     BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr):
+                     BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, OVERLAPS: tl.constexpr):
     """BM query heads of one row, which read one key head. See the top of the file."""
+    begin_next(OVERLAPS)
     if EXACT:
         D = HEAD_DIM
     m, key_head, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, HEAD_DIM)
@@ -93,6 +96,8 @@ def attention_decode(qkv, cache, pages, bounds, sinks, out, D, heads, kv_heads, 
     within = tl.program_id(2) * BM + tl.arange(0, BM)
     head, there = key_head * group + within, within < group
     first, end = tl.load(bounds + 2 * m), tl.load(bounds + 2 * m + 1)
+    sink_M = tl.load(sinks + head, mask=there & (has_sinks != 0), other=0.0)
+    wait_for_previous(OVERLAPS)
     if first < 0:  # of a tile
         return
     low = first
@@ -100,7 +105,6 @@ def attention_decode(qkv, cache, pages, bounds, sinks, out, D, heads, kv_heads, 
         low = tl.maximum(first, end - window)
     inside = there[:, None] & (d < D)[None, :]
     q_MD = tl.load(qkv + (m * (heads + 2 * kv_heads) + head[:, None]) * D + d[None, :], mask=inside, other=0.0)
-    sink_M = tl.load(sinks + head, mask=there & (has_sinks != 0), other=0.0)
     low_M, end_M = tl.zeros((BM,), tl.int32) + low, tl.zeros((BM,), tl.int32) + end
     result = attended(q_MD, cache, pages, key_head * D, first, low_M, end_M, D, 2 * kv_heads * D, kv_heads * D, scale, cap, sink_M, has_sinks, BM, BN, HEAD_DIM)
     tl.store(out + (m * heads + head[:, None]) * D + d[None, :], result.to(out.dtype.element_ty), mask=inside)
@@ -134,7 +138,7 @@ def attention_extend(qkv, cache, pages, bounds, tiles, sinks, out, D, heads, kv_
 
 # What is compiled.
 
-from variants import row
+from variants import overlapping, row
 
 # HEAD_DIM and EXACT, keys at once, rows of a tile of attention_extend, warps of it and stages.
 HEADS = {
@@ -149,5 +153,6 @@ def variants():
     yield row("decode", "cache_write", None, "qkv:*i32 places:*i32 pages:*i32 cache:*i32 W:i32 skip:i32", BLOCK=2048)
     for kind in HEADS:
         for head_dim, exact, keys, rows, warps, stages in HEADS[kind]:
-            yield row("decode", "attention_decode", kind, PARAMETERS.format(""), 4, stages, BM=16, BN=keys, HEAD_DIM=head_dim, EXACT=exact)
+            found = row("decode", "attention_decode", kind, PARAMETERS.format(""), 4, stages, BM=16, BN=keys, HEAD_DIM=head_dim, EXACT=exact)
+            yield from overlapping(found)
             yield row("decode", "attention_extend", kind, PARAMETERS.format("tiles:*i32 "), warps, stages, BM=rows, BN=keys, HEAD_DIM=head_dim, EXACT=exact)

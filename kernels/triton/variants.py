@@ -30,6 +30,14 @@ def by_chip(module, kernel, parameters, hopper, ampere, **constants):
     yield dict(found, kinds=["tma"], arch="sm_90a", warps=hopper[0], stages=hopper[1])
 
 
+def overlapping(found):
+    """A row whose kernel overlaps with the one before on Hopper (overlap.py), and the same for other chips."""
+    kinds = [kind for kind in found["kinds"] if kind != "tma"]
+    yield dict(found, kinds=kinds, constants=found["constants"] | dict(OVERLAPS=0))
+    if "tma" in found["kinds"]:
+        yield dict(found, kinds=["tma"], arch="sm_90a", constants=found["constants"] | dict(OVERLAPS=1))
+
+
 def for_tests(rows):
     """The same, launched by tests alone: scripts/build leaves their code out of the binary."""
     for found in rows:

@@ -1,6 +1,7 @@
 """The table of scripts/bench/cpu: medians of mlora's and PEFT's runs, and what one is to the other. Standard library only.
 
-Reads one JSON object a line, {"program": "mlora" | "peft", "report": {...}}, as the two benchmarks print their reports.
+Reads one JSON object a line, {"program": "mlora" | "peft", "precision": "auto", "report": {...}}, as the two benchmarks print
+their reports; the precision is mlora's, PEFT computes in fp32.
 """
 
 import argparse
@@ -12,15 +13,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 MIB = 2**20
-WIDTHS = (20, 20, 5, 9, 9, 5, 20, 20, 5)
+WIDTHS = (9, 20, 20, 5, 9, 9, 5, 20, 20, 5)
 HEAD = (
     "# Measurements\n\n"
-    "Rows of `scripts/bench/cpu --write`: SmolLM2-135M shape, fp32, 4 x 64 tokens an adapter, rank 16 on all linears. Medians\n"
-    "of alternating runs on one machine: tokens/s with its range over the runs, the process's peak memory in MiB, and the\n"
-    "processor time of a step in ms of all cores, which on a busy machine is the one to compare, of one core each.\n\n"
-    "| date (UTC) | commit | machine | adapters | rounds | mlora | PEFT | speed ratio "
+    "Rows of `scripts/bench/cpu --write`: SmolLM2-135M shape, 4 x 64 tokens an adapter, rank 16 on all linears; PEFT in fp32.\n"
+    "Medians of alternating runs on one machine: tokens/s with its range over the runs, the process's peak memory in MiB, and\n"
+    "the processor time of a step in ms of all cores, which on a busy machine is the one to compare, of one core each. auto holds\n"
+    "the base in bf16, as the model's files are, and computes in fp32.\n\n"
+    "| date (UTC) | commit | machine | adapters | precision | rounds | mlora | PEFT | speed ratio "
     "| mlora MiB | PEFT MiB | memory ratio | mlora CPU ms | PEFT CPU ms | CPU ratio | PyTorch |\n"
-    "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"
+    "| --- | --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"
 )
 
 
@@ -58,22 +60,25 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a Markdown file that gets a row for each number of adapters")
     args = parser.parse_args()
 
-    found: dict[int, dict[str, list[dict]]] = {}
+    found: dict[tuple[int, str], list[dict]] = {}
+    peers: dict[int, list[dict]] = {}
     for line in args.results.read_text().splitlines():
         entry = json.loads(line)
-        found.setdefault(entry["report"]["adapters"], {}).setdefault(entry["program"], []).append(entry["report"])
+        report = entry["report"]
+        of = peers.setdefault(report["adapters"], [])
+        (of if entry["program"] == "peft" else found.setdefault((report["adapters"], entry["precision"]), [])).append(report)
 
     rows = []
-    print(line_of("adapters", "mlora tokens/s", "PEFT tokens/s", "ratio", "mlora MiB", "PEFT MiB", "ratio", "mlora CPU ms", "PEFT CPU ms", "ratio"))
-    for adapters, by in sorted(found.items()):
-        ours, theirs = Runs(by["mlora"]), Runs(by["peft"])
+    print(line_of("adapters", "precision", "mlora tokens/s", "PEFT tokens/s", "ratio", "mlora MiB", "PEFT MiB", "ratio", "mlora CPU ms", "PEFT CPU ms", "ratio"))
+    for (adapters, precision), reports in sorted(found.items()):
+        ours, theirs = Runs(reports), Runs(peers[adapters])
         speed, memory = ours.speed / theirs.speed, ours.peak / theirs.peak
         speeds = (ours.range, theirs.range, f"{speed:.2f}")
         peaks = (f"{ours.peak / MIB:.0f}", f"{theirs.peak / MIB:.0f}", f"{memory:.2f}")
         times = (ours.processor_range, theirs.processor_range, f"{theirs.processor / ours.processor:.2f}")
-        print(line_of(adapters, *speeds, *peaks, *times))
+        print(line_of(adapters, precision, *speeds, *peaks, *times))
         now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M}"
-        cells = (now, args.commit, machine(), adapters, ours.rounds, *speeds, *peaks, *times, by["peft"][0]["torch"])
+        cells = (now, args.commit, machine(), adapters, precision, ours.rounds, *speeds, *peaks, *times, peers[adapters][0]["torch"])
         rows.append(f"| {' | '.join(map(str, cells))} |\n")
     if args.write:
         lines = (args.write.read_text() if args.write.exists() else HEAD).splitlines(keepends=True)

@@ -174,6 +174,12 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     packages: [TOKENIZERS],
     tolerance: null,
   },
+  "tokenizers-configs": {
+    script: "tokenizers/make_configs.py",
+    makes: ["tokenizers/configs.json"],
+    packages: [TRANSFORMERS, TOKENIZERS],
+    tolerance: null,
+  },
   sources: { script: "sources/make.py", makes: ["sources/*"], packages: ["pyarrow==26.0.1", "pandas==3.1.1"], tolerance: null },
   tracking: {
     script: "tracking/make.py",

@@ -5,7 +5,8 @@ import { compilePattern, PatternError } from "./pattern.ts";
 
 export const show = (value: unknown): string => {
   if (Array.isArray(value)) return "a list";
-  if (typeof value === "object" && value !== null && !(value instanceof Date)) return "a table";
+  if (value instanceof Date) return value.toISOString(); // a date of TOML prints as it is written
+  if (typeof value === "object" && value !== null) return "a table";
   const text = typeof value === "string" ? `"${value}"` : String(value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 };
@@ -19,7 +20,18 @@ export const expected =
     `is ${input === undefined ? "missing" : show(input)}, expected ${what}`;
 
 export const text = v.pipe(v.string(expected("a string")), v.nonEmpty("is empty, expected a string"));
-export const finite = (what: string) => v.pipe(v.number(expected(what)), v.finite(expected(what)));
+
+/** Numbers of f32, in which adapters are computed: a larger one becomes infinity there, and a smaller one 0. */
+const [SMALLEST, LARGEST] = [2 ** -126, (2 - 2 ** -23) * 2 ** 127];
+const isSingle = (value: number): boolean =>
+  value === 0 || !Number.isFinite(value) || (Math.abs(value) >= SMALLEST && Math.abs(value) <= LARGEST);
+
+export const finite = (what: string) =>
+  v.pipe(
+    v.number(expected(what)),
+    v.finite(expected(what)),
+    v.check(isSingle, expected(`${what}, as f32 holds it (1.2e-38 to 3.4e38)`)),
+  );
 export const whole = (from: number, to: number, what = `a whole number from ${from} to ${to}`) =>
   v.pipe(v.number(expected(what)), v.integer(expected(what)), v.minValue(from, expected(what)), v.maxValue(to, expected(what)));
 export const positive = (what = "a number above 0") => v.pipe(finite(what), v.gtValue(0, expected(what)));
@@ -27,6 +39,28 @@ export const notNegative = v.pipe(finite("a number, 0 or more"), v.minValue(0, e
 export const between = (from: number, below: number, what = `a number from ${from} to below ${below}`) =>
   v.pipe(finite(what), v.minValue(from, expected(what)), v.ltValue(below, expected(what)));
 export const share = (what = "a number from 0 to below 0.5") => between(0, 0.5, what);
+
+type Objects = v.GenericSchema & { readonly message: unknown };
+
+/** Valibot takes every object for a table: a list, whose keys are 0, 1, ..., and a date of TOML, which has none. */
+const tablesAlone = <S extends Objects>(schema: S): S => ({
+  ...schema,
+  "~run"(dataset: v.UnknownDataset, config: v.Config<v.BaseIssue<unknown>>) {
+    const { value } = dataset;
+    if (!Array.isArray(value) && !(value instanceof Date)) return schema["~run"](dataset, config);
+    v._addIssue(this as never, "type", dataset as never, config);
+    return dataset as never; // an issue makes it one that failed
+  },
+});
+/** A table of these keys alone. */
+export const table = <const E extends v.ObjectEntries>(entries: E, what = "a table") =>
+  tablesAlone(v.strictObject(entries, expected(what)));
+/** A table of any keys. */
+export const tableOf = <const K extends v.GenericSchema<string>, const V extends v.GenericSchema>(
+  key: K,
+  value: V,
+  what = "a table",
+) => tablesAlone(v.record(key, value, expected(what)));
 export const oneOf = <const T extends readonly string[]>(...names: T) =>
   v.picklist(names, expected(names.map((name) => `"${name}"`).join(" or ")));
 /** At least one. */
@@ -57,7 +91,7 @@ export const pattern = (match: "whole" | "end") =>
 /** Values by regular expressions of the ends of module paths. */
 export const patternTable = <T extends v.GenericSchema<number>>(value: T) =>
   v.pipe(
-    v.record(pattern("end"), value, expected("a table of regular expressions and numbers")),
+    tableOf(pattern("end"), value, "a table of regular expressions and numbers"),
     v.check((table) => Object.keys(table).length > 0, "is empty, expected at least one pattern"),
   );
 

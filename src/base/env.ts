@@ -10,7 +10,7 @@ export const VARIABLES = {
   MLORA_BLAS_CORE:
     "has OpenBLAS compute all products, for the processor named (Haswell, SkylakeX, Zen, ...), to reproduce another machine's bits",
   MLORA_REQUIRE: "for tests: what this machine must have (gpu, nats, model, ...), so that its tests may not be skipped",
-  MLORA_KERNELS: "for tests: ptr has a Hopper GPU run the kernels of those before it",
+  MLORA_KERNELS: "for tests: ptr has a Hopper GPU run the kernels of those before it, apart its kernels one after the other",
   MLORA_RUN_KEY: "with --nats or --listen: the key of the run, of 32 characters or more; a new one for each run",
   MLORA_NATS_TOKEN:
     "the token for --nats, and of the server that --listen starts; also MLORA_NATS_USER with MLORA_NATS_PASSWORD",

@@ -4,10 +4,15 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { dirname, join } from "node:path";
-import { RunError } from "./errors.ts";
+import { RequestError, RunError } from "./errors.ts";
+import { formatBytes } from "./units.ts";
 
 /** What x86-64-v3 code uses, by the names of /proc/cpuinfo: ffi/native is compiled for it, or for any 64-bit Arm. */
 const NEEDED = ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"];
+
+/** What ffi/native/gemm.c uses, and gemm_bf16.c. */
+const PRODUCTS = ["avx512f", "avx512bw", "avx512dq", "avx512vl"];
+const NEEDED_BF16 = [...PRODUCTS, "avx512_bf16"];
 
 export type Processor = {
   readonly model: string;
@@ -16,6 +21,10 @@ export type Processor = {
   /** Instruction sets that the native kernels need and that are not there; they cannot run unless this is empty. */
   readonly missing: readonly string[];
   readonly avx512: boolean;
+  /** Whether products are those of ffi/native/gemm.c, unless OpenBLAS's are asked for. */
+  readonly hasProducts: boolean;
+  /** What products in bf16 need and is not there: none on a processor that has them. */
+  readonly missingBf16: readonly string[];
 };
 
 export type Memory = {
@@ -35,14 +44,32 @@ export function processor(read: Read = readFile): Processor {
   const has = new Set(flags.trim().split(/\s+/));
   const isArm = process.arch === "arm64";
   const missing = isArm ? [] : process.arch === "x64" ? NEEDED.filter((name) => !has.has(name)) : ["x86-64"];
-  return { model: cpus()[0]?.model.trim() || process.arch, cores: usableCores(read), missing, avx512: has.has("avx512f") };
+  const missingBf16 = process.arch === "x64" ? NEEDED_BF16.filter((name) => !has.has(name)) : NEEDED_BF16;
+  const hasProducts = process.arch === "x64" && PRODUCTS.every((name) => has.has(name));
+  const model = cpus()[0]?.model.trim() || process.arch;
+  return { model, cores: usableCores(read), missing, avx512: has.has("avx512f"), hasProducts, missingBf16 };
+}
+
+/** With fewer addresses the runtime has none for the code that it makes, without which no library can be called. */
+const LEAST_ADDRESSES = 2.75 * 2 ** 30;
+
+/** Throws a RequestError, `machine.addresses`, where `ulimit -v` leaves this process too few to call the native kernels. */
+function requireAddresses(read: Read): void {
+  const [, limit] = /^Max address space\s+(\d+)\s/m.exec(read("/proc/self/limits") ?? "") ?? [];
+  if (limit === undefined || Number(limit) >= LEAST_ADDRESSES) return;
+  throw new RequestError(
+    "machine.addresses",
+    `the address space of a process is limited to ${formatBytes(Number(limit))}; mlora needs ${formatBytes(LEAST_ADDRESSES)}, and the model's memory on top`,
+    "raise the limit (ulimit -v unlimited); to bound memory give it to a container or a control group",
+  );
 }
 
 /**
  * The processor, if the native kernels can run on it; else a RunError, `machine.processor`. Without this they would end the
- * process.
+ * process. Throws a RequestError, `machine.addresses`, where they could not be called.
  */
 export function requireProcessor(read: Read = readFile): Processor {
+  requireAddresses(read);
   const found = processor(read);
   if (found.missing.length === 0) return found;
   throw new RunError(

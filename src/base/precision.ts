@@ -1,19 +1,22 @@
 // How exactly the frozen base is held and computed with: the words of recipes, and what they mean for its linear weights.
 //
 // int8, nf4 and fp8 quantise the linear weights of the decoder layers alone; embedding, head, norms and biases stay as they
-// are.
+// are. bf16 is a device's compute type on GPUs; a CPU computes in f32 and multiplies linears, experts and the head in bf16.
 
 export const PRECISIONS = ["auto", "fp32", "bf16", "int8", "nf4", "fp8"] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
 /**
- * How a device holds a linear weight: `dense` as it computes, or packed: `bf16` where it computes in f32, `int8` scaled by row,
- * `nf4` (4-bit NormalFloat of QLoRA), `fp8` (e4m3, scaled by row), `mxfp4` (e2m1, a power of two for 32 values, of files that
- * have experts so).
+ * How a device holds a linear weight: `dense` as it computes, or packed: `bf16` where it computes in f32, `bf16-products` the
+ * same, multiplied with rows that are rounded to bf16, `int8` scaled by row, `nf4` (4-bit NormalFloat of QLoRA), `fp8` (e4m3,
+ * scaled by row), `mxfp4` (e2m1, a power of two for 32 values, of files that have experts so).
  */
-export const WEIGHT_FORMATS = ["dense", "bf16", "int8", "nf4", "fp8", "mxfp4"] as const;
+export const WEIGHT_FORMATS = ["dense", "bf16", "bf16-products", "int8", "nf4", "fp8", "mxfp4"] as const;
 export type WeightFormat = (typeof WEIGHT_FORMATS)[number];
 export type PackedFormat = Exclude<WeightFormat, "dense">;
+
+/** Whether a packed weight's values are bf16. */
+export const isBf16 = (format: WeightFormat): boolean => format === "bf16" || format === "bf16-products";
 
 /** Whether it changes what the weights are, and with them every number of a run. */
 export const isQuantised = (precision: Precision): boolean => ["int8", "nf4", "fp8"].includes(precision);
@@ -21,6 +24,8 @@ export const isQuantised = (precision: Precision): boolean => ["int8", "nf4", "f
 /** A format that linear weights of a model's files are in, so that holding them so loses nothing. */
 export type ExactWeights = {
   readonly format: "bf16" | "nf4" | null;
+  /** The embedding and an output head of its own are in bf16, too. */
+  readonly tables?: boolean;
   /** Groups of linears that are not wholly in it, as "layer.group". */
   readonly others: readonly string[];
   /** The experts are in mxfp4. */
@@ -33,22 +38,30 @@ export type HeldWeights = {
   readonly denseGroups?: readonly string[];
   /** Of experts; left out: as linears are. */
   readonly expertFormat?: WeightFormat;
+  /** Of the embedding and the output head; left out: dense, or as linears that are multiplied in bf16. */
+  readonly tableFormat?: "bf16";
 };
+
+/** How the embedding and the output head are held. */
+export const tableFormatOf = ({ format, tableFormat }: HeldWeights): "dense" | "bf16" | "bf16-products" =>
+  tableFormat ?? (format === "bf16-products" ? format : "dense");
 
 /** How the weights of experts are held. */
 export const expertFormatOf = ({ format, expertFormat }: HeldWeights): WeightFormat => expertFormat ?? format;
 
-/** How a device that computes in `compute` holds the linear weights of a model. */
+/** How a device that computes in `compute` holds the weights of a model; `packsTables`: device-report.ts. */
 export function heldWeights(
   precision: Precision,
   compute: "f32" | "bf16",
   exact: ExactWeights | null,
+  packsTables = false,
 ): HeldWeights & { readonly denseGroups: readonly string[] } {
   const format = formatOf(precision, compute, exact?.format ?? null);
   const keeps = exact?.isMxfp4 === true && precision !== "fp32" && precision !== "bf16"; // int8 is larger, nf4 rounds again
   return {
     format,
     denseGroups: precision === "auto" && format !== "dense" ? exact!.others : [],
+    ...(format === "bf16" && exact?.tables && packsTables ? { tableFormat: format } : {}),
     ...(keeps ? { expertFormat: "mxfp4" as const } : {}),
   };
 }
@@ -62,7 +75,7 @@ function formatOf(precision: Precision, compute: "f32" | "bf16", exact: ExactWei
     case "fp32":
       return "dense";
     case "bf16":
-      return compute === "f32" ? "bf16" : "dense";
+      return compute === "f32" ? "bf16-products" : "dense";
     case "auto":
       return exact === "nf4" || (exact === "bf16" && compute === "f32") ? exact : "dense";
     default:

@@ -75,6 +75,7 @@ const stageSetup = v.strictObject({
     /** Groups of linears that are dense nevertheless, as "layer.group". */
     denseGroups: v.exactOptional(v.array(v.string())),
     expertFormat: v.exactOptional(v.picklist(WEIGHT_FORMATS)),
+    tableFormat: v.exactOptional(v.literal("bf16")),
     /** Of a stage that generates: sequences at once, tokens that each may have, and pages for all. */
     cache: v.exactOptional(v.strictObject({ sequences: natural, capacity: natural, pages: v.exactOptional(natural) })),
   }),

@@ -185,6 +185,7 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
 /** "nf4", "nf4, 3 groups of linears as bf16" */
 function heldText({ format, denseGroups = [] }: HeldWeights, compute: string): string {
   if (format === "dense") return compute;
+  if (format === "bf16-products") return "bf16, and multiplied in bf16";
   return denseGroups.length === 0
     ? format
     : `${format}, ${denseGroups.length} ${denseGroups.length === 1 ? "group" : "groups"} of linears as ${compute}`;

@@ -3,6 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { Rng } from "../base/rng.ts";
 import { rangeOfRows, sum } from "../base/shape.ts";
+import type { RowKind } from "../objectives/definition.ts";
 import { rolloutsOf, rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { closingOf } from "./answers.ts";
@@ -10,6 +11,7 @@ import { renamed, replacedColumns } from "./columns.ts";
 import { checkDataFile, type DataFile, type FilesOf, filesNamed } from "./data-file.ts";
 import { cachedRows, type FileRows, type TokenCache } from "./file-rows.ts";
 import {
+  type ChatVariables,
   type Example,
   exampleReader,
   type FormatOptions,
@@ -29,6 +31,7 @@ import type { RowPool } from "./row-pool.ts";
 import { chosenOf, ints, joined, Numbers, type Sample, type Sequence } from "./rows.ts";
 import { type TokenRow, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import { unreadKeys } from "./turns.ts";
 import { walkSources } from "./walk.ts";
 
 export type { Sample } from "./rows.ts";
@@ -203,7 +206,9 @@ export function rowReader(
       if (example.kind === "chat" && tokenizer.usedDate()) book.add("today", source, "");
       return row;
     };
-    tellFields(fields, own, kind === "single" ? options : { ...options, format: "prompt-completion" }, source, book);
+    tellFields(fields, own, kind, kind === "single" ? options : { ...options, format: "auto" }, source, book);
+    const idle = idleKeys(recipe, own);
+    if (idle.length > 0) book.add("keys", source, idle.join(", "));
     const replaced = replacedColumns(row, options.columns);
     if (replaced.length > 0) book.add("fields", source, replaced.join(", "));
     const labelled = kind === "labelled" ? { label } : {};
@@ -220,6 +225,8 @@ function askedReader(options: FormatOptions, tokenizer: Tokenizer, settled: Sett
   return (row, source, book) => {
     const { ids } = read(row);
     if (options.asChat && tokenizer.usedDate()) book.add("today", source, "");
+    const unasked = options.asChat ? unaskedArguments(options.chatVariables, options.chatTemplate) : [];
+    if (unasked.length > 0) book.add("template arguments", source, unasked.join(", "));
     return [{ own: { ids: [...ids], mask: ids.map(() => 0) }, other: null, columns: stringifyJson(row)! }];
   };
 }
@@ -231,21 +238,50 @@ function turnByTurn(chat: Extract<Example, { readonly kind: "chat" }>): Example[
   return turns.map((turn) => ({ ...chat, messages: messages.slice(0, turn + 1), answersFrom: turn, unlearned: new Set() }));
 }
 
-function tell({ losses = [], emptied = [], unended = [], joined }: TokenRow, source: Source, book: NoticeBook): void {
+function tell(
+  { losses = [], emptied = [], unended = [], marks = [], joined }: TokenRow,
+  source: Source,
+  book: NoticeBook,
+): void {
   for (const { kind, turn, words } of losses) book.add(kind, source, `'${words}'`, turn);
   for (const turn of emptied) book.add("empty thoughts", source, "", turn);
   for (const turn of unended) book.add("no end", source, "", turn);
+  for (const { turn, mark } of marks) book.add("marks", source, `'${mark}'`, turn);
   if (joined) book.add("joined prompts", source, "");
 }
 
-function tellFields(fields: Fields, example: Example, options: FormatOptions, source: Source, book: NoticeBook): void {
-  const { format, chatTemplate } = options;
-  if (format === "template") return; // what it prints is the recipe's choice
-  const unused = unusedFields(fields, format, example, chatTemplate);
+/** Keys of the recipe that such an example has no use for. */
+function idleKeys({ system, chatVariables, thoughts, chatTemplate }: DatasetRecipe, { kind }: Example): string[] {
+  if (kind === "chat") return [];
+  const given = {
+    system: kind === "text" && system !== null,
+    chat_template_kwargs: Object.keys(chatVariables).length > 0,
+    thoughts: thoughts !== "as-template",
+    chat_template: typeof chatTemplate === "string",
+  };
+  return Object.entries(given).flatMap(([key, isGiven]) => (isGiven ? [key] : []));
+}
+
+function tellFields(
+  fields: Fields,
+  example: Example,
+  kind: RowKind,
+  options: FormatOptions,
+  source: Source,
+  book: NoticeBook,
+): void {
+  const { format, chatTemplate, chatVariables } = options;
+  // what a template of the recipe prints is the recipe's choice
+  const unused = format === "template" ? [] : unusedFields(fields, format, kind, example, chatTemplate);
   if (unused.length > 0) book.add("fields", source, unused.join(", "));
   if (example.kind !== "chat") return;
-  const unasked = unaskedArguments(fields, chatTemplate);
+  const own = format === "template" ? {} : (fields["chat_template_kwargs"] as ChatVariables | null);
+  const unasked = unaskedArguments({ ...chatVariables, ...own }, chatTemplate);
   if (unasked.length > 0) book.add("template arguments", source, unasked.join(", "));
+  for (const [turn, message] of example.messages.entries()) {
+    const unread = unreadKeys(message, chatTemplate);
+    if (unread.length > 0) book.add("turn keys", source, unread.join(", "), turn);
+  }
 }
 
 /** A row within max_length; no sample where it is dropped. */

@@ -2,12 +2,13 @@
 // becomes: that is tokenise.ts's.
 
 import { RequestError } from "../base/errors.ts";
+import type { RowKind } from "../objectives/definition.ts";
 import type { AdapterRecipe, Format } from "../recipe/recipe.ts";
 import { keysOf, stringifyJson } from "./json.ts";
 import { clip, type Fields, RowFault } from "./jsonl.ts";
 import { compileTemplates } from "./template.ts";
 import { forTemplate, withoutThoughts } from "./thoughts.ts";
-import { isSilent, type Message, plainTurn, type Turn, turnsOf } from "./turns.ts";
+import { isAsked, isSilent, type Message, plainTurn, type Turn, turnsOf } from "./turns.ts";
 import { variablesOf } from "./variables.ts";
 
 /** What a chat template is given in addition to the turns, by name: `tools`, and whatever else it asks for. */
@@ -277,12 +278,20 @@ function historyOf({ history }: Fields): Turn[] {
   ]);
 }
 
-/** Fields that each form reads; `own` are those of preferences and their like. */
+/** Fields that each form reads. */
 const READ: Readonly<Record<Exclude<Format, "auto" | "template">, readonly string[]>> = {
   messages: ["messages", "conversations"],
-  "prompt-completion": ["prompt", "completion", "chosen", "rejected", "label", "paraphrase"],
+  "prompt-completion": ["prompt", "completion"],
   alpaca: ["instruction", "input", "output", "history"],
   text: ["text"],
+};
+/** Fields that rows of more than one answer have besides their prompt. */
+const OF_KINDS: Readonly<Record<RowKind, readonly string[]>> = {
+  single: [],
+  prompt: [],
+  paired: ["prompt", "chosen", "rejected"],
+  paraphrased: ["prompt", "completion", "paraphrase"],
+  labelled: ["prompt", "completion", "label"],
 };
 /** Fields that chats read besides. */
 const OF_CHATS = [...SYSTEM, "tools", "chat_template_kwargs"];
@@ -291,28 +300,28 @@ const OF_CHATS = [...SYSTEM, "tools", "chat_template_kwargs"];
 export function unusedFields(
   row: Fields,
   format: Exclude<Format, "template">,
+  kind: RowKind,
   example: Example,
   chatTemplate: string | null,
 ): string[] {
   const fields = preferenceFields(row);
-  const form = format === "auto" ? formatOf(fields) : format;
+  const form = kind !== "single" ? "prompt-completion" : format === "auto" ? formatOf(fields) : format;
+  const read = kind !== "single" ? OF_KINDS[kind] : form === "messages" && "messages" in fields ? ["messages"] : READ[form];
   const isChat = example.kind === "chat";
-  const asks = (name: string) => isChat && chatTemplate !== null && new RegExp(`\\b${name}\\b`).test(chatTemplate);
+  const asks = (name: string) => isChat && chatTemplate !== null && isAsked(name, chatTemplate);
   return keysOf(fields).filter((name) => {
     if (saysNothing(fields[name])) return false;
     if (name === "tools") return !asks(name);
     if (name === "chat_template_kwargs") return !isChat;
     if (SYSTEM.includes(name))
       return isChat ? !example.messages.some(({ content }) => content === fields[name]) : form === "text";
-    return !READ[form].includes(name) && !OF_CHATS.includes(name);
+    return !read.includes(name) && !OF_CHATS.includes(name);
   });
 }
 
-/** Names of a row's template arguments that its template does not read. */
-export function unaskedArguments({ chat_template_kwargs: given }: Fields, chatTemplate: string | null): string[] {
-  if (typeof given !== "object" || given === null) return [];
-  return Object.keys(given).filter((name) => chatTemplate === null || !new RegExp(`\\b${name}\\b`).test(chatTemplate));
-}
+/** Names of arguments that the template does not read. */
+export const unaskedArguments = (given: ChatVariables, chatTemplate: string | null): string[] =>
+  Object.keys(given).filter((name) => chatTemplate === null || !isAsked(name, chatTemplate));
 
 const saysNothing = (value: unknown): boolean =>
   value == null || value === "" || (typeof value === "object" && Object.keys(value).length === 0);

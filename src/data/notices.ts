@@ -13,6 +13,9 @@ export type NoticeKind =
   | "no end"
   | "fields"
   | "template arguments"
+  | "keys"
+  | "turn keys"
+  | "marks"
   | "too long"
   | "nothing to learn"
   | "same answers"
@@ -44,6 +47,9 @@ const MEANINGS: Readonly<Record<NoticeKind, readonly [what: string, hint: string
   ],
   fields: ["fields that are not used", ""],
   "template arguments": ["arguments that the chat template does not ask for", ""],
+  "turn keys": ["keys of turns that the chat template does not ask for", ""],
+  marks: ["turns with special tokens in their text, which are read as these", ""],
+  keys: ["keys of the recipe that do nothing for rows without a chat", ""],
   "too long": ["longer than max_length, dropped", "raise max_length"],
   "nothing to learn": ["nothing to learn within max_length, dropped", "raise max_length"],
   "same answers": ["two answers with the same tokens, which teach nothing, dropped", ""],

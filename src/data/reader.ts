@@ -88,7 +88,7 @@ function readAll(
 }
 
 /** Files that decide what a tokenizer makes of a text, but for chat templates. */
-const TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"];
+const TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"];
 
 function filesHash(folder: string): string {
   const hasher = new Bun.CryptoHasher("sha256");

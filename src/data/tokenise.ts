@@ -21,6 +21,8 @@ export type TokenRow = {
   readonly emptied?: readonly number[];
   /** Learned turns, from 0, after which the template puts no token that ends them. */
   readonly unended?: readonly number[];
+  /** Turns, from 0, whose own text holds a special token, and its text. */
+  readonly marks?: readonly { readonly turn: number; readonly mark: string }[];
 };
 
 /**
@@ -62,7 +64,11 @@ function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: Adapt
   const { losses, silenced } = lossesOf(example, text, new Map(turns.map((turn, i) => [turn, answers[i]!])));
   if (silenced.length === turns.length)
     throw new RowFault("has no answer that the model's chat template writes: nothing of it would be learned");
-  const told = losses.length > 0 ? { losses } : {};
+  const marks = [...messages.entries()].flatMap(([turn, { content, reasoning_content: thoughts = "" }]) => {
+    const mark = tokenizer.specialIn(`${content}\n${thoughts}`);
+    return mark === null ? [] : [{ turn, mark }];
+  });
+  const told = { ...(losses.length > 0 ? { losses } : {}), ...(marks.length > 0 ? { marks } : {}) };
   if (trainOn === "all") return { ...learn(...allBut(example, text, tokenizer)), ...told };
   // An empty think block that the data does not have is read, as the template has it, and never learned.
   const empty = answers.map(({ from, to }, i) => emptyThoughts(text.slice(from, to), messages[turns[i]!]!));

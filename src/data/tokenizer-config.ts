@@ -27,6 +27,12 @@ const isTemplate = (value: unknown): boolean =>
 const tokensOf = (value: unknown): readonly unknown[] | null =>
   Array.isArray(value) ? value : isObject(value) ? Object.values(value) : null;
 
+/** Further special tokens: those of version 5's key, where it has any, or of version 4's; names are there besides. */
+function extraOf(extra: unknown, additional: unknown): readonly unknown[] {
+  const [own, older] = [tokensOf(extra) ?? [], tokensOf(additional) ?? []];
+  return isObject(extra) ? [...own, ...older] : own.length > 0 ? own : older;
+}
+
 type Expected = { readonly what: string; readonly is: (value: unknown) => boolean };
 const TOKEN: Expected = { what: "a text, or an object with a content", is: isToken };
 const TOKENS: Expected = { what: "a list of tokens", is: (value) => tokensOf(value)?.every(isToken) ?? false };
@@ -47,8 +53,10 @@ const KEYS: Readonly<Record<string, Expected>> = {
 };
 
 /**
- * tokenizer_config.json, with what special_tokens_map.json has besides. Throws a RequestError, `model.tokenizer`, that names
- * the file and the key.
+ * tokenizer_config.json, as transformers 5 reads it: special_tokens_map.json, which versions up to 4 wrote, counts where the
+ * former has no added_tokens_decoder, and then more than what it says itself. Further special tokens are those of
+ * `extra_special_tokens`, a list. Throws a RequestError, `model.tokenizer`, that names the file and
+ * the key.
  */
 export function tokenizerConfig(folder: string): Json {
   const read = (name: string): Json => {
@@ -60,7 +68,12 @@ export function tokenizerConfig(folder: string): Json {
     }
     return config;
   };
-  return { ...read("special_tokens_map.json"), ...read("tokenizer_config.json") };
+  const config = read("tokenizer_config.json");
+  const extra = extraOf(config["extra_special_tokens"], config["additional_special_tokens"]);
+  const own = { ...config, extra_special_tokens: extra };
+  if (config["added_tokens_decoder"] != null) return own;
+  const { additional_special_tokens: additional, extra_special_tokens: more, ...named } = read("special_tokens_map.json");
+  return { ...own, ...named, extra_special_tokens: [...extraOf(extra, additional), ...(tokensOf(more) ?? [])] };
 }
 
 export const optionalJson = (folder: string, name: string): Json =>

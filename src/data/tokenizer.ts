@@ -42,6 +42,8 @@ export type Tokenizer = {
   readonly usedDate: () => boolean;
   /** Texts of the special tokens, longest first. */
   readonly specials: readonly string[];
+  /** The first token within a text that the tokenizer itself calls special; null for none. */
+  readonly specialIn: (text: string) => string | null;
 };
 
 /**
@@ -83,8 +85,15 @@ function readTokenizer(folder: string, config: Json): Read {
     eos,
     addBos: bos !== null && hub.encode("a", { add_special_tokens: true }).ids[0] === bos,
     specials: texts.sort((a, b) => b.length - a.length),
+    specialIn: finderOf(added.filter(({ special }) => special === true).map(({ content }) => content)),
     named: specialTexts(config),
   };
+}
+
+function finderOf(marks: readonly string[]): Tokenizer["specialIn"] {
+  if (marks.length === 0) return () => null;
+  const pattern = new RegExp(marks.map((mark) => mark.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|"));
+  return (text) => pattern.exec(text)?.[0] ?? null;
 }
 
 /** What the tokenizer in `folder` is made of, as transformers computes it, and the ids of two tokens of its settings. */
@@ -165,7 +174,7 @@ type Opened = {
 function open(folder: string, json: Json, config: Json): Opened {
   try {
     resolveTokenizer(json, config, optionalJson(folder, "config.json")["model_type"]);
-    const added = addedTokensOf(json, config);
+    const added = addedTokensOf(folder, json, config);
     const model = { ...(json["model"] as Json), merges: [] }; // merging is bpe.ts's
     const hub = new HubTokenizer({ ...json, model, normalizer: null, pre_tokenizer: null, added_tokens: added }, config);
     const byteLevel = JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"');
@@ -177,8 +186,11 @@ function open(folder: string, json: Json, config: Json): Opened {
   }
 }
 
-/** The added tokens of tokenizer.json, with those that transformers adds by tokenizer_config.json. */
-function addedTokensOf(json: Json, config: Json): AddedToken[] {
+/**
+ * The added tokens of tokenizer.json, with those that transformers adds by tokenizer_config.json, and by added_tokens.json of
+ * versions up to 4. Of a token that is named several times the last counts.
+ */
+function addedTokensOf(folder: string, json: Json, config: Json): AddedToken[] {
   const listed = json["added_tokens"] ?? [];
   if (!Array.isArray(listed) || !listed.every(isAdded))
     throw new Error(`its added_tokens is ${JSON.stringify(listed)}, expected a list of tokens with an id and a content`);
@@ -189,16 +201,28 @@ function addedTokensOf(json: Json, config: Json): AddedToken[] {
     const id = tokens.get(token.content)?.id ?? vocab.get(token.content) ?? lastId() + 1;
     tokens.set(token.content, { ...token, id });
   };
-  for (const token of Object.values((config["added_tokens_decoder"] ?? {}) as Record<string, AddedToken>)) add(token);
-  const more = ["additional_special_tokens", "extra_special_tokens"].flatMap((key) =>
-    Object.values((config[key] ?? []) as object),
-  );
-  for (const token of [...SPECIALS.map((key) => config[key]), ...more]) {
+  const named = [...SPECIALS, ...Object.keys(config).filter((key) => isOwnToken(key, config[key]))].map((key) => config[key]);
+  const specials = [...named, ...(config["extra_special_tokens"] as readonly unknown[])];
+  const decoder = config["added_tokens_decoder"];
+  if (decoder != null) for (const token of Object.values(decoder as Record<string, AddedToken>)) add(token);
+  else {
+    const texts = new Set(specials.map(tokenText));
+    const ids = new Set([...tokens.values()].map(({ id }) => id));
+    const older = Object.entries(optionalJson(folder, "added_tokens.json")).filter(([, id]) => !ids.has(id as number));
+    for (const [content] of older.sort(([, a], [, b]) => Number(a) - Number(b)))
+      add({ content, special: texts.has(content), normalized: !texts.has(content) });
+  }
+  const known = new Set(tokens.keys());
+  for (const token of specials) {
     const content = tokenText(token);
-    if (content && !tokens.has(content)) add({ special: true, ...(typeof token === "object" ? token : {}), content });
+    if (content && !known.has(content)) add({ special: true, ...(typeof token === "object" ? token : {}), content });
   }
   return [...tokens.values()];
 }
+
+/** A token of the model's own name, such as image_token. */
+const isOwnToken = (key: string, value: unknown): boolean =>
+  key.endsWith("_token") && !SPECIALS.includes(key) && typeof value === "string";
 
 const isAdded = (token: unknown): boolean => {
   const { id, content } = (token ?? {}) as { id?: unknown; content?: unknown };

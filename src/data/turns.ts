@@ -82,23 +82,45 @@ function withoutNulls(object: Record<string, unknown>): Record<string, unknown> 
   return Object.fromEntries(keysOf(object).flatMap((key) => (object[key] === null ? [] : [[key, object[key]]])));
 }
 
-/** OpenAI's and Mistral's `weight`, and `train`: whether a turn of the assistant is an example or context. */
+/**
+ * Whether a turn of the assistant is an example or context: OpenAI's and Mistral's `weight`, and `train`, which is `training`
+ * to Axolotl and `loss` to ms-swift.
+ */
+const LEARNED = { weight: [0, 1], train: [false, true], training: [false, true], loss: [false, true] } as const;
+type LearnedKey = keyof typeof LEARNED;
+
 function learnedOf(rest: Record<string, unknown>, role: string, place: string) {
-  const { weight: given, train, ...more } = rest;
-  if (given === undefined && train === undefined) return { more, learned: true };
-  const weight = given instanceof Float ? given.value : given; // 1.0
-  if (weight !== undefined && weight !== 0 && weight !== 1)
-    throw new RowFault(`has ${clip(stringify(given))} in ${place}.weight, expected 0 or 1`);
-  if (train !== undefined && typeof train !== "boolean")
-    throw new RowFault(`has ${clip(stringify(train))} in ${place}.train, expected true or false`);
-  const byWeight = weight === undefined ? null : weight === 1;
-  if (byWeight !== null && train !== undefined && byWeight !== train)
-    throw new RowFault(`has weight ${weight} and train ${train} in ${place}: leave one out`);
-  const learned = (byWeight ?? train) as boolean;
-  if (train === true && role !== "assistant")
-    throw new RowFault(`has train true in ${place}: only turns of the assistant are learned (train_on = "all" learns all)`);
-  return { more, learned };
+  const { weight, train, training, loss, ...more } = rest;
+  const given = Object.entries({ weight, train, training, loss }).filter(([, value]) => value !== undefined);
+  const said = given.map(([key, value]) => {
+    const plain = value instanceof Float ? value.value : value; // 1.0
+    const [no, yes] = LEARNED[key as LearnedKey];
+    if (plain !== no && plain !== yes)
+      throw new RowFault(
+        `has ${clip(stringify(value))} in ${place}.${key}, expected ${key === "weight" ? "0 or 1" : "true or false"}`,
+      );
+    if (plain === true && role !== "assistant")
+      throw new RowFault(`has ${key} true in ${place}: only turns of the assistant are learned (train_on = "all" learns all)`);
+    return { key, plain, learned: plain === yes };
+  });
+  const [first = null, ...others] = said;
+  const other = others.find(({ learned }) => learned !== first!.learned);
+  if (other) throw new RowFault(`has ${first!.key} ${first!.plain} and ${other.key} ${other.plain} in ${place}: leave one out`);
+  return { more, learned: first?.learned ?? true };
 }
+
+/** Keys of a turn that are read here; of the others each goes to the chat template, if that asks for it. */
+const READ = ["role", "content", "tool_calls", "tool_call_id", ...["reasoning_content", "reasoning", "thinking"]];
+
+/** Names of what a turn says besides, where the template does not ask for it by name. */
+export function unreadKeys(message: Message, chatTemplate: string | null): string[] {
+  if (chatTemplate !== null && /\bmessage\s*\|\s*(tojson|string|items)\b/.test(chatTemplate)) return [];
+  return keysOf(message).filter((key) => !READ.includes(key) && (chatTemplate === null || !isAsked(key, chatTemplate)));
+}
+
+/** Whether a template has a name in it. */
+export const isAsked = (name: string, chatTemplate: string): boolean =>
+  new RegExp(`(?<!\\w)${name.replace(/\W/g, "\\$&")}(?!\\w)`).test(chatTemplate);
 
 /** The names under which data sets have thoughts. */
 const THOUGHTS = ["reasoning_content", "reasoning", "thinking"];

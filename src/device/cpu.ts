@@ -7,6 +7,7 @@ import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RunError } from "../base/errors.ts";
 import { memory, processor, usableCores } from "../base/machine.ts";
+import type { WeightFormat } from "../base/precision.ts";
 import { sizeOf } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
 import { type Host, openHost } from "./cpu/host.ts";
@@ -23,7 +24,7 @@ export class CpuDevice implements Device {
   readonly hasFewRows: boolean = false;
   readonly rowTile = CPU_ROW_TILE;
   readonly sharing = null;
-  readonly formats = ["dense", "bf16", "int8", "nf4", "mxfp4"] as const;
+  readonly formats: readonly WeightFormat[];
   readonly name: string;
   readonly #host: Host;
   readonly #blocks = new Map<number, number>(); // address to bytes
@@ -34,6 +35,14 @@ export class CpuDevice implements Device {
   /** On all cores that the process may use, or as many threads as `threads` says. */
   constructor(threads = usableCores()) {
     this.#host = openHost(threads, (bytes) => this.#scratchOf(bytes));
+    this.formats = [
+      "dense",
+      "bf16",
+      "int8",
+      "nf4",
+      "mxfp4",
+      ...(this.#host.multipliesBf16 ? (["bf16-products"] as const) : []),
+    ];
     this.name = `${processor().model}, ${this.#host.threads} threads`;
   }
 

@@ -29,6 +29,7 @@ import { KernelSet } from "./cuda/kernels.ts";
 import type { Launcher } from "./cuda/launcher.ts";
 import { readManifest } from "./cuda/manifest.ts";
 import { noDeviceMemory, noPinnedMemory } from "./cuda/memory-errors.ts";
+import { type OverlappingLaunch, openOverlappingLaunch } from "./cuda/overlap.ts";
 import { openSharing } from "./cuda/sharing.ts";
 import { SideWork } from "./cuda/side-work.ts";
 import { Peeks, Snapshots } from "./cuda/snapshots.ts";
@@ -59,6 +60,7 @@ export class CudaDevice implements Device, Launcher {
   #stream = 0;
   readonly #variants: VariantSet;
   readonly #kernels: KernelSet;
+  readonly #overlapping: OverlappingLaunch | null;
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: Timeline | null = null;
   #staging: Staging | null = null;
@@ -72,6 +74,8 @@ export class CudaDevice implements Device, Launcher {
   /** Where kernels are launched. */
   #sideWork: SideWork | null = null;
   #graphs: Graphs | null = null;
+  /** The stream whose last work, as far as is known, is a kernel that was launched here; 0: none. */
+  #lastLaunch = 0;
 
   /** Opens GPU `ordinal`. Throws a RunError where the driver, the GPU or the kernels are missing or will not do. */
   constructor(
@@ -93,6 +97,8 @@ export class CudaDevice implements Device, Launcher {
     const { kind, formats } = traitsOf(compute, { major, minor });
     this.formats = formats;
     this.#variants = new VariantSet(readManifest(), kind);
+    this.#check("cuDriverGetVersion", driver.cuDriverGetVersion(this.#out.ptr));
+    this.#overlapping = openOverlappingLaunch(kind, this.#out.i32);
     this.#kernels = new KernelSet(driver, kind, major);
     this.#check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(this.#out.ptr, this.#handle));
     try {
@@ -153,6 +159,7 @@ export class CudaDevice implements Device, Launcher {
 
   /** From pageable memory the driver copies the bytes away before it returns. */
   write(to: Tensor, data: ArrayBufferView): void {
+    this.#lastLaunch = 0;
     invariant(
       data.byteLength <= sizeOf(to.shape) * bytesOf(to.dtype),
       `${data.byteLength} bytes for a tensor of [${to.shape}]`,
@@ -196,6 +203,7 @@ export class CudaDevice implements Device, Launcher {
   }
 
   zero(tensor: Tensor): void {
+    this.#lastLaunch = 0;
     const { ptr, shape, stride } = tensor;
     const size = bytesOf(tensor.dtype);
     const bytes = sizeOf(shape) * size;
@@ -206,6 +214,7 @@ export class CudaDevice implements Device, Launcher {
   }
 
   copy(to: Tensor, from: Tensor): void {
+    this.#lastLaunch = 0;
     const bytes = sizeOf(from.shape) * bytesOf(from.dtype);
     this.#check("a copy on the GPU", this.#driver.cuMemcpyDtoDAsync_v2(to.ptr, from.ptr, bytes, this.#stream));
   }
@@ -306,7 +315,10 @@ export class CudaDevice implements Device, Launcher {
   launch(kernel: Variant, grid: Grid, args: Readonly<Record<string, Argument>>): void;
   launch(kernel: Kernel<object> | Variant, second: object, third?: Readonly<Record<string, Argument>>): void {
     if (kernel instanceof Variant) {
-      this.#kernels.of(kernel).launch(this.#sideWork!.stream, second as Grid, third!);
+      const stream = this.#sideWork!.stream;
+      const overlap = this.#lastLaunch === stream ? (this.#graphs?.overlap ?? null) : null;
+      this.#kernels.of(kernel).launch(stream, second as Grid, third!, overlap);
+      this.#lastLaunch = stream;
       return;
     }
     const end = this.#timeline?.begin(kernel.name, this.#sideWork!.stream);
@@ -315,17 +327,25 @@ export class CudaDevice implements Device, Launcher {
   }
 
   aside(work: () => void): () => void {
-    return this.#sideWork!.aside(work);
+    this.#lastLaunch = 0;
+    const after = this.#sideWork!.aside(work);
+    return () => {
+      this.#lastLaunch = 0;
+      after();
+    };
   }
 
   concurrently(work: () => void, other: () => void): void {
+    this.#lastLaunch = 0;
     this.#sideWork!.concurrently(work, other);
+    this.#lastLaunch = 0;
   }
 
-  replay(key: string, work: () => void): void {
-    this.#graphs ??= new Graphs(this.#driver, this.#stream);
+  replay(key: string, work: () => void, overlaps = true): void {
+    this.#lastLaunch = 0;
+    this.#graphs ??= new Graphs(this.#driver, this.#stream, this.#overlapping);
     if (this.#timeline) work();
-    else this.#graphs.replay(key, work);
+    else this.#graphs.replay(key, work, overlaps);
   }
 
   kernel(name: string, choice?: Choice): Variant {

@@ -190,9 +190,10 @@ export interface Device extends Disposable {
   /**
    * Enqueues what `work` launches. For a key that must be the same launches of the same arguments each time, as a device may
    * record them and repeat the record without calling `work`; what they read is read anew. `work` neither reads nor writes
-   * memory of the host.
+   * memory of the host. `overlaps` (true where it is left out): no launch writes parameters, tables or weights that another
+   * one reads, so that a kernel may read these before those ahead of it have ended.
    */
-  replay(key: string, work: () => void): void;
+  replay(key: string, work: () => void, overlaps?: boolean): void;
   /** Waits until all that was enqueued is done; throws what went wrong since the last wait. */
   idle(): Promise<void>;
   /** From now on the time of every launch is taken; it costs a little of it. */

@@ -1,6 +1,6 @@
 // A frozen weight that is held in fewer bits than the device computes with: one block of memory, and what lies where in it.
 //
-//   bf16   values bf16[N, K]
+//   bf16   values bf16[N, K]; so are those of bf16-products
 //   int8   codes i8[N, K]; scale f32[N]: w = code scale, the largest of a row is 127
 //   fp8    codes e4m3[N, K]; turned e4m3[K, N], the same codes for the product with W; scale f32[N], a row's largest is 448
 //   mxfp4  codes u8[N K / 2], two to a byte, the first in the low half; scale u8[N K / 32]: w = e2m1[code] 2^(scale - 127)
@@ -11,7 +11,8 @@
 // the 8-bit dynamic code of Dettmers et al. 2021. B and S count blocks of each linear, which begin at 16 bytes, for every
 // linear of a group is quantised as if it were alone: G linears lie under each other, linear g from row firstRow[g] on.
 
-import type { PackedFormat } from "../base/precision.ts";
+import { invariant } from "../base/errors.ts";
+import { isBf16, type PackedFormat } from "../base/precision.ts";
 import { alignUp, sum } from "../base/shape.ts";
 import type { Tensor } from "./device.ts";
 
@@ -29,6 +30,13 @@ export type PackedWeight = {
 export type Weight = Tensor | PackedWeight;
 
 export const isPacked = (weight: Weight): weight is PackedWeight => "format" in weight;
+
+/** A weight's values as a tensor, of one whose values are as the device computes or bf16. */
+export function valuesOf(weight: Weight): Tensor {
+  if (!isPacked(weight)) return weight;
+  invariant(isBf16(weight.format), `a weight in ${weight.format} has no values in place`);
+  return { ptr: weight.ptr + partsOf(weight).codes, dtype: "bf16", shape: weight.shape };
+}
 
 /** Values of a block of mxfp4. */
 export const MXFP4_BLOCK = 32;
@@ -55,7 +63,7 @@ export function partsOf({ format, shape: [rows, width], firstRow, isSingle }: La
   const size = rows * width;
   const linears = format === "nf4" ? firstRow.slice(1).map((last, g) => nf4Of(last - firstRow[g]!, width)) : [];
   const bytes = {
-    codes: format === "bf16" ? 2 * size : isHalf(format) ? size / 2 : size,
+    codes: isBf16(format) ? 2 * size : isHalf(format) ? size / 2 : size,
     transposed: format === "fp8" && !isSingle ? size : 0,
     scale: format === "int8" || format === "fp8" ? 4 * rows : format === "mxfp4" ? size / MXFP4_BLOCK : 0,
     absmax: sum(linears.map(({ absmax }) => absmax)),
@@ -79,7 +87,7 @@ export function linearOf(weight: PackedWeight, linear: number) {
   const [row, end] = [firstRow[linear]!, firstRow[linear + 1]!];
   const parts = partsOf(weight);
   const before = firstRow.slice(1, linear + 1).map((last, g) => nf4Of(last - firstRow[g]!, width));
-  const codes = row * width * (format === "bf16" ? 2 : isHalf(format) ? 0.5 : 1);
+  const codes = row * width * (isBf16(format) ? 2 : isHalf(format) ? 0.5 : 1);
   return {
     row,
     rows: end - row,

@@ -46,6 +46,11 @@ const DOWN_PART = 1024;
 const NORM_SLICES = 32;
 /** Columns of a weight that a thread of the cpu device takes apart at a time, at most (ffi/native/product.c). */
 const WIDEST_PIECE = 288;
+/** Rows, and terms of each, that a product in bf16 rounds at a time (ffi/native/gemm_bf16.c). */
+const [ROUNDED_ROWS, ROUNDED_TERMS] = [480, 6144];
+/** Bytes that it takes for m rows, k deep. */
+export const roundedBytes = (m: number, k: number): number =>
+  Math.min(m, ROUNDED_ROWS) * Math.min(alignUp(k, 32), ROUNDED_TERMS) * 2;
 /** Rows of an expert that are multiplied at once on a CPU (ops/experts/low-rank.ts). */
 const BLOCK_ROWS = 480;
 const UP_COLUMNS = { f32: 64, bf16: 128 };
@@ -127,7 +132,7 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
     const delta = spec.delta ? device.threads * deltaRoom(spec.delta.heads, rows) * 4 : 0;
     const heads = spec.mamba?.heads;
     const space = heads ? 4 * (device.threads * stateSpaceRoom(heads, rows) + partsRoom(heads, rows)) : 0;
-    const pieces = need.format === "dense" ? 0 : device.threads * WIDEST_PIECE * longest(spec) * 4;
+    const pieces = pieceScratch(device.threads, need);
     return Math.max(dropped, delta, space, pieces, expertScratch(device.threads, need));
   }
   const linears = Object.entries(need.low).flatMap(([group, elements]) =>
@@ -193,6 +198,14 @@ function attentionScratch({ spec, rows }: ScratchNeed): number {
     headDim < DIVIDED ? 0 : keyShareBytes(rows, kvHeads, headDim, keyShares(heads, kvHeads)),
   );
   return maxOf(bytes);
+}
+
+/** Of a product over the base's weights on a CPU. */
+function pieceScratch(threads: number, { spec, format, rows, chunk }: ScratchNeed): number {
+  if (format === "dense") return 0;
+  if (format !== "bf16-products") return threads * WIDEST_PIECE * longest(spec) * 4;
+  const products = [roundedBytes(rows, longest(spec)), roundedBytes(chunk, Math.max(spec.hidden, tableRows(spec)))];
+  return Math.max(...products, WIDEST_PIECE * longest(spec) * 4); // the last: rows as f32, for DoRA's norms
 }
 
 /** Rows of one expert, gathered, next to what is taken apart of its weight, or to as many rows of s. */

@@ -2,6 +2,7 @@
 
 import { firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import type { Weight } from "../device/packed.ts";
 import { type LowRank, linearBackward } from "../ops/linear.ts";
 import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import { columnsPut, columnsTake, rowsSum, tableForward } from "../ops/tables.ts";
@@ -86,7 +87,7 @@ export class AdaptedHead {
    * dh = dy W + what the adapters add, and adds to their gradients, a tile at a time: in sums that do not depend on where
    * chunks end. `dy` loses the gradients of trained tokens.
    */
-  backward(dy: Tensor, weight: Tensor, dh: Tensor): void {
+  backward(dy: Tensor, weight: Weight, dh: Tensor): void {
     const { device, of, h } = this;
     const { site, span, upSpan } = of;
     const { factors, ranks, module } = site;

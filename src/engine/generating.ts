@@ -107,17 +107,17 @@ export class Generating {
       if (!first) await timed("receive", () => neighbours.previous!.receive("activation.decode", stream));
       const forward = () => decoder.forward(pass, acts, buffers.work, { fetched: null }, { cached, trains: false });
       const targets = sequences.filter(({ sequence }) => sequence >= 0);
-      const asked = targets.flatMap(({ sequence }, target) => (batch.choices.logits[sequence] ? [target] : []));
+      const asked: number[] = [];
+      for (let i = 0; i < targets.length; i++) if (batch.choices.logits[targets[i]!.sequence]) asked.push(i);
       const chosen = last ? firstRows(buffers.choices!.chosen, pass.targets) : null;
       const head = () => ground({ batch: pass, acts });
       const work = () => {
         forward();
         if (chosen && asked.length === 0 && targets.length > 0) for (const _ of chooseByRow(head(), pass, settings, chosen));
       };
-      // Passes that read prompts have many sizes, and much to compute: a record would not be used again.
-      await timed("decode", () =>
-        tiles ? work() : device.replay(`${key}, pass ${slot}, ${asked.length > 0 ? "layers" : "all"}`, work),
-      );
+      const record = `${key}, pass ${slot}, ${asked.length > 0 ? "layers" : "all"}`;
+      // Factors that are made in the pass are read before a kernel waits for what makes them.
+      await timed("decode", () => device.replay(record, work, pass.expanding.size === 0));
       if (!chosen) {
         await timed("send", () => neighbours.next!.send("activation.decode", firstRows(acts.inputs.at(-1)!, pass.rows)));
         return null;
@@ -145,14 +145,19 @@ function inOrder(
   { choices }: GenerationBatch,
   logits: readonly Float32Array[],
 ): NextTokens {
-  const asked = sequences.flatMap(({ sequence }) => (choices.logits[sequence] ? [sequence] : []));
-  const order = [...sequences.keys()].sort((a, b) => sequences[a]!.sequence - sequences[b]!.sequence);
-  return {
-    tokens: Int32Array.from(order, (row) => tokens[row]!),
-    logProbs: Float32Array.from(order, (row) => logProbs[row]!),
-    drawnLogProbs: Float32Array.from(order, (row) => drawnLogProbs[row]!),
-    logits: [...asked.keys()].sort((a, b) => asked[a]! - asked[b]!).map((i) => logits[i]!),
-  };
+  const rowOf = new Int32Array(choices.logits.length).fill(-1);
+  for (let i = 0; i < sequences.length; i++) rowOf[sequences[i]!.sequence] = i;
+  const [count, asked] = [sequences.length, [] as number[]];
+  const found = { tokens: new Int32Array(count), logProbs: new Float32Array(count), drawnLogProbs: new Float32Array(count) };
+  let next = 0;
+  for (const row of rowOf) {
+    if (row < 0) continue;
+    found.tokens[next] = tokens[row]!;
+    found.logProbs[next] = logProbs[row]!;
+    found.drawnLogProbs[next++] = drawnLogProbs[row]!;
+  }
+  for (let i = 0; i < count; i++) if (choices.logits[sequences[i]!.sequence]) asked.push(sequences[i]!.sequence);
+  return { ...found, logits: [...asked.keys()].sort((a, b) => asked[a]! - asked[b]!).map((i) => logits[i]!) };
 }
 
 /** Both in the order of the pass. */

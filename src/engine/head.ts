@@ -9,6 +9,7 @@ import { shapedLogits } from "../base/logits.ts";
 import { range } from "../base/shape.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import type { Weight } from "../device/packed.ts";
 import { toF32 } from "../files/convert.ts";
 import { rowsGather, rowsScatter } from "../ops/embed.ts";
 import { linearBackward, linearForward } from "../ops/linear.ts";
@@ -21,7 +22,7 @@ import type { HeadBuffers } from "./buffers.ts";
 /** `classes`: rows of the weight that are tokens. */
 export type HeadWeights = {
   readonly norm: Tensor;
-  readonly weight: Tensor;
+  readonly weight: Weight;
   readonly eps: number;
   readonly classes: number;
   /** Of logits: see ModelSpec. */

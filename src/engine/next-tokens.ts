@@ -62,9 +62,13 @@ export function tokensIn(
 ): Omit<NextTokens, "logits"> {
   const range = [buffer, byteOffset, byteLength / 4] as const;
   const [words, values] = [new Int32Array(...range), new Float32Array(...range)];
-  return {
-    tokens: Int32Array.from(places, (target) => words[CHOICE_WIDTH * target]!),
-    logProbs: Float32Array.from(places, (target) => values[CHOICE_WIDTH * target + 1]!),
-    drawnLogProbs: Float32Array.from(places, (target) => values[CHOICE_WIDTH * target + 2]!),
-  };
+  const count = places.length;
+  const found = { tokens: new Int32Array(count), logProbs: new Float32Array(count), drawnLogProbs: new Float32Array(count) };
+  for (let i = 0; i < count; i++) {
+    const at = CHOICE_WIDTH * places[i]!;
+    found.tokens[i] = words[at]!;
+    found.logProbs[i] = values[at + 1]!;
+    found.drawnLogProbs[i] = values[at + 2]!;
+  }
+  return found;
 }

@@ -9,6 +9,7 @@ import type { Heads, Op, Operation } from "../families/definition.ts";
 import { addTo } from "../ops/add.ts";
 import { attentionBackward } from "../ops/attention.ts";
 import { cacheWrite } from "../ops/decode.ts";
+import { fewRowsNorm } from "../ops/fewrows/fused.ts";
 import { gateBackward, gateForward } from "../ops/gate.ts";
 import { gegluBackward, gegluForward } from "../ops/geglu.ts";
 import { headsGate, headsGateBackward } from "../ops/heads.ts";
@@ -65,7 +66,7 @@ const norm: Behaviour<"norm"> = {
   }),
   inputGradient: "own",
   forward: ({ from, to, weight, size, eps, residual }, pass) =>
-    rmsnormForward(pass.device, {
+    (pass.batch.rowAdapter ? fewRowsNorm : rmsnormForward)(pass.device, {
       x: pass.value(from),
       weight: pass.norm(weight, size),
       residual: residual === undefined ? null : pass.value(residual),

@@ -12,8 +12,8 @@ import type { PoolAdapter } from "../methods/adapter.ts";
 import { chooseTokens } from "../ops/choose.ts";
 import { TILE_ROWS } from "../ops/decode.ts";
 import { rowsGather } from "../ops/embed.ts";
+import { fewRowsNorm } from "../ops/fewrows/fused.ts";
 import { fewRowsForward } from "../ops/fewrows.ts";
-import { rmsnormForward } from "../ops/rmsnorm.ts";
 import type { GenerationBatch } from "../schedule/micro-batch.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
@@ -91,7 +91,8 @@ export function tilesOf(bounds: Int32Array): Int32Array<ArrayBuffer> {
 /** The number of tiles that tilesOf makes of rows. */
 function countTiles(rows: readonly SequenceRow[]): number {
   let [tiles, count] = [0, 0];
-  for (const [i, { prompt }] of rows.entries()) {
+  for (let i = 0; i < rows.length; i++) {
+    const { prompt } = rows[i]!;
     if (prompt === null) continue;
     const isNext = i > 0 && prompt === rows[i - 1]!.prompt && count < TILE_ROWS;
     count = isNext ? count + 1 : 1;
@@ -145,8 +146,10 @@ export const takeRowTables = (take: (dtype: "i32", ...shape: number[]) => Tensor
 /** Rows, targets and tiles of a pass; without a target there is no head. */
 type Sizes = { readonly row: number; readonly target: number; readonly tile: number };
 const sizesOf = (rows: readonly SequenceRow[]): Sizes => {
-  const targets = rows.filter(({ sequence }) => sequence >= 0).length;
-  return { row: rowsFor(rows.length), target: targets === 0 ? 0 : rowsFor(targets), tile: countTiles(rows) };
+  let targets = 0;
+  for (let i = 0; i < rows.length; i++) if (rows[i]!.sequence >= 0) targets++;
+  const tiles = countTiles(rows); // those beyond have no rows
+  return { row: rowsFor(rows.length), target: targets === 0 ? 0 : rowsFor(targets), tile: tiles === 0 ? 0 : rowsFor(tiles) };
 };
 
 /** Something for each table, by its first word, its entries and the words of each. */
@@ -170,7 +173,8 @@ export function rowTables(batch: GenerationBatch, positions: Int32Array, rows: r
     words.fill(-1, at[name], at[name] + sizes[TABLES[name][0]]);
   const { temperature, topK, topP, uniform } = batch.choices;
   let target = 0;
-  for (const [i, { sequence, row, adapter }] of rows.entries()) {
+  for (let i = 0; i < rows.length; i++) {
+    const { sequence, row, adapter } = rows[i]!;
     words[at.bounds + 2 * i] = batch.bounds[2 * row]!;
     words[at.bounds + 2 * i + 1] = batch.bounds[2 * row + 1]!;
     words[at.ids + i] = batch.ids[row]!;
@@ -218,7 +222,7 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
     ...{ rowNumber: NOTHING, tileAdapter: NOTHING, dropout: NOTHING, embedding: null, head: null },
   };
   const spans = [...low].map(([group, { span }]) => `${group} ${span.least} ${span.most}`);
-  const key = `${sizes.row} rows, ${sizes.target} targets${hasGains ? ", gains" : ""}: ${spans}`;
+  const key = `${sizes.row} rows, ${sizes.target} targets, ${sizes.tile} tiles${hasGains ? ", gains" : ""}: ${spans}`;
   return { batch, places, tiles: sizes.tile > 0 ? tiles : null, settings: { ...settings, dtype: "f32" as const }, key };
 }
 
@@ -226,7 +230,7 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
 function* targetLogits({ device, head, buffers, hidden }: Ground, { targets, targetRows }: Batch) {
   const [x, h, rstd] = [buffers.x, buffers.h, buffers.rstd].map((t) => firstRows(t, targets)) as [Tensor, Tensor, Tensor];
   rowsGather(device, { x: hidden, rows: targetRows, y: x });
-  rmsnormForward(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
+  fewRowsNorm(device, { x, weight: head.norm, residual: null, y: h, rstd, eps: head.eps });
   const chunk = buffers.logits.shape[0]!;
   for (let from = 0; from < targets; from += chunk) {
     const y = firstRows(buffers.logits, Math.min(chunk, targets - from));

@@ -10,6 +10,7 @@ import { Later, type StageHandlers } from "../bus/bus.ts";
 import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device } from "../device/device.ts";
+import { valuesOf } from "../device/packed.ts";
 import { scratchBytes } from "../device/scratch.ts";
 import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
@@ -162,7 +163,7 @@ export class Stage implements Disposable {
         return null;
       },
       clock: async () => ({ now: now(), takenBytes: this.#takenBytes }),
-      peak: () => measurePeak(this.device),
+      peak: () => measurePeak(this.device, this.config.sizes.format),
       trace: ({ passes, kernels }) => this.#recorder.record(passes, kernels),
     };
   }
@@ -309,7 +310,7 @@ export class Stage implements Disposable {
 
   /** Rows of a table as the device has them, f32[tokens, hidden]. */
   async #rowsOf(kind: TableKind, tokens: readonly number[]): Promise<Float32Array> {
-    const table = this.weights[kind]!;
+    const table = valuesOf(this.weights[kind]!);
     const { hidden } = this.config.spec;
     const rows = new Float32Array(tokens.length * hidden);
     for (const [i, token] of tokens.entries())

@@ -5,7 +5,7 @@
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { layersIn } from "../base/layers.ts";
-import type { HeldWeights, PackedFormat, WeightFormat } from "../base/precision.ts";
+import { type HeldWeights, type PackedFormat, tableFormatOf, type WeightFormat } from "../base/precision.ts";
 import { maxOf, sizeOf, sum } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { StageSetup } from "../bus/messages.ts";
@@ -44,7 +44,7 @@ export type LayerWeights = {
 
 export type Weights = {
   /** [tableRows, H]; null where neither the embedding nor a tied head is on this stage. */
-  readonly embedding: Tensor | null;
+  readonly embedding: Weight | null;
   /** f32[1], a number of the device's compute type; null where rows of the embedding are taken as they are. */
   readonly embeddingScale: Tensor | null;
   /** f32[H] of ones; null where the embedding has no norm. */
@@ -53,7 +53,7 @@ export type Weights = {
   readonly own: OwnInputWeights | null;
   readonly layers: readonly LayerWeights[]; // of this stage, in order; of a part of a layer what it reads
   readonly finalNorm: Tensor | null;
-  readonly head: Tensor | null;
+  readonly head: Weight | null;
 };
 
 /** Which part of the model a stage holds. */
@@ -201,7 +201,12 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   const count = (slot: Slot | null) => {
     if (slot) sizes.push(sizeOf(slot.shape) * bytesOf(typeOf(slot, dtype)));
   };
-  for (const slot of [slots.embedding, slots.embeddingNorm, slots.finalNorm, slots.head]) count(slot);
+  const add = (slot: Slot, format: WeightFormat) => {
+    if (format === "dense") count(slot);
+    else sizes.push(partsOf(packedOf(slot, format)).bytes);
+  };
+  for (const slot of [slots.embedding, slots.head]) if (slot) add(slot, tableFormatOf(held));
+  for (const slot of [slots.embeddingNorm, slots.finalNorm]) count(slot);
   if (isScaled(spec, layerRange)) sizes.push(4);
   if (slots.own) {
     for (const slot of [slots.own.projection, slots.own.norm]) count(slot);
@@ -210,9 +215,7 @@ export function weightBytes(spec: ModelSpec, layerRange: StageLayers, dtype: DTy
   for (const layer of slots.layers) {
     for (const [, slot] of [...layer.norms, ...layer.factors]) count(slot);
     for (const { place, weight, bias } of layer.linears) {
-      const format = formatOf(held, place);
-      if (format === "dense") count(weight);
-      else sizes.push(partsOf(packedOf(weight, format)).bytes);
+      add(weight, formatOf(held, place));
       count(bias);
     }
     if (!layer.experts) continue;
@@ -256,12 +259,15 @@ export type Filling = {
  */
 export type FillTensor = (name: string, to: Tensor, how: Filling) => boolean | void | Promise<boolean> | Promise<void>;
 
-/** Room for one linear as the device computes, and for what packing it needs; released when all are packed. */
-function openBench(device: Device, spec: ModelSpec) {
-  const most = maxOf([
+/** Elements of the largest linear. */
+const mostElements = (spec: ModelSpec): number =>
+  maxOf([
     ...linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map(({ out, in: width }) => out * width)),
     ...expertProducts(spec).map(({ in: width, out }) => maxOf(out) * width),
   ]);
+
+/** Room for a linear of at most that many elements as the device computes, and for what packing it needs. */
+function openBench(device: Device, most: number) {
   const blocks = Math.ceil(most / NF4_BLOCK);
   const arena = new Arena(device, arenaBytes([most * bytesOf(device.compute), blocks * 4]), "a weight while it is packed");
   const values = arena.tensor(device.compute, most);
@@ -277,7 +283,7 @@ export async function loadWeights(
   held: HeldWeights,
   fill: FillTensor,
 ): Promise<Weights> {
-  using bench = held.format === "dense" && held.expertFormat === undefined ? null : openBench(device, spec);
+  using bench = held.format === "dense" && held.expertFormat === undefined ? null : openBench(device, mostElements(spec));
   const fillRows = async (slot: Slot, whole: Tensor): Promise<number> => {
     let row = 0;
     for (const { name, rows, part } of slot.from) {
@@ -303,12 +309,25 @@ export async function loadWeights(
     await device.idle(); // before what it was made from is released
     return weight;
   };
-  const packInto = async (slot: Slot, weight: PackedWeight): Promise<void> => {
+  const packInto = async (slot: Slot, weight: PackedWeight, on = bench!): Promise<void> => {
     for (const [linear, { name, rows, part }] of slot.from.entries()) {
-      const from = { ...bench!.values, shape: [rows, weight.shape[1]] };
+      const from = { ...on.values, shape: [rows, weight.shape[1]] };
       const isKept = await fill(name, from, { packed: { weight, linear }, part });
-      if (isKept !== true) quantise(device, { from, weight, linear, absmax: bench!.absmax });
+      if (isKept !== true) quantise(device, { from, weight, linear, absmax: on.absmax });
     }
+  };
+  /** Of the embedding or the head: rows beyond its own are zeros. */
+  const loadTable = async (slot: Slot): Promise<Weight> => {
+    const format = tableFormatOf(held);
+    if (format === "dense") return load(slot);
+    const layout = { ...packedOf(slot, format), firstRow: [0, slot.shape[0]!] };
+    const weight = { ...layout, ptr: arena.tensor("u8", partsOf(layout).bytes).ptr };
+    using own = openBench(device, sizeOf(slot.shape));
+    const [rows, width] = slot.shape as [number, number];
+    device.zero(rowsFrom({ ...own.values, shape: [rows, width] }, slot.from[0]!.rows, rows - slot.from[0]!.rows));
+    await packInto(slot, weight, own);
+    await device.idle();
+    return weight;
   };
   const loadExperts = async ({ place, each, bias }: ExpertSlots): Promise<ExpertProductWeights> => {
     const format = formatOfExperts(held, place);
@@ -344,7 +363,7 @@ export async function loadWeights(
   };
   const maybe = async (slot: Slot | null): Promise<Tensor | null> => (slot ? await load(slot) : null);
   const slots = slotsOf(spec, layerRange);
-  const embedding = await maybe(slots.embedding);
+  const embedding = slots.embedding && (await loadTable(slots.embedding));
   const embeddingScale = isScaled(spec, layerRange) ? arena.tensor("f32", 1) : null;
   const scaleType = familyOf(spec).isScaleExact ? "f32" : device.compute;
   if (embeddingScale) device.write(embeddingScale, roundedTo(scaleType, spec.embeddingScale));
@@ -367,6 +386,6 @@ export async function loadWeights(
     layers.push({ norms, factors, linears, experts });
   }
   const finalNorm = await maybe(slots.finalNorm);
-  const head = layerRange.last && spec.tiedEmbeddings ? embedding : await maybe(slots.head);
+  const head = layerRange.last && spec.tiedEmbeddings ? embedding : slots.head && (await loadTable(slots.head));
   return { embedding, embeddingScale, own, embeddingNorm, layers, finalNorm, head };
 }

@@ -39,7 +39,11 @@ export function readModelFacts(folder: string, config: ModelSpec): ModelFacts {
       }),
     ];
   });
-  const exact = exactWeights(groups);
+  const tables = [embedding, ...(spec.tiedEmbeddings ? [] : [head])];
+  const exact = withTables(
+    exactWeights(groups),
+    tables.every((name) => files.tensor(name).dtype === "bf16"),
+  );
   const isTiedHead = (name: string) => spec.tiedEmbeddings && (name === head || name === `language_model.${head}`);
   const unused = files.unused.filter((name) => !isTiedHead(name) && !COMPUTED_ANEW.test(name));
   const parts = otherParts(unused, spec);
@@ -124,6 +128,9 @@ function exactWeights(all: readonly LinearGroup[]): ExactWeights | null {
   if (!isMxfp4) return exactLinears(all);
   return { format: null, others: [], ...exactLinears(groups), isMxfp4 };
 }
+
+const withTables = (exact: ExactWeights | null, areBf16: boolean): ExactWeights | null =>
+  exact && areBf16 ? { ...exact, tables: true } : exact;
 
 const OF_EXPERTS = /\.experts\./;
 

@@ -1,7 +1,7 @@
 // LoRA (Hu et al. 2021): y += scale B (A drop(x)). LoRA+ is a LoRA whose B learns at a rate of its own.
 
 import * as v from "valibot";
-import { about, expected, oneOf, patternTable, positive, text, truth, whole } from "../base/check.ts";
+import { about, expected, oneOf, patternTable, positive, tableOf, text, truth, whole } from "../base/check.ts";
 import { define, type Merged, type MergeRows, MOST_RANK, type PeftFields } from "./definition.ts";
 import { initSchema } from "./init.ts";
 import { EXPERT_SHARINGS } from "./sharing.ts";
@@ -14,8 +14,8 @@ const trainableTokens = v.union(
   [
     tokens,
     v.pipe(
-      v.record(text, tokens),
-      v.check((table) => Object.keys(table).length > 0, "is empty, expected embed_tokens or lm_head"),
+      tableOf(text, tokens),
+      v.check((tables) => Object.keys(tables).length > 0, "is empty, expected embed_tokens or lm_head"),
     ),
   ],
   expected("a list of one or more tokens, by text or id, or { embed_tokens, lm_head }"),

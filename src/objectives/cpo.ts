@@ -6,7 +6,7 @@
 import * as v from "valibot";
 import { notNegative, oneOf, positive, share } from "../base/check.ts";
 import { type BatchTotals, define, eachRow, type RowLoss, type ScoredRow, type SettingsOf } from "./definition.ts";
-import { hingeLoss, sigmoidLoss } from "./sigmoid.ts";
+import { hingeLoss, sigmoidLoss, smoothingFault } from "./sigmoid.ts";
 
 const keys = {
   loss: v.optional(oneOf("sigmoid", "hinge"), "sigmoid"),
@@ -28,4 +28,4 @@ function lossOf({ loss, beta, labelSmoothing, alpha }: Cpo, { own, other }: Scor
   };
 }
 
-export const cpo = define({ name: "cpo", keys, rows: "paired", loss: eachRow(lossOf) });
+export const cpo = define({ name: "cpo", keys, rows: "paired", loss: eachRow(lossOf), fault: smoothingFault });

@@ -8,7 +8,7 @@
 import * as v from "valibot";
 import { oneOf, positive, share } from "../base/check.ts";
 import { type BatchTotals, define, eachRow, type RowLoss, reference, type ScoredRow, type SettingsOf } from "./definition.ts";
-import { hingeLoss, sigmoidLoss } from "./sigmoid.ts";
+import { hingeLoss, sigmoidLoss, smoothingFault } from "./sigmoid.ts";
 
 const keys = {
   loss: v.optional(oneOf("sigmoid", "hinge", "ipo"), "sigmoid"),
@@ -37,4 +37,4 @@ function lossOf({ loss, beta, labelSmoothing }: Dpo, { own, other, reference }: 
   };
 }
 
-export const dpo = define({ name: "dpo", keys, rows: "paired", loss: eachRow(lossOf) });
+export const dpo = define({ name: "dpo", keys, rows: "paired", loss: eachRow(lossOf), fault: smoothingFault });

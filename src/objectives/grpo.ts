@@ -3,7 +3,7 @@
 // of its prompt. Advantages are computed in advantages.ts, the loss in group-policy.ts.
 
 import * as v from "valibot";
-import { between, expected, notNegative, oneOf, positive, text, truth, whole } from "../base/check.ts";
+import { between, expected, notNegative, oneOf, positive, table, text, truth, whole } from "../base/check.ts";
 import { define, type SettingsOf, type TableContext } from "./definition.ts";
 import { graderSchema } from "./graders.ts";
 import { completionScales, type GroupPolicy } from "./group-policy.ts";
@@ -20,17 +20,17 @@ const about = {
   /** Until all of a step's answers have their rewards. */
   seconds: v.exactOptional(positive()),
 };
-const program = v.strictObject({
+const program = table({
   command: v.pipe(v.array(text), v.minLength(1, "is empty, expected a program")),
   ...about,
 });
-const address = v.strictObject({
+const address = table({
   url: v.pipe(text, v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL"))),
   ...about,
 });
 /** What a reward is of: a program or an address. */
 export const rewardSource = v.union([program, address], expected("{ command, seconds } or { url, seconds }"));
-const graded = v.strictObject({ grader: graderSchema, ...named });
+const graded = table({ grader: graderSchema, ...named });
 const reward = v.union(
   [program, address, graded],
   expected("{ command, name, weight, seconds }, { url, name, weight, seconds } or { grader, name, weight }"),

@@ -2,6 +2,7 @@
 
 import * as v from "valibot";
 import { camel, snake } from "../base/case.ts";
+import { table } from "../base/check.ts";
 import { apoZero } from "./apo-zero.ts";
 import { cit } from "./cit.ts";
 import { cpo } from "./cpo.ts";
@@ -41,9 +42,7 @@ type Settings = SettingsOf<string, v.ObjectEntries>;
  * Each objective's table in a recipe. Defaults are those of TRL, but SimPO's, which are its paper's, and CIT's, of its
  * authors' code (luka-group/CoIN).
  */
-export const objectiveTables = OBJECTIVE_NAMES.map((name) =>
-  v.strictObject({ name: v.literal(name), ...definitionOf({ name }).keys }),
-);
+export const objectiveTables = OBJECTIVE_NAMES.map((name) => table({ name: v.literal(name), ...definitionOf({ name }).keys }));
 type ObjectiveTable = { readonly name: ObjectiveName };
 
 const sentReference = v.union([v.picklist(["start", "base"]), v.strictObject({ folder: v.string() })]);

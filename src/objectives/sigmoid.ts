@@ -14,3 +14,7 @@ export const sigmoidLoss = (margin: number, smoothing: number): Measured => ({
 });
 
 export const hingeLoss = (margin: number): Measured => ({ value: Math.max(0, 1 - margin), gradient: margin < 1 ? -1 : 0 });
+
+/** The other losses count no label as the wrong way round. */
+export const smoothingFault = ({ loss, labelSmoothing }: { readonly loss: string; readonly labelSmoothing: number }) =>
+  loss !== "sigmoid" && labelSmoothing > 0 ? `has label_smoothing, which loss "${loss}" does not know; leave one out` : null;

@@ -2,12 +2,15 @@
 
 import { I, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
+import { invariant } from "../base/errors.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
+import { isPacked, valuesOf, type Weight } from "../device/packed.ts";
 import { cdiv, dim, op } from "./op.ts";
 
 const c = native({
   rows_gather: { args: [P, P, P, I, I], returns: "void" },
+  rows_widen: { args: [P, P, P, I, I], returns: "void" },
   rows_scatter: { args: [P, P, P, I, I], returns: "void" },
 });
 
@@ -23,13 +26,20 @@ const gather = {
   },
 };
 
-/** x[m] = table[ids[m]]: ids i32[M], table c[V, H], x c[M, H]. */
-export const embedForward = op<{ ids: Tensor; table: Tensor; x: Tensor }>(
+/** x[m] = table[ids[m]]: ids i32[M], table c[V, H] or, on a CPU, packed in bf16, x c[M, H]. */
+export const embedForward = op<{ ids: Tensor; table: Weight; x: Tensor }>(
   "embed_forward",
-  { ids: "i32 M", table: "c V H", x: "c M H" },
+  { ids: "i32 M", table: "w V H", x: "c M H" },
   {
-    cpu: ({ ids, table, x }) => gather.cpu(table, ids, x),
-    cuda: ({ ids, table, x }, gpu) => gather.cuda(gpu, table, ids, x),
+    cpu: ({ ids, table, x }) => {
+      const values = valuesOf(table);
+      if (values.dtype === "bf16") c.rows_widen(values.ptr, ids.ptr, x.ptr, dim(x, 0), dim(x, 1));
+      else gather.cpu(values, ids, x);
+    },
+    cuda: ({ ids, table, x }, gpu) => {
+      invariant(!isPacked(table), "a GPU holds the embedding as it computes");
+      gather.cuda(gpu, table, ids, x);
+    },
   },
 );
 

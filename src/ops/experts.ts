@@ -74,7 +74,7 @@ export const expertsForward = op<{
       const scales = lora && rowsOfFloats(lora.scale);
       eachBlock(routes, ({ row, rows, expert, adapter }) => {
         const w = expertOf(weight, expert);
-        const x = blockOf(host, args, row, rows, isPacked(w) ? packedRoom(host, dim(args.x, 1)) : 0);
+        const x = blockOf(host, args, row, rows, isPacked(w) ? packedRoom(host, w.format, rows, dim(args.x, 1)) : 0);
         const to = rowsAt(y, row, rows);
         if (bias) addBias(to, biasOf(bias, expert), false);
         frozen(host, x, w, true, to, bias ? 1 : 0);
@@ -128,7 +128,7 @@ export const expertsBackward = op<{
       const width = dim(dx, 1);
       eachBlock(routes, ({ row, rows, expert, adapter }) => {
         const w = expertOf(weight, expert);
-        const before = isPacked(w) ? packedRoom(host, dim(dy, 1)) : 0;
+        const before = isPacked(w) ? packedRoom(host, w.format, rows, dim(dy, 1)) : 0;
         const from = blockOf(host, { x: dy, gather, routes }, row, rows, before);
         frozen(host, from, w, false, rowsAt(dx, row, rows), 0);
         if (!lora) return;

@@ -19,10 +19,12 @@ import {
   partsOf,
   type Weight,
 } from "../device/packed.ts";
+import { roundedBytes } from "../device/scratch.ts";
 import { cdiv, dim, op } from "./op.ts";
 
 const c = native({
   product_packed: { args: [P, I, I, I, I, P, I, P, F, P, I, P], returns: "void" },
+  product_bf16: { args: [I, I, I, I, P, I, P, F, P, I, P], returns: "void" },
   packed_quantise: { args: [P, I, P, P], returns: "void" },
   packed_expand: { args: [P, L, L, L, L, P, L], returns: "void" },
   packed_dequantise: { args: [P, P], returns: "void" },
@@ -71,7 +73,7 @@ export const dequantise = op<{ weight: PackedWeight; out: Tensor }>(
 
 // On the CPU: how C sees a packed weight (ffi/native/packed.h).
 
-const FORMATS: Readonly<Partial<Record<PackedFormat, number>>> = { bf16: 1, int8: 2, nf4: 3, mxfp4: 4 };
+const FORMATS: Readonly<Partial<Record<PackedFormat, number>>> = { bf16: 1, "bf16-products": 1, int8: 2, nf4: 3, mxfp4: 4 };
 const MOST_LINEARS = 3;
 const FIELDS = 3 + MOST_LINEARS * 7;
 
@@ -96,10 +98,11 @@ function seenByC(weight: PackedWeight): BigInt64Array {
 /** Columns of a product that a piece has at most: ffi/native/product.c has the same. */
 export const widestPiece = (cores: number): number => (cores <= 2 ? 288 : 192);
 
-/** Bytes of scratch that a product over a packed weight takes, `k` deep. */
-export const packedRoom = (host: Host, k: number): number => host.threads * widestPiece(host.cores) * k * 4;
+/** Bytes of scratch that a product of m rows over a packed weight takes, `k` deep; products of our own take a panel apart. */
+export const packedRoom = (host: Host, format: PackedFormat, m: number, k: number): number =>
+  format === "bf16-products" ? roundedBytes(m, k) : host.gemm ? 0 : host.threads * widestPiece(host.cores) * k * 4;
 
-/** y[m, n] = a op(w) + beta y, as Host.product over the weight in f32 would. */
+/** y[m, n] = a op(w) + beta y, as Host.product over the weight in f32 would; bf16-products round a to bf16, and sum in f32. */
 export function packedProduct(
   host: Host,
   [m, n, k]: readonly [number, number, number],
@@ -109,9 +112,10 @@ export function packedProduct(
   y: Matrix,
   beta: number,
 ): void {
-  const room = host.scratch(packedRoom(host, k));
+  const room = host.scratch(packedRoom(host, weight.format, m, k));
   const [w, t] = [seenByC(weight), transposed ? 1 : 0];
-  c.product_packed(host.sgemmPtr, t, m, n, k, a.ptr, a.ld, w, beta, y.ptr, y.ld, room);
+  if (weight.format === "bf16-products") c.product_bf16(t, m, n, k, a.ptr, a.ld, w, beta, y.ptr, y.ld, room);
+  else c.product_packed(host.sgemmPtr, t, m, n, k, a.ptr, a.ld, w, beta, y.ptr, y.ld, room);
 }
 
 /** Some rows of a packed weight as f32, in scratch; their address. */

@@ -12,8 +12,20 @@ const c = native({
   rmsnorm_backward: { args: [P, P, P, P, P, P, I, I], returns: "void" },
 });
 
+/** What rows are normalised with; `rstd`: what the backward pass needs of it. */
+export type Normalised = {
+  readonly x: Tensor;
+  readonly weight: Tensor;
+  readonly residual: Tensor | null;
+  readonly y: Tensor;
+  readonly rstd: Tensor;
+  readonly eps: number;
+};
+
+export const NORMALISED = { x: "c M H", weight: "f32 H", residual: "c M H", y: "c M H", rstd: "f32 M" };
+
 /** The variant whose block holds a row of H. */
-function variant(gpu: Launcher, name: string, H: number, choice: Choice = {}): Variant {
+export function normVariant(gpu: Launcher, name: string, H: number, choice: Choice = {}): Variant {
   const found = gpu.variants(name, choice).find((kernel) => kernel.constant("BLOCK") >= H);
   invariant(found, `${name} has no variant for rows of ${H}`);
   return found;
@@ -23,26 +35,15 @@ function variant(gpu: Launcher, name: string, H: number, choice: Choice = {}): V
  * y = residual + weight * x * rstd, rstd = 1 / sqrt(mean(x^2) + eps): x, y c[M, H], weight f32[H], rstd f32[M]; `residual` c[M,
  * H] may be null.
  */
-export const rmsnormForward = op<{
-  x: Tensor;
-  weight: Tensor;
-  residual: Tensor | null;
-  y: Tensor;
-  rstd: Tensor;
-  eps: number;
-}>(
-  "rmsnorm_forward",
-  { x: "c M H", weight: "f32 H", residual: "c M H", y: "c M H", rstd: "f32 M" },
-  {
-    cpu: ({ x, weight, residual, y, rstd, eps }) =>
-      c.rmsnorm_forward(x.ptr, weight.ptr, residual?.ptr ?? null, y.ptr, rstd.ptr, dim(x, 0), dim(x, 1), eps),
-    cuda: ({ x, weight, residual, y, rstd, eps }, gpu) => {
-      const [M, H] = [dim(x, 0), dim(x, 1)];
-      const kernel = variant(gpu, "rmsnorm_forward", H, { RESIDUAL: flag(residual) });
-      gpu.launch(kernel, [M], { x, weight, residual, y, rstd, H, eps });
-    },
+export const rmsnormForward = op<Normalised>("rmsnorm_forward", NORMALISED, {
+  cpu: ({ x, weight, residual, y, rstd, eps }) =>
+    c.rmsnorm_forward(x.ptr, weight.ptr, residual?.ptr ?? null, y.ptr, rstd.ptr, dim(x, 0), dim(x, 1), eps),
+  cuda: ({ x, weight, residual, y, rstd, eps }, gpu) => {
+    const [M, H] = [dim(x, 0), dim(x, 1)];
+    const kernel = normVariant(gpu, "rmsnorm_forward", H, { RESIDUAL: flag(residual) });
+    gpu.launch(kernel, [M], { x, weight, residual, y, rstd, H, eps });
   },
-);
+});
 
 /** dx = residual + rstd * (w dy - xhat mean(w dy xhat)), xhat = x rstd. `residual` c[M, H] may be `dx` itself, or null. */
 export const rmsnormBackward = op<{
@@ -60,7 +61,7 @@ export const rmsnormBackward = op<{
       c.rmsnorm_backward(dy.ptr, x.ptr, weight.ptr, rstd.ptr, residual?.ptr ?? null, dx.ptr, dim(x, 0), dim(x, 1)),
     cuda: ({ dy, x, weight, rstd, residual, dx }, gpu) => {
       const [M, H] = [dim(x, 0), dim(x, 1)];
-      const kernel = variant(gpu, "rmsnorm_backward", H, { RESIDUAL: flag(residual) });
+      const kernel = normVariant(gpu, "rmsnorm_backward", H, { RESIDUAL: flag(residual) });
       gpu.launch(kernel, [M], { dy, x, weight, rstd, residual, dx, H });
     },
   },

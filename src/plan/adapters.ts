@@ -3,6 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, shortPositions } from "../base/spec.ts";
+import { count } from "../base/units.ts";
 import { linearShape, modulesOf } from "../families/linears.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
@@ -11,6 +12,7 @@ import { rankAt } from "../methods/placement.ts";
 import { settingsOf } from "../methods/registry.ts";
 import { isContrastive, referenceOf, rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { mixedCounts, type SourceMix } from "../schedule/mix.ts";
 import { learns } from "../schedule/rate.ts";
 import {
   cut,
@@ -90,20 +92,8 @@ export function planAdapters(
 function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data: DataSummary): AdapterPlan {
   const places = placeAdapter(recipe, spec);
   if (isSvdInit(recipe.init)) checkDirections(recipe, places, spec);
-  const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
-  const { lengths, unread } = countsOf(data.train);
-  const sources = recipe.mix && data.sizes ? { sources: { ...recipe.mix, sizes: checkSizes(recipe, data.sizes) } } : {};
-  const ofRows: Work = {
-    lengths,
-    batchSize,
-    accumulation,
-    epochs,
-    steps,
-    shuffle,
-    seed,
-    ...sources,
-    ...(unread ? { unread: unread.lengths } : {}),
-  };
+  const { lengths } = countsOf(data.train);
+  const ofRows = workOfRows(recipe, data);
   const rollouts = rolloutsOf(recipe.objective);
   if (rollouts) checkRopes(recipe, spec);
   const work = rollouts ? answersOf(ofRows, rollouts) : ofRows;
@@ -130,6 +120,16 @@ function planAdapter(recipe: AdapterRecipe, index: number, spec: ModelSpec, data
   };
 }
 
+/** The steps over the rows of its data. */
+function workOfRows(recipe: AdapterRecipe, data: DataSummary): Work {
+  const { batchSize, accumulation, epochs, steps, shuffle, seed } = recipe;
+  const { lengths, unread } = countsOf(data.train);
+  const sources =
+    recipe.mix && data.sizes ? { sources: checkedMix(recipe, { ...recipe.mix, sizes: data.sizes }, lengths) } : {};
+  const own = { lengths, batchSize, accumulation, epochs, steps, shuffle, seed };
+  return { ...own, ...sources, ...(unread ? { unread: unread.lengths } : {}) };
+}
+
 /** The answers to all rows, as a run trains them: those to a batch of rows make a step, or several. */
 function answersOf(rows: Work, { generations, iterations }: NonNullable<ReturnType<typeof rolloutsOf>>): Work {
   const { sources: _, ...of } = rows;
@@ -154,14 +154,21 @@ function checkRopes({ name, maxLength, objective }: AdapterRecipe, spec: ModelSp
   );
 }
 
-/** Throws a RequestError, `plan.mix`, where a source has no row to train on. */
-function checkSizes({ name, train }: AdapterRecipe, sizes: readonly number[]): readonly number[] {
-  const empty = sizes.indexOf(0);
-  if (empty < 0) return sizes;
-  throw new RequestError(
-    "plan.mix",
-    `adapter '${name}': ${train[empty]} has no row left to train on`,
-    "leave it out, or lower data.split",
+/** Of a mix: the order of an epoch is made whole, 8 bytes a row. */
+const MOST_EPOCH_ROWS = 1e8;
+
+/** Throws a RequestError, `plan.mix`, where a source has no row to train on, or an epoch would have too many. */
+function checkedMix({ name, train }: AdapterRecipe, mix: SourceMix, lengths: Lengths): SourceMix {
+  const wrong = (what: string, hint: string) => new RequestError("plan.mix", `adapter '${name}': ${what}`, hint);
+  const empty = mix.sizes.indexOf(0);
+  if (empty >= 0) throw wrong(`${train[empty]} has no row left to train on`, "leave it out, or lower data.split");
+  const counts = mixedCounts(mix, lengths);
+  const most = counts.indexOf(Math.max(...counts));
+  if (sum(counts) <= MOST_EPOCH_ROWS) return mix;
+  throw wrong(
+    `by the weights an epoch takes ${count(counts[most]!)} rows of the ${count(mix.sizes[most]!)} of ${train[most]}; ` +
+      `it has at most ${count(MOST_EPOCH_ROWS)} in all`,
+    'give weights that are less unequal, or stop = "first_exhausted"',
   );
 }
 

@@ -4,9 +4,23 @@ import { RequestError } from "../base/errors.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { linearShapes, linearsOfModel } from "../families/linears.ts";
+import type { StageDevice } from "./plan.ts";
 
 /** Tensor cores take rows of e4m3 that are whole multiples of this many bytes. */
 const FP8_ALIGN = 16;
+
+/** Throws a RequestError, `plan.precision`, where a stage's CPU does not multiply in bf16, which the format asks of it. */
+export function checkProducts(format: WeightFormat, devices: readonly StageDevice[]): void {
+  if (format !== "bf16-products") return;
+  const lacking = devices.findIndex(({ multipliesBf16 }) => multipliesBf16 !== true);
+  if (lacking < 0) return;
+  const { name, host } = devices[lacking]!;
+  throw new RequestError(
+    "plan.precision",
+    `model.precision is bf16, which a CPU multiplies in by AVX512-BF16, and that of stage ${lacking} lacks it: ${name}${host === "" ? "" : ` on ${host}`}`,
+    'set precision to "auto", which holds a base that is bf16 in its files so and multiplies in fp32, or to "int8" or "nf4"',
+  );
+}
 
 /** Throws a RequestError, `plan.precision`, where a model's linears have sizes that the format cannot hold. */
 export function checkFormat(format: WeightFormat, spec: ModelSpec): void {

@@ -45,7 +45,7 @@ export function planGeneration(
   adapters: readonly (PoolAdapter & { readonly name: string })[],
   wanted: readonly SequenceSize[],
   format: WeightFormat,
-  { denseGroups = [], expertFormat }: Pick<HeldWeights, "denseGroups" | "expertFormat"> = {},
+  { denseGroups = [], expertFormat, tableFormat }: Omit<HeldWeights, "format"> = {},
 ): GenerationPlan {
   requireKernels(spec, device);
   const { rowTile } = device;
@@ -84,6 +84,7 @@ export function planGeneration(
     format,
     denseGroups,
     ...(expertFormat ? { expertFormat } : {}),
+    ...(tableFormat ? { tableFormat } : {}),
     cache: { sequences, capacity, pages },
   });
   checkHostMemory(spec, [{ device: { ...device, host: "" } }]);

@@ -33,10 +33,10 @@ const CPU_COSTS: Costs = { linear: 1, experts: 1, head: 1, feature: 0, attention
  * its head 5.2; a layer of Qwen3-30B-A3B 3.1, its head 8.4; a layer of gpt-oss-20b 5.7.
  */
 const GPU_COSTS = { experts: 2.6, head: 1.3, feature: 500, attention: 3500 };
-const GPU_LINEAR: Readonly<Record<WeightFormat, number>> = { dense: 1, bf16: 1, int8: 1.2, fp8: 0.6, nf4: 1.2, mxfp4: 1.2 };
+const GPU_LINEAR: Readonly<Partial<Record<WeightFormat, number>>> = { int8: 1.2, fp8: 0.6, nf4: 1.2, mxfp4: 1.2 };
 
 export const costsOf = ({ kind }: Pick<DeviceReport, "kind">, format: WeightFormat): Costs =>
-  kind === "cpu" ? CPU_COSTS : { linear: GPU_LINEAR[format], ...GPU_COSTS };
+  kind === "cpu" ? CPU_COSTS : { linear: GPU_LINEAR[format] ?? 1, ...GPU_COSTS };
 
 /** Of a layer's operations, in weights. */
 const workOf = (spec: ModelSpec, layers: LayerRange, layer: number, costs: Costs): number =>

@@ -25,7 +25,7 @@ import {
   productSizes,
 } from "./adapter-memory.ts";
 import { type AdapterPlan, countsOf, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
-import { checkFormat } from "./format.ts";
+import { checkFormat, checkProducts } from "./format.ts";
 import { checkHostMemory, hostInputsOf, requireStreams, streamLack, totalStreamBytes } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
 import { costsOf, mostStages, partition } from "./partition.ts";
@@ -37,9 +37,9 @@ export const DEFAULT_TOKENS = 4096;
 /**
  * Rows of a pass: enough to keep a GPU busy. A CPU's cores are busy with a few hundred, and more cost memory: four adapters of
  * 4 x 64 tokens on SmolLM2-135M gave 234 tokens/s in 1199 MiB with 288 rows, 246 in 1738 MiB with 1200 (medians of three runs
- * in turn on a busy machine, 210 to 246 and 237 to 252).
+ * in turn on a busy machine, 210 to 246 and 237 to 252). Whole tiles: four rows of 64 tokens fill it.
  */
-const PASS_ROWS = { cpu: 288, cuda: 4096 };
+const PASS_ROWS = { cpu: 264, cuda: 4096 };
 /**
  * The same on a GPU with experts: each gets a part of the rows, and its weights are read again for every pass. Smaller passes
  * are tried before anything is computed again.
@@ -122,7 +122,8 @@ export function makePlan(
   const { rowTile } = device;
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
   requireKernels(spec, device);
-  const held = heldWeights(recipe.model.precision, device.compute, exact);
+  const packsTables = devices.every((of) => of.packsTables === true);
+  const held = heldWeights(recipe.model.precision, device.compute, exact, packsTables);
   const cache = given ?? rolloutCache(adapters, spec, devices, recipe.run.slots, held);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);
@@ -144,6 +145,7 @@ export function makePlan(
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   checkFormat(held.format, spec);
+  checkProducts(held.format, devices);
   checkHostMemory(
     spec,
     parts.map((_, stage) => ({ device: devices[stage]! })),
@@ -166,12 +168,12 @@ export function makePlan(
   ): StagePlan[] => {
     const stepping = allAtOnce
       ? Math.min(slots, adapters.length)
-      : Math.min(count, inStep(members, parts.length, passRows, parts.length + spare));
+      : Math.min(count, inStep(members, parts.length, passRows, parts.length + spare, device.kind === "cpu"));
     return parts.map((layerRange, stage) => {
       const inFlight = parts.length - stage + spare;
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
-      const ofPass = { rows, targets: rows, chunk: Math.min(rows, chunk), recomputation, inFlight: passes };
+      const ofPass = { rows, targets: rows, chunk: chunkOf(rows, chunk, device), recomputation, inFlight: passes };
       const low = lowSizes(widths[stage]!, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const layers = layersIn(layerRange).length;
@@ -226,6 +228,12 @@ export function makePlan(
   const least = stagesFor(choices.at(-1)!, maxOf(largest), 1);
   requireStreams(spec, least, tokensPerMicrobatch);
   throw tooLarge(fullest(least), ceiling, tokensPerMicrobatch);
+}
+
+/** Rows of a chunk of logits, at most `most`; on a CPU no more than as many chunks need. */
+function chunkOf(rows: number, most: number, { kind, rowTile }: Pick<DeviceReport, "kind" | "rowTile">): number {
+  const chunk = Math.min(rows, most);
+  return kind === "cpu" ? Math.min(chunk, alignUp(Math.ceil(rows / Math.ceil(rows / chunk)), rowTile)) : chunk;
 }
 
 /** Of what adapters train on. */

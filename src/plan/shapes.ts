@@ -160,8 +160,13 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
 };
 
 /** What of a shape its released files have in a format that may be held as it is. */
-export const exactOf = ({ experts }: ModelSpec): ExactWeights | null =>
-  experts?.isMxfp4 ? { format: null, others: [], isMxfp4: true } : null;
+export function exactOf(name: string): ExactWeights | null {
+  if (NOT_BF16.has(name)) return null;
+  const isMxfp4 = shapeOf(name).experts?.isMxfp4 === true;
+  return { format: "bf16", others: [], tables: true, ...(isMxfp4 ? { isMxfp4 } : {}) };
+}
+/** Shapes whose files are in fp16, or fp32. */
+const NOT_BF16: ReadonlySet<string> = new Set(["tinyllama-1.1b", "llama2-7b", "llama2-13b"]);
 
 /** The shape of that name. A RequestError lists the names. */
 export function shapeOf(name: string): ModelSpec {

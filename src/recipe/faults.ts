@@ -15,7 +15,7 @@ export function faultsOf(issue: v.BaseIssue<unknown>, schema: v.GenericSchema | 
   const steps = issue.path ?? [];
   const path = [...before, ...steps.map(({ key }) => key as string | number)];
   const isList = Array.isArray(issue.input);
-  const isTable = typeof issue.input === "object" && issue.input !== null && !isList;
+  const isTable = typeof issue.input === "object" && issue.input !== null && !isList && !(issue.input instanceof Date);
   const form = issue.type === "union" && (isTable || isList) ? schemaAt(schema, steps, issue.input) : undefined;
   if (form?.entries || form?.item)
     return (v.safeParse(form, issue.input).issues ?? []).flatMap((one) => faultsOf(one, form, path));

@@ -9,7 +9,8 @@ import { type Init, isSvdInit } from "../methods/init.ts";
 import { DEFINITIONS, hasKey, OWN_KEYS, type OwnKey } from "../methods/registry.ts";
 import { objectiveOf, objectiveTable } from "../objectives/registry.ts";
 import { type AdapterRecipe, MOVED } from "./recipe.ts";
-import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, DEFAULTS, type DefaultsTable, type SourceTable } from "./schema.ts";
+import { ADAPTER_KEYS, type AdapterKey, type AdapterTable, DEFAULTS, type DefaultsTable } from "./schema.ts";
+import type { SourceTable } from "./source-schema.ts";
 
 /** Keys that an AdapterRecipe has under their own names. */
 type Kept = Exclude<AdapterKey, (typeof MOVED)[number]>;

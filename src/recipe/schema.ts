@@ -14,6 +14,8 @@ import {
   positive,
   seed,
   show,
+  table,
+  tableOf,
   text,
   truth,
   whole,
@@ -21,11 +23,11 @@ import {
 import { PRECISIONS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import type { Output } from "../base/schema.ts";
-import { REPO } from "../base/source-name.ts";
 import { MOST_RANK } from "../methods/layout.ts";
 import { OPTIMIZERS } from "../methods/optimizers.ts";
 import { DEFINITIONS, ownEntries, PEFT_METHODS } from "../methods/registry.ts";
 import { OBJECTIVE_NAMES, objectiveTables } from "../objectives/registry.ts";
+import { paths, repo } from "./source-schema.ts";
 
 const MANY = 1e9;
 /** What a notification may be about. */
@@ -46,33 +48,18 @@ export const stages = v.union(
   expected(`"auto", a number of stages from 1 to ${MOST_STAGES}, or a list of the layers of each stage, whole or halves`),
 );
 
-const repo = v.pipe(text, v.regex(REPO, expected('a name on the hub, as "org/name"')));
-const share = { weight: v.exactOptional(positive()), rows: v.exactOptional(whole(1, MANY)) };
-const file = v.strictObject({ path: text, ...share });
-const dataset = v.strictObject({
-  dataset: repo,
-  ...share,
-  revision: v.exactOptional(text),
-  config: v.exactOptional(text),
-  split: v.exactOptional(text),
-});
-/** A file of rows, or a data set of a hub; its weight among others, and the number of its first rows that are used. */
-const source = v.union(
-  [text, file, dataset],
-  expected("a file, { path, weight, rows } or { dataset, revision, config, split }"),
-);
-export type SourceTable = Output<typeof source>;
-const paths = v.union(
-  [source, v.pipe(v.array(source), v.minLength(1, "is empty, expected at least one file"))],
-  expected("a file or a list of files"),
-);
-
 export const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/;
 const name = v.pipe(
   v.string(expected("a string")),
   v.regex(NAME, (issue) => `names a folder: expected letters, digits, '_' and '-', at most 64, found ${show(issue.input)}`),
 );
 
+const SHARE_OR_STEPS = "a share below 1 or a whole number of steps";
+const warmup = v.pipe(
+  finite(SHARE_OR_STEPS),
+  v.minValue(0, expected(SHARE_OR_STEPS)),
+  v.check((of) => of < 1 || Number.isInteger(of), expected(SHARE_OR_STEPS)),
+);
 const MOST_LAYERS = 9999;
 const layerRange = v.pipe(
   text,
@@ -99,7 +86,7 @@ export const adapterEntries = {
     v.union(
       [
         paths,
-        v.strictObject({
+        table({
           train: paths,
           eval: v.exactOptional(paths),
           split: v.exactOptional(between(0, 1)),
@@ -118,14 +105,17 @@ export const adapterEntries = {
   ),
   columns: about(
     v.pipe(
-      v.record(v.string(), text, expected("a table of fields and the columns that hold them")),
-      v.check((table) => new Set(Object.values(table)).size === Object.keys(table).length, "names one column for two fields"),
+      tableOf(v.string(), text, "a table of fields and the columns that hold them"),
+      v.check(
+        (columns) => new Set(Object.values(columns)).size === Object.keys(columns).length,
+        "names one column for two fields",
+      ),
     ),
     'columns of the rows that hold fields of other names, as `{ prompt = "question", completion = "answer" }`',
     {},
   ),
   template: about(
-    v.strictObject({ prompt: text, completion: text }, expected("{ prompt, completion }")),
+    table({ prompt: text, completion: text }, "{ prompt, completion }"),
     'Jinja texts of prompt and completion over the fields of a row, as "{{ question }}"; for `format = "template"`',
   ),
   chat_template: about(
@@ -135,8 +125,8 @@ export const adapterEntries = {
   ),
   chat_template_kwargs: about(
     v.pipe(
-      v.record(v.string(), v.unknown(), expected("a table")),
-      v.check((table) => !RESERVED.some((name) => name in table), `may not hold ${RESERVED.join(" or ")}`),
+      tableOf(v.string(), v.unknown()),
+      v.check((variables) => !RESERVED.some((name) => Object.hasOwn(variables, name)), `may not hold ${RESERVED.join(" or ")}`),
     ),
     "variables for the template, by name; a row's own win",
     {},
@@ -216,7 +206,7 @@ export const adapterEntries = {
   ),
   scheduler: about(oneOf("constant", "linear", "cosine"), "how the learning rate falls", "linear"),
   warmup: about(
-    v.pipe(finite("a number, 0 or more"), v.minValue(0, expected("a share below 1 or a number of steps"))),
+    warmup,
     "steps in which the learning rate rises; below 1 a share of all, and none where that is less than one step",
     0.03,
   ),
@@ -229,7 +219,10 @@ export const adapterEntries = {
     "what the learning rate falls to, as a share of the highest",
     0,
   ),
-  epochs: about(positive(), "passes over the rows; may be a fraction"),
+  epochs: about(
+    v.pipe(positive(), v.maxValue(MANY, expected(`a number above 0, up to ${MANY}`))),
+    "passes over the rows; may be a fraction",
+  ),
   steps: about(whole(1, MANY), "optimizer steps, in place of epochs"),
   batch_size: about(whole(1, 65536), "rows of a batch", 4),
   accumulation: about(whole(1, 65536), "batches of an optimizer step", 1),
@@ -241,25 +234,25 @@ export const adapterEntries = {
   patience: about(whole(1, MANY), "evaluations without a lower loss after which the adapter ends"),
   min_delta: about(notNegative, "by how much a loss has to be lower for patience", 0),
   metrics: about(
-    v.strictObject(
+    table(
       {
         command: v.pipe(v.array(text), v.minLength(1, "is empty, expected a program")),
         best: v.exactOptional(text),
         goal: v.exactOptional(oneOf("max", "min")),
         seconds: v.exactOptional(positive()),
       },
-      expected("{ command, best, goal, seconds }"),
+      "{ command, best, goal, seconds }",
     ),
     "a program that gets the adapter's folder at each evaluation and prints numbers as JSON; the best by one is saved",
   ),
   halving: about(
-    v.strictObject(
+    table(
       {
         rung: whole(1, MANY),
         keep: v.pipe(between(0, 1), v.gtValue(0, expected("a share above 0 and below 1"))),
         group: v.exactOptional(text),
       },
-      expected("{ rung, keep }"),
+      "{ rung, keep }",
     ),
     "of a sweep: every `rung` steps the share `keep` of its adapters continues",
   ),
@@ -289,16 +282,17 @@ const optionalEntries = <T extends v.ObjectEntries>(entries: T) =>
     [K in keyof T]: v.ExactOptionalSchema<T[K], undefined>;
   };
 
-const Defaults = v.strictObject(optionalEntries(adapterEntries));
+const Defaults = table(optionalEntries(adapterEntries));
 export type DefaultsTable = Output<typeof Defaults>;
 
 /** Lists over any of an adapter's values; each element is checked when the adapter it makes is. */
-const Sweep = v.record(
+const Sweep = tableOf(
   v.string(),
   v.pipe(v.array(v.unknown(), expected("a list of values")), v.minLength(1, "is empty, expected at least one value")),
+  "a table of keys and lists of values",
 );
 
-const Adapter = v.strictObject({
+const Adapter = table({
   name: about(name, "its folder in the run's output"),
   sweep: v.exactOptional(about(Sweep, "lists over any keys that the adapter leaves out: an adapter for each combination")),
   ...optionalEntries(adapterEntries),
@@ -306,7 +300,7 @@ const Adapter = v.strictObject({
 export type AdapterTable = Output<typeof Adapter>;
 
 export const RecipeTable = v.strictObject({
-  model: v.strictObject(
+  model: table(
     {
       path: v.exactOptional(
         about(text, "a Hugging Face folder of the base model, or a GGUF file; paths are relative to the recipe"),
@@ -315,85 +309,80 @@ export const RecipeTable = v.strictObject({
       revision: v.exactOptional(about(text, "a branch, tag or commit of the model that name names; main where none is given")),
       precision: about(
         oneOf(...PRECISIONS),
-        'fp32 on a CPU, bf16 on a GPU; "int8", "nf4" and "fp8" hold the base in fewer bits',
+        'fp32 on a CPU, bf16 on a GPU; "bf16" multiplies so on a CPU that has AVX512-BF16; "int8", "nf4" and "fp8" hold the base in fewer bits',
         "auto",
       ),
     },
-    (issue) => (issue.input === undefined ? "is missing: it says where the base model is" : expected("a table")(issue)),
+    "a table, or the base model's name or path",
   ),
-  run: v.strictObject(
-    {
-      output: about(text, "the run's own folder; each adapter gets a folder in it"),
-      seed: about(seed, "the same seed gives the same adapters", 42),
-      device: about(oneOf("auto", "cpu", "cuda"), '"auto" is a GPU where there is one that works', "auto"),
-      tokens_per_microbatch: v.exactOptional(
-        about(whole(1, 1 << 24), "tokens that go through the model at a time; more is faster and takes more memory"),
-      ),
-      recomputation: about(
-        oneOf("auto", ...RECOMPUTATIONS),
-        'which activations are computed again in the backward pass, for memory; "offload": all, and of a GPU what is left of them waits in host memory',
-        "auto",
-      ),
-      tracking: about(
-        v.array(oneOf("tensorboard", "wandb", "mlflow")),
-        "trackers of experiments: files in the run's folder, which for MLflow are sent to its server; [] for none",
-        ["tensorboard"],
-      ),
-      notify: v.exactOptional(
-        about(
-          v.strictObject(
-            {
-              command: v.exactOptional(v.pipe(v.array(text), v.minLength(1, "is empty, expected a program"))),
-              url: v.exactOptional(
-                v.pipe(text, v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL"))),
-              ),
-              on: v.exactOptional(v.array(oneOf(...NOTIFIED))),
-              below: v.exactOptional(finite("a number")),
-            },
-            expected("{ command, url, on, below }"),
-          ),
-          "a program or an https address that gets JSON when the run is done, has failed, or a held-out loss is below a number",
+  run: table({
+    output: about(text, "the run's own folder; each adapter gets a folder in it"),
+    seed: about(seed, "the same seed gives the same adapters", 42),
+    device: about(oneOf("auto", "cpu", "cuda"), '"auto" is a GPU where there is one that works', "auto"),
+    tokens_per_microbatch: v.exactOptional(
+      about(whole(1, 1 << 24), "tokens that go through the model at a time; more is faster and takes more memory"),
+    ),
+    recomputation: about(
+      oneOf("auto", ...RECOMPUTATIONS),
+      'which activations are computed again in the backward pass, for memory; "offload": all, and of a GPU what is left of them waits in host memory',
+      "auto",
+    ),
+    tracking: about(
+      v.array(oneOf("tensorboard", "wandb", "mlflow"), expected('a list of "tensorboard", "wandb" and "mlflow"')),
+      "trackers of experiments: files in the run's folder, which for MLflow are sent to its server; [] for none",
+      ["tensorboard"],
+    ),
+    notify: v.exactOptional(
+      about(
+        table(
+          {
+            command: v.exactOptional(v.pipe(v.array(text), v.minLength(1, "is empty, expected a program"))),
+            url: v.exactOptional(
+              v.pipe(text, v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL"))),
+            ),
+            on: v.exactOptional(v.array(oneOf(...NOTIFIED))),
+            below: v.exactOptional(finite("a number")),
+          },
+          "{ command, url, on, below }",
         ),
+        "a program or an https address that gets JSON when the run is done, has failed, or a held-out loss is below a number",
       ),
-      restarts: about(whole(0, 1000), "how often the stages are started again when one is gone", 3),
-      slots: about(
-        v.union([v.literal("auto"), whole(1, MOST_SLOTS)], expected(`"auto" or a number from 1 to ${MOST_SLOTS}`)),
-        "adapters that train at once",
-        "auto",
+    ),
+    restarts: about(whole(0, 1000), "how often the stages are started again when one is gone", 3),
+    slots: about(
+      v.union([v.literal("auto"), whole(1, MOST_SLOTS)], expected(`"auto" or a number from 1 to ${MOST_SLOTS}`)),
+      "adapters that train at once",
+      "auto",
+    ),
+    resident_adapters: v.exactOptional(
+      about(
+        whole(1, MOST_SLOTS),
+        "adapters that are on the device at once, of those that train; the others wait for their turn in host memory. Left out: as many as fit",
       ),
-      resident_adapters: v.exactOptional(
-        about(
-          whole(1, MOST_SLOTS),
-          "adapters that are on the device at once, of those that train; the others wait for their turn in host memory. Left out: as many as fit",
+    ),
+    checkpoint: v.exactOptional(
+      about(
+        v.union(
+          [
+            v.literal(false),
+            table({
+              steps: v.exactOptional(whole(1, MANY)),
+              minutes: v.exactOptional(positive()),
+              keep: v.exactOptional(whole(1, 1000)),
+            }),
+          ],
+          expected("false or { steps, minutes, keep }"),
         ),
+        "how often adapters are saved, and how many checkpoints are kept of each; false: never",
       ),
-      checkpoint: v.exactOptional(
-        about(
-          v.union(
-            [
-              v.literal(false),
-              v.strictObject({
-                steps: v.exactOptional(whole(1, MANY)),
-                minutes: v.exactOptional(positive()),
-                keep: v.exactOptional(whole(1, 1000)),
-              }),
-            ],
-            expected("false or { steps, minutes, keep }"),
-          ),
-          "how often adapters are saved, and how many checkpoints are kept of each; false: never",
-        ),
-      ),
-      stages: about(
-        stages,
-        "pipeline stages: a number, or the layers of each; N.5 ends after the attention of a layer",
-        "auto",
-      ),
-    },
-    expected("a table"),
-  ),
+    ),
+    stages: about(stages, "pipeline stages: a number, or the layers of each; N.5 ends after the attention of a layer", "auto"),
+  }),
   defaults: v.exactOptional(Defaults),
   adapter: v.pipe(
-    v.array(Adapter, "is missing: a recipe has at least one [[adapter]]"),
+    v.array(Adapter, ({ input }) =>
+      input === undefined ? "is missing: a recipe has at least one [[adapter]]" : `is ${show(input)}: write [[adapter]]`,
+    ),
     v.minLength(1, "is empty: a recipe has at least one [[adapter]]"),
   ),
 });

@@ -233,14 +233,19 @@ export function enoughAdapters(
   return Math.ceil((stages - 1 + cuts) / cuts / (1 - SPARE));
 }
 
-/** How many adapters are in a step at once, at most, where as many passes are filled as may be in flight. */
+/**
+ * How many adapters are in a step at once, at most, where as many passes are filled as may be in flight. `isSerial`: a stage
+ * that is alone loses nothing where the next adapter's pass comes after a step.
+ */
 export function inStep(
   adapters: readonly Pick<Member, "meanRows">[],
   stages: number,
   passRows: number,
   inFlight: number,
+  isSerial: boolean,
 ): number {
   const least = Math.min(...adapters.map(({ meanRows }) => meanRows));
+  if (stages === 1 && isSerial && 2 * least > MOST_UNEVEN * passRows) return 1; // two hardly ever have room in a pass
   const passes = stages === 1 ? 1 : inFlight + 1; // and those of one that are yet to step
   return Math.max(1, Math.ceil((MOST_UNEVEN * passes * passRows) / least));
 }

@@ -36,16 +36,20 @@ export type TokenChoice = Sampling & { readonly uniform: number; readonly logits
 
 const LIKELIEST: TokenChoice = { temperature: 0, topK: 0, topP: 1, uniform: 0, logits: false };
 
-const choicesOf = (sequences: readonly GeneratedSequence[]): Choices => {
-  const all = sequences.map(({ choice = LIKELIEST }) => choice);
-  return {
-    temperature: Float32Array.from(all, ({ temperature }) => temperature),
-    topK: Int32Array.from(all, ({ topK }) => topK),
-    topP: Float32Array.from(all, ({ topP }) => topP),
-    uniform: Float32Array.from(all, ({ uniform }) => uniform),
-    logits: Int32Array.from(all, ({ logits }) => (logits ? 1 : 0)),
-  };
-};
+function choicesOf(sequences: readonly GeneratedSequence[]): Choices {
+  const count = sequences.length;
+  const [temperature, topP, uniform] = [new Float32Array(count), new Float32Array(count), new Float32Array(count)];
+  const [topK, logits] = [new Int32Array(count), new Int32Array(count)];
+  for (let i = 0; i < count; i++) {
+    const choice = sequences[i]!.choice ?? LIKELIEST;
+    temperature[i] = choice.temperature;
+    topK[i] = choice.topK;
+    topP[i] = choice.topP;
+    uniform[i] = choice.uniform;
+    logits[i] = choice.logits ? 1 : 0;
+  }
+  return { temperature, topK, topP, uniform, logits };
+}
 
 /** A device's tile of rows, and the places in it whose sums have the same order (device/tile.ts). */
 export type Tile = {

@@ -144,13 +144,18 @@ export function epochTokens(work: Work): number {
   );
 }
 
-/** Tokens of all steps together. */
+/** Of mixes of several sources: rows that are counted one by one, in some seconds. */
+const MOST_COUNTED = 2e7;
+
+/** Tokens of all steps together; of a mix over very many rows, by those of an epoch on the average. */
 export function totalTokens(work: Work): number {
   const perEpoch = stepsPerEpoch(work);
   const total = totalSteps(work);
   if (work.unread) return Math.round((total / perEpoch) * epochTokens(work));
   const epochs = Math.floor(total / perEpoch);
   const tokensOf = (rows: Int32Array) => rows.reduce((all, row) => all + work.lengths[row]!, 0);
+  const isCounted = !work.sources || epochs * epochRows(work) <= MOST_COUNTED;
+  if (!isCounted) return Math.round((total / perEpoch) * epochTokens(work));
   const whole = work.sources
     ? sum(range(epochs).map((epoch) => tokensOf(epochOrder(work, epoch))))
     : epochs * sumOfMany(work.lengths);

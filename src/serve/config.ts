@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
-import { about, expected, notNegative, oneOf, positive, text, truth, whole } from "../base/check.ts";
+import { about, expected, notNegative, oneOf, positive, table, tableOf, text, truth, whole } from "../base/check.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { isLoopback } from "../base/loopback.ts";
 import { PRECISIONS } from "../base/precision.ts";
@@ -18,8 +18,6 @@ import { checkReward, rewardSource } from "../session/rewards.ts";
 
 const MANY = 2 ** 31 - 1;
 const MIB = 1 << 20;
-
-const table = <const E extends v.ObjectEntries>(entries: E) => v.strictObject(entries, expected("a table"));
 
 export const ServeTable = v.strictObject({
   model: table({
@@ -98,13 +96,12 @@ export const ServeTable = v.strictObject({
     ),
   }),
   /** By name, what clients may have their adapters learn from besides graders: nothing else is started or asked. */
-  rewards: v.record(
+  rewards: tableOf(
     v.pipe(v.string(), v.regex(/^[\w-]{1,40}$/, expected("a name of letters, digits, '_' and '-'"))),
     rewardSource,
-    expected("a table"),
   ),
   /** What the adapters of jobs are: keys of a recipe's [defaults], checked by the recipe's own schema. */
-  adapter: v.record(v.string(), v.unknown(), expected("a table")),
+  adapter: tableOf(v.string(), v.unknown()),
 });
 /** Each table may be left out. */
 const EMPTY = Object.fromEntries(Object.keys(ServeTable.entries).map((name) => [name, {}]));

@@ -84,7 +84,7 @@ export async function benchmark(options: BenchmarkOptions) {
     train: train.map(() => ({ length, longest: length, targets: length })),
     eval: [],
   }));
-  const plan = makePlan(recipe, spec, summaries, devices, { exact: exactOf(spec) });
+  const plan = makePlan(recipe, spec, summaries, devices, { exact: exactOf(shape) });
   const measured = await timeSteps(plan, data, { warmUp, steps, seconds, watched, timed }, link, checkpoint);
   const { times, processorTimes, losses, loads, traces, peak, deviceBytes, links, saves, bubble, energy } = measured;
   const measuredSteps = times.length - warmUp;

@@ -145,9 +145,11 @@ export class Decoding {
     if (parts.length === 0) return null;
     const isPiece = prompts.some(({ read, until, of }) => read > 0 || until < of.wanted.prompt.length);
     this.#hasRead = isPiece;
-    const chosen = parts.map(({ of, ...part }) => {
-      const isPrompt = part.read < of.wanted.prompt.length;
-      return { ...of, ...part, isPrompt, ...(part.until === of.ids.length ? { choice: choiceOf(of) } : {}) };
+    const chosen = parts.map(({ of, read, until }): GeneratedSequence => {
+      const { adapter, ids, firstRow, isLong = false, wanted } = of; // by name: hundreds of copies take their time
+      const isPrompt = read < wanted.prompt.length;
+      const given = { adapter, ids, firstRow, isLong, read, until, isPrompt };
+      return until === ids.length ? { ...given, choice: choiceOf(of) } : given;
     });
     const batch =
       prompts.length > 0 ? prefill(chosen, sizes.slots, tile, isPiece ? "cache" : "pass") : decode(chosen, sizes.slots, tile);
@@ -313,7 +315,8 @@ function* inReadingOrder(reading: readonly Active[]): Generator<readonly [Active
 }
 
 const choiceOf = ({ wanted: { sampling, logits = false }, rng }: Active): TokenChoice => {
-  return { ...sampling, uniform: rng.uniform(), logits };
+  const { temperature, topK, topP } = sampling;
+  return { temperature, topK, topP, uniform: rng.uniform(), logits };
 };
 
 const noNumbers = (): RunError =>

@@ -5,6 +5,7 @@ import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { parse } from "smol-toml";
 import { writeFileAtomic } from "../base/atomic.ts";
+import { listed } from "../base/check.ts";
 import { now } from "../base/clock.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { MloraError, RequestError, textOf } from "../base/errors.ts";
@@ -27,6 +28,7 @@ import type { SavedAdapter } from "../files/peft.ts";
 import { areTied } from "../files/pefttables.ts";
 import { unquantised } from "../files/quantised/config.ts";
 import { readRecord } from "../files/record.ts";
+import { requireRoom } from "../files/room.ts";
 import { useAllCores } from "../files/stored.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
 import { placesOfModel } from "../methods/placement.ts";
@@ -161,6 +163,9 @@ function mergeAll(targets: readonly Target[], { dtype, mostBytes, print }: Expor
     noticeHeld(opened, print);
     return { opened, output, merge, shards: shardsOf(merge, mostBytes) };
   });
+  noticeRounded(models, baseFolder, print);
+  const bytes = sum(models.flatMap(({ shards }) => shards.map((shard) => shard.bytes)));
+  requireRoom(models[0]!.output, bytes);
   useAllCores();
   const place = placeOfTexts(baseFolder);
   const copied = copiedFrom(place);
@@ -192,6 +197,22 @@ function mergeAll(targets: readonly Target[], { dtype, mostBytes, print }: Expor
     const facts = factsOf(merge, shards, (now() - begun) / 1000);
     return { adapter: adapterFolder, base: baseFolder, output, dtype, ...facts };
   });
+}
+
+/** Says where the merged model holds fewer digits of a weight than the base's files do. */
+function noticeRounded(
+  models: readonly { readonly merge: Merge; readonly shards: readonly Shard[] }[],
+  baseFolder: string,
+  print: ExportOptions["print"],
+): void {
+  const [{ merge, shards }] = models as [(typeof models)[number]];
+  const tensors = shards.flatMap((shard) => shard.tensors).filter(({ dtype }) => dtype === "bf16");
+  const wider = tensors.map(({ from }) => merge.base.tensor(from).dtype).filter((dtype) => dtype === "f32" || dtype === "f16");
+  if (wider.length === 0) return;
+  print(
+    `notice: bf16 rounds ${count(wider.length)} of ${count(tensors.length)} tensors, which are in ${listed([...new Set(wider)].sort(), "and")} ` +
+      `in ${shortPath(baseFolder)}; --dtype fp32 keeps their digits`,
+  );
 }
 
 const layoutOf = (shards: readonly Shard[]): string =>

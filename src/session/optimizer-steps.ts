@@ -70,7 +70,11 @@ export class Steps {
     const gradNorm = gradNormOf(squares);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       const message = `step ${ref.step + 1}: the loss is ${loss} and the gradient norm ${gradNorm}`;
-      failed(adapter, `${message}; lower the learning rate or set max_grad_norm`);
+      const isFirst = ref.step === 0 && !Number.isFinite(loss); // of weights that no step has changed
+      const hint = isFirst
+        ? "no step has changed a weight yet, so the base model's weights, or those of `from`, are damaged"
+        : "lower the learning rate or set max_grad_norm";
+      failed(adapter, `${message}; ${hint}`);
       return dropped;
     }
     const { learningRate: peak, weightDecay, maxGradNorm } = recipe.optimizer;

@@ -10,13 +10,13 @@ import { Workplace } from "../helpers/program.ts";
 const KILLS = 50;
 const OF_ONE = 3;
 const FEWEST = 3;
-const BUDGET_MS = 20_000;
+const BUDGET_MS = 10_000;
 
 needs("nats")("kills of a run's processes", () => {
   const place = new Workplace(3);
   afterAll(() => place[Symbol.dispose]());
 
-  test(`${KILLS} at seeded moments, as many as 20 s have room for`, async () => {
+  test(`${KILLS} at seeded moments, as many as 10 s have room for`, async () => {
     const killer = new Killer(place);
     await killer.prepare();
     const end = now() + BUDGET_MS;

@@ -9,6 +9,8 @@ import { isAlive, until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
 import { childrenOf, commandOf, leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
+/** Times the steps of the recipe: some dozens between two kills, with a few checkpoints among them. */
+const LENGTH = 16;
 /** Each of a run's processes; kills.test.ts and scripts/nightly/kills.ts make more. */
 const KILLS = ["stage", "coordinator", "server", "stage", "coordinator", "stage"] as const;
 const place = new Workplace(4);
@@ -18,8 +20,8 @@ const outputOf = (path: string) => join(path, "..", "out");
 needs("nats")("a run whose processes are killed", () => {
   test(`continues after ${KILLS.length} kills at random moments, of any of its processes`, async () => {
     const adapters = [0, 1, 3, 6];
-    const text = longer(unlike(adapters, "cpu", "checkpoint = { steps = 4 }\nrestarts = 1000"), 40);
-    const all = 40 * 21;
+    const text = longer(unlike(adapters, "cpu", "checkpoint = { steps = 4 }\nrestarts = 1000"), LENGTH);
+    const all = LENGTH * 21;
     const path = place.project(text, SUMS);
     const rng = new Rng(2024);
     const killed = { coordinator: 0, server: 0, stage: 0 };

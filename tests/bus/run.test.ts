@@ -16,6 +16,7 @@ import {
   leftOf,
   longer,
   metrics,
+  PROGRAM,
   type Running,
   SUMS,
   unlike,
@@ -186,7 +187,7 @@ needs("nats")("a run over several processes", () => {
   test("under nohup the loss of its terminal is nothing to it", async () => {
     const path = place.project(forever(recipe([0])), SUMS);
     const ignoring = `trap "" HUP; exec "$0" "$@"`;
-    const command = ["sh", "-c", ignoring, process.execPath, join(import.meta.dir, "..", "..", "src", "main.ts"), "run", path];
+    const command = ["sh", "-c", ignoring, ...PROGRAM, "run", path];
     const env = { ...process.env, TMPDIR: place.temporary, MLORA_CACHE: join(place.root, "cache") };
     const child = Bun.spawn(command, { stdout: "ignore", stderr: "pipe", env });
     const steps = () => metrics(outputOf(path), "step").length;

@@ -7,15 +7,15 @@ import { join } from "node:path";
 import { readModelSpec } from "../../src/files/config.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { writeTinyModel } from "../helpers/model.ts";
+import { PROGRAM } from "../helpers/program.ts";
 
-const MAIN = join(import.meta.dir, "..", "..", "src", "main.ts");
 const root = mkdtempSync(join(tmpdir(), "mlora-cli-"));
 const model = join(root, "model");
 beforeAll(() => writeTinyModel(model));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const start = (args: readonly string[]) =>
-  Bun.spawn([process.execPath, MAIN, ...args], { cwd: root, stdout: "pipe", stderr: "pipe", stdin: "ignore" });
+  Bun.spawn([...PROGRAM, ...args], { cwd: root, stdout: "pipe", stderr: "pipe", stdin: "ignore" });
 
 async function mlora(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   const child = start(args);

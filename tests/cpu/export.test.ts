@@ -25,8 +25,10 @@ import { type Merge, shardsOf, sharedBase, verifyMerged, writeShards } from "../
 import { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "../../src/files/peft.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
 import type { LinearFactor } from "../../src/methods/layout.ts";
+import { smallDisk } from "../helpers/disk.ts";
 import { mergedBy, tensorsOf } from "../helpers/merged.ts";
 import { beforeItsEnd, inTheMiddle } from "../helpers/middle.ts";
+import { needs } from "../helpers/needs.ts";
 import { metrics, sums, Workplace } from "../helpers/program.ts";
 import { LINEARS } from "../helpers/tiny.ts";
 
@@ -161,6 +163,11 @@ targets = ["q_proj", "down_proj"]
           const args = ["--base", from, "--output", to, "--dtype", dtype, "--json"];
           const { code, out, err } = await place.mlora("export", adapter, ...args);
           expect({ code, err }).toEqual({ code: 0, err: expect.not.stringContaining("error") });
+          const rounds = dtype === "bf16" && !stored.startsWith("bf16");
+          const [type] = stored.replace("fp", "f").split(",");
+          const told = `notice: bf16 rounds 20 of 20 tensors, which are in ${type} in `;
+          expect(err.includes("notice"), err).toBe(rounds);
+          if (rounds) expect(err).toContain(told);
           const parameters = [...tensorShapes(spec).values()].reduce((all, shape) => all + sizeOf(shape), 0);
           expect(JSON.parse(out)).toMatchObject({ output: to, base: from, dtype, scale, parameters });
           const got = tensorsOf(to, spec);
@@ -299,6 +306,15 @@ describe("refused, with nothing written,", () => {
       "hint: name one adapter: ",
       `${join("output-of-two", "sums")}; or give --all`,
     );
+  });
+
+  needs("disks")("is a disk", () => {
+    test("that has too little room, before anything is written", async () => {
+      using _disk = smallDisk(at("small"), 16);
+      for (const output of ["model", "not/there/yet"])
+        await refused([adapter, "--output", at(`small/${output}`)], "error[export.room]", "its disk has 16.00 KiB free");
+      expect(readdirSync(at("small"))).toEqual([]);
+    });
   });
 
   test("are flags that say nothing", async () => {

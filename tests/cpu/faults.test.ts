@@ -3,7 +3,7 @@
 // the same command continues.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkpointsIn, readCheckpoint } from "../../src/files/checkpoint.ts";
 import { readRecord } from "../../src/files/record.ts";
@@ -16,6 +16,8 @@ const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
 
 const KEPT = "checkpoint = { steps = 3 }";
+/** Times the steps of the recipe: what is done to a run in its middle stops it first. */
+const LENGTH = 16;
 const outputOf = (path: string) => join(path, "..", "out");
 const checkpoints = (path: string, name: string) => checkpointsIn(join(outputOf(path), "checkpoints", name));
 const halfWritten = (path: string) =>
@@ -98,11 +100,28 @@ describe("NaN and infinity", () => {
     expect(readdirSync(outputOf(path))).not.toContain("a0");
   });
 
+  test("of the base model's own weights are said to be its own", async () => {
+    const path = place.project(unlike([0, 1], "cpu").replace("../model", "damaged"), SUMS);
+    const damaged = join(path, "..", "damaged");
+    cpSync(join(place.root, "model"), damaged, { recursive: true, dereference: true });
+    const weights = join(damaged, "model.safetensors");
+    const bytes = readFileSync(weights);
+    bytes.fill(0xff, bytes.length - 4); // NaN in any type of floats
+    rmSync(weights);
+    writeFileSync(weights, bytes);
+    const ended = await place.mlora("run", path);
+    expectFailed(
+      ended,
+      /^a0: failed: step 1: the loss is NaN .*so the base model's weights, or those of `from`, are damaged$/m,
+    );
+    expect(ended.err).not.toContain("lower the learning rate");
+  });
+
   // The last step is followed by no loss that would show it.
   for (const [what, settings] of [
     ["a loss", "learning_rate = 1e30"],
-    ["a weight", "learning_rate = 1e39"],
-    ["a weight, with nothing held out", 'learning_rate = 1e39\ndata = "rows.jsonl"'],
+    ["a weight", "learning_rate = 3e38"],
+    ["a weight, with nothing held out", 'learning_rate = 3e38\ndata = "rows.jsonl"'],
   ] as const)
     test(`after the last step, ${what}: the adapter is not saved, and the run can continue`, async () => {
       const once = unlike([0, 1], "cpu").replace("steps = 6", "steps = 1").replace("eval_every = 2\n", "");
@@ -131,7 +150,7 @@ const LIMIT = 180_000;
 
 needs("disks")("a full disk", () => {
   const names = ["a0", "a1", "a3"];
-  const text = longer(unlike([0, 1, 3], "cpu", KEPT), 40);
+  const text = longer(unlike([0, 1, 3], "cpu", KEPT), LENGTH);
 
   test(
     "the run's: each checkpoint that fails is told, the one before is whole, and with room the run goes on as if nothing had been",
@@ -231,18 +250,18 @@ needs("disks")("a full disk", () => {
   test(
     "that holds the checkpoints of one that has to leave its slot ends that one alone",
     async () => {
-      const two = longer(unlike([0, 1, 3], "cpu"), 40).replaceAll(
+      const two = longer(unlike([0, 1, 3], "cpu"), LENGTH).replaceAll(
         /name = "(a[13])"\n/g,
-        'name = "$1"\nhalving = { rung = 60, keep = 0.6, group = "both" }\n',
+        'name = "$1"\nhalving = { rung = 24, keep = 0.6, group = "both" }\n',
       );
       const path = place.project(two, SUMS);
       const run = await startStopped(path, "the run's folder", () => existsSync(join(outputOf(path), "metrics.jsonl")));
       using _disk = smallDisk(join(outputOf(path), "checkpoints", "a3"), 64);
       run.kill("SIGCONT");
       const ended = await run.ended;
-      expectFailed(ended, /a3: failed: it had to leave its slot after step 60 and could not be kept: .*ENOSPC/);
+      expectFailed(ended, /a3: failed: it had to leave its slot after step 24 and could not be kept: .*ENOSPC/);
       expect(ended.out).toMatch(/a1 +done/);
-      await expectSame(path, longer(unlike([0, 1, 3], "cpu"), 40), ["a0"]);
+      await expectSame(path, longer(unlike([0, 1, 3], "cpu"), LENGTH), ["a0"]);
     },
     LIMIT,
   );
@@ -302,7 +321,7 @@ describe("files that go away", () => {
   test(
     "what a killed run left half written is gone when it goes on",
     async () => {
-      const text = longer(unlike([0, 1], "cpu", KEPT), 40);
+      const text = longer(unlike([0, 1], "cpu", KEPT), LENGTH);
       const path = place.project(text, SUMS);
       const run = await startKept(path, ["a0", "a1"]);
       run.kill("SIGKILL");
@@ -321,7 +340,7 @@ describe("files that go away", () => {
   test(
     "a run that was killed while it wrote its first file is begun again",
     async () => {
-      const text = longer(unlike([0, 1], "cpu", KEPT), 40);
+      const text = longer(unlike([0, 1], "cpu", KEPT), LENGTH);
       const path = place.project(text, SUMS);
       mkdirSync(outputOf(path));
       writeFileSync(join(outputOf(path), ".mlora-run.json.4711.tmp"), "{");

@@ -7,6 +7,7 @@ import { decode, prefill } from "../../src/schedule/decode.ts";
 import { fewRowsLikeFloat64 } from "../helpers/fewrows.ts";
 import { fusesRows } from "../helpers/fewrows-fused.ts";
 import { ADAPTERS, generated, nextLogits, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
+import { overlapsNothing } from "../helpers/overlapping.ts";
 import { tinyFamilies } from "../helpers/tiny.ts";
 
 /** Extends sequences as a GPU does. */
@@ -15,6 +16,8 @@ class RowDevice extends CpuDevice {
 }
 
 describe("linears with what follows them, on the cpu", () => fusesRows(() => new CpuDevice(2), 0.1 ** 6));
+
+describe("layers of few rows, on the cpu", () => overlapsNothing(() => new CpuDevice(2), [1, 5], 3, 4));
 
 describe("sequences that are extended by row", () => {
   for (const [family, spec] of Object.entries(tinyFamilies)) {

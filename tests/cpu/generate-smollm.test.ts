@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { needs } from "../helpers/needs.ts";
+import { PROGRAM } from "../helpers/program.ts";
 import { greedy, SMOLLM, writeGoldenAdapter } from "../helpers/smollm.ts";
 
 needs("model")("SmolLM2", () => {
@@ -20,8 +21,7 @@ needs("model")("SmolLM2", () => {
   });
 
   const mlora = async (...args: string[]) => {
-    const main = join(import.meta.dir, "..", "..", "src", "main.ts");
-    const child = Bun.spawn([process.execPath, main, ...args], { stdout: "pipe", stderr: "pipe" });
+    const child = Bun.spawn([...PROGRAM, ...args], { stdout: "pipe", stderr: "pipe" });
     const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
     expect(code, err).toBe(0);
     return out;

@@ -10,8 +10,8 @@ import { loadRecipe } from "../../src/recipe/load.ts";
 import { firstRecipe, openFirstRecipe } from "../../src/session/first-recipe.ts";
 import { planOf } from "../../src/session/planned-run.ts";
 import { writeTinyModel } from "../helpers/model.ts";
+import { PROGRAM } from "../helpers/program.ts";
 
-const MAIN = join(import.meta.dir, "..", "..", "src", "main.ts");
 const root = mkdtempSync(join(tmpdir(), "mlora-init-"));
 const model = join(root, "model");
 beforeAll(() => writeTinyModel(model));
@@ -25,7 +25,7 @@ function rowsFile(n: number, row: (i: number) => object, name = "train.jsonl"): 
   return join(folder, name);
 }
 async function mlora(cwd: string, ...args: string[]) {
-  const child = Bun.spawn([process.execPath, MAIN, ...args], { cwd, stdout: "pipe", stderr: "pipe", stdin: "ignore" });
+  const child = Bun.spawn([...PROGRAM, ...args], { cwd, stdout: "pipe", stderr: "pipe", stdin: "ignore" });
   const [out, err, code] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),

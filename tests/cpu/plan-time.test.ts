@@ -9,8 +9,8 @@ import { evaluationsOf, operationsOf } from "../../src/plan/operations.ts";
 import { loadRecipe } from "../../src/recipe/load.ts";
 import { planOf } from "../../src/session/planned-run.ts";
 import { writeTinyModel } from "../helpers/model.ts";
+import { PROGRAM } from "../helpers/program.ts";
 
-const MAIN = join(import.meta.dir, "..", "..", "src", "main.ts");
 const root = mkdtempSync(join(tmpdir(), "mlora-time-"));
 const at = (name: string) => join(root, name);
 const recipe = (output: string, steps: number) => `[model]\npath = "model"\n[run]\noutput = "${output}"\ndevice = "cpu"\n
@@ -27,7 +27,7 @@ afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 async function mlora(...args: string[]) {
   const env = { ...process.env, MLORA_CACHE: at("cache") };
-  const child = Bun.spawn([process.execPath, MAIN, ...args], { cwd: root, env, stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn([...PROGRAM, ...args], { cwd: root, env, stdout: "pipe", stderr: "pipe" });
   const [out, err, code] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),

@@ -54,7 +54,7 @@ test("a session comes to the bytes of `mlora run`", async () => {
 });
 
 test("adapters are added, forked, paused, resumed and stopped while others train; all come to the bytes of runs of their own", async () => {
-  const text = longer(unlike([3], "cpu", "slots = 3"), 150);
+  const text = longer(unlike([3], "cpu", "slots = 3"), 60);
   const late = longer(unlike([4], "cpu"), 20);
   const [alone, lateAlone] = [place.project(text, SUMS), place.project(late, SUMS)];
   for (const path of [alone, lateAlone]) expect((await place.mlora("run", path)).code).toBe(0);
@@ -92,12 +92,12 @@ test("adapters are added, forked, paused, resumed and stopped while others train
   expect(leftOf(outputOf(path), "a4")).toEqual(leftOf(outputOf(lateAlone), "a4"));
   await events.rest();
   expect(events.all.filter((event) => stepOf(event, 0) > 0).map((event) => stepOf(event, 0))).toEqual(
-    Array.from({ length: 750 }, (_, i) => i + 1),
+    Array.from({ length: 300 }, (_, i) => i + 1),
   );
 });
 
 test("stages are opened again for an adapter that they have no capacity for, and no bytes change", async () => {
-  const [text, late] = [longer(unlike([2], "cpu"), 150), unlike([1], "cpu")];
+  const [text, late] = [longer(unlike([2], "cpu"), 40), unlike([1], "cpu")];
   const [alone, lateAlone] = [place.project(text, SUMS), place.project(late, SUMS)];
   for (const path of [alone, lateAlone]) await (await open(path)).done;
   const path = place.project(text, { ...SUMS, "late.toml": late });
@@ -121,8 +121,14 @@ test("sessions of one process train concurrently, each to the bytes that it come
   const alone = texts.map((text) => place.project(text, SUMS));
   for (const path of alone) await (await open(path)).done;
   const paths = texts.map((text) => place.project(text, SUMS));
-  const sessions = await Promise.all(paths.map((path) => open(path)));
+  const sessions = await Promise.all(paths.map((path) => open(path, { keepOpen: true }))); // until the folder is asked for
+  const events = sessions.map((session) => reader(session.events()));
   await expect(open(paths[0]!)).rejects.toMatchObject({ code: "output.locked" });
+  for (const [i, names] of [["a0", "a3"], ["a1"]].entries()) {
+    const wanted = new Set(names);
+    await events[i]!.until((event) => event.type === "ended" && wanted.delete(event.adapter) && wanted.size === 0);
+    sessions[i]!.stop();
+  }
   await Promise.all(sessions.map(({ done }) => done));
   for (const name of ["a0", "a3"]) expect(leftOf(outputOf(paths[0]!), name)).toEqual(leftOf(outputOf(alone[0]!), name));
   expect(leftOf(outputOf(paths[1]!), "a1")).toEqual(leftOf(outputOf(alone[1]!), "a1"));

@@ -4,11 +4,10 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { inTheMiddle } from "../helpers/middle.ts";
-import { SUMS, unlike, Workplace } from "../helpers/program.ts";
+import { PROGRAM, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
-const MAIN = join(import.meta.dir, "..", "..", "src", "main.ts");
 
 /** A shell's line, in which `$M` is the program; `code` is the program's own. */
 async function shell(line: string) {
@@ -17,7 +16,7 @@ async function shell(line: string) {
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
-    env: { ...process.env, M: `${process.execPath} ${MAIN}`, MLORA_CACHE: join(place.root, "cache") },
+    env: { ...process.env, M: PROGRAM.join(" "), MLORA_CACHE: join(place.root, "cache") },
   });
   const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
   return { out, err, code };

@@ -6,11 +6,10 @@ import { join } from "node:path";
 import { jsonText, visible } from "../../src/base/terminal.ts";
 import { openProgress } from "../../src/cli/progress.ts";
 import type { Plan } from "../../src/plan/plan.ts";
-import { Workplace } from "../helpers/program.ts";
+import { PROGRAM, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(2);
 afterAll(() => place[Symbol.dispose]());
-const MAIN = join(import.meta.dir, "..", "..", "src", "main.ts");
 
 /** Clears the screen, sets the title, moves, in 7 and 8 bits; deletes; turns the direction of text. */
 const HOSTILE = "\x1b[2Jx\x1b]0;title\x07\x9b31my\b\r\x7f\u202ez\u2066w\t";
@@ -152,7 +151,7 @@ describe("no command sends a raw control", () => {
 async function onTerminal(...args: readonly string[]): Promise<string> {
   const decoder = new TextDecoder();
   let sent = "";
-  const child = Bun.spawn([process.execPath, MAIN, ...args], {
+  const child = Bun.spawn([...PROGRAM, ...args], {
     cwd: place.root,
     env: { ...process.env, NO_COLOR: "1", MLORA_CACHE: join(place.root, "cache") },
     terminal: {

@@ -6,6 +6,7 @@ import { fewRowsLikeFloat64 } from "../helpers/fewrows.ts";
 import { fusesRows } from "../helpers/fewrows-fused.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
+import { overlapsNothing } from "../helpers/overlapping.ts";
 import { sharesPages } from "../helpers/pages.ts";
 
 needs("gpu")("a linear layer over few rows in f32", () => fewRowsLikeFloat64(() => new CudaDevice("f32"), 1e-5, true));
@@ -13,6 +14,8 @@ needs("gpu")("a linear layer over few rows in f32", () => fewRowsLikeFloat64(() 
 needs("gpu")("a linear layer over few rows in bf16", () => fewRowsLikeFloat64(() => new CudaDevice("bf16"), 2 ** -8, true));
 needs("gpu")("linears with what follows them in f32", () => fusesRows(() => new CudaDevice("f32"), 1e-6));
 needs("gpu")("linears with what follows them in bf16", () => fusesRows(() => new CudaDevice("bf16"), 2 ** -8));
+needs("gpu")("layers of few rows in f32", () => overlapsNothing(() => new CudaDevice("f32"), [1, 21], 4, 4));
+needs("gpu")("layers of few rows in bf16", () => overlapsNothing(() => new CudaDevice("bf16"), [1, 21, 150], 24, 12));
 needs("gpu")("next tokens in f32", () => choosesAsHosts(() => new CudaDevice("f32")));
 needs("gpu")("next tokens in bf16", () => choosesAsHosts(() => new CudaDevice("bf16")));
 

@@ -14,10 +14,11 @@ import { ropeForward } from "../../src/ops/rope.ts";
 import { swigluForward } from "../../src/ops/swiglu.ts";
 
 const ROOM = 2 ** 26;
-const K = 264;
+/** Columns of what the linears read. */
+export const K = 264;
 
 /** Random tensors on a device, and what they hold. */
-function opened(device: Device, rng: Rng) {
+export function opened(device: Device, rng: Rng) {
   const { compute } = device;
   const take = (dtype: Tensor["dtype"], ...shape: number[]): Tensor => {
     const to = { ptr: device.allocate(Math.max(256, sizeOf(shape) * bytesOf(dtype)), "a test"), dtype, shape };
@@ -40,7 +41,7 @@ function opened(device: Device, rng: Rng) {
 type On = ReturnType<typeof opened>;
 
 /** Adapters of unequal ranks on linears of these widths, for rows of all of them and of none. */
-function adaptersOf({ put, values }: On, columns: readonly number[], rows: number): RowAdapters {
+export function adaptersOf({ put, values }: On, columns: readonly number[], rows: number): RowAdapters {
   const G = columns.length;
   const ranks = range(3).map((l) => columns.map((_, g) => [16, 3, 0, 33][(l + 2 * g) % 4]!));
   const addresses = new BigInt64Array(3 * G * 4);

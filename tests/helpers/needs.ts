@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { assetNames } from "../../src/base/assets.ts";
 import { environment } from "../../src/base/env.ts";
 import { MloraError } from "../../src/base/errors.ts";
+import { processor } from "../../src/base/machine.ts";
 import { listGpus } from "../../src/device/cuda/gpus.ts";
 import { isCompiled, readManifest } from "../../src/device/cuda/manifest.ts";
 import { canMount } from "./disk.ts";
@@ -21,6 +22,8 @@ const QUIET = { stdout: "ignore", stderr: "ignore" } as const;
 const HAVE = {
   gpu: countGpus,
   nats: () => (assetNames().includes("nats-server") ? 1 : 0),
+  /** A processor that multiplies in bf16. */
+  bf16: () => (processor().missingBf16.length === 0 ? 1 : 0),
   /** The quickstart's base model: scripts/model makes it. */
   model: () => (existsSync(join(ROOT, "models", "SmolLM2-135M-Instruct", "config.json")) ? 1 : 0),
   /** All GPU kernels: scripts/kernels makes them. */

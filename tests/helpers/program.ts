@@ -6,7 +6,13 @@ import { join } from "node:path";
 import { checkpointsIn } from "../../src/files/checkpoint.ts";
 import { writeTinyModel } from "./model.ts";
 
-const MAIN = join(import.meta.dir, "..", "..", "src", "main.ts");
+/**
+ * The beginning of its command line: one file, where scripts/test has made it of this checkout, since its start costs half as
+ * much; else the sources.
+ */
+export const PROGRAM: readonly string[] = process.env["MLORA_TEST_PROGRAM"]
+  ? [process.env["MLORA_TEST_PROGRAM"]]
+  : [process.execPath, join(import.meta.dir, "..", "..", "src", "main.ts")];
 
 export type Ended = { readonly code: number; readonly out: string; readonly err: string };
 export type Running = {
@@ -31,7 +37,7 @@ export class Workplace implements Disposable {
 
   /** `environment`: in addition to ours. `prefix`: a program that starts it. */
   start(args: readonly string[], environment: Readonly<Record<string, string>> = {}, prefix: readonly string[] = []): Running {
-    const child = Bun.spawn([...prefix, process.execPath, MAIN, ...args], {
+    const child = Bun.spawn([...prefix, ...PROGRAM, ...args], {
       cwd: this.root,
       stdin: "ignore",
       stdout: "pipe",

@@ -17,7 +17,7 @@ const namesIn = (folder: string, ending: string): string[] =>
     .sort();
 
 /** What several families are made of, parts of large ones, and what reads and writes weights of files. */
-const SHARED_C = ["dropout", "encode", "factors", "gemm", "memory", "parallel", "product", "stored"];
+const SHARED_C = ["dropout", "encode", "factors", "gemm", "gemm_bf16", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "adapters",
   "chunks",
@@ -29,9 +29,11 @@ const SHARED_PY = [
   "compile",
   "deltanet_backward",
   "dropout",
+  "fewrows_sums",
   "fp8",
   "fp8_swiglu",
   "linear_variants",
+  "overlap",
   "statespace_backward",
   "tile",
   "variants",
@@ -52,6 +54,36 @@ test("each kernel has a name of its own", async () => {
       if (typeof exported === "function" && "kernel" in exported) names.push((exported.kernel as Kernel<object>).name);
   expect(names.length).toBeGreaterThan(20);
   expect(new Set(names).size).toBe(names.length);
+});
+
+/** Of launches of a record, which write no table, parameter or weight (src/engine/row-pass.ts). */
+const WRITTEN = ["part", "low", "x", "x_row", "rows", "w", "y", "h", "out", "to", "qkv", "cache", "k_ND", "v_ND", "residual"];
+
+test("a kernel that overlaps with the launch before it reads and writes nothing of launches before it waits for them", () => {
+  let kernels = 0;
+  for (const file of namesIn("kernels/triton", ".py")) {
+    const source = readFileSync(join(ROOT, "kernels/triton", `${file}.py`), "utf8");
+    if (file === "overlap") continue;
+    for (const of of source.split("\n# What is compiled.")[0]!.split("@triton.jit\n").slice(1)) {
+      const [, name, parameters, body] = /^def (\w+)\((.*?)\):\n(.*)$/s.exec(of)! as unknown as [
+        string,
+        string,
+        string,
+        string,
+      ];
+      if (!parameters.includes("OVERLAPS: tl.constexpr")) continue;
+      kernels++;
+      const waits = body.indexOf("wait_for_previous(OVERLAPS)");
+      expect(waits, name).toBeGreaterThan(0);
+      const before = body.slice(0, waits);
+      expect(before, name).not.toContain("tl.store");
+      for (const [, read] of before.matchAll(/(?:tl\.load|load_tile)\((\w+)/g)) expect(WRITTEN, name).not.toContain(read!);
+      // A helper waits for the kernel that calls it, which has let the next one begin.
+      if (name !== "low_tile")
+        expect(body.trimStart().replace(/^"""[^"]*"""\s*/, ""), name).toStartWith("begin_next(OVERLAPS)");
+    }
+  }
+  expect(kernels).toBe(7);
 });
 
 test("what is compiled is listed without Triton", async () => {

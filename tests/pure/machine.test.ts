@@ -83,6 +83,25 @@ describe("a processor", () => {
     expect(processor(cpuinfo(`${flags} avx512f`)).avx512).toBe(true);
   });
 
+  test("that a process has too few addresses for is refused, with the limit", () => {
+    const limited = (limit: string) =>
+      files({
+        "/proc/cpuinfo": `processor : 0\nflags\t\t: ${flags}\n`,
+        "/proc/self/limits": `Limit  Soft Limit  Hard Limit  Units\nMax address space         ${limit}           unlimited            bytes     \nMax file locks  1  1  locks\n`,
+      });
+    for (const enough of ["unlimited", `${4 * 2 ** 30}`, `${2.75 * 2 ** 30}`]) requireProcessor(limited(enough));
+    expect(() => requireProcessor(limited(`${2 ** 31}`))).toThrow(
+      "the address space of a process is limited to 2.00 GiB; mlora needs 2.75 GiB, and the model's memory on top",
+    );
+  });
+
+  test("that multiplies in bf16 has all of AVX-512 that it is done by", () => {
+    const all = `${flags} avx512f avx512bw avx512dq avx512vl avx512_bf16`;
+    expect(processor(cpuinfo(all)).missingBf16).toEqual([]);
+    expect(processor(cpuinfo(all.replace("avx512dq ", ""))).missingBf16).toEqual(["avx512dq"]);
+    expect(processor(cpuinfo(`${flags} avx512f avx512bw avx512dq avx512vl`)).missingBf16).toEqual(["avx512_bf16"]);
+  });
+
   test("that lacks some is refused, by what it lacks", () => {
     const old = cpuinfo("fpu avx xsave");
     expect(processor(old).missing).toEqual(["avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"]);

@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { range, sum } from "../../src/base/shape.ts";
+import { planAdapters } from "../../src/plan/adapters.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import { adapterTable } from "../../src/recipe/resolve.ts";
 import { mixedCounts, mixedOrder, type SourceMix } from "../../src/schedule/mix.ts";
@@ -16,6 +17,7 @@ import {
   type Work,
 } from "../../src/schedule/steps.ts";
 import { mixNotices } from "../../src/session/mix-notices.ts";
+import { tinySpec } from "../helpers/tiny.ts";
 
 const mixOf = (changes: Partial<SourceMix> = {}): SourceMix => ({
   weights: [3, 1],
@@ -142,6 +144,28 @@ test("what an epoch has of each source is said without what may be secret in an 
   expect(said).toEqual([
     "a: an epoch has 1 of the 1 rows of https://host.example/a.jsonl?..., 1 of the 2 rows of hf://datasets/org/rows",
   ]);
+});
+
+test("weights that make an epoch of too many rows are refused, before any of its orders is made", () => {
+  const head = 'model = "m"\nrun = { output = "o" }\n[[adapter]]\nname = "a"\n';
+  const row = { length: 5, longest: 5, targets: 2 };
+  const planned = (weights: readonly [number, number], stop: string, length = "epochs = 1") => {
+    const [one, other] = weights.map((weight, i) => `{ path = "${i}.jsonl", weight = ${weight} }`);
+    const { adapters } = parseRecipe(
+      `${head}data = { train = [${one}, ${other}], stop = "${stop}" }\n${length}`,
+      "/here/r.toml",
+    );
+    return planAdapters(adapters, tinySpec(), [{ train: range(5).map(() => row), eval: [], sizes: [2, 3] }], 64)[0]!;
+  };
+  for (const [weights, of] of [
+    [[1e9, 1], "3,000,000,000 rows of the 2 of /here/0.jsonl"],
+    [[1, 1e30], "rows of the 3 of /here/1.jsonl"],
+  ] as const)
+    expect(() => planned(weights, "all_exhausted")).toThrow(of);
+  expect(planned([1e30, 1], "first_exhausted").steps).toBe(1);
+  expect(planned([30, 1], "all_exhausted").steps).toBe(24); // 90 and 3 rows
+  // all steps that a recipe may have are counted at once
+  expect(planned([3, 2], "all_exhausted", "steps = 1_000_000_000").tokens).toBe(20_000_000_000);
 });
 
 test("sources of a million rows are mixed", () => {

@@ -1,10 +1,11 @@
-// What a base takes on a GPU by precision, for the shapes that people train: the numbers that the project has promised.
+// What a base takes by precision, for the shapes that people train: the numbers that the project has promised, and on which
+// CPUs it is multiplied in bf16.
 
 import { describe, expect, test } from "bun:test";
-import type { Precision } from "../../src/base/precision.ts";
+import { heldWeights, type Precision, tableFormatOf } from "../../src/base/precision.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { makePlan, type StageDevice, totalBytes, totalMemory } from "../../src/plan/plan.ts";
-import { shapeOf } from "../../src/plan/shapes.ts";
+import { exactOf, shapeOf } from "../../src/plan/shapes.ts";
 import type { Recipe } from "../../src/recipe/recipe.ts";
 import { recipeOf } from "../../src/session/benchmark-work.ts";
 
@@ -60,4 +61,50 @@ test("weights take the bytes of their format: 2, 1 and 0.516 a value, with an em
     const { weights } = planned("llama2-7b", precision, "full");
     expect((weights - tables) / linears / bytes).toBeCloseTo(1, 2);
   }
+});
+
+describe("on CPUs", () => {
+  const cpu = (more: Partial<StageDevice> = {}): StageDevice => ({
+    ...{ ...H100, kind: "cpu", name: "a processor", compute: "f32", rowTile: 24, threads: 2, host: "" },
+    ...more,
+  });
+  const able = { multipliesBf16: true, packsTables: true };
+
+  /** The plan of adapters of 4 x 64 tokens on all linears of SmolLM2-135M. */
+  function onCpus(devices: readonly StageDevice[], work: { readonly precision?: Precision; readonly adapters?: number } = {}) {
+    const [shape, spec] = ["smollm2-135m", shapeOf("smollm2-135m")];
+    const { adapters = 1 } = work;
+    const recipe = recipeOf({ ...work, stages: devices.length }, { shape, spec }, 10);
+    const row = { length: 64, longest: 64, targets: 64 };
+    const data = range(adapters).map(() => ({ train: range(4).map(() => row), eval: [], reference: null }));
+    return makePlan(recipe, spec, data, devices, { exact: exactOf(shape) });
+  }
+
+  test("bf16 needs AVX512-BF16 on every stage, and names the one that lacks it", () => {
+    expect(onCpus([cpu(able)], { precision: "bf16" }).stages[0]!.sizes.format).toBe("bf16-products");
+    const other = cpu({ name: "an older processor", host: "far" });
+    expect(() => onCpus([cpu(able), other], { precision: "bf16" })).toThrow(
+      "model.precision is bf16, which a CPU multiplies in by AVX512-BF16, and that of stage 1 lacks it: an older processor on far",
+    );
+    expect(onCpus([cpu(able), other]).stages[1]!.sizes.format).toBe("bf16");
+  });
+
+  test("a base in bf16 is held so, embedding and head where all CPUs take them apart as they go", () => {
+    const { hidden, vocab } = shapeOf("smollm2-135m");
+    const weights = (devices: readonly StageDevice[]) => totalMemory(onCpus(devices)).weights;
+    const tables = weights([cpu()]) - weights([cpu(able)]);
+    expect(tables / (2 * hidden * vocab)).toBeCloseTo(1, 3);
+    expect(onCpus([cpu(able), cpu()]).stages[0]!.sizes.tableFormat).toBeUndefined();
+    const exact = { format: "bf16", others: [], tables: true } as const;
+    expect(tableFormatOf(heldWeights("auto", "f32", exact, true))).toBe("bf16");
+    for (const precision of ["fp32", "int8", "nf4"] as const)
+      expect(tableFormatOf(heldWeights(precision, "f32", exact, true))).toBe("dense");
+    expect(tableFormatOf(heldWeights("bf16", "f32", null))).toBe("bf16-products");
+    expect(tableFormatOf(heldWeights("auto", "bf16", exact))).toBe("dense");
+  });
+
+  test("adapters that fill a pass each take turns with one buffer of gradients, and chunks of logits are as small as they may be", () => {
+    const { sizes } = onCpus([cpu(able)], { adapters: 4 }).stages[0]!;
+    expect([sizes.rows, sizes.chunk, sizes.gradients.length]).toEqual([264, 96, 1]); // 264 rows in 3 chunks
+  });
 });

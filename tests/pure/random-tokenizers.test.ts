@@ -1,5 +1,6 @@
 // Tokenizers of random parts, held against the ids that the original tokenizers make with them
-// (tests/golden/tokenizers/make_random.py).
+// (tests/golden/tokenizers/make_random.py); and files that name special tokens in several places, as AutoTokenizer reads them
+// (make_configs.py).
 
 import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -7,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { loadTokenizer, type Tokenizer } from "../../src/data/tokenizer.ts";
+import configs from "../golden/tokenizers/configs.json";
 import golden from "../golden/tokenizers/random.json";
 
 type Parts = { readonly model: { readonly vocab: readonly string[] }; readonly [part: string]: unknown };
@@ -66,4 +68,18 @@ test("added tokens that the normaliser makes one text of are refused by name", (
   const made = () => tokenizerOf({ model, added_tokens, normalizer: { type: "NFC" } });
   expect(made).toThrow(/makes one text of its added tokens "\u00e9" and "e\u0301"/);
   expect(tokenizerOf({ model, added_tokens }).encode("e\u0301a\u00e9")).toEqual([2, 0, 1]);
+});
+
+describe.each(configs.map((of, i) => [i, of] as const))("files %i", (_, { files, strings, ids, bos, eos }) => {
+  test("name the added tokens that AutoTokenizer has", () => {
+    const folder = mkdtempSync(join(tmpdir(), "mlora-tokenizer-"));
+    try {
+      for (const [name, value] of Object.entries(files)) writeFileSync(join(folder, name), JSON.stringify(value));
+      const tokenizer = loadTokenizer(folder);
+      expect(strings.map((text) => [text, tokenizer.encode(text)])).toEqual(strings.map((text, i) => [text, ids[i]!]));
+      expect([tokenizer.bos, tokenizer.eos]).toEqual([bos, eos]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
 });

@@ -232,6 +232,20 @@ describe("a fault is reported with its place", () => {
       HEAD + adapter("eval_every = 5"),
       "8:1: adapter[0].eval_every needs held-out rows: give data.eval or data.split",
     ],
+    ...(
+      [
+        ["dpo", "hinge"],
+        ["dpo", "ipo"],
+        ["cpo", "hinge"],
+      ] as const
+    ).map(
+      ([name, loss]) =>
+        [
+          `smoothed labels of ${name}'s ${loss}`,
+          HEAD + adapter(`objective = { name = "${name}", loss = "${loss}", label_smoothing = 0.1 }`),
+          `8:1: adapter[0].objective has label_smoothing, which loss "${loss}" does not know; leave one out`,
+        ] as const,
+    ),
     [
       "evaluations of what answers prompts",
       HEAD + adapter('objective = { name = "grpo", reward = { command = ["r"] } }\nmax_length = 1024\neval_every = 5'),

@@ -3,10 +3,12 @@
 import { describe, expect, test } from "bun:test";
 import { dropoutBits, dropoutRowKey, Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
+import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { learns, rateFactor, warmupSteps } from "../../src/schedule/rate.ts";
 import { cut, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../../src/schedule/steps.ts";
+import { rateNotices } from "../../src/session/rate-notices.ts";
 import { randomTokens } from "../helpers/tiny.ts";
 
 function randomWork(rng: Rng): Work {
@@ -181,6 +183,27 @@ describe("learning rates", () => {
     ]);
     expect(of("linear", 0.3)).toEqual([0, 0.5, 1, 0.75, 0.5, 0.25]);
     expect(of("linear", 0, 0.5)[3]).toBe(0.75);
+  });
+
+  test("rise as slowly as a warm-up says that is longer than the run", () => {
+    // transformers 5.24: get_scheduler("linear" and "cosine", num_warmup_steps=24, num_training_steps=6)
+    for (const name of ["constant", "linear", "cosine"] as const)
+      expect(of(name, 24)).toEqual([0, 1 / 24, 2 / 24, 3 / 24, 4 / 24, 5 / 24]);
+  });
+
+  test("that do not come to their peak are reported", () => {
+    const adapter = (name: string, steps: number, warmup: number) => ({
+      ...{ name, steps },
+      recipe: { schedule: { name: "linear", warmup, minRatio: 0 }, optimizer: { learningRate: 2e-4 } } as AdapterRecipe,
+    });
+    const quiet = [adapter("a", 30, 29), adapter("b", 30, 0.5), adapter("c", 1, 0), adapter("d", 30, 0)];
+    expect(rateNotices(quiet)).toEqual([]);
+    expect(rateNotices([adapter("a", 30, 1000), ...quiet, adapter("e", 30, 1000), adapter("f", 4, 4)])).toEqual([
+      "a and 1 more: the learning rate rises in all 30 steps (warmup = 1,000), to 0.0000058 of 0.0002; " +
+        "lower warmup, which below 1 is a share of the steps",
+      "f: the learning rate rises in all 4 steps (warmup = 4), to 0.00015 of 0.0002; " +
+        "lower warmup, which below 1 is a share of the steps",
+    ]);
   });
 
   test("a share of less than one step warms nothing up, so that a run of one step learns", () => {

@@ -47,7 +47,7 @@ const passOf = (shape: string, freeBytes: number, tokens: number | null = null) 
   const recipe = recipeOf({ adapters: 16, rows: 1, length: 1024, targets: "qkvo", tokens }, { shape, spec }, 3);
   const row = { length: 1024, longest: 1024, targets: 1024 };
   const data = range(16).map(() => ({ train: [row], eval: [] }));
-  const { stages } = makePlan(recipe, spec, data, [{ ...gpu, freeBytes }], { exact: exactOf(spec) });
+  const { stages } = makePlan(recipe, spec, data, [{ ...gpu, freeBytes }], { exact: exactOf(shape) });
   const { rows, recomputation } = stages[0]!.sizes;
   return [rows, recomputation];
 };
@@ -70,7 +70,7 @@ test.each([
   const work = { rows: 4, length: 2048, tokens: 8192, targets: "qkvo", precision, recomputation: "full" } as const;
   const row = { length: 2048, longest: 2048, targets: 2048 };
   const data = [{ train: range(4).map(() => row), eval: [] }];
-  const plan = makePlan(recipeOf(work, { shape, spec }, 3), spec, data, [gpu], { exact: exactOf(spec) });
+  const plan = makePlan(recipeOf(work, { shape, spec }, 3), spec, data, [gpu], { exact: exactOf(shape) });
   expect(plan.stages[0]!.sizes.expertFormat ?? plan.stages[0]!.sizes.format).toBe(shape === "gpt-oss-20b" ? "mxfp4" : "nf4");
   expect(totalBytes(totalMemory(plan)) / 2 ** 30).toBeLessThan(most);
 });

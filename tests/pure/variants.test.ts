@@ -23,7 +23,7 @@ import { CHOICE_WIDTH, chooseTokens } from "../../src/ops/choose.ts";
 import { convolutionDecode, convolutionKeep } from "../../src/ops/convolution.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { deltaDecode } from "../../src/ops/deltanet.ts";
-import { fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
+import { fewRowsNorm, fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
 import { fewRowsForward } from "../../src/ops/fewrows.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
@@ -203,6 +203,14 @@ function launchFew(gpu: DryGpu): void {
     const h = arena.tensor(gpu.compute, rows, N / 2);
     for (const bias of [null, arena.tensor(gpu.compute, N)])
       for (const adapters of [null, lora]) fewRowsSwiglu(gpu, { x, weight, bias, y, h, lora: adapters });
+  }
+  for (const hidden of [72, 4096, 8192, 16384]) {
+    const [x, y, weight] = [
+      arena.tensor(gpu.compute, 3, hidden),
+      arena.tensor(gpu.compute, 3, hidden),
+      arena.tensor("f32", hidden),
+    ];
+    for (const residual of [null, x]) fewRowsNorm(gpu, { x, weight, residual, y, rstd: arena.tensor("f32", 3), eps: 1e-6 });
   }
   for (const headDim of [24, 64, 128]) {
     const [rows, heads, kvHeads] = [3, 2, 1];

@@ -38,9 +38,11 @@ function system(): Answer {
 }
 
 function cpu(): Answer {
-  const { model, cores, avx512 } = requireProcessor();
-  const text = `${model}, ${cores} ${cores === 1 ? "core" : "cores"} to use, ${avx512 ? "AVX-512" : "AVX2"}`;
-  return { text, facts: { model, cores, avx512 } };
+  const { model, cores, avx512, missingBf16 } = requireProcessor();
+  const bf16 = missingBf16.length === 0;
+  const instructions = bf16 ? 'AVX-512 with bf16 (precision = "bf16" multiplies by it)' : avx512 ? "AVX-512" : "AVX2";
+  const text = `${model}, ${cores} ${cores === 1 ? "core" : "cores"} to use, ${instructions}`;
+  return { text, facts: { model, cores, avx512, bf16 } };
 }
 
 function ram(): Answer {

@@ -12,6 +12,9 @@ import type { Tensor } from "../device.ts";
 /** A matrix in place: the address of its first element and the distance between its rows, in elements. */
 export type Matrix = { readonly ptr: number; readonly ld: number };
 
+/** Whether products are to be OpenBLAS's, of a processor that is named. */
+export const asksForOpenBlas = (): boolean => environment("MLORA_BLAS_CORE") !== undefined;
+
 export type Host = ReturnType<typeof openHost>;
 
 /**
@@ -22,7 +25,7 @@ export function openHost(threads: number, scratch: (bytes: number) => number) {
   requireProcessor(); // before an instruction that it may lack
   const openblas = openBlas(assetPath("libscipy_openblas.so"));
   openNative();
-  const gemm = base.native_gemm(environment("MLORA_BLAS_CORE") === undefined ? 1 : 0) === 1;
+  const gemm = base.native_gemm(asksForOpenBlas() ? 0 : 1) === 1;
   const sgemmPtr = openblas.scipy_cblas_sgemm.ptr;
   return {
     threads: base.native_threads(threads, usableCores()),
@@ -31,6 +34,8 @@ export function openHost(threads: number, scratch: (bytes: number) => number) {
     scratch,
     /** Whether products are ours (ffi/native/gemm.c), which sum an element alike in products of all sizes; else OpenBLAS's. */
     gemm,
+    /** Whether the processor has what ffi/native/gemm_bf16.c is made of. */
+    multipliesBf16: base.native_bf16() === 1,
     /** c[m, n] = alpha op(a) op(b) + beta c, where op transposes: a is [m, k] or, transposed, [k, m]; b likewise. */
     product(
       [m, n, k]: readonly [number, number, number],

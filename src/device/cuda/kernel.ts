@@ -11,6 +11,7 @@ import { alignUp } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
 import { check, type Driver } from "./driver.ts";
 import type { KernelEntry, Param } from "./manifest.ts";
+import type { OverlappingLaunch } from "./overlap.ts";
 
 /** A tensor, a number, or null for what the variant does not read. */
 export type Argument = Tensor | number | null;
@@ -48,6 +49,8 @@ export class Kernel {
   readonly #box = new Uint32Array(fixedBytes(20).buffer, 0, 5);
   readonly #steps = new Uint32Array(fixedBytes(20).buffer, 0, 5).fill(1);
 
+  /** Whether it waits by itself until the launches before it have ended (kernels/triton/overlap.py). */
+  readonly #waits: boolean;
   #function = 0;
 
   /** `load` is called at the first launch and returns the function's handle. */
@@ -65,13 +68,15 @@ export class Kernel {
     this.#pointers = new BigUint64Array(fixedBytes(parts.length * 8).buffer);
     this.#pointers.set(parts.map((offset) => BigInt(this.#base + offset)));
     this.#pointersAt = addressOf(this.#pointers);
+    this.#waits = entry.constants["OVERLAPS"] === 1;
   }
 
   /**
    * Enqueues the kernel; each parameter of the entry must be among `args` by its name. An empty grid computes nothing, as of an
-   * adapter without a tensor on this stage; the driver would refuse it.
+   * adapter without a tensor on this stage; the driver would refuse it. `overlap`: how it is launched after another kernel that
+   * still runs, if it waits for that by itself.
    */
-  launch(stream: number, grid: Grid, args: Readonly<Record<string, Argument>>): void {
+  launch(stream: number, grid: Grid, args: Readonly<Record<string, Argument>>, overlap: OverlappingLaunch | null = null): void {
     const [x, y = 1, z = 1] = grid;
     if (x === 0 || y === 0 || z === 0) return;
     this.entry.params.forEach((param, i) => {
@@ -81,7 +86,10 @@ export class Kernel {
     });
     if (this.#function === 0) this.#function = this.load();
     const { threads, shared, name } = this.entry;
-    const status = this.driver.cuLaunchKernel(this.#function, x, y, z, threads, 1, 1, shared, stream, this.#pointersAt, null);
+    const status =
+      overlap && this.#waits
+        ? overlap(this.#function, { grid: [x, y, z], threads, shared, stream }, this.#pointersAt)
+        : this.driver.cuLaunchKernel(this.#function, x, y, z, threads, 1, 1, shared, stream, this.#pointersAt, null);
     if (status !== 0) check(this.driver, `the launch of ${name} on a grid of ${x} x ${y} x ${z}`, status);
   }
 

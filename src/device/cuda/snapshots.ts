@@ -13,6 +13,8 @@ import { until } from "./streams.ts";
 
 /** Copied at a time by the host: a few milliseconds, most of which new pages take. */
 const PIECE = 16 << 20;
+/** Copied without a pause after it: a few microseconds. */
+const SMALL = 64 << 10;
 /** Pinned at least: releasing it for more waits for all work. */
 const LEAST_PINNED = 256 << 10;
 /** Pinned at most: a GB of it takes a second, in which nothing is launched. */
@@ -81,7 +83,7 @@ export class Snapshots implements Disposable {
     for (const { into } of parts) {
       for (let done = 0; done < into.length && !this.#closed; done += PIECE) {
         c.factor_copy(threads, at + done, addressOf(into) + done, Math.min(PIECE, into.length - done));
-        await new Promise((resolve) => setImmediate(resolve));
+        if (into.length > SMALL) await new Promise((resolve) => setImmediate(resolve));
       }
       at += into.length;
     }

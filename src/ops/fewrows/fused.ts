@@ -9,8 +9,19 @@ import type { Tensor } from "../../device/device.ts";
 import { cacheWrite, type Places } from "../decode.ts";
 import { computeRows, PRODUCT, productOfRows, type RowProduct } from "../fewrows.ts";
 import { cdiv, dim, flag, op } from "../op.ts";
+import { NORMALISED, type Normalised, normVariant, rmsnormForward } from "../rmsnorm.ts";
 import { ROTATION, type Rotation, ropeForward, rotationSizes } from "../rope.ts";
 import { swigluForward } from "../swiglu.ts";
+
+/** rmsnorm_forward of a pass of rows, with its bits; nothing is kept for a backward pass. */
+export const fewRowsNorm = op<Normalised>("fewrows_norm", NORMALISED, {
+  cpu: (args, host) => rmsnormForward.kernel.cpu(args, host),
+  cuda: ({ x, weight, residual, y, eps }, gpu) => {
+    const [M, H] = [dim(x, 0), dim(x, 1)];
+    const kernel = normVariant(gpu, "fewrows_norm", H, { RESIDUAL: flag(residual) });
+    gpu.launch(kernel, [M], { x, weight, residual, y, H, eps });
+  },
+});
 
 /** h = silu(gate) up of y = [gate, up] of fewrows_forward, without a residual: h c[M, I], `y` c[M, 2 I] memory of it. */
 export const fewRowsSwiglu = op<RowProduct & { y: Tensor; h: Tensor }>(

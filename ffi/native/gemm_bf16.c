@@ -1,0 +1,228 @@
+// Products of rows with a weight in bf16 by AVX512-BF16: both factors in bf16, sums in f32. Tiles and panels are those of
+// gemm.c, with pairs of terms in the place of terms.
+//
+// Rows are rounded to bf16 (to nearest, even between two; below the least normal number to zero) as they are needed: some at a
+// time, to scratch. An element's sum is the same whatever the sizes of the product, the place of its row and column in it, and
+// the number of threads: each instruction adds a pair of products, blocks of DEPTH pairs follow each other from the first on,
+// and their sums are added in turn. So an adapter's results do not depend on what it is co-batched with.
+#include "packed.h"
+#include "tiles.h"
+#include <stdlib.h>
+
+#define MOST_ROWS 480 // that are rounded at a time
+#define DEEPEST 6144  // terms of a row that are: whole blocks. src/ops/packed.ts computes the room for both
+
+#ifdef __x86_64__
+
+#define ROWS 8         // of a tile
+#define VECTORS 3      // of 16 columns, of a tile
+#define PANEL (16 * VECTORS)
+#define DEPTH 384      // pairs of a block: a panel of it is 72 KiB
+#define MOST_PANELS 6  // of a piece
+
+#define BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
+#define ALWAYS_BF16 static inline __attribute__((always_inline)) BF16
+
+// Whether the processor has what product_bf16 is made of.
+int native_bf16(void) {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+}
+
+// What a tile multiplies: `depth` pairs, of rows that begin at row[i] and of a panel.
+typedef struct {
+  const int32_t *row[ROWS];
+  const int32_t *b;
+  int depth, rows; // that are written
+  __mmask16 last;  // of the last vector of columns
+  float beta;
+  float *c;
+  int64_t ldc;
+} tile_args;
+
+ALWAYS_BF16 void tile(const tile_args *t, const int vectors) {
+  __m512 sum[ROWS][VECTORS];
+  UNROLLED for (int i = 0; i < ROWS; i++)
+    UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] = _mm512_setzero_ps();
+  const int32_t *r0 = t->row[0], *r1 = t->row[1], *r2 = t->row[2], *r3 = t->row[3];
+  const int32_t *r4 = t->row[4], *r5 = t->row[5], *r6 = t->row[6], *r7 = t->row[7];
+  const int32_t *b = t->b;
+  const __mmask16 last = t->last;
+  UNROLLED for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < vectors; j++)
+      if (i < t->rows) __builtin_prefetch(t->c + i * t->ldc + 16 * j, 1, 3);
+  const int64_t end = t->depth;
+  for (int64_t at = 0; at < end; at++, b += PANEL) {
+    __m512bh column[VECTORS];
+    UNROLLED for (int j = 0; j < vectors; j++) column[j] = (__m512bh)_mm512_load_si512(b + 16 * j);
+#define PAIR(i)                                                                                                                \
+  {                                                                                                                            \
+    __m512bh value = (__m512bh)_mm512_set1_epi32(r##i[at]);                                                                    \
+    UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], value, column[j]);                      \
+  }
+    PAIR(0) PAIR(1) PAIR(2) PAIR(3) PAIR(4) PAIR(5) PAIR(6) PAIR(7)
+#undef PAIR
+  }
+  __m512 beta = _mm512_set1_ps(t->beta);
+  UNROLLED for (int i = 0; i < ROWS; i++) {
+    if (i >= t->rows) break;
+    float *c = t->c + i * t->ldc;
+    UNROLLED for (int j = 0; j < vectors; j++) {
+      __mmask16 mask = j == vectors - 1 ? last : 0xffff;
+      __m512 before = t->beta == 0 ? _mm512_setzero_ps() : _mm512_mul_ps(beta, _mm512_maskz_loadu_ps(mask, c + 16 * j));
+      _mm512_mask_storeu_ps(c + 16 * j, mask, _mm512_add_ps(sum[i][j], before));
+    }
+  }
+}
+
+BF16 static void tile_1(const tile_args *t) { tile(t, 1); }
+BF16 static void tile_2(const tile_args *t) { tile(t, 2); }
+BF16 static void tile_3(const tile_args *t) { tile(t, 3); }
+
+static inline __mmask32 first_of_32(int count) { return count >= 32 ? 0xffffffff : (1u << count) - 1; }
+static inline __mmask16 first_of_16(int count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
+
+// A panel from rows of the weight, which become its columns: `terms` of each, by pairs, the last with a zero if they are odd.
+BF16 static void pack_rows(const uint16_t *w, int64_t ld, int columns, int terms, int32_t *to) {
+  for (int first = 0; first < columns; first += 16)
+    for (int k = 0; k < terms; k += 32) {
+      __mmask32 mask = first_of_32(terms - k);
+      __m512 r[16];
+      UNROLLED for (int i = 0; i < 16; i++)
+        r[i] = first + i < columns ? _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, w + (first + i) * ld + k)) : _mm512_setzero_ps();
+      transpose(r);
+      UNROLLED for (int i = 0; i < 16; i++) _mm512_store_ps((float *)(to + (k / 2 + i) * PANEL + first), r[i]);
+    }
+}
+
+// A panel from columns of the weight: two rows of it are a row of pairs.
+BF16 static void pack_columns(const uint16_t *w, int64_t ld, int columns, int terms, int32_t *to) {
+  for (int k = 0; k < terms; k += 2, w += 2 * ld, to += PANEL)
+    for (int first = 0; first < columns; first += 16) {
+      __mmask16 mask = first_of_16(columns - first);
+      __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, w + first));
+      __m512i high = k + 1 == terms ? _mm512_setzero_si512()
+                                    : _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, w + ld + first)), 16);
+      _mm512_store_si512(to + first, _mm512_or_si512(low, high));
+    }
+}
+
+// Some rows of a product that are rounded already, `terms` of each, by all of its columns.
+typedef struct {
+  const float *from; // f32, `lda` apart
+  int64_t lda, pitch;
+  int32_t *a; // rounded, by pairs, `pitch` apart
+  int rows, terms, n, transposed;
+  const uint16_t *w; // of these terms
+  int64_t ldw;
+  float beta, *c;
+  int64_t ldc;
+  int high, wide, across; // rows and columns of a piece; pieces side by side
+} block;
+
+BF16 static void round_range(void *context, int64_t begin, int64_t end) {
+  const block *b = context;
+  for (int64_t row = begin; row < end; row++) {
+    const float *from = b->from + row * b->lda;
+    uint16_t *to = (uint16_t *)(b->a + row * b->pitch);
+    for (int k = 0; k < b->terms; k += 32) {
+      __m512 low = _mm512_maskz_loadu_ps(first_of_16(b->terms - k), from + k);
+      __m512 high = b->terms - k > 16 ? _mm512_maskz_loadu_ps(first_of_16(b->terms - k - 16), from + k + 16) : _mm512_setzero_ps();
+      _mm512_storeu_si512(to + k, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+  }
+}
+
+// One panel of this thread.
+static int32_t *panel_of_thread(void) {
+  static _Thread_local int32_t *panel;
+  if (!panel) panel = aligned_alloc(64, sizeof(int32_t) * PANEL * DEPTH);
+  if (!panel) abort(); // 72 KiB: the machine is beyond saving
+  return panel;
+}
+
+// Asks for a part of what the panel after this one is packed from.
+static void prefetch(const block *b, int column, int columns, int k, int terms, int part, int parts) {
+  int rows = b->transposed ? columns : terms, width = b->transposed ? terms : columns;
+  const uint16_t *from = b->w + (b->transposed ? column * b->ldw + k : k * b->ldw + column);
+  for (int row = rows * part / parts; row < rows * (part + 1) / parts; row++)
+    for (int i = 0; i < width; i += 32) __builtin_prefetch(from + row * b->ldw + i, 0, 2);
+}
+
+static int least(int a, int b) { return a < b ? a : b; }
+
+// Rows [row, end) of c by columns [column, last).
+static void piece(const block *b, int row, int end, int column, int last) {
+  int32_t *panel = panel_of_thread();
+  for (int k = 0; k < b->terms; k += 2 * DEPTH) {
+    int terms = least(b->terms - k, 2 * DEPTH);
+    for (int first = column; first < last; first += PANEL) {
+      int columns = least(last - first, PANEL), vectors = (columns + 15) / 16;
+      tile_args t = {.b = panel, .depth = (terms + 1) / 2, .beta = k == 0 ? b->beta : 1, .ldc = b->ldc};
+      t.last = first_of_16(columns - 16 * (vectors - 1));
+      if (b->transposed) pack_rows(b->w + first * b->ldw + k, b->ldw, columns, terms, panel);
+      else pack_columns(b->w + k * b->ldw + first, b->ldw, columns, terms, panel);
+      int next = first + PANEL, next_k = k;
+      if (next >= last) next = column, next_k = k + 2 * DEPTH;
+      int next_columns = least(last - next, PANEL), next_terms = least(b->terms - next_k, 2 * DEPTH);
+      for (int m = row; m < end; m += ROWS) {
+        if (next_terms > 0) prefetch(b, next, next_columns, next_k, next_terms, (m - row) / ROWS, (end - row + ROWS - 1) / ROWS);
+        t.rows = least(end - m, ROWS);
+        for (int i = 0; i < ROWS; i++) // what is not written may be computed twice
+          t.row[i] = b->a + (m + least(i, t.rows - 1)) * b->pitch + k / 2;
+        t.c = b->c + m * b->ldc + first;
+        if (vectors == 3) tile_3(&t);
+        else if (vectors == 2) tile_2(&t);
+        else tile_1(&t);
+      }
+    }
+  }
+}
+
+static void block_range(void *context, int64_t begin, int64_t end) {
+  const block *b = context;
+  for (int64_t at = begin; at < end; at++) {
+    int row = (int)(at / b->across) * b->high, column = (int)(at % b->across) * b->wide;
+    piece(b, row, least(row + b->high, b->rows), column, least(column + b->wide, b->n));
+  }
+}
+
+static void multiply_block(block *b) {
+  int pieces = pool_threads() == 1 ? 1 : 4 * pool_threads();
+  int panels = (b->n + PANEL - 1) / PANEL, wide = least(panels / pieces, MOST_PANELS);
+  b->wide = (wide > 1 ? wide : 1) * PANEL;
+  b->across = (b->n + b->wide - 1) / b->wide;
+  b->high = b->rows;
+  if (2 * b->across < pieces) { // every piece packs its own panel: no more of them than are needed
+    int down = pieces / (2 * b->across), rows = (b->rows + down - 1) / down;
+    b->high = (rows + 3 * ROWS - 1) / (3 * ROWS) * (3 * ROWS);
+  }
+  parallel(b->rows, ROWS, round_range, b);
+  parallel((int64_t)b->across * ((b->rows + b->high - 1) / b->high), 1, block_range, b);
+}
+
+// c[m, n] = a op(w) + beta c with a weight in bf16, [n, k] where op transposes, else [k, n]; a is rounded to bf16. `scratch`
+// has room for MOST_ROWS or m rows of DEEPEST or k values of 16 bits, k rounded up to 32.
+void product_bf16(int transposed, int m, int n, int k, const float *a, int lda, const packed_weight *w, float beta, float *c, int ldc,
+                  void *scratch) {
+  const uint16_t *codes = w->linears[0].codes; // those of all linears lie under each other
+  for (int row = 0; row < m; row += MOST_ROWS)
+    for (int from = 0; from < k; from += DEEPEST) {
+      block b = {.from = a + row * (int64_t)lda + from, .lda = lda, .a = scratch, .rows = least(m - row, MOST_ROWS),
+                 .terms = least(k - from, DEEPEST), .n = n, .transposed = transposed, .ldw = w->columns,
+                 .w = codes + (transposed ? from : from * w->columns), .beta = from == 0 ? beta : 1,
+                 .c = c + row * (int64_t)ldc, .ldc = ldc};
+      b.pitch = (b.terms + 31) / 32 * 16;
+      multiply_block(&b);
+    }
+}
+
+#else
+int native_bf16(void) { return 0; }
+void product_bf16(int transposed, int m, int n, int k, const float *a, int lda, const packed_weight *w, float beta, float *c, int ldc,
+                  void *scratch) {
+  (void)transposed, (void)m, (void)n, (void)k, (void)a, (void)lda, (void)w, (void)beta, (void)c, (void)ldc, (void)scratch;
+  abort();
+}
+#endif

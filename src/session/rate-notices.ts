@@ -1,0 +1,20 @@
+// What becomes of learning rates that never come to their peak, for people.
+
+import { count } from "../base/units.ts";
+import type { AdapterPlan } from "../plan/plan.ts";
+import { onlyWarms, rateFactor } from "../schedule/rate.ts";
+
+/** Notices of adapters whose warm-up lasts as long as their training, or longer. */
+export function rateNotices(adapters: readonly Pick<AdapterPlan, "name" | "steps" | "recipe">[]): string[] {
+  const texts = adapters.flatMap(({ name, steps, recipe: { schedule, optimizer } }) => {
+    if (steps === 1 || !onlyWarms(schedule, steps)) return [];
+    const highest = optimizer.learningRate * rateFactor(schedule, steps - 1, steps);
+    const text =
+      `the learning rate rises in all ${count(steps)} steps (warmup = ${count(schedule.warmup)}), to ` +
+      `${Number(highest.toPrecision(3))} of ${optimizer.learningRate}; lower warmup, which below 1 is a share of the steps`;
+    return [{ name, text }];
+  });
+  return [...Map.groupBy(texts, ({ text }) => text)].map(
+    ([text, of]) => `${of[0]!.name}${of.length > 1 ? ` and ${of.length - 1} more` : ""}: ${text}`,
+  );
+}
