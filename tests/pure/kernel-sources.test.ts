@@ -20,11 +20,11 @@ const namesIn = (folder: string, ending: string): string[] =>
 const SHARED_C = ["dropout", "encode", "factors", "gemm", "gemm_bf16", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "adapters",
-  "chunks",
   "attention_hopper",
   "attention_hopper_keys",
   "attention_sink",
   "attention_variants",
+  "chunks",
   "codegen",
   "compile",
   "deltanet_backward",
