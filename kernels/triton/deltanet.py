@@ -3,10 +3,11 @@
 Of value head h of a sequence, with the state S f32[K, V] before a chunk, c the sums of g = -e^decay softplus(a + bias) from the
 chunk's first token on, beta = sigmoid(b), and q and k of length 1 (q over sqrt(K)):
 
-    A = tril(beta k k^T e^(c_i - c_j), -1)    T = (I + A)^-1    P = tril(q k^T e^(c_i - c_j))
-    N = T beta (v - (e^c k) S)                out = (e^c q) S + P N        S' = e^(c_last) S + (e^(c_last - c) k)^T N
+    A = tril(beta k k^T e^(c_i - c_j), -1)    T = (I + A)^-1 beta    P = tril(q k^T e^(c_i - c_j))
+    N = T (v - (e^c k) S)                     out = (e^c q) S + P N       S' = e^(c_last) S + (e^(c_last - c) k)^T N
 
-    delta_prepare    T, P and the vectors c, what q and what k is multiplied by, and beta, of a chunk and a head
+    delta_prepare    T, P and vectors of a chunk and a head: c; what makes q and k of their lengths; the same of k times e^c and
+                     times e^(c_last - c), and of q times e^c
     delta_scan       from chunk to chunk: N, and the states before chunks; the state after a sequence, if kept
     delta_out        out of a chunk and a head
     delta_decode     a row of each sequence, token by token: S = e^g S, S += k (beta (v - S^T k))^T, out = S^T q
@@ -15,11 +16,12 @@ A program of a grid over tiles of 64 rows takes the chunks, or the sequences, th
 sequence's first follows 64 rows of it, so that the state before it has a place of its own, begin // 64. Sums are f32 and begin
 anew in each chunk; state and what follows from it are f32, and factors of products have the compute type. Rows of q, k and v
 are factors as they are stored, without a way through registers: what they are multiplied by goes to the other factor or to the
-result.
+result. The scans hold a state as S^T, by rows of v: then what one product makes is a factor of the next out of registers, and
+no chunk waits for a way through shared memory.
 
 Shapes: mixed c[M, 2 H K + heads V], H heads of q and of k, then those of v; gates c[M, 2 heads]; decay, bias f32[heads]; bounds
-i32[M, 2], equal in padding rows, which reach to the end of a tile; out c[M, heads V]; vectors f32[6, M, heads], the last two
-the backward pass's; t, p c[M, heads, 64]; n c[M, heads, V]; states c[M / 64, heads, K, V]; places i32[M]; state f32[S, heads,
+i32[M, 2], equal in padding rows, which reach to the end of a tile; out c[M, heads V]; vectors f32[12, heads, M], the last six
+the backward pass's; t, p c[M, heads, 64]; n c[M, heads, V]; states c[M / 64, heads, V, K]; places i32[M]; state f32[S, heads,
 K, V]. K is at most KD and V at most VD, and equal to them where EXACT = 1.
 
 Launch: prepare grid (ceil(M / 64), heads, 2); out grid (ceil(M / 64), heads); scan grid (ceil(V / BV), heads, ceil(M / 64)), so
@@ -27,12 +29,7 @@ that the programs of a sequence begin together; decode grid (M, heads, ceil(V / 
 """
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def product(a, b):
-    """a b, f32; f32 factors as three products of their tf32 parts."""
-    return tl.dot(a, b, input_precision="tf32x3")
+from chunks import bounded, chunk_rows, next_chunk, next_sequence, product, tile_rows
 
 
 @triton.jit
@@ -41,7 +38,7 @@ def token_gates(gates, decay, bias, m_C, inside, head, heads):
     row = gates + m_C.to(tl.int64) * 2 * heads + head
     before = tl.load(row + heads, mask=inside, other=0.0).to(tl.float32) + tl.load(bias + head)
     softplus = tl.where(before > 20.0, before, tl.log(1.0 + tl.exp(tl.minimum(before, 20.0))))
-    g_C = tl.where(inside, -tl.exp(tl.load(decay + head)) * softplus, 0.0)
+    g_C = tl.where(inside, bounded(-tl.exp(tl.load(decay + head)) * softplus), 0.0)
     beta_C = tl.where(inside, tl.sigmoid(tl.load(row, mask=inside, other=0.0).to(tl.float32)), 0.0)
     return g_C, beta_C, before
 
@@ -89,69 +86,58 @@ def inverse(a_CC, EXACT: tl.constexpr):
 
 
 @triton.jit
-def after_chunk(row, stop, bounds):
-    """The row after the chunk that begins at or after a row, or after what is no chunk's beginning."""
-    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-    begin = first + (row - first + 63) // 64 * 64
-    return tl.where(end <= first, stop, tl.where((begin >= end) | (begin >= stop), tl.minimum(end, stop), tl.minimum(begin + 64, end)))
-
-
-@triton.jit
 def prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V,
                   KD: tl.constexpr):
     """The chunk at or after a row, if one begins before `stop`; the row after it."""
     head, C, i, k_K = tl.program_id(1), 64, tl.arange(0, 64), tl.arange(0, KD)
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
-    each = M.to(tl.int64) * heads
-    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-    begin = first + (row - first + C - 1) // C * C
-    if end <= first:
-        row = stop
-    elif (begin >= end) | (begin >= stop):
-        row = tl.minimum(end, stop)
-    else:
+    each, place = M.to(tl.int64) * heads, vectors + head.to(tl.int64) * M
+    first, end, begin, row = next_chunk(bounds, row, stop)
+    if begin < end:
         m_C = begin + i
         inside = m_C < end
-        m = m_C.to(tl.int64)
         seen_K = inside[:, None] & (k_K < K)[None, :]
-        q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
-        k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
+        q_rows = chunk_rows(mixed + key_head * K, begin, width)
+        q_CK = tl.load(q_rows + k_K[None, :], mask=seen_K, other=0.0)
+        k_CK = tl.load(q_rows + key_heads * K + k_K[None, :], mask=seen_K, other=0.0)
         g_C, beta_C, _ = token_gates(gates, decay, bias, m_C, inside, head, heads)
         c_C = tl.cumsum(g_C, 0)
         kk_CC = product(k_CK, tl.trans(k_CK))
         rq_C, rk_C = by_squares(product(q_CK, tl.trans(q_CK)), tl.rsqrt(K * 1.0)), by_squares(kk_CC, 1.0)
         d_CC = decays(c_C)
-        at = m * heads + head
-        tl.store(vectors + at, c_C, mask=inside)
-        tl.store(vectors + each + at, rq_C, mask=inside)
-        tl.store(vectors + 2 * each + at, rk_C, mask=inside)
-        tl.store(vectors + 3 * each + at, beta_C, mask=inside)
+        to_C = place + m_C
+        last, e_C = tl.sum(tl.where(m_C == tl.minimum(begin + 64, end) - 1, c_C, 0.0)), tl.exp(c_C)
+        tl.store(to_C, c_C, mask=inside)
+        tl.store(to_C + each, rq_C, mask=inside)
+        tl.store(to_C + 2 * each, rk_C, mask=inside)
+        tl.store(to_C + 3 * each, rk_C * e_C, mask=inside)
+        tl.store(to_C + 4 * each, rk_C * tl.exp(last - c_C), mask=inside)
+        tl.store(to_C + 5 * each, rq_C * e_C, mask=inside)
         p_CC = product(q_CK, tl.trans(k_CK)) * (rq_C[:, None] * rk_C[None, :]) * d_CC
-        tl.store(p + at[:, None] * 64 + i[None, :], p_CC.to(q_CK.dtype), mask=inside[:, None])
+        tl.store(chunk_rows(p + head * 64, begin, heads * 64) + i[None, :], p_CC.to(q_CK.dtype), mask=inside[:, None])
         a_CC = kk_CC * ((beta_C * rk_C)[:, None] * rk_C[None, :]) * d_CC
         t_CC = inverse(tl.where(i[:, None] > i[None, :], a_CC, 0.0), EXACT=mixed.dtype.element_ty == tl.float32)
-        tl.store(t + at[:, None] * 64 + i[None, :], t_CC.to(q_CK.dtype), mask=inside[:, None])
-        row = tl.minimum(begin + C, end)
+        tl.store(chunk_rows(t + head * 64, begin, heads * 64) + i[None, :], (t_CC * beta_C[None, :]).to(q_CK.dtype), mask=inside[:, None])
     return row
 
 
 @triton.jit
 def delta_prepare(mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V,
-                  KD: tl.constexpr, EXACT: tl.constexpr):
+                  KD: tl.constexpr, VD: tl.constexpr, EXACT: tl.constexpr):
     """The chunks of a head that begin in a tile. See the top of the file. Most tiles have one, which the program of (.., .., 0)
     takes without a loop: what is the same in all turns of a loop lies in registers, of which there are too few. That of
     (.., .., 1) takes the others."""
     if EXACT:
-        K = KD
-    row, stop = tl.program_id(0) * 64, tl.minimum(tl.program_id(0) * 64 + 64, M)
+        K, V = KD, VD
+    row, stop = tile_rows(tl.program_id(0), M)
     if EXACT == 0:
         row = tl.where(tl.program_id(2) == 0, row, stop)
     elif tl.program_id(2) == 0:
         prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V, KD)
         row = stop
     else:
-        row = after_chunk(row, stop, bounds)
+        _, _, _, row = next_chunk(bounds, row, stop)
     while row < stop:
         row = prepare_chunk(row, stop, mixed, gates, decay, bias, bounds, vectors, t, p, M, key_heads, heads, K, V, KD)
 
@@ -162,47 +148,41 @@ def delta_scan(mixed, bounds, vectors, t, n, states, places, state, M, key_heads
     """BV values of a head of the sequences that begin in a tile; capacity 0: no state is kept. See the top of the file."""
     if EXACT:
         K, V = KD, VD
-    head, C, i = tl.program_id(1), 64, tl.arange(0, 64)
+    head, i = tl.program_id(1), tl.arange(0, 64)
     k_K, v_V = tl.arange(0, KD), tl.program_id(0) * BV + tl.arange(0, BV)
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
-    each = M.to(tl.int64) * heads
-    row = tl.program_id(2) * C
-    stop = tl.minimum(row + C, M)
-    at_KV, each_state = k_K[:, None] * V + v_V[None, :], (heads * K * V).to(tl.int64)
-    seen_KV = (k_K < K)[:, None] & (v_V < V)[None, :]
+    each, of_head = M.to(tl.int64) * heads, vectors + head.to(tl.int64) * M
+    at_VK, each_state = v_V[:, None] * K + k_K[None, :], (heads * K * V).to(tl.int64)
+    seen_VK = (v_V < V)[:, None] & (k_K < K)[None, :]
+    row, stop = tile_rows(tl.program_id(2), M)
     while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        if end <= first:
-            row = stop
-        else:
-            if first == row:
-                s_KV = tl.zeros((KD, BV), tl.float32)
-                for begin in range(first, end, C):
-                    m_C = begin + i
-                    inside = m_C < end
-                    m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
-                    seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
-                    k_CK = tl.load(mixed + m[:, None] * width + (key_heads + key_head) * K + k_K[None, :], mask=seen_K, other=0.0)
-                    v_CV = tl.load(mixed + m[:, None] * width + 2 * key_heads * K + head * V + v_V[None, :], mask=seen_V, other=0.0)
-                    t_CC = tl.load(t + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-                    c_C, rk_C = tl.load(vectors + at, mask=inside, other=0.0), tl.load(vectors + 2 * each + at, mask=inside, other=0.0)
-                    beta_C = tl.load(vectors + 3 * each + at, mask=inside, other=0.0)
-                    last = tl.load(vectors + (tl.minimum(begin + C, end) - 1).to(tl.int64) * heads + head)
-                    el = k_CK.dtype
-                    before_KV = s_KV.to(el)
-                    if begin > first:
-                        tl.store(states + begin // C * each_state + head * K * V + at_KV, before_KV, mask=seen_KV)
-                    new_CV = beta_C[:, None] * (v_CV.to(tl.float32) - product(k_CK, before_KV) * (rk_C * tl.exp(c_C))[:, None])
-                    n_CV = product(t_CC, new_CV.to(el))
-                    tl.store(n + at[:, None] * V + v_V[None, :], n_CV.to(el), mask=seen_V)
-                    n_CV = n_CV * (rk_C * tl.exp(last - c_C))[:, None]
-                    s_KV = s_KV * tl.exp(last) + product(tl.trans(k_CK), n_CV.to(el))
-                if capacity > 0:
-                    place = tl.load(places + end - 1)
-                    if place >= 0:
-                        tl.store(state + ((place // capacity).to(tl.int64) * heads + head) * K * V + at_KV, s_KV, mask=seen_KV)
-            row = tl.minimum(end, stop)
+        first, end, row = next_sequence(bounds, row, stop)
+        if first < end:
+            s_VK = tl.zeros((BV, KD), tl.float32)
+            for begin in range(first, end, 64):
+                m_C = begin + i
+                inside = m_C < end
+                seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
+                last = tl.load(of_head + tl.minimum(begin + 64, end) - 1)
+                k_CK = tl.load(chunk_rows(mixed + (key_heads + key_head) * K, begin, width) + k_K[None, :], mask=seen_K, other=0.0)
+                v_CV = tl.load(chunk_rows(mixed + 2 * key_heads * K + head * V, begin, width) + v_V[None, :], mask=seen_V, other=0.0)
+                t_CC = tl.load(chunk_rows(t + head * 64, begin, heads * 64) + i[None, :], mask=inside[:, None], other=0.0)
+                reads_C = tl.load(of_head + 3 * each + m_C, mask=inside, other=0.0)
+                writes_C = tl.load(of_head + 4 * each + m_C, mask=inside, other=0.0)
+                el = k_CK.dtype
+                before_VK = s_VK.to(el)
+                tl.store(states + begin // 64 * each_state + head * K * V + at_VK, before_VK, mask=seen_VK & (begin > first))
+                read_VC = product(before_VK, tl.trans(k_CK)) * -reads_C[None, :]
+                n_VC = product(tl.trans(v_CV), tl.trans(t_CC)) + product(read_VC.to(el), tl.trans(t_CC))
+                tl.store(chunk_rows(n + head * V, begin, heads * V) + v_V[None, :], tl.trans(n_VC.to(el)), mask=seen_V)
+                n_VC = n_VC * writes_C[None, :]
+                s_VK = s_VK * tl.exp(last) + product(n_VC.to(el), k_CK)
+            if capacity > 0:
+                place = tl.load(places + end - 1)
+                if place >= 0:
+                    to_VK = ((place // capacity).to(tl.int64) * heads + head) * K * V + k_K[None, :] * V + v_V[:, None]
+                    tl.store(state + to_VK, s_VK, mask=seen_VK)
 
 
 @triton.jit
@@ -215,33 +195,27 @@ def delta_out(mixed, bounds, vectors, p, n, states, out, M, key_heads, heads, K,
     k_K, v_V = tl.arange(0, KD), tl.arange(0, VD)
     key_head = head * key_heads // heads
     width = 2 * key_heads * K + heads * V
-    row = tl.program_id(0) * C
-    stop = tl.minimum(row + C, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        begin = first + (row - first + C - 1) // C * C
+        here = row
+        first, end, begin, row = next_chunk(bounds, row, stop)
         if end <= first:
-            m_C = row + i
+            m_C = here + i
             zeros = tl.zeros((64, VD), out.dtype.element_ty)
             to_CV = out + (m_C.to(tl.int64) * heads + head)[:, None] * V + v_V[None, :]
             tl.store(to_CV, zeros, mask=(m_C < stop)[:, None] & (v_V < V)[None, :])
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
+        elif begin < end:
             m_C = begin + i
             inside = m_C < end
-            m, at = m_C.to(tl.int64), m_C.to(tl.int64) * heads + head
             seen_K, seen_V = inside[:, None] & (k_K < K)[None, :], inside[:, None] & (v_V < V)[None, :]
-            q_CK = tl.load(mixed + m[:, None] * width + key_head * K + k_K[None, :], mask=seen_K, other=0.0)
-            from_KV = states + begin // C * (heads * K * V).to(tl.int64) + head * K * V + k_K[:, None] * V + v_V[None, :]
-            s_KV = tl.load(from_KV, mask=(k_K < tl.where(begin > first, K, 0))[:, None] & (v_V < V)[None, :], other=0.0)
-            p_CC = tl.load(p + at[:, None] * 64 + i[None, :], mask=inside[:, None], other=0.0)
-            n_CV = tl.load(n + at[:, None] * V + v_V[None, :], mask=seen_V, other=0.0)
-            c_C, rq_C = tl.load(vectors + at, mask=inside, other=0.0), tl.load(vectors + M.to(tl.int64) * heads + at, mask=inside, other=0.0)
-            out_CV = product(q_CK, s_KV) * (rq_C * tl.exp(c_C))[:, None] + product(p_CC, n_CV)
-            tl.store(out + at[:, None] * V + v_V[None, :], out_CV.to(out.dtype.element_ty), mask=seen_V)
-            row = tl.minimum(begin + C, end)
+            q_CK = tl.load(chunk_rows(mixed + key_head * K, begin, width) + k_K[None, :], mask=seen_K, other=0.0)
+            from_VK = states + begin // 64 * (heads * K * V).to(tl.int64) + head * K * V + v_V[:, None] * K + k_K[None, :]
+            s_VK = tl.load(from_VK, mask=(v_V < tl.where(begin > first, V, 0))[:, None] & (k_K < K)[None, :], other=0.0)
+            p_CC = tl.load(chunk_rows(p + head * 64, begin, heads * 64) + i[None, :], mask=inside[:, None], other=0.0)
+            n_CV = tl.load(chunk_rows(n + head * V, begin, heads * V) + v_V[None, :], mask=seen_V, other=0.0)
+            asks_C = tl.load(vectors + (5 * heads + head).to(tl.int64) * M + m_C, mask=inside, other=0.0)
+            out_CV = product(q_CK, tl.trans(s_VK)) * asks_C[:, None] + product(p_CC, n_CV)
+            tl.store(chunk_rows(out + head * V, begin, heads * V) + v_V[None, :], out_CV.to(out.dtype.element_ty), mask=seen_V)
 
 
 @triton.jit
@@ -291,7 +265,7 @@ def small():
     """Heads up to 32, which alone compute in f32."""
     for kind in ("ptr", "f32"):
         some = dict(KD=32, VD=32, EXACT=0)
-        yield row("deltanet", "delta_prepare", kind, PREPARED, KD=32, EXACT=0)
+        yield row("deltanet", "delta_prepare", kind, PREPARED, **some)
         yield row("deltanet", "delta_scan", kind, SCANNED, **some, BV=32)
         yield row("deltanet", "delta_out", kind, READ, **some)
         yield row("deltanet", "delta_decode", kind, DECODED, 4, KD=32, BV=32, EXACT=0)
@@ -300,8 +274,8 @@ def small():
 def variants():
     """Heads of 128, as released models have them."""
     whole = dict(KD=128, VD=128, EXACT=1)
-    yield from by_chip("deltanet", "delta_prepare", PREPARED, (4, 1), (8, 1), KD=128, EXACT=1)
-    yield from by_chip("deltanet", "delta_scan", SCANNED, (4, 2), (8, 1), **whole, BV=64)
+    yield from by_chip("deltanet", "delta_prepare", PREPARED, (4, 1), (8, 1), **whole)
+    yield from by_chip("deltanet", "delta_scan", SCANNED, (4, 3), (8, 1), **whole, BV=64)
     yield from by_chip("deltanet", "delta_out", READ, (4, 1), (8, 1), **whole)
     yield row("deltanet", "delta_decode", "ptr", DECODED, 4, KD=128, BV=32, EXACT=1)
     yield from for_tests(small())

@@ -27,12 +27,7 @@ ceil(P / BP) ceil(S / BS)); out grid (ceil(M / 64), heads); decode grid (M, head
 """
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def product(a, b):
-    """a b, f32; f32 factors as three products of their tf32 parts."""
-    return tl.dot(a, b, input_precision="tf32x3")
+from chunks import bounded, next_chunk, next_sequence, product, tile_rows
 
 
 @triton.jit
@@ -72,35 +67,22 @@ def decays(c_C):
 
 
 @triton.jit
-def next_chunk(bounds, row):
-    """The sequence of a row, and where its first chunk from there on begins."""
-    first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-    return first, end, first + (row - first + 63) // 64 * 64
-
-
-@triton.jit
 def space_steps(steps, decay, bias, bounds, vectors, M, heads, stride, least, most, BH: tl.constexpr):
     """BH heads of the chunks that begin in a tile. See the top of the file."""
     i, h_H = tl.arange(0, 64), tl.program_id(1) * BH + tl.arange(0, BH)
     decay_H = -tl.exp(tl.load(decay + h_H, mask=h_H < heads, other=0.0))
     bias_H = tl.load(bias + h_H, mask=h_H < heads, other=0.0)
-    row = tl.program_id(0) * 64
-    stop = tl.minimum(row + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     while row < stop:
-        first, end, begin = next_chunk(bounds, row)
-        if end <= first:
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
+        first, end, begin, row = next_chunk(bounds, row, stop)
+        if begin < end:
             m_C = begin + i
             seen = (m_C < end)[:, None] & (h_H < heads)[None, :]
             dt_CH = tl.load(steps + m_C.to(tl.int64)[:, None] * stride + h_H[None, :], mask=seen, other=0.0).to(tl.float32)
             s_CH = tl.where(seen, step_of(dt_CH + bias_H[None, :], least, most), 0.0)
             to_CH = vectors + h_H.to(tl.int64)[None, :] * M + m_C[:, None]
             tl.store(to_CH, s_CH, mask=seen)
-            tl.store(to_CH + heads.to(tl.int64) * M, tl.cumsum(s_CH * decay_H[None, :], 0), mask=seen)
-            row = tl.minimum(begin + 64, end)
+            tl.store(to_CH + heads.to(tl.int64) * M, tl.cumsum(bounded(s_CH * decay_H[None, :]), 0), mask=seen)
 
 
 @triton.jit
@@ -109,15 +91,10 @@ def space_scores(mixed, bounds, scores, M, heads, groups, P, S, PD: tl.constexpr
     P, S = sizes_of(P, S, PD, SD, EXACT)
     group, i, s_S = tl.program_id(1), tl.arange(0, 64), tl.arange(0, BS)
     width = heads * P + 2 * groups * S
-    row = tl.program_id(0) * 64
-    stop = tl.minimum(row + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     while row < stop:
-        first, end, begin = next_chunk(bounds, row)
-        if end <= first:
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
+        first, end, begin, row = next_chunk(bounds, row, stop)
+        if begin < end:
             m_C = begin + i
             inside = m_C < end
             m = m_C.to(tl.int64)
@@ -128,7 +105,6 @@ def space_scores(mixed, bounds, scores, M, heads, groups, P, S, PD: tl.constexpr
                 b_CS = tl.load(from_CS, mask=seen, other=0.0)
                 g_CC += product(tl.load(from_CS + groups * S, mask=seen, other=0.0), tl.trans(b_CS))
             tl.store(scores + (m * groups + group)[:, None] * 64 + i[None, :], g_CC, mask=inside[:, None])
-            row = tl.minimum(begin + 64, end)
 
 
 @triton.jit
@@ -143,35 +119,30 @@ def space_scan(mixed, bounds, vectors, states, places, state, M, heads, groups, 
     at_PS, each_state = head * P * S + p_P[:, None] * S + s_S[None, :], (heads * P * S).to(tl.int64)
     seen_PS = (p_P < P)[:, None] & (s_S < S)[None, :]
     step, sums = vectors + head.to(tl.int64) * M, vectors + (heads + head).to(tl.int64) * M
-    row = tl.program_id(0) * 64
-    stop = tl.minimum(row + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        if end <= first:
-            row = stop
-        else:
-            if first == row:
-                h_PS = tl.zeros((BP, BS), tl.float32)
-                for begin in range(first, end, 64):
-                    if begin > first:
-                        tl.store(states + begin // 64 * each_state + at_PS, h_PS.to(states.dtype.element_ty), mask=seen_PS)
-                    if (begin + 64 < end) | (capacity > 0):
-                        m_C = begin + i
-                        inside = m_C < end
-                        m = m_C.to(tl.int64)
-                        last = tl.load(sums + tl.minimum(begin + 64, end) - 1)
-                        by_C = tl.load(step + m_C, mask=inside, other=0.0) * tl.exp(last - tl.load(sums + tl.minimum(m_C, end - 1)))
-                        from_CP = mixed + m[:, None] * width + head * P + p_P[None, :]
-                        x_CP = tl.load(from_CP, mask=inside[:, None] & (p_P < P)[None, :], other=0.0)
-                        from_CS = mixed + m[:, None] * width + of_keys + s_S[None, :]
-                        b_CS = tl.load(from_CS, mask=inside[:, None] & (s_S < S)[None, :], other=0.0)
-                        x_CP = (x_CP.to(tl.float32) * by_C[:, None]).to(b_CS.dtype)
-                        h_PS = h_PS * tl.exp(last) + product(tl.trans(x_CP), b_CS)
-                if capacity > 0:
-                    place = tl.load(places + end - 1)
-                    if place >= 0:
-                        tl.store(state + (place // capacity).to(tl.int64) * each_state + at_PS, h_PS, mask=seen_PS)
-            row = tl.minimum(end, stop)
+        first, end, row = next_sequence(bounds, row, stop)
+        if first < end:
+            h_PS = tl.zeros((BP, BS), tl.float32)
+            for begin in range(first, end, 64):
+                if begin > first:
+                    tl.store(states + begin // 64 * each_state + at_PS, h_PS.to(states.dtype.element_ty), mask=seen_PS)
+                if (begin + 64 < end) | (capacity > 0):
+                    m_C = begin + i
+                    inside = m_C < end
+                    m = m_C.to(tl.int64)
+                    last = tl.load(sums + tl.minimum(begin + 64, end) - 1)
+                    by_C = tl.load(step + m_C, mask=inside, other=0.0) * tl.exp(last - tl.load(sums + tl.minimum(m_C, end - 1)))
+                    from_CP = mixed + m[:, None] * width + head * P + p_P[None, :]
+                    x_CP = tl.load(from_CP, mask=inside[:, None] & (p_P < P)[None, :], other=0.0)
+                    from_CS = mixed + m[:, None] * width + of_keys + s_S[None, :]
+                    b_CS = tl.load(from_CS, mask=inside[:, None] & (s_S < S)[None, :], other=0.0)
+                    x_CP = (x_CP.to(tl.float32) * by_C[:, None]).to(b_CS.dtype)
+                    h_PS = h_PS * tl.exp(last) + product(tl.trans(x_CP), b_CS)
+            if capacity > 0:
+                place = tl.load(places + end - 1)
+                if place >= 0:
+                    tl.store(state + (place // capacity).to(tl.int64) * each_state + at_PS, h_PS, mask=seen_PS)
 
 
 @triton.jit
@@ -185,18 +156,15 @@ def space_out(mixed, bounds, vectors, skip, scores, states, out, M, heads, group
     step, sums = vectors + head.to(tl.int64) * M, vectors + (heads + head).to(tl.int64) * M
     through = tl.load(skip + head)
     el = mixed.dtype.element_ty
-    row = tl.program_id(0) * 64
-    stop = tl.minimum(row + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     while row < stop:
-        first, end, begin = next_chunk(bounds, row)
+        here = row
+        first, end, begin, row = next_chunk(bounds, row, stop)
         if end <= first:
-            m_C, p_P = row + i, tl.arange(0, PD)
+            m_C, p_P = here + i, tl.arange(0, PD)
             to_CP = out + (m_C.to(tl.int64) * heads + head)[:, None] * P + p_P[None, :]
             tl.store(to_CP, tl.zeros((64, PD), el), mask=(m_C < stop)[:, None] & (p_P < P)[None, :])
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
+        elif begin < end:
             m_C = begin + i
             inside = m_C < end
             m = m_C.to(tl.int64)
@@ -219,7 +187,6 @@ def space_out(mixed, bounds, vectors, skip, scores, states, out, M, heads, group
                     out_CP = out_CP * tl.exp(c_C)[:, None]
                 out_CP += product(p_CC, x_CP) + through * x_CP.to(tl.float32)
                 tl.store(out + (m * heads + head)[:, None] * P + p_P[None, :], out_CP.to(el), mask=seen)
-            row = tl.minimum(begin + 64, end)
 
 
 @triton.jit

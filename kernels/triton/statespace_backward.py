@@ -22,8 +22,8 @@ Launch: scan grid (ceil(M / 64), heads, ceil(P / BP) ceil(S / BS)); values grid 
 """
 import triton
 import triton.language as tl
-
-from statespace import decays, next_chunk, product, sizes_of, softplus
+from chunks import next_chunk, next_sequence, product, tile_rows
+from statespace import decays, sizes_of, softplus
 
 
 @triton.jit
@@ -37,31 +37,26 @@ def space_scan_backward(mixed, bounds, vectors, dout, after, M, heads, groups, P
     at_PS, each_state = head * P * S + p_P[:, None] * S + s_S[None, :], (heads * P * S).to(tl.int64)
     seen_PS = (p_P < P)[:, None] & (s_S < S)[None, :]
     sums = vectors + (heads + head).to(tl.int64) * M
-    row = tl.program_id(0) * 64
-    stop = tl.minimum(row + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     while row < stop:
-        first, end = tl.load(bounds + 2 * row), tl.load(bounds + 2 * row + 1)
-        if end <= first:
-            row = stop
-        else:
-            if first == row:
-                g_PS = tl.zeros((BP, BS), tl.float32)
-                chunks = (end - first + 63) // 64
-                for back in range(0, chunks - 1):
-                    begin = first + (chunks - 1 - back) * 64
-                    m_C = begin + i
-                    inside = m_C < end
-                    m = m_C.to(tl.int64)
-                    last = tl.load(sums + tl.minimum(begin + 64, end) - 1)
-                    e_C = tl.exp(tl.load(sums + tl.minimum(m_C, end - 1)))
-                    from_CP = dout + (m * heads + head)[:, None] * P + p_P[None, :]
-                    do_CP = tl.load(from_CP, mask=inside[:, None] & (p_P < P)[None, :], other=0.0)
-                    from_CS = mixed + m[:, None] * width + of_queries + s_S[None, :]
-                    q_CS = tl.load(from_CS, mask=inside[:, None] & (s_S < S)[None, :], other=0.0)
-                    do_CP = (do_CP.to(tl.float32) * e_C[:, None]).to(q_CS.dtype)
-                    g_PS = g_PS * tl.exp(last) + product(tl.trans(do_CP), q_CS)
-                    tl.store(after + begin // 64 * each_state + at_PS, g_PS.to(after.dtype.element_ty), mask=seen_PS)
-            row = tl.minimum(end, stop)
+        first, end, row = next_sequence(bounds, row, stop)
+        if first < end:
+            g_PS = tl.zeros((BP, BS), tl.float32)
+            chunks = (end - first + 63) // 64
+            for back in range(0, chunks - 1):
+                begin = first + (chunks - 1 - back) * 64
+                m_C = begin + i
+                inside = m_C < end
+                m = m_C.to(tl.int64)
+                last = tl.load(sums + tl.minimum(begin + 64, end) - 1)
+                e_C = tl.exp(tl.load(sums + tl.minimum(m_C, end - 1)))
+                from_CP = dout + (m * heads + head)[:, None] * P + p_P[None, :]
+                do_CP = tl.load(from_CP, mask=inside[:, None] & (p_P < P)[None, :], other=0.0)
+                from_CS = mixed + m[:, None] * width + of_queries + s_S[None, :]
+                q_CS = tl.load(from_CS, mask=inside[:, None] & (s_S < S)[None, :], other=0.0)
+                do_CP = (do_CP.to(tl.float32) * e_C[:, None]).to(q_CS.dtype)
+                g_PS = g_PS * tl.exp(last) + product(tl.trans(do_CP), q_CS)
+                tl.store(after + begin // 64 * each_state + at_PS, g_PS.to(after.dtype.element_ty), mask=seen_PS)
 
 
 @triton.jit
@@ -76,20 +71,17 @@ def space_values_backward(mixed, steps, decay, bias, skip, bounds, vectors, scor
     step, sums = vectors + head.to(tl.int64) * M, vectors + (heads + head).to(tl.int64) * M
     through = tl.load(skip + head)
     el = mixed.dtype.element_ty
-    row = tl.program_id(0) * 64
-    stop = tl.minimum(row + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     while row < stop:
-        first, end, begin = next_chunk(bounds, row)
+        here = row
+        first, end, begin, row = next_chunk(bounds, row, stop)
         if end <= first:
-            m_C, p_P = row + i, tl.arange(0, PD)
+            m_C, p_P = here + i, tl.arange(0, PD)
             m = m_C.to(tl.int64)
             to_CP = dmixed + m[:, None] * width + head * P + p_P[None, :]
             tl.store(to_CP, tl.zeros((64, PD), el), mask=(m_C < stop)[:, None] & (p_P < P)[None, :])
             tl.store(dsteps + m * out_stride + head, tl.zeros((64,), el), mask=m_C < stop)
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
+        elif begin < end:
             m_C = begin + i
             inside = m_C < end
             m = m_C.to(tl.int64)
@@ -145,7 +137,6 @@ def space_values_backward(mixed, steps, decay, bias, skip, bounds, vectors, scor
             slope_C = tl.where((free_C < least) | (free_C > most), 0.0, tl.sigmoid(before_C))
             ds_C = (ds_C - tl.exp(tl.load(decay + head)) * da_C) * slope_C
             tl.store(dsteps + m * out_stride + head, ds_C.to(el), mask=inside)
-            row = tl.minimum(begin + 64, end)
 
 
 @triton.jit
@@ -159,15 +150,10 @@ def space_keys_backward(mixed, bounds, vectors, before, after, dout, sums, M, he
     width, each_state = heads * P + 2 * groups * S, (heads * P * S).to(tl.int64)
     first_head, end_head = group * each + part * HEADS, group * each + tl.minimum((part + 1) * HEADS, each)
     el = mixed.dtype.element_ty
-    row = tl.program_id(0) * 64
-    stop = tl.minimum(row + 64, M)
+    row, stop = tile_rows(tl.program_id(0), M)
     while row < stop:
-        first, end, begin = next_chunk(bounds, row)
-        if end <= first:
-            row = stop
-        elif (begin >= end) | (begin >= stop):
-            row = tl.minimum(end, stop)
-        else:
+        first, end, begin, row = next_chunk(bounds, row, stop)
+        if begin < end:
             m_C = begin + i
             inside = m_C < end
             m = m_C.to(tl.int64)
@@ -203,7 +189,6 @@ def space_keys_backward(mixed, bounds, vectors, before, after, dout, sums, M, he
             to_CS = sums + ((part * M.to(tl.int64) + m) * 2 * groups + group)[:, None] * S + s_S[None, :]
             tl.store(to_CS, db_CS, mask=seen_S)
             tl.store(to_CS + groups * S, dq_CS, mask=seen_S)
-            row = tl.minimum(begin + 64, end)
 
 
 @triton.jit

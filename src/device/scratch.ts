@@ -117,8 +117,8 @@ export function spaceScratch(compute: "f32" | "bf16", of: MambaSizes, M: number)
 export function deltaScratch(compute: "f32" | "bf16", { valueHeads: N, keyDim: K, valueDim: V }: DeltaSizes, M: number) {
   const [c, states] = [bytesOf(compute), Math.ceil(M / DELTA_CHUNK) * N * K * V];
   return placedParts({
-    ...{ vectors: 6 * M * N * 4, t: M * N * DELTA_CHUNK * c, p: M * N * DELTA_CHUNK * c, n: M * N * V * c },
-    ...{ before: states * c, after: states * c, x: M * N * V * c, dqk: 2 * M * N * K * c },
+    ...{ vectors: 12 * M * N * 4, t: M * N * DELTA_CHUNK * c, p: M * N * DELTA_CHUNK * c, n: M * N * V * c },
+    ...{ before: states * c, after: states * c, dqk: 2 * M * N * K * c },
   });
 }
 

@@ -113,7 +113,7 @@ export const deltaForward = op<Shared & { bounds: Tensor; out: Tensor } & (Kept 
   },
 );
 
-/** dmixed c[M, W] and the gradients of the gates, which take their place, from dout c[M, N V]. */
+/** dmixed c[M, W], not in the place of mixed, and the gradients of the gates, which take theirs, from dout c[M, N V]. */
 export const deltaBackward = op<Shared & { bounds: Tensor; dout: Tensor; dmixed: Tensor }>(
   "delta_backward",
   { ...shared, bounds: "i32 M 2", dout: "c M O", dmixed: "c M W" },
@@ -128,11 +128,16 @@ export const deltaBackward = op<Shared & { bounds: Tensor; dout: Tensor; dmixed:
     cuda: (of, gpu) => {
       const { dout, dmixed } = of;
       const { args: made, before, along, grid, part } = scanned(gpu, of, null);
-      const args = { ...made, dout, dmixed, x: part("x"), after: part("after"), dqk: part("dqk") };
+      const args = { ...made, dout, dmixed, before, after: part("after"), dqk: part("dqk") };
       const [back, unit] = [variant(gpu, "delta_scan_backward", of), variant(gpu, "delta_unit_backward", of)];
+      const [tiles, heads] = grid;
       gpu.launch(back, along(back), args);
-      for (const name of ["delta_chunk_backward", "delta_state_backward"])
-        gpu.launch(variant(gpu, name, of), [...grid, 2], { ...args, before });
+      gpu.launch(variant(gpu, "delta_chunk_backward", of), [tiles, heads, 2], args);
+      const state = variant(gpu, "delta_state_backward", of);
+      const parts = state.constant("KD") / state.constant("BK"); // of the features of keys
+      gpu.launch(state, [parts * tiles, heads, 2], args);
+      const gates = gpu.kernel("delta_gates_backward", { PARTS: parts });
+      gpu.launch(gates, [tiles, cdiv(heads, gates.constant("BH"))], args);
       gpu.launch(unit, [cdiv(made.M, unit.constant("BM")), made.key_heads, 2], args);
     },
   },

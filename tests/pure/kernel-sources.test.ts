@@ -24,6 +24,7 @@ const SHARED_PY = [
   "attention_hopper_keys",
   "attention_sink",
   "attention_variants",
+  "chunks",
   "codegen",
   "compile",
   "deltanet_backward",

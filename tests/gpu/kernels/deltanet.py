@@ -3,8 +3,9 @@ autograd. One command: python3 tests/gpu/kernels/deltanet.py
 
 Fresh random inputs, poisoned outputs and scratch, sequences shorter than the convolution, of one chunk, a token more, and of
 many chunks, with padding; keys that are nearly alike, whose chunk's matrix is hard to invert; states that are forgotten within
-a few rows, whose decays over a chunk are no f32; each sequence alone and among others, and all between others that are NaN, bit
-for bit. With TRITON_INTERPRET=1 small shapes are checked on the CPU.
+a few rows, whose decays over a chunk are no f32, or never, or at once by some rows among others that forget little; each
+sequence alone and among others, and all between others that are NaN, bit for bit. With TRITON_INTERPRET=1 small shapes are
+checked on the CPU.
 """
 import sys
 import time
@@ -38,24 +39,26 @@ def recurrence(mixed, gates, decay, bias, starts, lengths, H, heads, K, V):
     return torch.stack(out).reshape(M, heads * V), torch.stack(states)
 
 
-def inputs(kind, rows, H, heads, K, V, alike, fast=False):
+def inputs(kind, rows, H, heads, K, V, alike=False, decay=-3.0, resets=False):
     mixed, gates = rnd(kind, rows, 2 * H * K + heads * V), rnd(kind, rows, 2 * heads, scale=2)
     if alike:  # keys of a chunk that all but agree, written in full and kept long
         mixed[:, H * K : 2 * H * K] = (mixed[:1, H * K : 2 * H * K] + 0.05 * mixed[:, H * K : 2 * H * K]).to(mixed.dtype)
         gates[:, :heads] = 4
         gates[:, heads:] = -6
-    decay, bias = torch.randn(heads, device=DEVICE) + (2 if fast else -3), torch.randn(heads, device=DEVICE)
-    return mixed, gates, decay, bias
+    if resets:
+        gates[::7, heads:] = 6e5
+    return mixed, gates, torch.randn(heads, device=DEVICE) + decay, torch.randn(heads, device=DEVICE)
 
 
-def delta(kind, lengths, H, heads, K, V, alike=False, fast=False):
+def delta(kind, lengths, H, heads, K, V, **how):
     case = Case(kind)
     of = dict(H=H, heads=heads, K=K, V=V)
     # Keys that are alike: the same sums in PyTorch, rounded to bf16 where the kernels round, lie 3e-2 to 6e-2 from float64.
     # Decays of thousands over a chunk: their sums are off by 1e-4, and so are the few powers of differences near 0.
-    limit = (1e-4 if fast else 2e-5) if kind == "f32" else 8e-2 if alike else 3e-2 if INTERPRET else 1.2e-2
+    rough = how.get("resets") or how.get("decay", 0) > 0
+    limit = (1e-4 if rough else 2e-5) if kind == "f32" else 8e-2 if how.get("alike") else 3e-2 if INTERPRET else 1.2e-2
     bounds, starts, rows = packed(lengths)
-    mixed, gates, decay, bias = inputs(kind, rows, H, heads, K, V, alike, fast)
+    mixed, gates, decay, bias = inputs(kind, rows, H, heads, K, V, **how)
     dout = rnd(kind, rows, heads * V)
     reference = [t.double().requires_grad_() for t in (mixed, gates)]
     out64, states64 = recurrence(*reference, decay.double(), bias.double(), starts, lengths, **of)
@@ -195,7 +198,9 @@ SMALL = {
     "norms of 12": lambda kind: gates(kind, 19, 3, 2, 16, 12),
     "delta": lambda kind: delta(kind, (2, 64, 65, 3, 70), 1, 2, 16, 24),
     "alike": lambda kind: delta(kind, (70,), 1, 2, 16, 16, alike=True),
-    "fast decay": lambda kind: delta(kind, (60, 70), 1, 2, 16, 16, fast=True),
+    "fast decay": lambda kind: delta(kind, (60, 70), 1, 2, 16, 16, decay=2.0),
+    "slow decay": lambda kind: delta(kind, (3, 70, 1), 1, 2, 16, 16, decay=-20.0),
+    "resets": lambda kind: delta(kind, (60, 70), 1, 2, 16, 16, resets=True),
 }
 WHOLE = {
     "convolution": lambda kind: convolution(kind, (2, 3, 1, 70, 64, 300), 8192),
@@ -204,14 +209,19 @@ WHOLE = {
     "delta": lambda kind: delta(kind, (2, 64, 65, 3, 1, 300, 129), 2, 6, *((32, 32) if kind == "f32" else (128, 128))),
     "small": lambda kind: delta(kind, (70, 2, 33, 200), 4, 8, 8, 12),
     "alike": lambda kind: delta(kind, (256, 70), 1, 2, *((32, 32) if kind == "f32" else (128, 128)), alike=True),
-    "fast decay": lambda kind: delta(kind, (60, 200, 3), 2, 4, *((32, 32) if kind == "f32" else (128, 128)), fast=True),
+    "fast decay": lambda kind: delta(kind, (60, 200, 3), 2, 4, *((32, 32) if kind == "f32" else (128, 128)), decay=2.0),
+    "slow decay": lambda kind: delta(kind, (300, 3, 64), 2, 4, *((32, 32) if kind == "f32" else (128, 128)), decay=-20.0),
+    "resets": lambda kind: delta(kind, (60, 200, 3), 2, 4, *((32, 32) if kind == "f32" else (128, 128)), resets=True),
+    "many chunks": lambda kind: delta(kind, (1, 1700, 64, 3), 1, 2, *((32, 32) if kind == "f32" else (128, 128))),
 }
+
+OF_128 = ("delta", "alike", "fast decay", "slow decay", "resets", "many chunks")  # which Hopper has kernels of its own for
 
 
 def check():
     failed = 0
     for name, case in (SMALL if INTERPRET else WHOLE).items():
-        for kind in ("f32",) if INTERPRET else ("tma", "ptr", "f32") if name in ("delta", "alike", "fast decay") else ("ptr", "f32"):
+        for kind in ("f32",) if INTERPRET else ("tma", "ptr", "f32") if name in OF_128 else ("ptr", "f32"):
             seed = int(time.time())
             torch.manual_seed(seed)
             first = case(kind)

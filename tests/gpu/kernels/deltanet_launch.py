@@ -77,8 +77,8 @@ fresh = poisoned  # makes scratch; timings put torch.empty here
 def _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V, kept=None):
     """What goes from chunk to chunk: vectors, T, P, N and the states before chunks."""
     M, like = mixed.shape[0], dict(device=mixed.device, dtype=mixed.dtype)
-    vectors = fresh(6, M, heads, device=mixed.device, dtype=torch.float32)
-    t, p, n, states = (fresh(*shape, **like) for shape in ((M, heads, 64), (M, heads, 64), (M, heads, V), (cdiv(M, 64), heads, K, V)))
+    vectors = fresh(12, heads, M, device=mixed.device, dtype=torch.float32)
+    t, p, n, states = (fresh(*shape, **like) for shape in ((M, heads, 64), (M, heads, 64), (M, heads, V), (cdiv(M, 64), heads, V, K)))
     launch(_find("delta_prepare", kind, K, V), (cdiv(M, 64), heads, 2), mixed, gates, decay, bias, bounds, vectors, t, p, M, H, heads, K, V)
     row = _find("delta_scan", kind, K, V)
     places, state, capacity = kept or (bounds, vectors, 0)
@@ -97,12 +97,16 @@ def delta_backward(kind, mixed, gates, decay, bias, bounds, dout, dmixed, H, hea
     M = mixed.shape[0]
     vectors, t, p, n, before = _scanned(kind, mixed, gates, decay, bias, bounds, H, heads, K, V)
     like = dict(device=mixed.device, dtype=mixed.dtype)
-    after, x, dqk = fresh(*before.shape, **like), fresh(*n.shape, **like), fresh(2, M, heads, K, **like)
+    after, dqk = fresh(*before.shape, **like), fresh(2, M, heads, K, **like)
     row = _find("delta_scan_backward", kind, K, V)
-    launch(row, (cdiv(V, row["constants"]["BV"]), heads, cdiv(M, 64)), mixed, bounds, vectors, t, p, dout, x, after, M, H, heads, K, V)
-    inputs = mixed, gates, decay, bias, bounds, vectors, t, p, n, x, dout
-    launch(_find("delta_chunk_backward", kind, K, V), (cdiv(M, 64), heads, 2), *inputs, dmixed, M, H, heads, K, V)
-    launch(_find("delta_state_backward", kind, K, V), (cdiv(M, 64), heads, 2), *inputs, before, after, dqk, M, H, heads, K, V)
+    launch(row, (cdiv(V, row["constants"]["BV"]), heads, cdiv(M, 64)), mixed, bounds, vectors, t, p, dout, dmixed, after, M, H, heads, K, V)
+    made = bounds, vectors, t, p, n, dout, dmixed
+    launch(_find("delta_chunk_backward", kind, K, V), (cdiv(M, 64), heads, 2), mixed, *made, M, H, heads, K, V)
+    row = _find("delta_state_backward", kind, K, V)
+    parts = row["constants"]["KD"] // row["constants"]["BK"]
+    launch(row, (parts * cdiv(M, 64), heads, 2), mixed, *made, before, after, dqk, M, H, heads, K, V)
+    row = find("delta_gates_backward", kind, PARTS=parts)
+    launch(row, (cdiv(M, 64), cdiv(heads, row["constants"]["BH"])), gates, decay, bias, bounds, vectors, M, heads)
     row = _find("delta_unit_backward", kind, K, V)
     launch(row, (cdiv(M, row["constants"]["BM"]), H, 2), mixed, bounds, dqk, dmixed, M, H, heads, K, V)
 
