@@ -246,7 +246,7 @@ describe("scales and codes that do not fit", () => {
       const map = new Float32Array(t.get(`${Q}.quant_map`)!.data.slice().buffer);
       t.set(`${Q}.quant_map`, f32(...map.map((value) => value * 2)));
     });
-    expect(check(path).exact).toEqual({ format: "nf4", others: ["0.qkv"] });
+    expect(check(path).exact).toEqual({ format: "nf4", others: ["0.qkv"], tables: true });
     expect(valuesOf(path, spec, Q)).toEqual(before.map((value) => value * 2));
   });
 });
