@@ -18,6 +18,7 @@ import {
   chooseByRow,
   extendsByRow,
   rowBatch,
+  rowsOf,
   rowTables,
   type SequenceRow,
   sequenceRows,
@@ -60,12 +61,29 @@ export class Generating {
     const { device, pool, buffers } = this.of;
     this.#pages?.update(device, buffers.pages!, batch.pages);
     const rows = this.#byRow && batch.from === "cache" ? sequenceRows(batch, device.rowTile, pool) : [];
-    if (rows.length === 0) return await this.#tiles(batch);
+    if (rows.length === 0) return await this.#heads(batch);
     const extended = await this.#rows(batch, rows);
     const rest = withoutRows(batch, rows, device.rowTile);
     if (!rest) return extended;
-    const others = await this.#tiles(rest);
+    const others = await this.#heads(rest);
     return extended && others && joined(batch, rows, extended, others);
+  }
+
+  /** By tiles, adapters that change the head one by one: a tile of targets holds those of several sequences. */
+  async #heads(batch: GenerationBatch): Promise<NextTokens | null> {
+    const { device, pool } = this.of;
+    const own = batch.tileAdapter.find((slot) => slot >= 0 && pool.adapter(slot)?.tables?.head !== undefined);
+    if (own === undefined) return await this.#tiles(batch);
+    const rows = rowsOf(batch, device.rowTile, (adapter) => adapter === own);
+    const rest = withoutRows(batch, rows, device.rowTile);
+    if (!rest) return await this.#tiles(batch);
+    const alone = withoutRows(
+      batch,
+      rowsOf(batch, device.rowTile, (adapter) => adapter !== own),
+      device.rowTile,
+    );
+    const [mine, others] = [await this.#tiles(alone!), await this.#heads(rest)];
+    return mine && others && joined(batch, rows, mine, others);
   }
 
   #cached(batch: GenerationBatch, places: Tensor, tiles: Tensor | null): Cached {

@@ -58,7 +58,11 @@ export const isByRow = ({ method = "lora", tables }: PoolAdapter): boolean => {
  * The rows of a pass over the cache that are not multiplied by tiles of an adapter: those that are extended by themselves, then
  * those of prompts, of both an adapter's next to each other.
  */
-export function sequenceRows(batch: GenerationBatch, rowTile: number, pool: AdapterPool): SequenceRow[] {
+export const sequenceRows = (batch: GenerationBatch, rowTile: number, pool: AdapterPool): SequenceRow[] =>
+  rowsOf(batch, rowTile, (adapter) => adapter < 0 || isByRow(pool.adapter(adapter)!));
+
+/** Rows of these adapters (-1: of none), in the same order. */
+export function rowsOf(batch: GenerationBatch, rowTile: number, isWanted: (adapter: number) => boolean): SequenceRow[] {
   const { places, targetRows, tileAdapter } = batch;
   const sequenceOf = new Int32Array(places.length).fill(-1);
   let sequence = 0;
@@ -67,7 +71,7 @@ export function sequenceRows(batch: GenerationBatch, rowTile: number, pool: Adap
   const rows: SequenceRow[] = [];
   for (let tile = 0; tile < tileAdapter.length; tile++) {
     const adapter = tileAdapter[tile]!;
-    if (adapter >= 0 && !isByRow(pool.adapter(adapter)!)) continue;
+    if (!isWanted(adapter)) continue;
     for (let row = tile * rowTile; row < (tile + 1) * rowTile; row++)
       if (places[row]! >= 0) {
         const first = batch.bounds[2 * row]!;
