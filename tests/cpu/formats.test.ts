@@ -84,7 +84,7 @@ describe.each(Object.entries(FORMAT_CASES))("%s", (name, of) => {
 
   test("what is nested nf4 stays so; the user hears what the files hold", () => {
     const others = { "nf4-nested": [], "nf4-some": ["0.qkv"] }[name];
-    expect(exact).toEqual(others ? { format: "nf4", others } : null);
+    expect(exact).toEqual(others ? { format: "nf4", others, tables: true } : null);
     expect(notices).toHaveLength(1);
     expect(notices[0]).toContain(exact === null ? "dequantised when they are loaded" : "as they are");
   });
