@@ -1,23 +1,8 @@
 // Values of a recipe that TOML can say and a run cannot use: lists and dates in the place of tables, numbers that f32 lacks.
 
 import { describe, expect, test } from "bun:test";
-import { RequestError } from "../../src/base/errors.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
-
-const HEAD = '[model]\npath = "base"\n[run]\noutput = "out"\n';
-const adapter = (rest = "") => `[[adapter]]\nname = "a"\ndata = "a.jsonl"\n${rest}\n`;
-const parse = (text: string, overrides = {}) => parseRecipe(text, "/here/r.toml", overrides);
-
-/** The error's code and its lines. */
-function refused(text: string, overrides = {}): { code: string; lines: string[] } {
-  try {
-    parse(text, overrides);
-  } catch (error) {
-    expect(error).toBeInstanceOf(RequestError);
-    return { code: (error as RequestError).code, lines: (error as RequestError).message.split("\n") };
-  }
-  throw new Error("was accepted");
-}
+import { adapter, HEAD, refused } from "../helpers/recipe-text.ts";
 
 describe("refused with its place", () => {
   const LISTS = [

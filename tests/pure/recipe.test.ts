@@ -6,23 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RequestError } from "../../src/base/errors.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { formatRecipe, loadRecipe, parseRecipe } from "../../src/recipe/load.ts";
+import { formatRecipe, loadRecipe } from "../../src/recipe/load.ts";
 import { nearest } from "../../src/recipe/suggest.ts";
-
-const HEAD = '[model]\npath = "base"\n[run]\noutput = "out"\n';
-const adapter = (rest = "") => `[[adapter]]\nname = "a"\ndata = "a.jsonl"\n${rest}\n`;
-const parse = (text: string, overrides = {}) => parseRecipe(text, "/here/r.toml", overrides);
-
-/** The error's code and its lines. */
-function refused(text: string, overrides = {}): { code: string; lines: string[] } {
-  try {
-    parse(text, overrides);
-  } catch (error) {
-    expect(error).toBeInstanceOf(RequestError);
-    return { code: (error as RequestError).code, lines: (error as RequestError).message.split("\n") };
-  }
-  throw new Error("was accepted");
-}
+import { adapter, HEAD, parse, refused } from "../helpers/recipe-text.ts";
 
 describe("a good recipe", () => {
   test("has every value, from the adapter, else [defaults], else the program", () => {

@@ -1,51 +1,10 @@
 // What nothing reads is reported by name: keys of turns and of the recipe, template arguments, fields of other objectives; and
 // what is read otherwise than it may be meant, special tokens within a text.
 
-import { afterAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { RequestError } from "../../src/base/errors.ts";
-import { type Dataset, type DatasetRecipe, loadDataset, type Sample } from "../../src/data/dataset.ts";
-import type { NoticeKind } from "../../src/data/notices.ts";
-import type { Tokenizer } from "../../src/data/tokenizer.ts";
-import { PLAIN_RECIPE } from "../helpers/dataset.ts";
-import { goldenTokenizer } from "../helpers/golden-tokenizers.ts";
+import { expect, test } from "bun:test";
+import { assistant, DPO, faultOf, learnedOf, lines, rowFiles, smollm, textOf, told, user } from "../helpers/rows.ts";
 
-const work = mkdtempSync(join(tmpdir(), "mlora-unread-"));
-afterAll(() => rmSync(work, { recursive: true }));
-let files = 0;
-const fileOf = (text: string, name = `${files++}.jsonl`): string => {
-  const path = join(work, name);
-  writeFileSync(path, text);
-  return path;
-};
-const lines = (...rows: readonly object[]): string => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
-
-const qwen = goldenTokenizer("qwen3");
-const smollm = goldenTokenizer("smollm");
-
-const DPO = { objective: { name: "dpo", loss: "sigmoid", beta: 0.1, labelSmoothing: 0, reference: "start" } } as const;
-
-function load(rows: string, more: Partial<DatasetRecipe> = {}, tokenizer: Tokenizer = qwen): Dataset {
-  return loadDataset({ ...PLAIN_RECIPE, train: [fileOf(rows)], ...more }, tokenizer, 100_000);
-}
-function faultOf(act: () => unknown): RequestError {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof RequestError) return error;
-    throw error;
-  }
-  throw new Error("nothing was refused");
-}
-const textOf = ({ ids }: Pick<Sample, "ids">, tokenizer = qwen): string => tokenizer.decode([...ids]);
-const learnedOf = ({ ids, mask }: Pick<Sample, "ids" | "mask">, tokenizer = qwen): string =>
-  tokenizer.decode([...ids].filter((_, i) => mask[i] === 1));
-const told = ({ notices }: Dataset, kind: NoticeKind) => notices.find((notice) => notice.kind === kind) ?? null;
-
-const user = (content: string) => ({ role: "user", content });
-const assistant = (content: string, more: object = {}) => ({ role: "assistant", content, ...more });
+const { fileOf, load } = rowFiles("unread");
 
 const chat = { messages: [user("Hi"), assistant("Salut")] };
 
