@@ -80,9 +80,11 @@ export class Decoder {
       const source = sourceOf(program[i]!);
       const from = (source ?? program[i]!.layer) - program[0]!.layer;
       const own = cached && { ...cached, cache: cached.cache[from]!, isOwn: source === null };
-      if (trains) acts.hostStreams?.beforeForward(i, batch.rows);
-      this.#pass(i, { batch, work, cached: own, ownInputs }, acts).forward();
-      if (trains) acts.hostStreams?.afterForward(i, batch.rows);
+      const streams = trains ? acts.hostStreams : null;
+      streams?.beforeForward(i, batch.rows);
+      const isKept = streams !== null && this.kept.has(i);
+      const then = { after: beforeAttention(program[i]!).length, run: () => streams?.afterInput(i, batch.rows) };
+      this.#pass(i, { batch, work, cached: own, ownInputs }, acts).forward(isKept ? then : null);
     }
     return firstRows(acts.inputs[program.length]!, batch.rows);
   }
@@ -113,9 +115,10 @@ export class Decoder {
 
   /**
    * Turns the gradient of the stream in `work.grad` into that of the input, and adds to the adapters' gradients. On the first
-   * stage the gradient of the input is computed only where an adapter trains the embedding.
+   * stage the gradient of the input is computed only where an adapter trains the embedding. `hasLast`: what the last layer has
+   * computed is where it left it, so that it need not be computed again.
    */
-  backward(batch: Batch, acts: Activations, work: Workspace): void {
+  backward(batch: Batch, acts: Activations, work: Workspace, { hasLast }: { readonly hasLast: boolean }): void {
     const ownInputs = () => acts.ownInputs;
     for (const gradient of work.shared.values()) this.device.zero(firstRows(gradient, batch.rows));
     const { device, layerRange, weights } = this;
@@ -123,7 +126,9 @@ export class Decoder {
       const needsInput = !(layerRange.first && i === 0) || batch.embedding !== null;
       acts.hostStreams?.beforeBackward(i, batch.rows);
       const pass = this.#pass(i, { batch, work, gradients: work.gradients[i]!, ownInputs, needsInput }, acts);
-      if (keepsInputsAlone(this.recomputation)) pass.recompute(this.kept.has(i) ? beforeAttention(this.program[i]!) : []);
+      const isThere = hasLast && i === this.program.length - 1;
+      if (keepsInputsAlone(this.recomputation) && !isThere)
+        pass.recompute(this.kept.has(i) ? beforeAttention(this.program[i]!) : []);
       pass.backward();
       acts.hostStreams?.afterBackward(i, batch.rows);
     }

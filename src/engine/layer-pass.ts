@@ -66,9 +66,11 @@ export class LayerPass {
     ({ device: this.device, batch: this.batch, program: this.program, cached: this.cached } = of);
   }
 
-  forward(): void {
+  /** `then.run` is called once as many operations as `then.after` are enqueued. */
+  forward(then: { readonly after: number; readonly run: () => void } | null = null): void {
     const { operations } = this.program;
     for (let i = 0; i < operations.length; ) {
+      if (i === then?.after) then.run();
       const fused = fuse(operations, i, this);
       if (fused === 0) this.#run(operations[i]!);
       i += Math.max(1, fused);

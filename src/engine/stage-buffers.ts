@@ -90,6 +90,7 @@ export function takeStageBuffers(
     backward,
     passes,
     head: layerRange.last ? (shared?.head ?? takeHead(takeOf("head"), compute, spec, sizes)) : null,
+    keepsLast: shared?.keepsLast ?? false,
     cache: cache ? takeCache(takeOf("cache"), compute, programOf(spec, layerRange), cache) : null,
     places: cache ? takeOf("cache")("i32", rows) : null,
     pages: cache ? takePages(takeOf("cache"), cache) : null,

@@ -111,8 +111,8 @@ export const CASES: readonly Case[] = [
   ),
   training(
     "full recomputation",
-    "Llama-2-7B, q, k, v, o, layers computed again",
-    { recomputation: "full" },
+    "Llama-2-7B, q, k, v, o, layers computed again, their inputs on the host",
+    { recomputation: "offload" },
     {
       peers: { PEFT: BASE, Unsloth: unsloth({ recomputation: "offload" }) },
       extra: { PEFT: ["--checkpointing"] },
