@@ -19,6 +19,7 @@ import warnings
 import peft
 import torch
 import transformers
+from turn import turn
 
 WARM_UP = 2  # steps that are not counted: allocations, caches, thread pools
 
@@ -231,6 +232,8 @@ def measure(args: argparse.Namespace, model: peft.PeftModel, optimizers: dict[st
     batches = [torch.randint(0, vocab, (args.rows, args.length), device=args.device) for _ in range(args.adapters)]
     seconds, processor = [], []
     while len(seconds) < args.warm_up + args.steps or sum(seconds[args.warm_up:]) < args.seconds:
+        if len(seconds) == args.warm_up:
+            turn()
         start, worked = time.perf_counter(), time.process_time()
         loss = step(model, optimizers, batches)  # reads the loss, so that all of the step is done when it returns
         if cuda:
