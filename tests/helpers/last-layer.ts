@@ -1,5 +1,5 @@
-// With inputs alone kept, the last layer of a stage, or its last half, is not computed again where nothing ran since its forward
-// pass: the same bits as where it is.
+// With inputs alone kept, the last layer of a stage, or its last half, is not computed again where nothing ran since its
+// forward pass: the same bits as where it is.
 
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";

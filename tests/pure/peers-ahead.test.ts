@@ -9,7 +9,7 @@ import { CASES } from "../../scripts/bench/compared/cases.ts";
 import type { Options } from "../../scripts/bench/compared/measure.ts";
 import type { Row } from "../../scripts/bench/compared/results.ts";
 
-/** What these peers and builds came to, with the lines that they wrote. A case is told by its linears. */
+/** What these peers and builds came to, with the lines that they wrote. A case is known by its linears. */
 async function measured(peer: string, names: readonly string[], more: Partial<Options> = {}) {
   const folder = mkdtempSync(join(tmpdir(), "peers-ahead-"));
   try {
