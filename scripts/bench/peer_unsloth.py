@@ -180,7 +180,7 @@ def main() -> None:
     args.folder = args.folder or Path(os.environ.get("TMPDIR", "/tmp")) / f"mlora-unsloth-{args.shape}"
 
     # Else in the folder it is started in; of each process, for several may compile at once.
-    os.environ.update(QUIET | {"UNSLOTH_COMPILE_LOCATION": f"{args.folder}.compiled/{os.getpid()}"})
+    os.environ.update(QUIET | {"UNSLOTH_COMPILE_LOCATION": f"{args.folder}.compiled-{os.getpid()}"})
     if args.child == "model":
         return write_model(args)
     if args.child:
