@@ -3,9 +3,9 @@
 One base model with random weights, adapters of one rank, AdamW; fp32 on a CPU unless --precision says bf16, bf16 with SDPA
 attention on a GPU, there also with every layer compiled or with gradient checkpointing. PEFT trains one adapter at a time, so
 a step of several adapters is a step of each, one after another, on the base model that they share. A step feeds rows x length
-random tokens to each adapter; all of them are targets. Reported are the median step and the process's peak memory. --seconds adds steps until they
-have taken that long: a GPU that its power limits comes to its lasting speed after some. --work measures several sizes of a
-batch on one model, a line each.
+random tokens to each adapter; all of them are targets. Reported are the median step and the process's peak memory. --seconds
+adds steps until they have taken that long: a GPU that its power limits comes to its lasting speed after some. --work measures
+several sizes of a batch on one model, a line each.
 """
 
 import argparse
