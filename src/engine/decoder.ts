@@ -6,6 +6,7 @@ import { keepsInputsAlone, type Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
+import { fewEmbed } from "../ops/fewtables.ts";
 import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
 import { embedAdapted, embeddingGradient } from "./adapted-tables.ts";
@@ -66,6 +67,8 @@ export class Decoder {
       const x = firstRows(acts.inputs[0]!, batch.rows);
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
       if (batch.embedding) embedAdapted(device, batch.embedding, batch.ids, x, acts.embedded);
+      const own = batch.ofTables?.embedding;
+      if (own) fewEmbed(device, { x, ...batch, rowAdapter: batch.rowAdapter!, ...own.site, tokenRow: own.tokenRow });
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
       if (weights.embeddingNorm) this.#norm(x, weights.embeddingNorm, batch.rows);
     }
@@ -88,7 +91,7 @@ export class Decoder {
   }
 
   /** What layers have of tokens besides the stream; its embedding is made again where another stage has it. */
-  #ownInputs({ ids, rows }: Batch, acts: Activations, work: ForwardWork, fetched: () => void): void {
+  #ownInputs({ ids, rows, rowAdapter }: Batch, acts: Activations, work: ForwardWork, fetched: () => void): void {
     const { device, weights, layerRange, normEps: eps } = this;
     const own = work.ownInputs!;
     const x = firstRows(layerRange.first ? acts.inputs[0]! : own.embedded, rows);
@@ -97,7 +100,10 @@ export class Decoder {
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
     }
     fetched();
-    ownInputs(device, weights.own!, own, { x, eps, into: firstRows(acts.ownInputs!, rows) });
+    ownInputs(device, weights.own!, own, {
+      ...{ x, eps, into: firstRows(acts.ownInputs!, rows) },
+      isByRow: rowAdapter !== null,
+    });
   }
 
   /** The norm of the embedding's rows, in place. */

@@ -53,7 +53,7 @@ export class Generating {
 
   constructor(private readonly of: Lent) {
     this.#pages = of.config.sizes.cache ? new PageTable(of.config.sizes.cache) : null;
-    this.#byRow = of.device.hasFewRows && extendsByRow(of.decoder.program, of.config.sizes, of.config.spec);
+    this.#byRow = of.device.hasFewRows && extendsByRow(of.decoder.program, of.device, of.config.sizes);
   }
 
   /** Null on a stage that is not the last. */
@@ -114,7 +114,7 @@ export class Generating {
     const positions = tablePositions(config, batch.positions, (row) => {
       return pool.adapter(batch.tileAdapter[Math.floor(row / device.rowTile)]!)?.isLong === true;
     });
-    const tables = rowTables(batch, positions, sequences);
+    const tables = rowTables(batch, positions, sequences, pool);
     device.write(firstRows(buffers.rowTables!, tables.length), tables);
     decoder.refresh(); // apart from what is the same each time
     const cached = this.#cached(batch, places, tiles);
@@ -123,7 +123,10 @@ export class Generating {
     return await this.of.borrow(async (acts, slot) => {
       const stream = firstRows(acts.inputs[0]!, pass.rows);
       if (!first) await timed("receive", () => neighbours.previous!.receive("activation.decode", stream));
-      const forward = () => decoder.forward(pass, acts, buffers.work, { fetched: null }, { cached, trains: false });
+      const { fetched } = decoder.prepare(pass, acts); // apart from what is recorded, as it is on another stream
+      fetched?.();
+      const prepared = { fetched: fetched && (() => undefined) };
+      const forward = () => decoder.forward(pass, acts, buffers.work, prepared, { cached, trains: false });
       const targets = sequences.filter(({ sequence }) => sequence >= 0);
       const asked: number[] = [];
       for (let i = 0; i < targets.length; i++) if (batch.choices.logits[targets[i]!.sequence]) asked.push(i);

@@ -30,7 +30,7 @@ export function fuse(operations: readonly Operation[], i: number, pass: LayerPas
 
 function productOf({ from, group }: Op<"linears">, pass: LayerPass) {
   const [adapters, { weight, bias }] = [pass.adapters(group), pass.linears(group)];
-  const lora = adapters && rowAdapters(adapters, pass.batch.rowAdapter!);
+  const lora = adapters && rowAdapters(pass.device, adapters, pass.batch);
   return { x: pass.value(from), weight, bias, lora };
 }
 

@@ -25,10 +25,12 @@ const SHARED_PY = [
   "attention_sink",
   "attention_variants",
   "chunks",
+  "clamp",
   "codegen",
   "compile",
   "deltanet_backward",
   "dropout",
+  "fewrows_packed",
   "fewrows_sums",
   "fp8",
   "fp8_swiglu",
@@ -37,10 +39,11 @@ const SHARED_PY = [
   "overlap",
   "statespace_backward",
   "tile",
+  "unpack",
   "variants",
 ];
 /** Their C is product.c, dropout.c and combine.c; on a CPU tokens are chosen by base/sample.ts. */
-const WITHOUT_C = ["choose", "expert-lora", "experts", "fewrows", "linear", "lora"];
+const WITHOUT_C = ["choose", "expert-lora", "experts", "fewexperts", "fewrows", "fewtables", "linear", "lora"];
 
 test("each family of kernels has its three files, by one name", () => {
   const families = namesIn("src/ops", ".ts").filter((name) => name !== "op");
