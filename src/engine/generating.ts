@@ -58,8 +58,21 @@ export class Generating {
 
   /** Null on a stage that is not the last. */
   async decode(batch: GenerationBatch): Promise<NextTokens | null> {
-    const { device, pool, buffers } = this.of;
+    const { device, buffers } = this.of;
     this.#pages?.update(device, buffers.pages!, batch.pages);
+    const { rowTiles } = batch;
+    if (rowTiles === batch.tileAdapter.length) return await this.#extended(batch);
+    if (rowTiles === 0) return await this.#heads(batch);
+    const byRow = rowsOf(batch, device.rowTile, () => true, 0, rowTiles);
+    const byTile = rowsOf(batch, device.rowTile, () => true, rowTiles);
+    const [rest, own] = [withoutRows(batch, byTile, device.rowTile), withoutRows(batch, byRow, device.rowTile)];
+    const [read, extended] = [await this.#heads(own!), await this.#extended(rest!)];
+    return read && extended && joined(batch, byTile, read, extended);
+  }
+
+  /** By rows, and by tiles what cannot be. */
+  async #extended(batch: GenerationBatch): Promise<NextTokens | null> {
+    const { device, pool } = this.of;
     const rows = this.#byRow && batch.from === "cache" ? sequenceRows(batch, device.rowTile, pool) : [];
     if (rows.length === 0) return await this.#heads(batch);
     const extended = await this.#rows(batch, rows);
@@ -86,11 +99,11 @@ export class Generating {
     return mine && others && joined(batch, rows, mine, others);
   }
 
-  #cached(batch: GenerationBatch, places: Tensor, tiles: Tensor | null): Cached {
+  #cached(batch: GenerationBatch, places: Tensor, tiles: Tensor | null, areAllTiled = false): Cached {
     const { cache, pages } = this.of.buffers;
     const { cache: sizes } = this.of.config.sizes;
     invariant(cache && sizes, "a stage without a cache cannot generate");
-    return { cache, places, pages: pages!, tiles, capacity: rowsOfSequence(sizes), from: batch.from };
+    return { cache, places, pages: pages!, tiles, areAllTiled, capacity: rowsOfSequence(sizes), from: batch.from };
   }
 
   async #tiles(batch: GenerationBatch): Promise<NextTokens | null> {
@@ -99,7 +112,8 @@ export class Generating {
     const words = batch.from === "cache" && device.hasFewRows ? tilesOf(batch.bounds) : new Int32Array(0);
     const tiles = words.length > 0 ? firstRows(buffers.tiles!, words.length / 2) : null;
     if (tiles) device.write(tiles, words);
-    const cached = this.#cached(batch, places, tiles);
+    const areAllTiled = tiles !== null && batch.bounds.every((first, i) => i % 2 === 1 || first < 0);
+    const cached = this.#cached(batch, places, tiles, areAllTiled);
     device.write(places, batch.places);
     return await this.of.run(batch, cached, async (passed) => {
       return config.layerRange.last ? await nextTokens(ground(passed), buffers.choices!, passed.batch, batch) : null;

@@ -17,7 +17,7 @@ import { rowsGather } from "../ops/embed.ts";
 import { fewRowsNorm } from "../ops/fewrows/fused.ts";
 import { fewRowsForward } from "../ops/fewrows.ts";
 import { fewHead } from "../ops/fewtables.ts";
-import type { GenerationBatch } from "../schedule/micro-batch.ts";
+import { type BatchTables, eachTable as eachOfBatch, type GenerationBatch } from "../schedule/micro-batch.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
 import type { Ground } from "./contrast.ts";
@@ -66,17 +66,23 @@ export const isByRow = ({ method = "lora" }: PoolAdapter): boolean => COMPUTATIO
  * those of prompts, of both an adapter's next to each other.
  */
 export const sequenceRows = (batch: GenerationBatch, rowTile: number, pool: AdapterPool): SequenceRow[] =>
-  rowsOf(batch, rowTile, (adapter) => adapter < 0 || isByRow(pool.adapter(adapter)!));
+  rowsOf(batch, rowTile, (adapter) => adapter < 0 || isByRow(pool.adapter(adapter)!), 0, batch.rowTiles);
 
-/** Rows of these adapters (-1: of none), in the same order. */
-export function rowsOf(batch: GenerationBatch, rowTile: number, isWanted: (adapter: number) => boolean): SequenceRow[] {
+/** Rows of these adapters (-1: of none) in tiles `from` .. `until` - 1, in the same order. */
+export function rowsOf(
+  batch: GenerationBatch,
+  rowTile: number,
+  isWanted: (adapter: number) => boolean,
+  from = 0,
+  until = batch.tileAdapter.length,
+): SequenceRow[] {
   const { places, targetRows, tileAdapter } = batch;
   const sequenceOf = new Int32Array(places.length).fill(-1);
   let sequence = 0;
   for (let target = 0; target < targetRows.length; target++)
     if (targetRows[target]! >= 0) sequenceOf[targetRows[target]!] = sequence++;
   const rows: SequenceRow[] = [];
-  for (let tile = 0; tile < tileAdapter.length; tile++) {
+  for (let tile = from; tile < until; tile++) {
     const adapter = tileAdapter[tile]!;
     if (!isWanted(adapter)) continue;
     for (let row = tile * rowTile; row < (tile + 1) * rowTile; row++)
@@ -115,7 +121,7 @@ function countTiles(rows: readonly SequenceRow[]): number {
   return tiles;
 }
 
-/** The same pass without these rows; null where none is left. */
+/** The same pass without these rows, and without tiles that have no others; null where none is left. */
 export function withoutRows(batch: GenerationBatch, rows: readonly SequenceRow[], rowTile: number): GenerationBatch | null {
   if (batch.places.reduce((count, place) => count + (place >= 0 ? 1 : 0), 0) === rows.length) return null;
   const gone = new Set(rows.map(({ row }) => row));
@@ -127,7 +133,8 @@ export function withoutRows(batch: GenerationBatch, rows: readonly SequenceRow[]
     if (adapter >= 0) tileAdapter[Math.floor(row / rowTile)] = -1;
   }
   for (const [target, row] of targetRows.entries()) if (gone.has(row)) targetRows[target] = -1;
-  const kept = range(batch.choices.topK.length).filter((i) => !rows.some(({ sequence }) => sequence === i));
+  const ended = new Set(rows.map(({ sequence }) => sequence));
+  const kept = range(batch.choices.topK.length).filter((i) => !ended.has(i));
   const { temperature, topK, topP, uniform, logits } = batch.choices;
   const floats = (of: Float32Array) => Float32Array.from(kept, (i) => of[i]!);
   const ints = (of: Int32Array) => Int32Array.from(kept, (i) => of[i]!);
@@ -135,7 +142,31 @@ export function withoutRows(batch: GenerationBatch, rows: readonly SequenceRow[]
     ...{ temperature: floats(temperature), topP: floats(topP), uniform: floats(uniform) },
     ...{ topK: ints(topK), logits: ints(logits) },
   };
-  return { ...batch, bounds, places, targetRows, tileAdapter, choices };
+  return withoutTiles({ ...batch, bounds, places, targetRows, tileAdapter, choices }, rowTile);
+}
+
+/** The same pass without tiles of rows and of targets that are nobody's. */
+function withoutTiles(batch: GenerationBatch, rowTile: number): GenerationBatch {
+  const used = (values: Int32Array) =>
+    range(values.length / rowTile).filter((tile) =>
+      values.subarray(tile * rowTile, (tile + 1) * rowTile).some((of) => of >= 0),
+    );
+  const tiles = { row: used(batch.places), target: used(batch.targetRows) };
+  const cut = <T extends Int32Array | Float32Array>(values: T, kept: readonly number[], words: number): T => {
+    const found = new (values.constructor as new (size: number) => T)(kept.length * words);
+    for (const [i, tile] of kept.entries()) found.set(values.subarray(tile * words, (tile + 1) * words), i * words);
+    return found;
+  };
+  const tables = eachOfBatch((name, { each, width }) => {
+    const values = batch[name];
+    if (each === "slot") return values;
+    return each === "tile" ? cut(values, tiles.row, width) : cut(values, tiles[each], rowTile * width);
+  }) as BatchTables;
+  const now = new Map(tiles.row.map((tile, i) => [tile, i]));
+  for (const [target, row] of tables.targetRows.entries())
+    if (row >= 0) tables.targetRows[target] = now.get(Math.floor(row / rowTile))! * rowTile + (row % rowTile);
+  const rowTiles = tiles.row.filter((tile) => tile < batch.rowTiles).length;
+  return { ...batch, ...tables, places: cut(batch.places, tiles.row, rowTile), rowTiles };
 }
 
 /** Words of each row, of each target and of each tile in all tables, which lie one after the other. */

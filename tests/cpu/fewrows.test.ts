@@ -73,6 +73,18 @@ describe("sequences that are extended by row", () => {
     });
   }
 
+  for (const [family, spec] of Object.entries({ ...tinyFamilies, ...sparseFamilies }))
+    if (!keepsStates(spec))
+      test(`have the same tokens where prompts are read next to them, short ones by rows and long ones by tiles: ${family}`, async () => {
+        const adapters = adaptersFor(spec);
+        const prompts = tinyPrompts(spec, 2, adapters.length);
+        using rows = await tinyGenerator(new RowDevice(2), spec, { sequences: 11 }, adapters);
+        using tiles = await tinyGenerator(new CpuDevice(2), spec, { sequences: 11 }, adapters);
+        const wanted = await generated(tiles, prompts);
+        for (const tiledPrompt of [1, 24, null])
+          expect(await generated({ ...rows, reading: "rows", tiledPrompt }, prompts)).toEqual(wanted);
+      });
+
   test("have the same tokens as those that are extended by tile, with what is drawn by chance", async () => {
     const spec = Object.values(tinyFamilies)[0]!;
     using rows = await tinyGenerator(new RowDevice(2), spec, { sequences: 9 });

@@ -61,6 +61,8 @@ type GeneratorOptions = {
   readonly pages?: number;
   /** Tokens of a sequence, at most. */
   readonly capacity?: number;
+  /** Tokens of a prompt that is read by tiles, at least, where prompts are read in rows. */
+  readonly tiledPrompt?: number | null;
   readonly format?: WeightFormat;
   /** The base model's weights; left out, random ones. */
   readonly fill?: FillTensor;
@@ -76,6 +78,7 @@ export async function tinyGenerator(
     sequences = 8,
     pages,
     capacity = 128,
+    tiledPrompt = 24,
     format = "dense",
     fill = randomFill(device, 1),
     factors = factorsFor,
@@ -115,6 +118,7 @@ export async function tinyGenerator(
     sizes,
     shortPositions: shortPositions(spec),
     reading: readingOf(spec, [device.kind]),
+    tiledPrompt,
     run,
     [Symbol.dispose]: () => stage[Symbol.dispose](),
   };

@@ -45,7 +45,7 @@ function layersOn(device: Device, seed: number, rows: number, count: number) {
         ...{ qWeight: null, kWeight: null, eps: 1e-5 },
       });
       attentionDecode(device, {
-        ...{ ...HEADS, qkv: out, cache: of.cache, pages, bounds, tiles: null, sinks: null, out: seen },
+        ...{ ...HEADS, qkv: out, cache: of.cache, pages, bounds, tiles: null, areAllTiled: false, sinks: null, out: seen },
         ...{ scale: 0.125, window: 0, cap: 0 },
       });
       fewRowsForward(device, { ...of.o, x: seen, residual: x, y: next });

@@ -112,7 +112,7 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   const out = arena.tensor(gpu.compute, 4, heads * headDim);
   const [pages, tiles] = [arena.tensor("i32", 2), arena.tensor("i32", 1, 2)];
   cacheWrite(gpu, { qkv, places, pages, cache, heads, kvHeads, headDim });
-  const attending = { qkv, cache, pages, bounds, tiles, sinks: null, out, heads, kvHeads, headDim };
+  const attending = { qkv, cache, pages, bounds, tiles, areAllTiled: false, sinks: null, out, heads, kvHeads, headDim };
   attentionDecode(gpu, { ...attending, scale: 1, window: 0, cap: 0 });
   const [x, y] = [arena.tensor(gpu.compute, 8, 64), arena.tensor(gpu.compute, 4, 64)];
   poolForward(gpu, { x, bounds, y });
