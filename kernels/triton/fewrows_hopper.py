@@ -1,10 +1,10 @@
-"""fewrows_product of fewrows.py for Hopper, in Gluon: the same sums with the same bits, of a piece of K at a time (SUMS = 0).
+"""fewrows_product of fewrows.py for Hopper, in Gluon: the same sums with the same bits, of one piece of K in a program.
 
 The weight comes by TMA into a ring of buffers that is filled before the kernel waits for the launch before it (overlap.py): a
 weight is no activation. So the kernels between two products, which read little, run while the next weight is on its way, and a
-product finds the first STAGES tiles of it in shared memory. Rows of x have a ring of their own, which begins after that wait.
+product finds its first STAGES tiles in shared memory. Rows of x have a ring of their own, which begins after that wait.
 
-Descriptors: rows [BM, BK], w [BN, BK]. All threads issue, multiply and store; a barrier of the program says that a buffer has
+Descriptors: rows [BM, BK], w [BN, BK]. All four warps issue, multiply and store; a barrier among them says that a buffer has
 been read.
 """
 from triton.experimental import gluon
@@ -12,23 +12,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from adapters import ends_of, ranks_of
-
-A = gl.constexpr(0)  # column of `factors`
-
-
-@gluon.jit
-def begin_next(OVERLAPS: gl.constexpr):
-    """As overlap.py has it."""
-    if OVERLAPS:
-        gl.inline_asm_elementwise("griddepcontrol.launch_dependents; mov.u32 $0, $1;", "=r,r", [gl.to_tensor(0)], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def wait_for_previous(OVERLAPS: gl.constexpr):
-    """As overlap.py has it."""
-    if OVERLAPS:
-        gl.inline_asm_elementwise("griddepcontrol.wait; mov.u32 $0, $1;", "=r,r", [gl.to_tensor(0)], dtype=gl.int32, is_pure=False, pack=1)
+from adapters import A, ends_of, factor_rows, ranks_of
+from overlap import begin_next, wait_for_previous
 
 
 @gluon.jit
@@ -59,10 +44,15 @@ def arrived(tiles, i):
 
 
 @gluon.jit
-def piece_of_product(part, rows, w, m0, n0, p, first, count, M, N,
-                     BM: gl.constexpr, BN: gl.constexpr, BK: gl.constexpr, STAGES: gl.constexpr, ROW_STAGES: gl.constexpr, OVERLAPS: gl.constexpr):
-    """BM rows and BN columns of piece p: `count` blocks of columns of x from block `first` on."""
+def part_tile(rows, w, part, tile, M, N, K, piece,
+              BM: gl.constexpr, BN: gl.constexpr, BK: gl.constexpr, STAGES: gl.constexpr, ROW_STAGES: gl.constexpr, OVERLAPS: gl.constexpr):
+    """One piece of the product of BM rows and BN columns."""
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BM, 16])
+    tiles_n, blocks = gl.cdiv(N, BN), gl.cdiv(K, BK)
+    pieces = gl.cdiv(blocks, piece)
+    p, m0, n0 = tile // tiles_n % pieces, tile // (tiles_n * pieces) * BM, tile % tiles_n * BN
+    first = p * piece
+    count = gl.minimum(piece, blocks - first)
     weights, xs = ring(w, STAGES), ring(rows, ROW_STAGES)
     for i in gl.static_range(STAGES):
         load(weights, w, i, n0, (first + i) * BK, i < count)
@@ -83,73 +73,62 @@ def piece_of_product(part, rows, w, m0, n0, p, first, count, M, N,
 
 
 @gluon.jit
-def copy_rows(into, base, there, k, K, PIECES: gl.constexpr, LK: gl.constexpr):
-    """Begins to copy rows of K elements, from column k on, LK at a time; zeros beyond what there is."""
+def copy_rows(into, row, there, k, end, PIECES: gl.constexpr, LK: gl.constexpr):
+    """Begins to copy rows from column k on, LK columns at a time; zeros where there are none and from column `end` on."""
     for i in gl.static_range(PIECES):
-        column = k + i * LK
-        async_copy.async_copy_global_to_shared(into.index(i), base + column[None, :], mask=there & (column < K)[None, :])
+        column = (k + i * LK)[None, :]
+        async_copy.async_copy_global_to_shared(into.index(i), row + column, mask=there & (column < end))
     async_copy.commit_group()
 
 
 @gluon.jit
-def factor_of(x, factors, ranks, factors_stride, ranks_stride, adapter, j, K, G):
-    """Columns that an adapter has in s, rows j of A of all linears, and which of them there are."""
+def low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j, K, G, dtype: gl.constexpr):
+    """As low_rows of fewrows.py, with pointers."""
     three = ranks_of(ranks, ranks_stride, adapter, G)
-    r0, r1, r2 = three
-    end0, end1, width = ends_of(three)
-    row = factors + adapter.to(gl.int64) * factors_stride + A
-    address0 = gl.load(row, mask=r0 > 0, other=0)
-    address1 = gl.load(row + 4, mask=r1 > 0, other=0)
-    address2 = gl.load(row + 8, mask=r2 > 0, other=0)
-    first, second = j < end0, j < end1
-    r = j - gl.where(first, 0, gl.where(second, end0, end1))
-    there = r < gl.where(first, r0, gl.where(second, r1, r2))
-    address = gl.where(first, address0, gl.where(second, address1, address2)) + r.to(gl.int64) * (K * 2)
-    base = gl.multiple_of(address.to(gl.pointer_type(x.dtype.element_ty)), 16)
-    return width, base[:, None], there[:, None]
+    ends = ends_of(three)
+    end0, end1, width = ends
+    row, there = factor_rows(factors, factors_stride, adapter, j, three, ends, K, A, dtype)
+    return width, row, there
 
 
 @gluon.jit
 def low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, tile, M, K, W, G,
              LM: gl.constexpr, LJ: gl.constexpr, LK: gl.constexpr, PART: gl.constexpr, OVERLAPS: gl.constexpr):
-    """As low_tile of fewrows.py. The first adapter's rows of A come before x is there, the next one's during a product."""
+    """As low_tile of fewrows.py. The first adapter's rows of A come before x is there, those of the next one after a product."""
     PIECES: gl.constexpr = PART // LK
-    C: gl.constexpr = gl.BlockedLayout([1, 8], [256 // LK, LK // 8], [4, 1], [1, 0])
-    MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [1, 4], [16, 8])
-    S: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 8, [1, 0])
+    COPY: gl.constexpr = gl.BlockedLayout([1, 8], [256 // LK, LK // 8], [4, 1], [1, 0])
+    ACC: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [1, 4], [16, 8])
+    SHARED: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 8, [1, 0])
+    dtype: gl.constexpr = x.dtype.element_ty
     tiles_m, tiles_j = gl.cdiv(M, LM), gl.cdiv(W, LJ)
     m0, j0 = tile % tiles_m * LM, tile // tiles_m % tiles_j * LJ
-    part = tile // (tiles_m * tiles_j)
-    dtype: gl.constexpr = x.dtype.element_ty
-    k = part * PART + gl.arange(0, LK, gl.SliceLayout(0, C))
-    K_end = gl.minimum(K, part * PART + PART)
-    j_C = j0 + gl.arange(0, LJ, gl.SliceLayout(1, C))
-    m_C = m0 + gl.arange(0, LM, gl.SliceLayout(1, C))
-    m, j = m0 + gl.arange(0, LM, gl.SliceLayout(1, MMA)), j0 + gl.arange(0, LJ, gl.SliceLayout(0, MMA))
-    xs = gl.allocate_shared_memory(dtype, [PIECES, LM, LK], S)
-    own = gl.allocate_shared_memory(dtype, [PIECES, LJ, LK], S)
+    p = tile // (tiles_m * tiles_j)
+    k, end = p * PART + gl.arange(0, LK, gl.SliceLayout(0, COPY)), gl.minimum(K, p * PART + PART)
+    x_m, a_j = m0 + gl.arange(0, LM, gl.SliceLayout(1, COPY)), (j0 + gl.arange(0, LJ, gl.SliceLayout(1, COPY)))[:, None]
+    m, j = m0 + gl.arange(0, LM, gl.SliceLayout(1, ACC)), j0 + gl.arange(0, LJ, gl.SliceLayout(0, ACC))
+    xs, own = gl.allocate_shared_memory(dtype, [PIECES, LM, LK], SHARED), gl.allocate_shared_memory(dtype, [PIECES, LJ, LK], SHARED)
     here = gl.load(row_adapter + m, mask=m < M, other=-1)
     left = here
     adapter = gl.max(left, axis=0)
-    width, base, there = factor_of(x, factors, ranks, factors_stride, ranks_stride, adapter, j_C, K, G)
-    copy_rows(own, base, there, k, K_end, PIECES, LK)
+    width, a_row, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, a_j, K, G, dtype)
+    copy_rows(own, a_row, there, k, end, PIECES, LK)
     wait_for_previous(OVERLAPS)
-    copy_rows(xs, x + m_C.to(gl.int64)[:, None] * K, (m_C < M)[:, None], k, K_end, PIECES, LK)
+    copy_rows(xs, x + x_m.to(gl.int64)[:, None] * K, (x_m < M)[:, None], k, end, PIECES, LK)
     while adapter >= 0:
         async_copy.wait_group(0)
         gl.thread_barrier()
-        acc = gl.zeros([LM, LJ], gl.float32, MMA)
+        acc = gl.zeros([LM, LJ], gl.float32, ACC)
         for i in gl.static_range(PIECES):
-            x_MK = xs.index(i).load(gl.DotOperandLayout(0, MMA, 2))
-            a_KJ = own.index(i).permute((1, 0)).load(gl.DotOperandLayout(1, MMA, 2))
+            x_MK = xs.index(i).load(gl.DotOperandLayout(0, ACC, 2))
+            a_KJ = own.index(i).permute((1, 0)).load(gl.DotOperandLayout(1, ACC, 2))
             acc = mma_v2(x_MK, a_KJ, acc)
-        at = (part * M + m).to(gl.int64)[:, None] * W + j[None, :]
+        at = (p * M + m).to(gl.int64)[:, None] * W + j[None, :]
         gl.store(low + at, acc, mask=(here == adapter)[:, None] & (j < width)[None, :])
         left = gl.where(left == adapter, -1, left)
         adapter = gl.max(left, axis=0)
-        width, base, there = factor_of(x, factors, ranks, factors_stride, ranks_stride, adapter, j_C, K, G)
-        gl.thread_barrier()
-        copy_rows(own, base, there & (adapter >= 0), k, K_end, PIECES, LK)
+        width, a_row, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, a_j, K, G, dtype)
+        gl.thread_barrier()  # all warps have read the last one's
+        copy_rows(own, a_row, there, k, end, PIECES, LK)
     async_copy.wait_group(0)
 
 
@@ -166,19 +145,6 @@ def fewrows_product(x, rows, w, part, low, factors, ranks, row_adapter, factors_
         if tile < lows:
             low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, tile, M, K, W, G, LM, LJ, LK, PART, OVERLAPS)
         else:
-            tile -= lows
-            one_tile(part, rows, w, tile, M, N, K, piece, BM, BN, BK, STAGES, ROW_STAGES, OVERLAPS)
+            part_tile(rows, w, part, tile - lows, M, N, K, piece, BM, BN, BK, STAGES, ROW_STAGES, OVERLAPS)
     else:
-        one_tile(part, rows, w, tile, M, N, K, piece, BM, BN, BK, STAGES, ROW_STAGES, OVERLAPS)
-
-
-@gluon.jit
-def one_tile(part, rows, w, tile, M, N, K, piece,
-             BM: gl.constexpr, BN: gl.constexpr, BK: gl.constexpr, STAGES: gl.constexpr, ROW_STAGES: gl.constexpr, OVERLAPS: gl.constexpr):
-    """The piece of a program."""
-    tiles_n, blocks = gl.cdiv(N, BN), gl.cdiv(K, BK)
-    pieces = gl.cdiv(blocks, piece)
-    p, m0, n0 = tile // tiles_n % pieces, tile // (tiles_n * pieces) * BM, tile % tiles_n * BN
-    first = p * piece
-    count = gl.minimum(piece, blocks - first)
-    piece_of_product(part, rows, w, m0, n0, p, first, count, M, N, BM, BN, BK, STAGES, ROW_STAGES, OVERLAPS)
+        part_tile(rows, w, part, tile, M, N, K, piece, BM, BN, BK, STAGES, ROW_STAGES, OVERLAPS)
