@@ -171,6 +171,7 @@ BLOCKS = {
 }
 # The same of fewrows_hopper.py: BN, BK, and stages of weights and of rows.
 STREAMS = {16: (64, 64, 8, 3), 64: (64, 64, 8, 3)}
+GATED = {16: (64, 64, 5, 3), 64: (64, 64, 5, 3)}
 MANY = {"tma": (128, 128, 64, 8, 4), "ptr": (128, 128, 32, 8, 3), "f32": (64, 64, 32, 4, 2)}  # BM, BN, BK, warps, stages
 # Rows, columns and columns of x that a product of s takes, and columns of x of a piece of it.
 LOW = dict(LM=16, LJ=16, LK=128, PART=1024)
@@ -191,6 +192,7 @@ NAMES = {
     "fewrows_swiglu": f"part low h {SUM}",
     "fewrows_rope": f"part low out cache {SUM} positions places pages cos sin q_scale q_weight k_weight heads kv_heads D R scaled eps",
     "fewrows_norm": "x weight residual y H eps",
+    "fewrows_gated": "rows w h M N K",
 }
 
 
@@ -211,17 +213,19 @@ def products(kind, BM, BN, BK, warps, stages, sums):
         yield found
 
 
-def streams(BM, BN, BK, stages, row_stages):
-    for low in (0, 1):
-        found = made("fewrows_product", ["tma"], "sm_90a", "bf16", 4, 1, BM=BM, BN=BN, BK=BK, SUMS=0, LOW=low, DESC=1, **LOW)
-        found["signature"] |= {"rows": descriptor("bf16", BM, BK, 128), "w": descriptor("bf16", BN, BK, 128)}
-        found["constants"] |= dict(STAGES=stages, ROW_STAGES=row_stages)
-        yield dict(found, module="fewrows_hopper")
+def stream(kernel, BM, BN, BK, stages, row_stages, **constants):
+    found = made(kernel, ["tma"], "sm_90a", "bf16", 4, 1, BM=BM, BN=BN, BK=BK, **constants)
+    found["signature"] |= {"rows": descriptor("bf16", BM, BK, 128), "w": descriptor("bf16", BN, BK, 128)}
+    found["constants"] |= dict(STAGES=stages, ROW_STAGES=row_stages)
+    return dict(found, module="fewrows_hopper")
 
 
 def variants():
     for BM, blocks in STREAMS.items():
-        yield from streams(BM, *blocks)
+        for low in (0, 1):
+            yield stream("fewrows_product", BM, *blocks, SUMS=0, LOW=low, DESC=1, **LOW)
+    for BM, blocks in GATED.items():
+        yield stream("fewrows_gated", BM, *blocks)
     for kind, blocks in BLOCKS.items():
         for BM, (BN, BK, warps, stages) in blocks.items():
             yield from products(kind, BM, BN, BK, warps, stages, 0)

@@ -1,12 +1,16 @@
-"""fewrows_product of fewrows.py for Hopper, in Gluon: the same sums with the same bits, of one piece of K in a program.
+"""fewrows_product of fewrows.py for Hopper, in Gluon: the same sums with the same bits, of one piece of K in a program. And
+
+    fewrows_gated     h[m, i] = silu(y[m, i]) y[m, I + i] of y = x w^T in one piece, N = 2 I: as fewrows_swiglu of its parts
 
 The weight comes by TMA into a ring of buffers that is filled before the kernel waits for the launch before it (overlap.py): a
 weight is no activation. So the kernels between two products, which read little, run while the next weight is on its way, and a
 product finds its first STAGES tiles in shared memory. Rows of x have a ring of their own, which begins after that wait.
 
-Descriptors: rows [BM, BK], w [BN, BK]. All four warps issue, multiply and store; a barrier among them says that a buffer has
+Descriptors: rows [BM, BK], w [BN, BK]. Launch of fewrows_gated: grid (ceil(I / BN), ceil(M / BM)). All four warps issue, multiply and store; a barrier among them says that a buffer has
 been read.
 """
+import triton
+import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
@@ -148,3 +152,43 @@ def fewrows_product(x, rows, w, part, low, factors, ranks, row_adapter, factors_
             part_tile(rows, w, part, tile - lows, M, N, K, piece, BM, BN, BK, STAGES, ROW_STAGES, OVERLAPS)
     else:
         part_tile(rows, w, part, tile, M, N, K, piece, BM, BN, BK, STAGES, ROW_STAGES, OVERLAPS)
+
+
+@triton.jit
+def gated(gate, up, dtype: tl.constexpr):
+    """silu(gate) up of both as they would be kept: as fewrows_swiglu."""
+    gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
+    return (gate * tl.sigmoid(gate) * up).to(dtype)
+
+
+@gluon.jit
+def fewrows_gated(rows, w, h, M, N, K,
+                  BM: gl.constexpr, BN: gl.constexpr, BK: gl.constexpr, STAGES: gl.constexpr, ROW_STAGES: gl.constexpr, OVERLAPS: gl.constexpr):
+    """BN columns of BM rows of gate and of up: of a block of x's columns the ring has the tile of gate, then that of up."""
+    begin_next(OVERLAPS)
+    K, N = K // 8 * 8, N // 16 * 16  # as they are
+    I, blocks = N // 2, gl.cdiv(K, BK)
+    ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BM, 16])
+    STORED: gl.constexpr = gl.BlockedLayout([8, 1], [8, 4], [1, 4], [0, 1])
+    i0, m0 = gl.program_id(0) * BN, gl.program_id(1) * BM
+    weights, xs = ring(w, 2 * STAGES), ring(rows, ROW_STAGES)
+    for j in gl.static_range(STAGES):
+        load(weights, w, 2 * j, i0, j * BK, j < blocks)
+        load(weights, w, 2 * j + 1, I + i0, j * BK, j < blocks)
+    wait_for_previous(OVERLAPS)
+    for j in gl.static_range(ROW_STAGES):
+        load(xs, rows, j, m0, j * BK, j < blocks)
+    gate, up = gl.zeros([BN, BM], gl.float32, ACC), gl.zeros([BN, BM], gl.float32, ACC)
+    for j in range(blocks):
+        x_KM = arrived(xs, j).permute((1, 0))
+        gate = warpgroup_mma(arrived(weights, 2 * j), x_KM, gate, is_async=True)
+        up = warpgroup_mma(arrived(weights, 2 * j + 1), x_KM, up, is_async=True)
+        gate, up = warpgroup_mma_wait(0, [gate, up])
+        gl.thread_barrier()  # all warps have read them
+        load(weights, w, 2 * (j + STAGES), i0, (j + STAGES) * BK, j + STAGES < blocks)
+        load(weights, w, 2 * (j + STAGES) + 1, I + i0, (j + STAGES) * BK, j + STAGES < blocks)
+        load(xs, rows, j + ROW_STAGES, m0, (j + ROW_STAGES) * BK, j + ROW_STAGES < blocks)
+    # A sum that begins with a zero has no -0: as one of parts.
+    made = gl.convert_layout(gated(gate + 0.0, up + 0.0, h.dtype.element_ty), STORED)
+    i, m = i0 + gl.arange(0, BN, gl.SliceLayout(1, STORED)), m0 + gl.arange(0, BM, gl.SliceLayout(0, STORED))
+    gl.store(h + m.to(gl.int64)[None, :] * I + i[:, None], made, mask=(i < I)[:, None] & (m < M)[None, :])

@@ -173,6 +173,18 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
   };
 }
 
+/**
+ * The kernel that multiplies rows by gate and up, and makes of both what SwiGLU makes of them: of sums that are a single piece
+ * and nothing else. Null where another sums.
+ */
+export function gatedFor(gpu: Launcher, { x, weight, bias, lora }: RowProduct): Variant | null {
+  const [N, K] = weight.shape as [number, number];
+  if (bias || lora || isPacked(weight) || fewRowsPieces(N, K, "dense").count > 1) return null;
+  const product = productFor(gpu, dim(x, 0), 0, null);
+  if (product.row.constants["STAGES"] === undefined) return null; // not of Hopper, or of too many rows
+  return gpu.kernel("fewrows_gated", { BM: product.constant("BM") });
+}
+
 /** The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. */
 function productFor(gpu: Launcher, rows: number, LOW: 0 | 1, packed: PackedWeight | null): Variant {
   const [name, choice] = packed

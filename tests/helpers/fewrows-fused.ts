@@ -84,6 +84,7 @@ export function fusesRows(open: () => Device, tolerance: number): void {
       for (const [hasBias, isAdapted] of [
         [false, true],
         [true, false],
+        [false, false],
       ] as const) {
         using device = open();
         device.reserveScratch(ROOM);

@@ -95,7 +95,7 @@ test("a kernel that overlaps with the launch before it reads and writes nothing 
         expect(body.trimStart().replace(/^"""[^"]*"""\s*/, ""), name).toStartWith("begin_next(OVERLAPS)");
     }
   }
-  expect(kernels).toBe(10);
+  expect(kernels).toBe(11);
 });
 
 test("what is compiled is listed without Triton", async () => {

@@ -7,7 +7,7 @@ import type { Launcher } from "../../device/cuda/launcher.ts";
 import type { Variant } from "../../device/cuda/variants.ts";
 import type { Tensor } from "../../device/device.ts";
 import { cacheWrite, type Places } from "../decode.ts";
-import { computeRows, PRODUCT, productOfRows, type RowProduct } from "../fewrows.ts";
+import { computeRows, gatedFor, PRODUCT, productOfRows, type RowProduct } from "../fewrows.ts";
 import { cdiv, dim, flag, op } from "../op.ts";
 import { NORMALISED, type Normalised, normVariant, rmsnormForward } from "../rmsnorm.ts";
 import { ROTATION, type Rotation, ropeForward, rotationSizes } from "../rope.ts";
@@ -32,12 +32,20 @@ export const fewRowsSwiglu = op<RowProduct & { y: Tensor; h: Tensor }>(
       computeRows({ ...args, residual: null }, host);
       swigluForward.kernel.cpu({ gateUp: args.y, h: args.h }, host);
     },
-    cuda: (args, gpu) =>
+    cuda: (args, gpu) => {
+      const [{ x, weight, h }, gated] = [args, gatedFor(gpu, args)];
+      if (gated) {
+        const [[N, K], M] = [weight.shape as [number, number], dim(x, 0)];
+        const grid = [cdiv(N / 2, gated.constant("BN")), cdiv(M, gated.constant("BM"))] as const;
+        gpu.launch(gated, grid, { rows: x, w: weight as Tensor, h, M, N, K });
+        return;
+      }
       productOfRows(gpu, args, (parts, { rows, from }) => {
         const kernel = gpu.kernel("fewrows_swiglu", { BIAS: flag(args.bias), LORA: flag(args.lora) });
         const h = rowsFrom(args.h, from, rows);
         gpu.launch(kernel, [cdiv(dim(h, 1), kernel.constant("BN")), cdiv(rows, kernel.constant("BM"))], { ...parts, h });
-      }),
+      });
+    },
   },
 );
 
