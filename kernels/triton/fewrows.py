@@ -170,8 +170,8 @@ BLOCKS = {
     "f32": {16: (64, 32, 4, 2), 64: (64, 32, 4, 2)},
 }
 # The same of fewrows_hopper.py: BN, BK, and stages of weights and of rows.
-STREAMS = {16: (64, 64, 8, 3), 64: (64, 64, 8, 3)}
-GATED = {16: (64, 64, 5, 3), 64: (64, 64, 5, 3)}
+STREAMS = {16: (64, 64, 8, 8), 64: (64, 64, 5, 5)}
+GATED = {16: (64, 64, 4, 6), 64: (64, 64, 4, 4)}
 MANY = {"tma": (128, 128, 64, 8, 4), "ptr": (128, 128, 32, 8, 3), "f32": (64, 64, 32, 4, 2)}  # BM, BN, BK, warps, stages
 # Rows, columns and columns of x that a product of s takes, and columns of x of a piece of it.
 LOW = dict(LM=16, LJ=16, LK=128, PART=1024)

@@ -79,13 +79,23 @@ export class Decoder {
       isFetching = false;
       return acts.ownInputs;
     };
-    for (const i of program.keys()) {
-      const source = sourceOf(program[i]!);
-      const from = (source ?? program[i]!.layer) - program[0]!.layer;
-      const own = cached && { ...cached, cache: cached.cache[from]!, isOwn: source === null };
+    const passOf = (i: number): LayerPass | null => {
+      const layer = program[i];
+      if (!layer) return null;
+      const source = sourceOf(layer);
+      const own = cached && {
+        ...{ ...cached, cache: cached.cache[(source ?? layer.layer) - program[0]!.layer]! },
+        isOwn: source === null,
+      };
+      return this.#pass(i, { batch, work, cached: own, ownInputs }, acts);
+    };
+    let [pass, hasBegun] = [passOf(0), false];
+    for (let i = 0; pass; i++) {
+      const next = passOf(i + 1);
       if (trains) acts.hostStreams?.beforeForward(i, batch.rows);
-      this.#pass(i, { batch, work, cached: own, ownInputs }, acts).forward();
+      hasBegun = pass.forward(hasBegun ? 1 : 0, next);
       if (trains) acts.hostStreams?.afterForward(i, batch.rows);
+      pass = next;
     }
     return firstRows(acts.inputs[program.length]!, batch.rows);
   }

@@ -8,7 +8,7 @@ import { NORMALISED } from "../../src/families/moe.ts";
 import { RANK_TILE } from "../../src/methods/layout.ts";
 import { CHOICE_WIDTH, chooseTokens } from "../../src/ops/choose.ts";
 import { fewExpertsDown, fewExpertsUp, fewRoute } from "../../src/ops/fewexperts.ts";
-import { fewRowsNorm, fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
+import { fewRowsNorm, fewRowsNormed, fewRowsRope, fewRowsSwiglu, MOST_NORMED } from "../../src/ops/fewrows/fused.ts";
 import { fewRowsForward } from "../../src/ops/fewrows.ts";
 import { fewEmbed, fewHead } from "../../src/ops/fewtables.ts";
 
@@ -22,7 +22,7 @@ const packedOn = (gpu: Device, arena: Arena, shape: readonly [number, number], f
 
 /** What is left of generation: few rows, each with its own adapter, and the tokens that are chosen of their logits. */
 export function launchFew(gpu: Device): void {
-  using arena = new Arena(gpu, 1 << 23, "a test");
+  using arena = new Arena(gpu, 1 << 25, "a test");
   const [N, K, G] = [64, 96, 2];
   const weight = arena.tensor(gpu.compute, N, K);
   const sizes = { M: MOST_ROWS, K: 128, N: 512, W: G * RANK_TILE, compute: gpu.compute };
@@ -56,6 +56,9 @@ export function launchFew(gpu: Device): void {
     const [x, y] = [arena.tensor(gpu.compute, 3, hidden), arena.tensor(gpu.compute, 3, hidden)];
     const of = { x, weight: arena.tensor("f32", hidden), y, rstd: arena.tensor("f32", 3), eps: 1e-6 };
     for (const residual of [null, x]) fewRowsNorm(gpu, { ...of, residual });
+    if (hidden > MOST_NORMED) continue;
+    const product = { x: arena.tensor(gpu.compute, 3, K), weight: arena.tensor(gpu.compute, hidden, K), bias: null, lora: null };
+    fewRowsNormed(gpu, { ...product, residual: x, y: x, norm: of.weight, h: y, rstd: of.rstd, eps: 1e-6 });
   }
   for (const headDim of [24, 64, 128]) {
     const [rows, heads, kvHeads] = [3, 2, 1];
