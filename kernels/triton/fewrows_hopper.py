@@ -6,8 +6,8 @@ The weight comes by TMA into a ring of buffers that is filled before the kernel 
 weight is no activation. So the kernels between two products, which read little, run while the next weight is on its way, and a
 product finds its first STAGES tiles in shared memory. Rows of x have a ring of their own, which begins after that wait.
 
-Descriptors: rows [BM, BK], w [BN, BK]. Launch of fewrows_gated: grid (ceil(I / BN), ceil(M / BM)). All four warps issue, multiply and store; a barrier among them says that a buffer has
-been read.
+Descriptors: rows [BM, BK], w [BN, BK]. All four warps issue, multiply and store; a barrier among them says that a buffer has
+been read. Launch of fewrows_gated: grid (ceil(I / BN), ceil(M / BM)).
 """
 import triton
 import triton.language as tl
@@ -98,7 +98,7 @@ def low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j, K, G, dty
 @gluon.jit
 def low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, tile, M, K, W, G,
              LM: gl.constexpr, LJ: gl.constexpr, LK: gl.constexpr, PART: gl.constexpr, OVERLAPS: gl.constexpr):
-    """As low_tile of fewrows.py. The first adapter's rows of A come before x is there, those of the next one after a product."""
+    """As low_tile of fewrows.py. The first adapter's rows of A come before x does, those of the next one after a product."""
     PIECES: gl.constexpr = PART // LK
     COPY: gl.constexpr = gl.BlockedLayout([1, 8], [256 // LK, LK // 8], [4, 1], [1, 0])
     ACC: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [1, 4], [16, 8])

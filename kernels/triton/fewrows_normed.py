@@ -1,7 +1,7 @@
 """The sum of a product over few rows with the norm that follows it, a row in each program: see fewrows.py.
 
-    fewrows_normed    y[m, n] = sum_p part[p, m, n] + scale[l] sum_r low[m, r] b[r, n] + bias[n] + residual[m, n], times the gain
-                      of dora.py before the bias where decomposed[l] = 1, and
+    fewrows_normed    y[m, n] = (sum_p part[p, m, n] + scale[l] sum_r low[m, r] b[r, n]) gain[n] + bias[n] + residual[m, n],
+                      gain that of dora.py where decomposed[l] = 1, else 1, and
                       h = weight y / sqrt(mean(y^2) + eps), of y as it is kept
 
 Of a single linear: G = 1. A row has one adapter, which is read before the launch before ends (overlap.py), as are weights, all

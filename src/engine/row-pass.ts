@@ -145,7 +145,7 @@ export function withoutRows(batch: GenerationBatch, rows: readonly SequenceRow[]
   return withoutTiles({ ...batch, bounds, places, targetRows, tileAdapter, choices }, rowTile);
 }
 
-/** The same pass without tiles of rows and of targets that are nobody's. */
+/** The same pass without tiles of rows and of targets that belong to no sequence. */
 function withoutTiles(batch: GenerationBatch, rowTile: number): GenerationBatch {
   const used = (values: Int32Array) =>
     range(values.length / rowTile).filter((tile) =>

@@ -94,7 +94,7 @@ type Part = { readonly of: Active; readonly read: number; readonly until: number
 
 /**
  * Rows of prompts in a pass next to `extended` sequences: those that are multiplied by rows are with these as many as are
- * multiplied at once, a half at least; those that are multiplied by tiles hold nobody up where nothing is extended.
+ * multiplied at once, a half at least; those that are multiplied by tiles hold none up where nothing is extended.
  */
 const promptRowsBeside = (extended: number, isTiled: boolean, most: number): number => {
   if (isTiled) return extended === 0 ? most : Math.min(most, TILED_PIECE);

@@ -137,7 +137,12 @@ export function fusesRows(open: () => Device, tolerance: number): void {
           expect(share, `seed ${seed}`).toBeLessThan(device.compute === "f32" ? 1e-6 : 2 ** -9);
         }
         if (device.kind === "cpu") continue; // whose sums depend on how many rows there are
-        for (const [from, count] of [[0, 1], [149, 1], [37, 5], [20, 64]] as const) {
+        for (const [from, count] of [
+          [0, 1],
+          [149, 1],
+          [37, 5],
+          [20, 64],
+        ] as const) {
           const few = await run(from, count);
           for (const i of [0, 1]) {
             const own = all[i]!.subarray(from * width, (from + count) * width);

@@ -57,7 +57,12 @@ export function launchFew(gpu: Device): void {
     const of = { x, weight: arena.tensor("f32", hidden), y, rstd: arena.tensor("f32", 3), eps: 1e-6 };
     for (const residual of [null, x]) fewRowsNorm(gpu, { ...of, residual });
     if (hidden > MOST_NORMED) continue;
-    const product = { x: arena.tensor(gpu.compute, 3, K), weight: arena.tensor(gpu.compute, hidden, K), bias: null, lora: null };
+    const product = {
+      x: arena.tensor(gpu.compute, 3, K),
+      weight: arena.tensor(gpu.compute, hidden, K),
+      bias: null,
+      lora: null,
+    };
     fewRowsNormed(gpu, { ...product, residual: x, y: x, norm: of.weight, h: y, rstd: of.rstd, eps: 1e-6 });
   }
   for (const headDim of [24, 64, 128]) {

@@ -70,7 +70,10 @@ test("a kernel that overlaps with the launch before it reads and writes nothing 
   for (const file of namesIn("kernels/triton", ".py")) {
     const source = readFileSync(join(ROOT, "kernels/triton", `${file}.py`), "utf8");
     if (file === "overlap") continue;
-    for (const of of source.split("\n# What is compiled.")[0]!.split(/@(?:triton|gluon)\.jit\n/).slice(1)) {
+    for (const of of source
+      .split("\n# What is compiled.")[0]!
+      .split(/@(?:triton|gluon)\.jit\n/)
+      .slice(1)) {
       const [, name, parameters, body] = /^def (\w+)\((.*?)\):\n(.*)$/s.exec(of)! as unknown as [
         string,
         string,
@@ -92,8 +95,7 @@ test("a kernel that overlaps with the launch before it reads and writes nothing 
       const streamed = [...before.matchAll(/\b(?:load|copy_rows)\(\w+, (\w+)/g)].map(([, read]) => read!);
       expect(["w", "a_row"], name).toEqual(expect.arrayContaining(streamed));
       // A helper waits for the kernel that calls it, which has let the next one begin.
-      if (!isHelper)
-        expect(body.trimStart().replace(/^"""[^"]*"""\s*/, ""), name).toStartWith("begin_next(OVERLAPS)");
+      if (!isHelper) expect(body.trimStart().replace(/^"""[^"]*"""\s*/, ""), name).toStartWith("begin_next(OVERLAPS)");
     }
   }
   expect(kernels).toBe(12);
