@@ -215,6 +215,7 @@ export function fewRowsLikeFloat64(
       if (!isInvariant) return;
       for (const [from, count] of [
         [0, 1],
+        [0, Math.min(100, rows)],
         [rows - 1, 1],
         [rows >> 1, Math.min(17, rows - (rows >> 1))],
       ] as const) {
