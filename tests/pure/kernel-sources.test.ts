@@ -61,7 +61,29 @@ test("each kernel has a name of its own", async () => {
 });
 
 /** Of launches of a record, which write no table, parameter or weight (src/engine/row-pass.ts). */
-const WRITTEN = ["part", "low", "x", "x_row", "rows", "w", "y", "h", "out", "to", "qkv", "cache", "k_ND", "v_ND", "residual", "blocks", "source", "place", "experts", "weights", "act"];
+const WRITTEN = [
+  "part",
+  "low",
+  "x",
+  "x_row",
+  "rows",
+  "w",
+  "y",
+  "h",
+  "out",
+  "to",
+  "qkv",
+  "cache",
+  "k_ND",
+  "v_ND",
+  "residual",
+  "blocks",
+  "source",
+  "place",
+  "experts",
+  "weights",
+  "act",
+];
 
 test("a kernel that overlaps with the launch before it reads and writes nothing of launches before it waits for them", () => {
   let kernels = 0;
