@@ -97,7 +97,7 @@ export function takeStageBuffers(
     places: cache ? takeOf("cache")("i32", rows) : null,
     pages: cache ? takePages(takeOf("cache"), cache) : null,
     tiles: cache ? takeOf("cache")("i32", rows, 2) : null,
-    rowTables: cache ? takeRowTables(takeOf("cache"), rows, cache.sequences) : null,
+    rowTables: cache ? takeRowTables(takeOf("cache"), { rows, sequences: cache.sequences, slots: adapters }) : null,
     choices: cache && layerRange.last ? takeChoices(takeOf("cache"), sizes.targets) : null,
   };
 }
