@@ -28,7 +28,7 @@ def taps_sum(x, weight, bias, first_M, m_M, c_C, inside, C, stride, biased, TAPS
         row_M = m_M - (TAPS - 1) + t
         seen = (inside & (row_M >= first_M))[:, None] & (c_C < C)[None, :]
         x_MC = tl.load(x + row_M.to(tl.int64)[:, None] * stride + c_C[None, :], mask=seen, other=0.0).to(tl.float32)
-        p_MC += tl.load(weight + c_C * TAPS + t, mask=c_C < C, other=0.0)[None, :] * x_MC
+        p_MC = tl.fma(tl.load(weight + c_C * TAPS + t, mask=c_C < C, other=0.0)[None, :], x_MC, p_MC)
     return p_MC
 
 
