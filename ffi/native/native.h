@@ -40,8 +40,8 @@ typedef void (*sgemm_fn)(int order, int trans_a, int trans_b, int m, int n, int 
 void product_here(sgemm_fn sgemm, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
                   const float *b, int ldb, float beta, float *c, int ldc);
 
-// a b + c, rounded once: one instruction. What is not written so is rounded after the product, too: the compiler may not choose,
-// for it would choose otherwise in another loop over the same rows (scripts/setup).
+// a b + c, rounded once: one instruction. What is not written so is rounded after the product, too. A compiler
+// may not choose: it could choose otherwise in another loop over the same rows (scripts/setup).
 static inline float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
 static inline float lanes_sum(const float *acc) {
