@@ -49,9 +49,9 @@ export type LayerActivations = {
 
 /** What of a pass is in host memory while other layers run (offloaded-streams.ts). */
 export interface HostStreams {
-  /** Before and after layer `i` runs forward. */
+  /** Before layer `i` runs forward, and once it has made attention's input, where that is kept. */
   beforeForward(i: number, rows: number): void;
-  afterForward(i: number, rows: number): void;
+  afterInput(i: number, rows: number): void;
   /** Before and after what layer `i` computes in the backward pass. */
   beforeBackward(i: number, rows: number): void;
   afterBackward(i: number, rows: number): void;

@@ -92,11 +92,12 @@ export function takeStageBuffers(
     backward,
     passes,
     head: layerRange.last ? (shared?.head ?? takeHead(takeOf("head"), compute, spec, sizes)) : null,
+    keepsLast: shared?.keepsLast ?? false,
     cache: cache ? takeCache(takeOf("cache"), compute, programOf(spec, layerRange), cache) : null,
     places: cache ? takeOf("cache")("i32", rows) : null,
     pages: cache ? takePages(takeOf("cache"), cache) : null,
     tiles: cache ? takeOf("cache")("i32", rows, 2) : null,
-    rowTables: cache ? takeRowTables(takeOf("cache"), rows, cache.sequences) : null,
+    rowTables: cache ? takeRowTables(takeOf("cache"), { rows, sequences: cache.sequences, slots: adapters }) : null,
     choices: cache && layerRange.last ? takeChoices(takeOf("cache"), sizes.targets) : null,
   };
 }

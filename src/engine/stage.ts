@@ -58,6 +58,8 @@ export class Stage implements Disposable {
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
+  /** The packed batch that ran last, while it awaits its backward pass and the memory of its last layer is as it left it. */
+  #latest: InFlight | null = null;
   /** Resolves when the previous stage has the gradient of the latest backward pass. */
   #leaving: Promise<void> = Promise.resolve();
   /** The error of the first pass that failed. */
@@ -173,6 +175,7 @@ export class Stage implements Disposable {
   async #forward(pass: number, batch: MicroBatch): Promise<Later<null>> {
     const inFlight = await this.#run("forward", pass, batch);
     this.#inFlight.set(pass, inFlight);
+    this.#latest = inFlight;
     if (this.config.spec.experts) await this.#loads.add(this.device, inFlight.acts);
     await this.#unlessConcurrent(inFlight.sent);
     return new Later(inFlight.sent.then(() => null));
@@ -199,6 +202,8 @@ export class Stage implements Disposable {
     invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
     const work = this.buffers.backward!;
     const { batch, acts, tables, slot } = inFlight;
+    const hasLast = this.buffers.keepsLast && this.#latest === inFlight;
+    this.#latest = null;
     const { first, last } = this.config.layerRange;
     const grad = firstRows(work.grad, batch.rows);
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
@@ -207,7 +212,7 @@ export class Stage implements Disposable {
     const contrasts = await timed("backward", async () => {
       this.pool.beginSteps(adaptersOf(tables));
       const found = last ? await lossWithGradient(this.#ground(inFlight), inFlight, grad) : null;
-      decoder.backward(batch, acts, work);
+      decoder.backward(batch, acts, work, { hasLast });
       return found;
     });
     const losses = last ? await enqueueLosses(device, batch, tables.sequences, logProbs) : null;
@@ -249,6 +254,7 @@ export class Stage implements Disposable {
    */
   async decode(batch: GenerationBatch): Promise<NextTokens | null> {
     const { device, config, pool, decoder, buffers, neighbours } = this;
+    this.#latest = null;
     this.#generating ??= new Generating({
       ...{ device, config, pool, decoder, buffers, neighbours, recorder: this.#recorder },
       ground: (passed) => this.#ground(passed),
@@ -344,6 +350,7 @@ export class Stage implements Disposable {
     cached: Cached | null = null,
   ): Promise<InFlight<T>> {
     const { passes, work } = this.buffers;
+    this.#latest = null;
     invariant(tables.ids.length <= this.config.sizes.rows, `${tables.ids.length} rows in a pass, more than planned`);
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);
