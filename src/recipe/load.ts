@@ -46,6 +46,9 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   if (!parsed.success) for (const issue of parsed.issues) faults.push(...faultsOf(issue, RecipeTable));
   const modelPath = parsed.success ? modelPathOf(parsed.output.model, path, faults) : "";
   const adapters = parsed.success ? resolveAll(parsed.output, path, seedOf(overrides, parsed.output.run.seed), faults) : [];
+  const isHeldOut = adapters.some(({ eval: heldOut, evalSplit }) => heldOut.length > 0 || evalSplit > 0);
+  if (parsed.success && parsed.output.run.notify?.below !== undefined && faults.length === 0 && !isHeldOut)
+    faults.push({ path: ["run", "notify"], message: "has below, a held-out loss, and no adapter has held-out rows" });
   if (faults.length > 0) throw invalid(path, places, faults);
   const { model, run } = (parsed as { readonly output: RecipeTable }).output;
   const recipe: Recipe = {
@@ -131,6 +134,9 @@ function resolveAll(table: RecipeTable, path: string, seed: number, faults: Faul
     faults.push({ path: ["adapter"], message: `and its sweeps make ${total} adapters; a recipe has at most ${MOST_ADAPTERS}` });
     return [];
   }
+  const isPatient = ({ patience, sweep }: AdapterTable) => patience !== undefined || sweep?.["patience"] !== undefined;
+  if (defaults.min_delta && defaults.patience === undefined && !table.adapter.some(isPatient))
+    faults.push({ path: ["defaults", "min_delta"], message: "is for patience, which no adapter has; leave it out" });
   const taken = new Map<string, Path>();
   return table.adapter
     .flatMap((adapter, index) => {

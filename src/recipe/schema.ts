@@ -232,7 +232,11 @@ export const adapterEntries = {
   seed: about(seed, "the adapter's own seed, in place of one made from the run's and its name"),
   eval_every: about(whole(1, MANY), "steps between two evaluations on held-out rows"),
   patience: about(whole(1, MANY), "evaluations without a lower loss after which the adapter ends"),
-  min_delta: about(notNegative, "by how much a loss has to be lower for patience", 0),
+  min_delta: about(
+    notNegative,
+    "by how much a loss has to be lower for patience to count it; the lowest is saved all the same",
+    0,
+  ),
   metrics: about(
     table(
       {

@@ -50,6 +50,36 @@ describe("refused with its place", () => {
         expect(lines[0]).toContain("as f32 holds it");
       });
 
+  const HELD = 'data = { train = "d", split = 0.5 }\neval_every = 2';
+  const IDLE: readonly (readonly [string, string, string])[] = [
+    ["a delta without patience", "min_delta = 0.1", "min_delta is for patience, which is not given"],
+    ["a goal of no metric", `${HELD}\nmetrics = { command = ["true"], goal = "min" }`, "metrics has a goal and no best"],
+    ["each turn's thoughts in preferences", 'objective = "dpo"\nthoughts = "every-turn"', 'thoughts is "every-turn"'],
+    [
+      "prompts that are learned, where answers are the adapter's own",
+      'objective = { name = "grpo", reward = { command = ["true"] } }\ntrain_on = "all"',
+      'train_on is "all", and grpo learns its own answers alone',
+    ],
+  ];
+  for (const [what, keys, fault] of IDLE)
+    test(`keys that would do nothing: ${what}`, () => {
+      const own = keys.includes("data =") ? adapter(keys).replace(/data = "[^"]*"\n/, "") : adapter(keys);
+      expect(refused(HEAD + own).lines).toEqual([expect.stringContaining(fault)]);
+    });
+
+  test("keys that would do nothing for any adapter", () => {
+    const patient = adapter(`${HELD}\npatience = 1`).replace(/data = "[^"]*"\n/, "");
+    expect(refused(`${HEAD}[defaults]\nmin_delta = 0.1\n${adapter()}`).lines).toEqual([
+      expect.stringContaining("defaults.min_delta is for patience, which no adapter has"),
+    ]);
+    expect(refused(`${HEAD}notify = { url = "https://a.b/c", below = 1 }\n${adapter()}`).lines).toEqual([
+      expect.stringContaining("run.notify has below, a held-out loss, and no adapter has held-out rows"),
+    ]);
+    const text = `${HEAD}[defaults]\nmin_delta = 0.1\n${adapter().replace(/name = "[^"]*"/, 'name = "other"')}${patient}`;
+    const { adapters } = parseRecipe(text, "/here/r.toml");
+    expect(adapters.map(({ minDelta }) => minDelta)).toEqual([0, 0.1]); // the copy of a recipe is read again
+  });
+
   test("numbers at the ends of f32 are taken", () => {
     const { adapters } = parseRecipe(`${HEAD}${adapter("learning_rate = 1.2e-38\nmax_grad_norm = 3.4e38")}`, "/here/r.toml");
     expect(adapters[0]!.optimizer).toMatchObject({ learningRate: 1.2e-38, maxGradNorm: 3.4e38 });
