@@ -2,6 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import { answerEnds } from "../data/ends.ts";
+import { parseJson } from "../data/json.ts";
 import { type Fields, RowFault } from "../data/jsonl.ts";
 import { forTemplate } from "../data/thoughts.ts";
 import { promptIds } from "../data/tokenise.ts";
@@ -11,6 +12,9 @@ import { variablesOf } from "../data/variables.ts";
 import { readModelConfig } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
+
+/** JSON as rows of training are read: 1.0 stays a float, whole numbers keep their digits, keys their order. */
+export const exactJson = parseJson;
 
 export type TextModel = {
   readonly hasChatTemplate: boolean;

@@ -67,6 +67,32 @@ describe("refused with its place", () => {
       expect(refused(HEAD + own).lines).toEqual([expect.stringContaining(fault)]);
     });
 
+  const VARIABLES: readonly (readonly [string, string])[] = [
+    ["{ x = 1.0 }", "chat_template_kwargs.x is the float 1.0, without a fraction"],
+    ["{ a = { b = [1, 2e3] } }", "chat_template_kwargs.a.b[1] is the float 2000.0, without a fraction"],
+    ["{ day = 2026-01-02 }", "chat_template_kwargs.day is a date or time"],
+    ["{ at = [07:32:00] }", "chat_template_kwargs.at[0] is a date or time"],
+  ];
+  for (const [table, fault] of VARIABLES)
+    test(`variables that a chat template prints otherwise in Python: ${table}`, () => {
+      expect(refused(`${HEAD}${adapter(`chat_template_kwargs = ${table}`)}`).lines).toEqual([
+        expect.stringMatching(/^.here.r.toml:8:/),
+      ]);
+      expect(refused(`${HEAD}${adapter(`chat_template_kwargs = ${table}`)}`).lines[0]).toContain(`adapter[0].${fault}`);
+      expect(refused(`${HEAD}[defaults]\nchat_template_kwargs = ${table}\n${adapter()}`).lines).toEqual([
+        expect.stringContaining(`defaults.${fault}`),
+      ]);
+      const swept = `[adapter.sweep]\nchat_template_kwargs = [${table}]`;
+      expect(refused(HEAD + adapter(swept)).lines[0]).toContain(fault.replace("chat_template_kwargs", "chat_template_kwargs[0]"));
+    });
+
+  test("other variables of a chat template are taken", () => {
+    const table = "{ x = 1, half = 0.5, text = '1.0', on = true, list = [1, 'a'], none = nan }";
+    const { adapters } = parseRecipe(HEAD + adapter(`chat_template_kwargs = ${table}\nalpha = 16.0`), "/here/r.toml");
+    const none = Number.NaN;
+    expect(adapters[0]!.chatVariables).toEqual({ x: 1, half: 0.5, text: "1.0", on: true, list: [1, "a"], none });
+  });
+
   test("keys that would do nothing for any adapter", () => {
     const patient = adapter(`${HELD}\npatience = 1`).replace(/data = "[^"]*"\n/, "");
     expect(refused(`${HEAD}[defaults]\nmin_delta = 0.1\n${adapter()}`).lines).toEqual([
