@@ -239,13 +239,14 @@ function turnByTurn(chat: Extract<Example, { readonly kind: "chat" }>): Example[
 }
 
 function tell(
-  { losses = [], emptied = [], unended = [], marks = [], joined }: TokenRow,
+  { losses = [], emptied = [], unended = [], ungenerated = [], marks = [], joined }: TokenRow,
   source: Source,
   book: NoticeBook,
 ): void {
   for (const { kind, turn, words } of losses) book.add(kind, source, `'${words}'`, turn);
   for (const turn of emptied) book.add("empty thoughts", source, "", turn);
   for (const turn of unended) book.add("no end", source, "", turn);
+  for (const { turn, words } of ungenerated) book.add("generation", source, `'${words}'`, turn);
   for (const { turn, mark } of marks) book.add("marks", source, `'${mark}'`, turn);
   if (joined) book.add("joined prompts", source, "");
 }

@@ -21,6 +21,8 @@ export type TokenRow = {
   readonly emptied?: readonly number[];
   /** Learned turns, from 0, after which the template puts no token that ends them. */
   readonly unended?: readonly number[];
+  /** Learned turns, from 0, of which something is outside of what the template marks as generated, and that. */
+  readonly ungenerated?: readonly { readonly turn: number; readonly words: string }[];
   /** Turns, from 0, whose own text holds a special token, and its text. */
   readonly marks?: readonly { readonly turn: number; readonly mark: string }[];
 };
@@ -77,6 +79,9 @@ function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: Adapt
   const isEnded = ({ from, to }: Span) =>
     tokenizer.specials.some((special) => text.slice(from, to).trimEnd().endsWith(special));
   const unended = turns.filter((_, i) => !isEnded(spans[i]!));
+  const ungenerated = outside(text, spans, tokenizer.generatedIn(example)).flatMap((words, i) =>
+    words === "" ? [] : [{ turn: turns[i]!, words }],
+  );
   const { ids, inside } = encodeSpans(text, spans, tokenizer);
   const row = learn(ids, inside);
   const end = row.mask.lastIndexOf(1) + 1; // what follows the last answer teaches nothing
@@ -86,7 +91,23 @@ function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: Adapt
     ...told,
     ...(emptied.length > 0 ? { emptied } : {}),
     ...(unended.length > 0 ? { unended } : {}),
+    ...(ungenerated.length > 0 ? { ungenerated } : {}),
   };
+}
+
+/** Of each span what is in none of `marked`, which are in order, without white space at its ends; nothing where none is marked. */
+function outside(text: string, spans: readonly Span[], marked: readonly Span[]): string[] {
+  if (marked.length === 0) return [];
+  return spans.map(({ from, to }) => {
+    let left = "";
+    let at = from;
+    for (const mark of marked) {
+      if (mark.to <= at || mark.from >= to) continue;
+      left += text.slice(at, Math.max(at, mark.from));
+      at = Math.min(to, mark.to);
+    }
+    return (left + text.slice(at, to)).trim();
+  });
 }
 
 /** The ids of a text, and which of them are learned where all are but the turns that are context alone. */

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
 import { type AddedToken, sectioner } from "./added-tokens.ts";
+import type { Span } from "./answers.ts";
 import { Bpe, type BpeModel } from "./bpe.ts";
 import type { Chat } from "./format.ts";
 import { DATE, parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts";
@@ -38,6 +39,8 @@ export type Tokenizer = {
   readonly withChatTemplate: (file: string) => Tokenizer;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
   readonly renderChat: (chat: Chat, prompt: boolean) => string;
+  /** Where the chat template marks by {% generation %} what the assistant writes, in the text without a prompt; [] for nowhere. */
+  readonly generatedIn: (chat: Chat) => readonly Span[];
   /** Whether a conversation's template has asked for today's date, and got the fixed one, since this was last asked. */
   readonly usedDate: () => boolean;
   /** Texts of the special tokens, longest first. */
@@ -56,7 +59,10 @@ export function loadTokenizer(folder: string): Tokenizer {
 }
 
 /** What a chat template is given of the model's special tokens, by name. */
-type Read = Omit<Tokenizer, "hasChatTemplate" | "chatTemplate" | "withChatTemplate" | "renderChat" | "usedDate"> & {
+type Read = Omit<
+  Tokenizer,
+  "hasChatTemplate" | "chatTemplate" | "withChatTemplate" | "renderChat" | "generatedIn" | "usedDate"
+> & {
   readonly named: Json;
 };
 
@@ -124,21 +130,24 @@ function withTemplate(read: Read, template: { readonly text: string; readonly co
   };
   // As transformers has it: all special tokens by name, and null where there are no tools or documents.
   const names = { ...named, tools: null, documents: null, date_string: DATE, strftime_now: today(DATE) };
+  const rendered = ({ messages, variables }: Chat, prompt: boolean) => {
+    if (!template) throw new RowFault("is a conversation, but the base model has no chat template");
+    try {
+      const date = variables["date_string"] === undefined ? {} : { strftime_now: today(variables["date_string"]) };
+      return template.compiled.renderMarked({ ...names, ...date, ...variables, messages, add_generation_prompt: prompt });
+    } catch (error) {
+      if (!(error instanceof TemplateError)) throw error;
+      throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
+    }
+  };
+  const marksGenerated = template !== null && /\{%[-+]?\s*generation\b/.test(template.text);
   return {
     ...tokenizer,
     hasChatTemplate: template !== null,
     chatTemplate: template?.text ?? null,
     withChatTemplate: (file) => withTemplate(read, readTemplate(file)),
-    renderChat: ({ messages, variables }, prompt) => {
-      if (!template) throw new RowFault("is a conversation, but the base model has no chat template");
-      try {
-        const date = variables["date_string"] === undefined ? {} : { strftime_now: today(variables["date_string"]) };
-        return template.compiled.render({ ...names, ...date, ...variables, messages, add_generation_prompt: prompt });
-      } catch (error) {
-        if (!(error instanceof TemplateError)) throw error;
-        throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
-      }
-    },
+    renderChat: (chat, prompt) => rendered(chat, prompt).text,
+    generatedIn: (chat) => (marksGenerated ? rendered(chat, false).generated : []),
     usedDate: () => {
       const used = dated;
       dated = false;

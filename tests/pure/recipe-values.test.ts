@@ -83,7 +83,9 @@ describe("refused with its place", () => {
         expect.stringContaining(`defaults.${fault}`),
       ]);
       const swept = `[adapter.sweep]\nchat_template_kwargs = [${table}]`;
-      expect(refused(HEAD + adapter(swept)).lines[0]).toContain(fault.replace("chat_template_kwargs", "chat_template_kwargs[0]"));
+      expect(refused(HEAD + adapter(swept)).lines[0]).toContain(
+        fault.replace("chat_template_kwargs", "chat_template_kwargs[0]"),
+      );
     });
 
   test("other variables of a chat template are taken", () => {

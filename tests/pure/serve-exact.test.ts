@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import * as v from "valibot";
 import { Template } from "../../src/data/jinja.ts";
 import { exactOf } from "../../src/serve/body.ts";
-import { ChatBody, chatRoutes } from "../../src/serve/openai/chat.ts";
+import { type ChatBody, chatRoutes } from "../../src/serve/openai/chat.ts";
 
 const LIMITS = { bytes: 1 << 20, seconds: 10 };
 const asked = (body: string) => new Request("http://127.0.0.1/", { method: "POST", body });
