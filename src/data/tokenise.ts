@@ -95,7 +95,7 @@ function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: Adapt
   };
 }
 
-/** Of each span what is in none of `marked`, which are in order, without white space at its ends; nothing where none is marked. */
+/** Of each span what is in none of `marked`, which are in order, trimmed; nothing where none is marked. */
 function outside(text: string, spans: readonly Span[], marked: readonly Span[]): string[] {
   if (marked.length === 0) return [];
   return spans.map(({ from, to }) => {

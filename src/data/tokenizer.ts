@@ -39,7 +39,7 @@ export type Tokenizer = {
   readonly withChatTemplate: (file: string) => Tokenizer;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
   readonly renderChat: (chat: Chat, prompt: boolean) => string;
-  /** Where the chat template marks by {% generation %} what the assistant writes, in the text without a prompt; [] for nowhere. */
+  /** Where the chat template marks by {% generation %} what the assistant writes, in the text without a prompt. */
   readonly generatedIn: (chat: Chat) => readonly Span[];
   /** Whether a conversation's template has asked for today's date, and got the fixed one, since this was last asked. */
   readonly usedDate: () => boolean;

@@ -34,7 +34,7 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
   if (command === undefined && url === undefined)
     throw new RequestError(
       "notify.command",
-      "run.notify says neither whom to notify by command nor by url",
+      "run.notify has neither a command nor a url",
       "give one of them, or MLORA_NOTIFY_URL; or leave notify out",
     );
   const [program] = command ?? [];

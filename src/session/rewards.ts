@@ -18,7 +18,7 @@ import { ask, shown } from "../sources/http.ts";
 export { columnAt, columnsOf, GRADERS, type Grader, TooLong } from "../objectives/graders.ts";
 export { rewardSource } from "../objectives/grpo.ts";
 
-/** The grades of an answer to a row; `item` as parseJson makes it, so that its numbers are texts with the digits that they have. */
+/** The grades of an answer to a row; `item` as parseJson makes it, so that its numbers keep their digits. */
 export const gradesFor = (grader: Grader, of: { readonly item: unknown; readonly output: string }) =>
   gradesOf(grader, { ...of, jsonOf: (value) => stringifyJson(value)! });
 

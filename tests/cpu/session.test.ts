@@ -55,7 +55,7 @@ test("a session comes to the bytes of `mlora run`", async () => {
 
 test("adapters are added, forked, paused, resumed and stopped while others train; all come to the bytes of runs of their own", async () => {
   const text = longer(unlike([3], "cpu", "slots = 3"), 60);
-  // Rows that are others', of which a field is not used, and a key that does nothing: the notices are the run's and the caller's.
+  // A field of its rows is not used, and a key does nothing: the notices are the run's and the caller's.
   const late = longer(unlike([4], "cpu"), 20)
     .replace('"rows.jsonl"', '"noted.jsonl"')
     .replace('name = "a4"', '$&\nscheduler = "constant"\nmin_lr_ratio = 0.5');
