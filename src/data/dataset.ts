@@ -19,6 +19,7 @@ import {
   pairedReader,
   paraphrasedReader,
   type SettledForm,
+  templateFor,
   unaskedArguments,
   unusedFields,
 } from "./format.ts";
@@ -171,11 +172,12 @@ export function formatOptionsOf(
     thoughts,
     chatTemplate,
     chatVariables,
-  }: Omit<FormatOptions, "asChat" | "chatTemplate"> & Pick<AdapterRecipe, "chatTemplate">,
+  }: Omit<FormatOptions, "asChat" | "chatTemplate" | "toolTemplate"> & Pick<AdapterRecipe, "chatTemplate">,
   tokenizer: Tokenizer,
 ): FormatOptions {
   const asChat = chatTemplate !== false && tokenizer.hasChatTemplate;
-  return { format, columns, template, system, thoughts, chatVariables, asChat, chatTemplate: tokenizer.chatTemplate };
+  const templates = { chatTemplate: tokenizer.chatTemplate, toolTemplate: tokenizer.toolUse?.chatTemplate ?? null };
+  return { format, columns, template, system, thoughts, chatVariables, asChat, ...templates };
 }
 
 /**
@@ -271,7 +273,8 @@ function tellFields(
   source: Source,
   book: NoticeBook,
 ): void {
-  const { format, chatTemplate, chatVariables } = options;
+  const { format, chatVariables } = options;
+  const chatTemplate = templateFor(options, example.kind === "chat" ? example.variables : {});
   // what a template of the recipe prints is the recipe's choice
   const unused = format === "template" ? [] : unusedFields(fields, format, kind, example, chatTemplate);
   if (unused.length > 0) book.add("fields", source, unused.join(", "));

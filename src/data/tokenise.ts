@@ -7,7 +7,7 @@ import type { Example } from "./format.ts";
 import { RowFault } from "./jsonl.ts";
 import { type Loss, lossesOf } from "./kept.ts";
 import { emptyThoughts } from "./thoughts.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { type Tokenizer, tokenizerFor } from "./tokenizer.ts";
 
 /** mask[i] = 1: token i is to be predicted from those before it. The first token never is. */
 export type TokenRow = {
@@ -59,7 +59,8 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
 
 type ChatExample = Extract<Example, { readonly kind: "chat" }>;
 
-function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
+function tokeniseChat(example: ChatExample, given: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
+  const tokenizer = tokenizerFor(given, example.variables);
   const { messages, answersFrom, unlearned } = example;
   const { text, answers } = renderAnswers(example, tokenizer);
   const turns = [...messages.keys()].filter((i) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i));
@@ -132,7 +133,7 @@ function encodeSpans(text: string, spans: readonly Span[], tokenizer: Tokenizer)
  * text.
  */
 export function promptIds(example: Example, tokenizer: Tokenizer): number[] {
-  if (example.kind === "chat") return encode(tokenizer.renderChat(example, true), tokenizer);
+  if (example.kind === "chat") return encode(tokenizerFor(tokenizer, example.variables).renderChat(example, true), tokenizer);
   return begun(example.kind === "pair" ? example.prompt : example.text, tokenizer);
 }
 

@@ -2,7 +2,7 @@
 // (added-tokens.ts, pre-tokenise.ts) and these become tokens (bpe.ts) is ours: for the former the package differs from the
 // original, and for the latter it takes several times as long.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
@@ -35,6 +35,8 @@ export type Tokenizer = {
   readonly hasChatTemplate: boolean;
   /** The text of the chat template; null for none. */
   readonly chatTemplate: string | null;
+  /** The same with the template that the model has for chats with tools; null where that is none of its own. */
+  readonly toolUse: Tokenizer | null;
   /** The same tokenizer with the chat template of a file. Throws a RequestError, `data.template`, where that is not one. */
   readonly withChatTemplate: (file: string) => Tokenizer;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
@@ -50,18 +52,23 @@ export type Tokenizer = {
 };
 
 /**
- * Reads tokenizer.json, tokenizer_config.json, and where they are there special_tokens_map.json and chat_template.jinja. Throws
- * a RequestError, `model.tokenizer`, that names the file.
+ * Reads tokenizer.json, tokenizer_config.json, and where they are there special_tokens_map.json, chat_template.jinja and those
+ * of additional_chat_templates. Throws a RequestError, `model.tokenizer`, that names the file.
  */
 export function loadTokenizer(folder: string): Tokenizer {
   const config = tokenizerConfig(folder);
-  return withTemplate(readTokenizer(folder, config), chatTemplateOf(folder, config));
+  const templates = chatTemplatesOf(folder, config);
+  return withTemplate(readTokenizer(folder, config), templates.get("default") ?? null, templates.get("tool_use") ?? null);
 }
+
+/** The tokenizer whose chat template a conversation with these variables goes through. */
+export const tokenizerFor = (tokenizer: Tokenizer, variables: Chat["variables"]): Tokenizer =>
+  variables["tools"] == null ? tokenizer : (tokenizer.toolUse ?? tokenizer);
 
 /** What a chat template is given of the model's special tokens, by name. */
 type Read = Omit<
   Tokenizer,
-  "hasChatTemplate" | "chatTemplate" | "withChatTemplate" | "renderChat" | "generatedIn" | "usedDate"
+  "hasChatTemplate" | "chatTemplate" | "toolUse" | "withChatTemplate" | "renderChat" | "generatedIn" | "usedDate"
 > & {
   readonly named: Json;
 };
@@ -118,8 +125,10 @@ export function tokenizerParts(folder: string) {
   };
 }
 
-/** A tokenizer with a chat template, or none. */
-function withTemplate(read: Read, template: { readonly text: string; readonly compiled: Template } | null): Tokenizer {
+type ChatTemplate = { readonly text: string; readonly compiled: Template };
+
+/** A tokenizer with a chat template, or none, and with one for chats with tools. */
+function withTemplate(read: Read, template: ChatTemplate | null, ofTools: ChatTemplate | null): Tokenizer {
   const { named, ...tokenizer } = read;
   let dated = false;
   const today = (date: unknown) => {
@@ -141,23 +150,25 @@ function withTemplate(read: Read, template: { readonly text: string; readonly co
     }
   };
   const marksGenerated = template !== null && /\{%[-+]?\s*generation\b/.test(template.text);
+  const toolUse = ofTools && withTemplate(read, ofTools, null);
   return {
     ...tokenizer,
     hasChatTemplate: template !== null,
     chatTemplate: template?.text ?? null,
-    withChatTemplate: (file) => withTemplate(read, readTemplate(file)),
+    toolUse,
+    withChatTemplate: (file) => withTemplate(read, readTemplate(file), null),
     renderChat: (chat, prompt) => rendered(chat, prompt).text,
     generatedIn: (chat) => (marksGenerated ? rendered(chat, false).generated : []),
     usedDate: () => {
-      const used = dated;
+      const used = [dated, toolUse?.usedDate() ?? false];
       dated = false;
-      return used;
+      return used.includes(true);
     },
   };
 }
 
 /** A chat template that a recipe names. */
-function readTemplate(file: string): { readonly text: string; readonly compiled: Template } {
+function readTemplate(file: string): ChatTemplate {
   try {
     const text = readFileSync(file, "utf8");
     return { text, compiled: new Template(text) };
@@ -274,19 +285,33 @@ function specialTexts(config: Json): Json {
   return Object.fromEntries(named.map((name) => [name, tokenText(config[name])]));
 }
 
-/** chat_template.jinja, or the template in tokenizer_config.json: one text, or several by name ("default" counts). */
-function chatTemplateOf(folder: string, config: Json): { readonly text: string; readonly compiled: Template } | null {
-  const file = join(folder, "chat_template.jinja");
-  const inConfig = config["chat_template"];
-  const named: unknown[] = Array.isArray(inConfig) ? inConfig : [];
-  const found = named.find((item) => (item as Json | null)?.["name"] === "default") as Json | undefined;
+/** As transformers: files go before tokenizer_config.json, all of them before all of it. */
+const ADDITIONAL = "additional_chat_templates";
+
+/**
+ * Chat templates by name: "default" of chat_template.jinja, others of their folder; where there is no file, the text or texts in
+ * tokenizer_config.json. "tool_use" is that of chats with tools.
+ */
+function chatTemplatesOf(folder: string, config: Json): ReadonlyMap<string, ChatTemplate> {
+  const texts = new Map<string, readonly [text: string, file: string]>();
+  const read = (name: string, file: string) => texts.set(name, [readFileSync(file, "utf8"), file]);
+  const [main, others] = [join(folder, "chat_template.jinja"), join(folder, ADDITIONAL)];
+  if (existsSync(main)) read("default", main);
+  const names = existsSync(others) ? readdirSync(others).filter((name) => name.endsWith(".jinja")) : [];
+  for (const name of names) read(name.slice(0, -".jinja".length), join(others, name));
+  const settings = join(folder, "tokenizer_config.json");
+  const inConfig = texts.size > 0 ? null : config["chat_template"];
+  const listed =
+    typeof inConfig === "string" ? [{ name: "default", template: inConfig }] : ((inConfig ?? []) as readonly Json[]);
+  for (const { name, template } of listed) texts.set(String(name), [String(template), settings]);
+  const used = [...texts].filter(([name]) => name === "default" || name === "tool_use");
+  return new Map(used.map(([name, [text, file]]) => [name, compiled(text, file)]));
+}
+
+function compiled(text: string, file: string): ChatTemplate {
   try {
-    const text = existsSync(file) ? readFileSync(file, "utf8") : (found?.["template"] ?? inConfig);
-    return typeof text === "string" ? { text, compiled: new Template(text) } : null;
+    return { text, compiled: new Template(text) };
   } catch (error) {
-    throw unusable(
-      existsSync(file) ? file : join(folder, "tokenizer_config.json"),
-      `its chat template cannot be read: ${clip(textOf(error))}`,
-    );
+    throw unusable(file, `its chat template cannot be read: ${clip(textOf(error))}`);
   }
 }
