@@ -198,7 +198,7 @@ export const adapterEntries = {
   eps: about(positive(), "AdamW: added to the root of the second moment", 1e-8),
   momentum: about(between(0, 1), "SGD: decay of the momentum", 0),
   nesterov: about(truth, "SGD: looks ahead by the momentum", false),
-  weight_decay: about(notNegative, "decoupled weight decay", 0),
+  weight_decay: about(notNegative, "AdamW: decoupled weight decay; SGD: added to the gradient, as in PyTorch", 0),
   max_grad_norm: about(
     v.union([v.literal(false), positive()], expected("a number above 0, or false")),
     "the norm that the adapter's own gradient is clipped to; false: none",
