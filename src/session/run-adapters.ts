@@ -13,9 +13,9 @@ import { type Controls, ending, type FoundToken, type LatestRows } from "./contr
 import { checkReadable } from "./granted.ts";
 import { checkAdded, type ForkRequest, forkRequest } from "./late-requests.ts";
 import { planOn, type Request, readRequest, summariesOf, withLocalModel } from "./prepare.ts";
-import { rateNotices } from "./rate-notices.ts";
 import { checkRewards } from "./rewards.ts";
 import { readAdded, readPaused, writeAdded, writePaused } from "./run-folder.ts";
+import { settingNotices } from "./setting-notices.ts";
 import type { Training } from "./training.ts";
 
 /**
@@ -213,7 +213,7 @@ export class RunAdapters {
     const room =
       needed.slots > plan.slots ? `${needed.slots} slots instead of ${plan.slots}` : "memory for more adapters at once";
     const more = isMore && !training.controls.hasRoomFor(planned) ? room : null;
-    const told = [...late.notices, ...rateNotices(planned)].filter((text) => !known.has(text));
+    const told = [...late.notices, ...settingNotices(planned)].filter((text) => !known.has(text));
     for (const text of told) this.options.notice(text);
     const joins = lack === null && (more === null || this.options.isFixed);
     if (!joins) this.#suspend.abort();
@@ -238,7 +238,7 @@ export class RunAdapters {
     this.#copies.set(name, { of: adapter, after, request }); // first, as it may be made at once
     try {
       const sentence = training.controls.fork(adapter, copy, after);
-      const told = rateNotices([copy]);
+      const told = settingNotices([copy]);
       for (const text of told) this.options.notice(text);
       return withNotices(sentence, told);
     } catch (error) {
