@@ -271,7 +271,7 @@ export function shared(take: Take): TakeNamed {
 }
 
 /** The memory of each layer. */
-export function takeLayers(take: Take, compute: DType, program: Program, sizes: Sizes, work: ForwardWork): LayerActivations[] {
+function takeLayers(take: Take, compute: DType, program: Program, sizes: Sizes, work: ForwardWork): LayerActivations[] {
   const named: TakeNamed = (_, ...of) => take(...of);
   return program.map((layer) => takeLayer({ of: () => named, pass: named }, compute, layer, sizes, work));
 }

@@ -11,7 +11,6 @@ import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device } from "../device/device.ts";
 import { valuesOf } from "../device/packed.ts";
-import { scratchBytes } from "../device/scratch.ts";
 import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
@@ -34,7 +33,7 @@ import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { adaptersOf, Recorder, timed } from "./recorder.ts";
 import { tablePositions } from "./rope.ts";
-import type { StageBuffers } from "./stage-buffers.ts";
+import { type StageBuffers, stageScratchBytes } from "./stage-buffers.ts";
 import { withTop } from "./top.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
 import { lossOf, lossWithGradient } from "./weighted-loss.ts";
@@ -94,26 +93,14 @@ export class Stage implements Disposable {
   ): Promise<Stage> {
     const { spec, layerRange, sizes } = config;
     const freeBefore = device.memory().free;
-    const { rows, low, slots, format, chunk, gradients } = sizes;
+    const { slots, format, gradients } = sizes;
     for (const held of [format, expertFormatOf(sizes)]) requireFormat(device, held);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
     const hostBytes = hostWeightBytes(spec, device.compute);
     const hostArena = hostBytes > 0 ? new Arena(device, hostBytes, "the embeddings of its layers", "host") : null;
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
-    device.reserveScratch(
-      scratchBytes(device, {
-        spec,
-        layers: layerRange,
-        rows,
-        slots,
-        low,
-        format,
-        expertFormat: expertFormatOf(sizes),
-        chunk,
-        generates: sizes.cache !== undefined,
-      }),
-    );
+    device.reserveScratch(stageScratchBytes(device, spec, layerRange, sizes));
     const { program, kept, buffers, held } = await openBuffers(device, spec, layerRange, sizes);
     const { ropes, embeddingNorm } = buffers;
     const { recomputation } = sizes;

@@ -25,7 +25,7 @@ import {
   productSizes,
 } from "./adapter-memory.ts";
 import { type AdapterPlan, countsOf, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
-import { checkFormat, checkProducts } from "./format.ts";
+import { checkBf16Products, checkFormat } from "./format.ts";
 import { checkHostMemory, hostInputsOf, requireStreams, streamLack, totalStreamBytes } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
 import { costsOf, mostStages, partition } from "./partition.ts";
@@ -145,7 +145,7 @@ export function makePlan(
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
   const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
   checkFormat(held.format, spec);
-  checkProducts(held.format, devices);
+  checkBf16Products(held.format, devices);
   checkHostMemory(
     spec,
     parts.map((_, stage) => ({ device: devices[stage]! })),

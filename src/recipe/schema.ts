@@ -4,6 +4,7 @@ import * as v from "valibot";
 import {
   about,
   between,
+  command,
   expected,
   finite,
   listed,
@@ -18,6 +19,7 @@ import {
   tableOf,
   text,
   truth,
+  webAddress,
   whole,
 } from "../base/check.ts";
 import { PRECISIONS } from "../base/precision.ts";
@@ -240,7 +242,7 @@ export const adapterEntries = {
   metrics: about(
     table(
       {
-        command: v.pipe(v.array(text), v.minLength(1, "is empty, expected a program")),
+        command,
         best: v.exactOptional(text),
         goal: v.exactOptional(oneOf("max", "min")),
         seconds: v.exactOptional(positive()),
@@ -340,10 +342,8 @@ export const RecipeTable = v.strictObject({
       about(
         table(
           {
-            command: v.exactOptional(v.pipe(v.array(text), v.minLength(1, "is empty, expected a program"))),
-            url: v.exactOptional(
-              v.pipe(text, v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL"))),
-            ),
+            command: v.exactOptional(command),
+            url: v.exactOptional(webAddress),
             on: v.exactOptional(v.array(oneOf(...NOTIFIED))),
             below: v.exactOptional(finite("a number")),
           },

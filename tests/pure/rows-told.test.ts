@@ -3,7 +3,8 @@
 
 import { describe, expect, test } from "bun:test";
 import type { Sample } from "../../src/data/dataset.ts";
-import { assistant, DPO, faultOf, learnedOf, lines, llama, rowFiles, smollm, textOf, told, user } from "../helpers/rows.ts";
+import { refused } from "../helpers/refused.ts";
+import { assistant, DPO, learnedOf, lines, llama, rowFiles, smollm, textOf, told, user } from "../helpers/rows.ts";
 
 const { fileOf, load } = rowFiles("told");
 
@@ -60,9 +61,9 @@ describe("thoughts", () => {
 
   test("that contradict each other are refused", () => {
     const row = lines({ messages: [user("a"), assistant("b", { reasoning: "x", thinking: "y" })] });
-    expect(faultOf(() => load(row)).message).toContain("different thoughts in messages[1].reasoning and messages[1].thinking");
+    expect(refused(() => load(row)).message).toContain("different thoughts in messages[1].reasoning and messages[1].thinking");
     const inside = lines({ messages: [user("a"), assistant("<think>\nz\n</think>\n\nb", { reasoning: "x" })] });
-    expect(faultOf(() => load(inside)).message).toContain("and others within messages[1].content");
+    expect(refused(() => load(inside)).message).toContain("and others within messages[1].content");
   });
 
   const long = [user("1?"), assistant("one", { reasoning: "first" }), user("2?"), assistant("two", { reasoning: "second" })];
@@ -123,7 +124,7 @@ describe("thoughts", () => {
       "{% for m in messages if m.role == 'user' %}{{ m.content }}<|im_end|>{% endfor %}x<|im_end|>",
       "deaf.jinja",
     );
-    expect(faultOf(() => load(lines({ messages: [user("a"), assistant("b")] }), { chatTemplate })).code).toBe("data.row");
+    expect(refused(() => load(lines({ messages: [user("a"), assistant("b")] }), { chatTemplate })).code).toBe("data.row");
   });
 });
 
@@ -157,7 +158,7 @@ describe("tools", () => {
   });
 
   test.each([[3], ["no JSON"], [{ name: "sky" }], [["sky"]]])("%p is refused", (tools) => {
-    expect(faultOf(() => load(lines({ ...row, tools }))).message).toContain(
+    expect(refused(() => load(lines({ ...row, tools }))).message).toContain(
       "in 'tools', expected a list of tools, or its JSON text",
     );
   });
@@ -234,11 +235,11 @@ describe("turns that are context", () => {
     [{ train: "no" }, "in messages[1].train, expected true or false"],
     [{ weight: 1, train: false }, "has weight 1 and train false in messages[1]"],
   ])("%p is refused", (mark, said) => {
-    expect(faultOf(() => load(chat(mark))).message).toContain(said);
+    expect(refused(() => load(chat(mark))).message).toContain(said);
   });
 
   test("a chat without a turn to learn is refused", () => {
-    expect(faultOf(() => load(chat({ weight: 0 }, { weight: 0 }))).message).toContain("has no turn that is learned");
+    expect(refused(() => load(chat({ weight: 0 }, { weight: 0 }))).message).toContain("has no turn that is learned");
   });
 });
 
@@ -290,7 +291,7 @@ describe("in fields next to the turns", () => {
     expect(
       textOf(load(parts({ type: "text", text: "a" }, { type: "text", text: "b" }), {}, smollm).train[0]!, smollm),
     ).toContain("user\nab<|im_end|>");
-    expect(faultOf(() => load(parts({ type: "image_url", image_url: {} }))).message).toContain(
+    expect(refused(() => load(parts({ type: "image_url", image_url: {} }))).message).toContain(
       'part of type "image_url" in messages[0].content[0]',
     );
   });
@@ -325,14 +326,14 @@ describe("preferences", () => {
     expect(dataset.train).toHaveLength(1);
     expect(dataset.counts.dropped).toBe(2);
     expect(told(dataset, "same answers")).toMatchObject({ rows: 2 });
-    expect(faultOf(() => load(lines(same), DPO, smollm)).message).toContain("two answers with the same tokens");
+    expect(refused(() => load(lines(same), DPO, smollm)).message).toContain("two answers with the same tokens");
   });
 
   test("that are one conversation, or one that begins the other, are reported as that", () => {
     const whole = [user("a"), assistant("b")];
-    expect(faultOf(() => load(lines({ chosen: whole, rejected: whole }), DPO)).message).toContain("has the same conversation");
+    expect(refused(() => load(lines({ chosen: whole, rejected: whole }), DPO)).message).toContain("has the same conversation");
     const more = [...whole, user("c"), assistant("d")];
-    expect(faultOf(() => load(lines({ chosen: more, rejected: whole }), DPO)).message).toContain(
+    expect(refused(() => load(lines({ chosen: more, rejected: whole }), DPO)).message).toContain(
       "has in 'rejected' the beginning of",
     );
   });
@@ -341,5 +342,5 @@ describe("preferences", () => {
 test("a character that the tokenizer has no token for is refused in plain text, too", () => {
   const chosen = ["\u0000", "\u0004", "\u{50000}"].filter((char) => !smollm.decode(smollm.encode(`a${char}b`)).includes(char));
   for (const char of chosen)
-    expect(faultOf(() => load(lines({ text: `a${char}b` }), {}, smollm)).message).toContain("has the character U+");
+    expect(refused(() => load(lines({ text: `a${char}b` }), {}, smollm)).message).toContain("has the character U+");
 });
