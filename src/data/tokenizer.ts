@@ -35,7 +35,7 @@ export type Tokenizer = {
   readonly hasChatTemplate: boolean;
   /** The text of the chat template; null for none. */
   readonly chatTemplate: string | null;
-  /** The same with the template that the model has for chats with tools; null where that is none of its own. */
+  /** The same with the template that the model has for chats with tools; null where it has no such template. */
   readonly toolUse: Tokenizer | null;
   /** The same tokenizer with the chat template of a file. Throws a RequestError, `data.template`, where that is not one. */
   readonly withChatTemplate: (file: string) => Tokenizer;
@@ -289,7 +289,7 @@ function specialTexts(config: Json): Json {
 const ADDITIONAL = "additional_chat_templates";
 
 /**
- * Chat templates by name: "default" of chat_template.jinja, others of their folder; where there is no file, the text or texts in
+ * Chat templates by name: "default" of chat_template.jinja, others of their folder; where there is no file, those in
  * tokenizer_config.json. "tool_use" is that of chats with tools.
  */
 function chatTemplatesOf(folder: string, config: Json): ReadonlyMap<string, ChatTemplate> {

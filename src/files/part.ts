@@ -15,8 +15,8 @@ const stamp = v.pipe(v.string(), v.parseJson(), v.object({ process: v.string(), 
 export type Part = { readonly path: string; readonly finish: () => void; readonly discard: () => void };
 
 /**
- * Makes a folder for files of these `names`, some in folders within it, that becomes `whole`; first removes those of processes that are gone. Throws what
- * the system refuses.
+ * Makes a folder for files of these `names`, some in folders within it, that becomes `whole`; first removes those of processes
+ * that are gone. Throws what the system refuses.
  */
 export function openPart(whole: string, names: readonly string[]): Part {
   const folder = dirname(whole);

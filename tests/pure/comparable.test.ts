@@ -1,4 +1,4 @@
-// Which adapters are held against each other: by held-out losses of the same rows alone, at rungs of a sweep by their own metric.
+// Which adapters are held against each other: by losses of the same rows alone, at rungs of a sweep by their own metric.
 
 import { expect, test } from "bun:test";
 import { parseRecipe } from "../../src/recipe/load.ts";

@@ -1,4 +1,4 @@
-// Models with a chat template of their own for chats with tools (Hermes 3): transformers, and the servers that use it, take that one.
+// Models with a chat template of their own for chats with tools (Hermes 3): transformers, and what uses it, take that one.
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -8,7 +8,8 @@ import { ggufVocabulary } from "../../src/data/gguf-vocabulary.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { openTextModel } from "../../src/session/text-model.ts";
 import { writeByteTokenizer, writeTinyModel } from "../helpers/model.ts";
-import { assistant, faultOf, learnedOf, lines, rowFiles, textOf, told, user } from "../helpers/rows.ts";
+import { refused } from "../helpers/refused.ts";
+import { assistant, learnedOf, lines, rowFiles, textOf, told, user } from "../helpers/rows.ts";
 
 const { load, fileOf } = rowFiles("tool-use");
 const root = mkdtempSync(join(tmpdir(), "mlora-tool-use-"));
@@ -98,7 +99,7 @@ test("answers end with its mark, arguments and fields that it asks for are used,
 test("without a default chats need tools, as in transformers", () => {
   const { tokenizer } = tokenizerWith(named({ tool_use: TOOLS }));
   expect(textOf(load(lines(TOOL_ROW), {}, tokenizer).train[0]!, tokenizer)[0]).toBe("T");
-  expect(faultOf(() => load(lines(PLAIN_ROW), {}, tokenizer)).message).toContain("no chat template");
+  expect(refused(() => load(lines(PLAIN_ROW), {}, tokenizer)).message).toContain("no chat template");
 });
 
 test("a GGUF has both, by the names of llama.cpp's converter", () => {
