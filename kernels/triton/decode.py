@@ -19,7 +19,8 @@ Sums are f32, with a running softmax over blocks of BN keys that are counted fro
 sees no key changes no bit of it, so a row's numbers depend neither on the others of its tile nor on where pages lie.
 
 Launch, no scratch: cache_write grid (M, ceil(W / BLOCK)); attention_decode grid (M, C, ceil(Q / C / BM)); attention_extend
-grid (T, Q, ceil(largest tile / BM)).
+grid (T, Q, ceil(largest tile / BM)). Where each query head has keys of its own, decode_alone.py
+has an attention_decode.
 """
 import triton
 import triton.language as tl
