@@ -39,8 +39,8 @@ def attended_alone(q_D, cache, pages, key_at, first, low, end, D, width, values_
         larger = tl.maximum(most, s)
         base = tl.where(larger == float("-inf"), 0.0, larger)  # of a place that has seen no key
         kept, p = tl.exp(most - base), tl.exp(s - base)
-        total = total * kept + p
-        acc = acc * kept[:, None] + p[:, None] * v_ND.to(tl.float32)
+        total = tl.fma(total, kept, p)
+        acc = tl.fma(tl.broadcast_to(p[:, None], (BN, HEAD_DIM)), v_ND.to(tl.float32), acc * kept[:, None])
         most = larger
     larger = tl.max(most, axis=0)
     if has_sinks != 0:

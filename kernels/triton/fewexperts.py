@@ -31,6 +31,7 @@ import triton.language as tl
 
 from adapters import A, B, ends_of, pick, ranks_of
 from clamp import clamped
+from overlap import begin_next, wait_for_previous
 from packed import power_of_2
 from unpack import blocks_of_rows, load_codes, load_scales, times_of, unpacked
 
@@ -38,8 +39,10 @@ ROWS = tl.constexpr(16)  # of a product with what adapters have
 
 
 @triton.jit
-def fewexperts_sort(experts, place, source, blocks, pairs, E, height, slots, BLOCK: tl.constexpr, EXPERTS: tl.constexpr):
+def fewexperts_sort(experts, place, source, blocks, pairs, E, height, slots, BLOCK: tl.constexpr, EXPERTS: tl.constexpr, OVERLAPS: tl.constexpr):
     """The pairs of one expert. See the top of the file."""
+    begin_next(OVERLAPS)
+    wait_for_previous(OVERLAPS)
     e, all = tl.program_id(0), tl.arange(0, EXPERTS)
     count = tl.zeros((EXPERTS,), tl.int32)
     for i0 in range(0, pairs, BLOCK):
@@ -134,8 +137,10 @@ def low_piece(x, low, source, blocks, factors, strides, ranks, row_adapter, fact
 @triton.jit
 def fewexperts_product(x, w, scales, nested, mean, part, low, source, blocks, factors, strides, ranks, row_adapter, factors_stride, strides_stride, ranks_stride,
                        slots, height, gathers, k, P, N, K, W, G, lows, pitch, step, first1, first2, absmax1, absmax2, nested1, nested2,
-                       BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FORMAT: tl.constexpr, LJ: tl.constexpr, LK: tl.constexpr, PART: tl.constexpr):
+                       BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FORMAT: tl.constexpr, LJ: tl.constexpr, LK: tl.constexpr, PART: tl.constexpr, OVERLAPS: tl.constexpr):
     """BM sorted rows and BN columns of one expert, or a tile of s. See the top of the file."""
+    begin_next(OVERLAPS)
+    wait_for_previous(OVERLAPS)
     K, N = K // 8 * 8, N // 8 * 8  # as they are: tells the compiler that rows are aligned to 16 bytes
     if FORMAT == 2:
         K = K // 64 * 64
@@ -226,7 +231,8 @@ def expert_columns(part, low, bias, factors, strides, scale, ranks, here, factor
                     if dtype == tl.bfloat16:  # what rounding took of s
                         out = tl.dot((s_MR - high.to(tl.float32)).to(dtype), b_RN, out, input_precision="ieee")
                 times = tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g)
-                acc += tl.where(mine[:, None], out * times, 0.0)  # another's factors may hold anything
+                # Another's factors may hold anything.
+                acc = tl.where(mine[:, None], tl.fma(out, tl.zeros_like(out) + times, acc), acc)
             left = tl.where(left == adapter, -1, left)
             adapter = tl.max(left, axis=0)
     return acc + tl.load(bias + expert.to(tl.int64) * N + n, mask=(n < last) & (has_bias != 0), other=0.0).to(tl.float32)[None, :]
@@ -242,8 +248,10 @@ def linear_at(n, first1, first2, N):
 @triton.jit
 def fewexperts_act(part, low, act, bias, factors, strides, scale, ranks, row_adapter, source, blocks, factors_stride, strides_stride, scale_stride, ranks_stride, has_bias,
                    slots, height, k, P, N, I, low_pieces, W, first1, first2, G, limit, alpha, interleaved,
-                   BN: tl.constexpr, LORA: tl.constexpr, RB: tl.constexpr, SQUARES: tl.constexpr):
+                   BN: tl.constexpr, LORA: tl.constexpr, RB: tl.constexpr, SQUARES: tl.constexpr, OVERLAPS: tl.constexpr):
     """BN features of 16 sorted rows. See the top of the file."""
+    begin_next(OVERLAPS)
+    wait_for_previous(OVERLAPS)
     N, I, first1, first2 = N // 8 * 8, I // 8 * 8, first1 // 8 * 8, first2 // 8 * 8  # as they are
     slot, i0 = tl.program_id(1) % slots, tl.program_id(0) * BN
     expert, end = tl.load(blocks + 4 * slot), tl.load(blocks + 4 * slot + 2)
@@ -279,14 +287,14 @@ def fewexperts_act(part, low, act, bias, factors, strides, scale, ranks, row_ada
 
 @triton.jit
 def fewexperts_combine(part, low, out, residual, bias, weights, place, experts, factors, strides, scale, ranks, row_adapter, factors_stride, strides_stride, scale_stride, ranks_stride,
-                       has_bias, has_residual, k, P, H, low_pieces, W, BN: tl.constexpr, LORA: tl.constexpr, RB: tl.constexpr):
+                       has_bias, has_residual, k, P, H, low_pieces, W, BN: tl.constexpr, LORA: tl.constexpr, RB: tl.constexpr, OVERLAPS: tl.constexpr):
     """BN columns of one row. See the top of the file."""
+    begin_next(OVERLAPS)
     H = H // 8 * 8  # as it is
     m, h = tl.program_id(1).to(tl.int64), tl.program_id(0) * BN + tl.arange(0, BN)
     inside = h < H
     dtype: tl.constexpr = out.dtype.element_ty
     size: tl.constexpr = dtype.primitive_bitwidth // 8
-    total = tl.load(residual + m * H + h, mask=inside & (has_residual != 0), other=0.0).to(tl.float32)
     adapter, rank = -1, 0
     address, times = tl.zeros((), tl.int64), 0.0
     if LORA:
@@ -295,6 +303,8 @@ def fewexperts_combine(part, low, out, residual, bias, weights, place, experts, 
         rank = tl.load(ranks + slot * ranks_stride, mask=adapter >= 0, other=0)
         address = tl.load(factors + slot * factors_stride + B, mask=rank > 0, other=0)
         times = tl.load(scale + slot * scale_stride, mask=rank > 0, other=0.0)
+    wait_for_previous(OVERLAPS)
+    total = tl.load(residual + m * H + h, mask=inside & (has_residual != 0), other=0.0).to(tl.float32)
     for j in range(k):
         p = tl.load(place + m * k + j)
         if p >= 0:
@@ -340,12 +350,12 @@ COMBINE += STRIDES + " has_residual:i32 k:i32 P:i32 H:i32 low_pieces:i32 W:i32"
 def product(kind, name, BM, BN, BK, warps, stages):
     c = "*fp32" if kind == "f32" else "*bf16"
     parameters = PRODUCT.format(c=c, w=CODES.get(name, c))
-    constants = dict(BM=BM, BN=BN, BK=64 if name == "nf4" else BK, FORMAT=FORMATS[name], **LOW)  # a block of nf4
+    constants = dict(BM=BM, BN=BN, BK=64 if name == "nf4" else BK, FORMAT=FORMATS[name], OVERLAPS=int(kind == "tma"), **LOW)  # a block of nf4
     return dict(module="fewexperts", kernel="fewexperts_product", kinds=[kind], launch={}, arch=ARCH[kind], dtype=c[1:], constants=constants, warps=warps, stages=stages,
                 signature=dict(parameter.split(":") for parameter in parameters.split()))
 
 
-from variants import row
+from variants import overlapping, row
 
 
 def variants():
@@ -357,9 +367,9 @@ def variants():
                 for BM, of in PACKED.items():
                     yield product(kind, name, BM, *of[:3], min(of[3], 3) if kind == "ptr" else of[3])
     for experts in (128, 512):
-        yield row("fewexperts", "fewexperts_sort", None, "experts:*i32 place:*i32 source:*i32 blocks:*i32 pairs:i32 E:i32 height:i32 slots:i32", BLOCK=1024, EXPERTS=experts)
+        yield from overlapping(row("fewexperts", "fewexperts_sort", None, "experts:*i32 place:*i32 source:*i32 blocks:*i32 pairs:i32 E:i32 height:i32 slots:i32", BLOCK=1024, EXPERTS=experts))
     for kind in ("ptr", "f32"):
         for lora in (0, 1):
             for squares in (0, 1):
-                yield row("fewexperts", "fewexperts_act", kind, ACT, BN=128, LORA=lora, RB=16, SQUARES=squares)
-            yield row("fewexperts", "fewexperts_combine", kind, COMBINE, BN=512, LORA=lora, RB=16)
+                yield from overlapping(row("fewexperts", "fewexperts_act", kind, ACT, BN=128, LORA=lora, RB=16, SQUARES=squares))
+            yield from overlapping(row("fewexperts", "fewexperts_combine", kind, COMBINE, BN=512, LORA=lora, RB=16))

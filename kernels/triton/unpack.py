@@ -56,7 +56,7 @@ def dynamic_near(q):
     bits = (p + 1).to(tl.float32).to(tl.int32, bitcast=True)
     fraction = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
     half = (0x7E800000 - (bits & 0x7F800000)).to(tl.float32, bitcast=True)  # 0.5 / 2^e
-    value = tl.exp2(((bits >> 23) - 133).to(tl.float32) * 3.321928094887362) * (0.9 * (fraction + half) - 0.8)
+    value = tl.exp2(((bits >> 23) - 133).to(tl.float32) * 3.321928094887362) * tl.fma(fraction + half, tl.zeros_like(half) + 0.9, tl.zeros_like(half) - 0.8)
     value = tl.where(q >= 128, value, -value)
     return tl.where(q == 127, 0.0, tl.where(q == 255, 1.0, value))
 

@@ -35,6 +35,13 @@ export function fewRowsPieces(N: number, K: number, reading: Reading): { readonl
   return { count: Math.ceil(K / columns), columns };
 }
 
+/** Rows above which codes are taken apart before the product, once for all tiles of rows, to the same bits. */
+const [APART_FROM, VALUE] = [128, 2];
+
+/** Whether a product over so many rows reads values of codes, without their scales, in place of the codes. */
+export const readsValues = (rows: number, format: WeightFormat): boolean =>
+  rows > APART_FROM && (format === "int8" || format === "nf4");
+
 export type FewRowsSizes = {
   readonly M: number;
   readonly K: number;
@@ -49,13 +56,18 @@ const aligned = (bytes: number): number => alignUp(bytes, 256);
 
 /**
  * Where parts of the product and of s lie in scratch, and all that is needed of it. It begins with the weight that was taken
- * apart, or with codes of rows, whose scales follow.
+ * apart or the values of its codes, or with codes of rows, whose scales follow.
  */
 export function fewRowsScratch({ M: rows, K, N, W, reading, compute }: FewRowsSizes) {
   const M = Math.min(rows, MOST_ROWS);
   const scale = reading === "fp8" ? aligned(M * K) : 0;
-  const part =
-    reading === "fp8" ? scale + aligned(4 * M) : reading === "apart" ? aligned(sizeOf([N, K]) * bytesOf(compute)) : 0;
+  const before = {
+    dense: 0,
+    fp8: scale + aligned(4 * M),
+    packed: M > APART_FROM ? aligned(N * K * VALUE) : 0,
+    apart: aligned(sizeOf([N, K]) * bytesOf(compute)),
+  };
+  const part = before[reading];
   const low = part + aligned(fewRowsPieces(N, K, reading).count * M * N * 4);
   return { scale, part, low, bytes: low + Math.ceil(K / LOW.part) * M * W * 4 };
 }

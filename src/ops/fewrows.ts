@@ -9,7 +9,7 @@ import { addressesIn, floats, type Host, ints, rowsOfFloats, rowsOfInts } from "
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS, type Reading, readingOf } from "../device/fewrows.ts";
+import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS, type Reading, readingOf, readsValues } from "../device/fewrows.ts";
 import { isPacked, type PackedWeight, type Weight } from "../device/packed.ts";
 import { RANK_TILE } from "../methods/layout.ts";
 import { GAIN } from "./dora.ts";
@@ -149,19 +149,23 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
     ...{ factors: lora?.factors ?? null, ranks: lora?.ranks ?? null, row_adapter: lora ? part(lora.rowAdapter) : null, G },
     ...{ factors_stride: lora ? strideOf(lora.factors) : 0, ranks_stride: lora ? strideOf(lora.ranks) : 0 },
   };
-  const kernel = productFor(gpu, M, flag(lora), w ? null : (weight as PackedWeight));
-  const [BM, BN, BK] = [kernel.constant("BM"), kernel.constant("BN"), kernel.constant("BK")];
+  const packed = isPacked(weight) && !w ? weight : null;
   const { count, columns } = fewRowsPieces(N, K, reading);
-  const pieces = kernel.constant("SUMS") === 1 ? 1 : count;
   const lowPieces = cdiv(K, LOW.part);
   const lows = lora ? cdiv(M, LOW.rows) * cdiv(W, LOW.columns) * lowPieces : 0;
+  const tilesOf = (of: Variant) => cdiv(N, of.constant("BN")) * count * cdiv(M, of.constant("BM"));
+  const kernel = productFor(gpu, M, flag(lora), packed, (of) => lows + tilesOf(of));
+  const BK = kernel.constant("BK");
+  const pieces = kernel.constant("SUMS") === 1 ? 1 : count;
   const rows = { rows: x, x_scale: begin + scratch.scale };
   if (reading === "fp8") {
     roundRows(gpu, x, null, { codes: begin, scale: rows.x_scale });
     rows.rows = { ptr: begin, dtype: "u8", shape: [M, K] };
   }
-  gpu.launch(kernel, [lows + cdiv(N, BN) * pieces * cdiv(M, BM)], {
-    ...{ x, ...(w ? { rows: x, w } : { ...rows, ...codesOf(weight as PackedWeight) }) },
+  const codes = packed && codesOf(packed);
+  const values = packed && readsValues(M, packed.format) ? valuesOfCodes(gpu, packed, begin) : null;
+  gpu.launch(kernel, [lows + (tilesOf(kernel) / count) * pieces], {
+    ...{ x, ...(codes ? { ...rows, ...codes, ...(values && { w: values }) } : { rows: x, w }) },
     ...{ ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
   });
   const gains = lora?.gains ?? null;
@@ -185,11 +189,40 @@ export function gatedFor(gpu: Launcher, { x, weight, bias, lora }: RowProduct): 
   return gpu.kernel("fewrows_gated", { BM: product.constant("BM") });
 }
 
-/** The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. */
-function productFor(gpu: Launcher, rows: number, LOW: 0 | 1, packed: PackedWeight | null): Variant {
+/** What the codes of a weight stand for, without their scales, at `ptr`. */
+function valuesOfCodes(gpu: Launcher, { format, shape, ...weight }: PackedWeight, ptr: number): Tensor {
+  const values: Tensor = { ptr, dtype: "bf16", shape };
+  const [kernel, size] = [gpu.kernel("fewrows_values", { FORMAT: FORMATS[format]! }), sizeOf(shape)];
+  const { w: codes } = codesOf({ ...weight, format, shape });
+  const out: Tensor = format === "nf4" ? { ...values, dtype: "i32", shape: [size / 2] } : values;
+  gpu.launch(kernel, [cdiv(size, kernel.constant("BLOCK"))], { codes, values: out, size });
+  return values;
+}
+
+/**
+ * The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. Of several
+ * with the same bits the first of which all programs run at once.
+ */
+function productFor(
+  gpu: Launcher,
+  rows: number,
+  LOW: 0 | 1,
+  packed: PackedWeight | null,
+  programs: (of: Variant) => number = () => 0,
+): Variant {
   const [name, choice] = packed
     ? (["fewrows_packed", { FORMAT: FORMATS[packed.format]! }] as const)
     : (["fewrows_product", { LOW }] as const);
-  const found = gpu.variants(name, { SUMS: 0, ...choice }).find((variant) => variant.constant("BM") >= rows);
-  return found ?? gpu.kernel(name, { SUMS: 1, ...choice });
+  const all = gpu.variants(name, { SUMS: 0, ...choice });
+  const first = all.find((variant) => variant.constant("BM") >= rows);
+  const isAlike = ({ row }: Variant) =>
+    row.launch["TOGETHER"] !== undefined && row.constants["BM"] === first!.row.constants["BM"];
+  const alike = (first ? all.filter(isAlike) : []).map(({ row }) => {
+    const { BM, STAGES } = row.constants as { BM: number; STAGES: number };
+    return gpu.kernel(name, { SUMS: 0, ...choice, BM, STAGES }); // another batch may take another of them
+  });
+  const atOnce = (of: Variant) => programs(of) <= of.constant("TOGETHER") * gpu.multiprocessors;
+  const found = alike.length > 1 ? (alike.find(atOnce) ?? alike.at(-1)) : first;
+  const many = packed ? { SUMS: 1, APART: readsValues(rows, packed.format) ? 1 : 0 } : { SUMS: 1 };
+  return found ?? gpu.kernel(name, { ...many, ...choice });
 }

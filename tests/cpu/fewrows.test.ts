@@ -101,4 +101,4 @@ describe("sequences that are extended by row", () => {
 describe("a linear layer over few rows", () =>
   fewRowsLikeFloat64(() => new CpuDevice(2), 1e-5, false, ["dense", "int8", "nf4"]));
 
-describe("experts over few rows", () => fewExpertsLikeFloat64(() => new CpuDevice(2), 1e-5, false, ["dense", "nf4"]));
+describe("experts over few rows", () => fewExpertsLikeFloat64(() => new CpuDevice(2), 1e-5, false, ["dense", "nf4", "mxfp4"]));

@@ -19,7 +19,7 @@ needs("gpu")("a linear layer over few rows in bf16", () =>
 );
 needs("gpu")("experts over few rows in f32", () => fewExpertsLikeFloat64(() => new CudaDevice("f32"), 1e-5, true));
 needs("gpu")("experts over few rows in bf16", () =>
-  fewExpertsLikeFloat64(() => new CudaDevice("bf16"), 2 ** -7, true, ["dense", "int8", "nf4", "fp8"]),
+  fewExpertsLikeFloat64(() => new CudaDevice("bf16"), 2 ** -7, true, ["dense", "int8", "nf4", "fp8", "mxfp4"]),
 );
 needs("gpu")("linears with what follows them in f32", () => fusesRows(() => new CudaDevice("f32"), 1e-6));
 needs("gpu")("linears with what follows them in bf16", () => fusesRows(() => new CudaDevice("bf16"), 2 ** -8));

@@ -14,7 +14,8 @@ import { NORMALISED } from "../../src/families/moe.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import type { ExpertActivation } from "../../src/ops/expert-act.ts";
 import { fewExpertsDown, fewExpertsUp, fewRoute } from "../../src/ops/fewexperts.ts";
-import { dequantise, quantise } from "../../src/ops/packed.ts";
+import { quantise } from "../../src/ops/packed.ts";
+import { fillMxfp4, packedValues } from "./packed-values.ts";
 
 type Case = {
   readonly experts: number;
@@ -67,7 +68,7 @@ const bits = (of: Uint8Array) => Buffer.from(of).toString("base64");
 /** Numbers f64 of a bias, a product and what an adapter adds, for one expert. */
 function applied(
   x: ArrayLike<number>,
-  weight: Float32Array,
+  weight: ArrayLike<number>,
   [out, width]: readonly [number, number],
   expert: number,
   bias: Float32Array | null,
@@ -137,7 +138,8 @@ export function fewExpertsLikeFloat64(
           const stride = alignUp(partsOf(layout).bytes, 256);
           const base = device.allocate(E * stride, "a test");
           const absmax = take("f32", (N * width) / 64 + 64);
-          const found = new Float32Array(values.length);
+          const found = new Float64Array(values.length);
+          const isBf16 = compute === "bf16"; // as products read codes
           for (const e of range(E)) {
             const weight: PackedWeight = {
               ...layout,
@@ -145,13 +147,13 @@ export function fewExpertsLikeFloat64(
               ...(format === "fp8" && { isSingle: true as const }),
             };
             const from = put(compute, values.subarray(e * N * width, (e + 1) * N * width), N, width);
-            for (const linear of range(out.length)) {
-              const part = rowsFrom(from, firstRow[linear]!, out[linear]!);
-              quantise(device, { from: part, weight, linear, absmax });
-            }
-            const dense = take(compute, N, width);
-            dequantise(device, { weight, out: dense });
-            found.set(toF32(await device.read(dense), compute), e * N * width);
+            if (format === "mxfp4") fillMxfp4(device, weight, rng);
+            else
+              for (const linear of range(out.length)) {
+                const part = rowsFrom(from, firstRow[linear]!, out[linear]!);
+                quantise(device, { from: part, weight, linear, absmax });
+              }
+            found.set(await packedValues(device, weight, format === "nf4" && isBf16), e * N * width);
           }
           const single = format === "fp8" ? { isSingle: true as const } : {};
           return { weight: { first: { ...layout, ptr: base, ...single }, experts: E, stride }, values: found };
