@@ -200,8 +200,8 @@ function valuesOfCodes(gpu: Launcher, { format, shape, ...weight }: PackedWeight
 }
 
 /**
- * The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. Of several
- * with the same bits the first of which all programs run at once.
+ * The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. Of
+ * several with the same bits the first of which all programs run at once.
  */
 function productFor(
   gpu: Launcher,
