@@ -38,7 +38,7 @@ export function fewRowsPieces(N: number, K: number, reading: Reading): { readonl
 /** Rows above which codes are taken apart before the product, once for all tiles of rows, to the same bits. */
 const [APART_FROM, VALUE] = [128, 2];
 
-/** Whether a product over so many rows reads values of codes, without their scales, in place of the codes. */
+/** Whether a product over this many rows reads values of codes, without their scales, in place of the codes. */
 export const readsValues = (rows: number, format: WeightFormat): boolean =>
   rows > APART_FROM && (format === "int8" || format === "nf4");
 
