@@ -36,7 +36,14 @@ export function fewRowsPieces(N: number, K: number, reading: Reading): { readonl
   const [tiles, most] = [Math.ceil(N / TILE[reading]), Math.ceil(K / LEAST)];
   const columnsOf = (pieces: number): number => alignUp(Math.ceil(K / pieces), WHOLE[reading]);
   const wanted = Math.min(most, Math.max(1, Math.round(BUSY / tiles)));
-  const columns = reading === "packed" ? fastest(range(most).map((i) => columnsOf(i + 1)), tiles, K) : columnsOf(wanted);
+  const columns =
+    reading === "packed"
+      ? fastest(
+          range(most).map((i) => columnsOf(i + 1)),
+          tiles,
+          K,
+        )
+      : columnsOf(wanted);
   return { count: Math.ceil(K / columns), columns };
 }
 
