@@ -350,7 +350,8 @@ COMBINE += STRIDES + " has_residual:i32 k:i32 P:i32 H:i32 low_pieces:i32 W:i32"
 def product(kind, name, BM, BN, BK, warps, stages):
     c = "*fp32" if kind == "f32" else "*bf16"
     parameters = PRODUCT.format(c=c, w=CODES.get(name, c))
-    constants = dict(BM=BM, BN=BN, BK=64 if name == "nf4" else BK, FORMAT=FORMATS[name], OVERLAPS=int(kind == "tma"), **LOW)  # a block of nf4
+    BK = 64 if name == "nf4" else BK  # a block
+    constants = dict(BM=BM, BN=BN, BK=BK, FORMAT=FORMATS[name], OVERLAPS=int(kind == "tma"), **LOW)
     return dict(module="fewexperts", kernel="fewexperts_product", kinds=[kind], launch={}, arch=ARCH[kind], dtype=c[1:], constants=constants, warps=warps, stages=stages,
                 signature=dict(parameter.split(":") for parameter in parameters.split()))
 

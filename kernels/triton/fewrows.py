@@ -169,9 +169,10 @@ BLOCKS = {
     "ptr": {16: (64, 64, 4, 4), 64: (64, 64, 4, 3), 128: (64, 64, 4, 3)},
     "f32": {16: (64, 32, 4, 2), 64: (64, 32, 4, 2)},
 }
-# The same of fewrows_hopper.py: BN, BK, and stages of weights and of rows.
-STREAMS = {16: (64, 64, 8, 8), 64: (64, 64, 5, 5)}
-GATED = {16: (64, 64, 4, 6), 64: (64, 64, 4, 4)}
+# The same of fewrows_hopper.py: BN, BK, stages of weights and of rows, and how many programs a multiprocessor holds. A launch
+# takes the first that holds all of its programs at once, or the last.
+STREAMS = {16: ((64, 64, 8, 8, 2), (64, 64, 6, 6, 3)), 64: ((64, 64, 5, 5, 2), (64, 64, 4, 4, 3))}
+GATED = {16: (64, 64, 4, 6, 2), 64: (64, 64, 2, 3, 3)}
 MANY = {"tma": (128, 128, 64, 8, 4), "ptr": (128, 128, 32, 8, 3), "f32": (64, 64, 32, 4, 2)}  # BM, BN, BK, warps, stages
 # Rows, columns and columns of x that a product of s takes, and columns of x of a piece of it.
 LOW = dict(LM=16, LJ=16, LK=128, PART=1024)
@@ -213,17 +214,18 @@ def products(kind, BM, BN, BK, warps, stages, sums):
         yield found
 
 
-def stream(kernel, BM, BN, BK, stages, row_stages, **constants):
+def stream(kernel, BM, BN, BK, stages, row_stages, together, **constants):
     found = made(kernel, ["tma"], "sm_90a", "bf16", 4, 1, BM=BM, BN=BN, BK=BK, **constants)
     found["signature"] |= {"rows": descriptor("bf16", BM, BK, 128), "w": descriptor("bf16", BN, BK, 128)}
     found["constants"] |= dict(STAGES=stages, ROW_STAGES=row_stages)
-    return dict(found, module="fewrows_hopper")
+    return dict(found, module="fewrows_hopper", launch=dict(TOGETHER=together))
 
 
 def variants():
-    for BM, blocks in STREAMS.items():
-        for low in (0, 1):
-            yield stream("fewrows_product", BM, *blocks, SUMS=0, LOW=low, DESC=1, **LOW)
+    for BM, choices in STREAMS.items():
+        for blocks in choices:
+            for low in (0, 1):
+                yield stream("fewrows_product", BM, *blocks, SUMS=0, LOW=low, DESC=1, **LOW)
     for BM, blocks in GATED.items():
         yield stream("fewrows_gated", BM, *blocks)
     for kind, blocks in BLOCKS.items():

@@ -26,6 +26,7 @@ AHEAD = tl.constexpr(8)  # lines of each row of a tile that come to L2 before x 
 @triton.jit
 def fewrows_values(codes, values, size, BLOCK: tl.constexpr, FORMAT: tl.constexpr):
     """BLOCK values. See the top of the file."""
+    size = size // 64 * 64  # as it is: tells the compiler that whole words are inside
     if FORMAT == 2:
         byte = tl.program_id(0) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
         tl.store(values + byte, looked_up_pairs(tl.load(codes + byte, mask=byte < size // 2, other=0), FORMAT), mask=byte < size // 2)
@@ -120,7 +121,12 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
 # What is compiled.
 
 # BN, BK, warps and stages by the rows that a tile has, and, with SUMS, for many rows: BM before them.
-BLOCKS = {16: (128, 128, 8, 4), 64: (128, 128, 8, 4)}
+# Measured on an H200 with the shapes of a 7B, 64 rows.
+BLOCKS = {
+    "int8": {16: (128, 128, 8, 4), 64: (128, 128, 4, 3)},
+    "nf4": {16: (128, 64, 8, 4), 64: (128, 64, 4, 4)},
+    "fp8": {16: (64, 128, 4, 4), 64: (64, 128, 4, 4)},
+}
 MANY = (128, 128, 128, 8, 3)
 # The same with APART = 1.
 APART = {"tma": {"int8": [(128, 128, 64, 8, 4)], "nf4": [(128, 64, 64, 4, 4)]}, "ptr": {"int8": [(128, 128, 32, 8, 3)], "nf4": [(128, 64, 64, 8, 3)]}}
@@ -139,7 +145,7 @@ def variants():
     for kind, oldest in ARCH.items():
         for name, FORMAT in FORMATS.items():
             arch = "sm_89" if (kind, name) == ("ptr", "fp8") else oldest
-            tiles = [(0, 0, (BM, *of)) for BM, of in BLOCKS.items()] + [(1, 0, MANY)] + [(1, 1, of) for of in APART[kind].get(name, ())]
+            tiles = [(0, 0, (BM, *of)) for BM, of in BLOCKS[name].items()] + [(1, 0, MANY)] + [(1, 1, of) for of in APART[kind].get(name, ())]
             for sums, apart, (BM, BN, BK, warps, stages) in tiles:
                 if name == "nf4":
                     BM, BK = BM if kind == "tma" or apart else min(BM, 64), NF4_BLOCK  # Ampere would spill more

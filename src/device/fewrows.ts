@@ -2,17 +2,21 @@
 
 import { bytesOf, type DType } from "../base/dtype.ts";
 import type { WeightFormat } from "../base/precision.ts";
-import { alignUp, sizeOf } from "../base/shape.ts";
+import { alignUp, range, sizeOf } from "../base/shape.ts";
 
 /** Rows that are multiplied at once. */
 export const MOST_ROWS = 512;
 /** Rows, columns of s and columns of x in a tile of the low-rank product, and columns of x that one of its programs sums. */
 export const LOW = { rows: 16, columns: 16, part: 1024 } as const;
 
-/** Rows of a dense weight in a tile, and of one that is taken apart there: rows are read more often than such a weight. */
-const TILE = { dense: 64, packed: 128 };
+/** Rows of a weight in a tile, of one that is taken apart there more: its tiles' rows of x are read more often. */
+const TILE = { dense: 64, packed: 128, fp8: 64, apart: 64 };
+/** What columns of a piece are a multiple of. */
+const WHOLE = { dense: 64, packed: 128, fp8: 128, apart: 64 };
 /** Tiles that keep a GPU busy, and columns that are worth a program. */
 const [BUSY, LEAST] = [256, 512];
+/** Multiprocessors of an H200, how long two programs over codes take there at once for one, and columns that one begins in. */
+const [PROCESSORS, OF_TWO, BEGINNING] = [132, 1.35, 256];
 
 /**
  * How a product over few rows reads a weight: as it is; in codes, of which its tiles are made; in e4m3, with rows that are
@@ -29,16 +33,33 @@ export function readingOf(compute: DType, format: WeightFormat, K: number): Read
 
 /** Pieces of K that are summed apart, and columns of each: of the weight alone, so that all GPUs sum alike. */
 export function fewRowsPieces(N: number, K: number, reading: Reading): { readonly count: number; readonly columns: number } {
-  const tile = reading === "packed" || reading === "fp8" ? TILE.packed : TILE.dense;
-  const wanted = Math.min(Math.ceil(K / LEAST), Math.max(1, Math.round(BUSY / Math.ceil(N / tile))));
-  const columns = alignUp(Math.ceil(K / wanted), tile);
+  const [tiles, most] = [Math.ceil(N / TILE[reading]), Math.ceil(K / LEAST)];
+  const columnsOf = (pieces: number): number => alignUp(Math.ceil(K / pieces), WHOLE[reading]);
+  const wanted = Math.min(most, Math.max(1, Math.round(BUSY / tiles)));
+  const columns =
+    reading === "packed"
+      ? fastest(
+          range(most).map((i) => columnsOf(i + 1)),
+          tiles,
+          K,
+        )
+      : columnsOf(wanted);
   return { count: Math.ceil(K / columns), columns };
+}
+
+/** Programs over codes wait for what they take apart, not for memory: as measured for 64 rows and the shapes of a 7B. */
+function fastest(columns: readonly number[], tiles: number, K: number): number {
+  const time = (each: number): number => {
+    const programs = Math.ceil((tiles * Math.ceil(K / each)) / PROCESSORS);
+    return (Math.floor(programs / 2) * OF_TWO + (programs % 2)) * (each + BEGINNING);
+  };
+  return columns.reduce((best, each) => (time(each) < time(best) ? each : best));
 }
 
 /** Rows above which codes are taken apart before the product, once for all tiles of rows, to the same bits. */
 const [APART_FROM, VALUE] = [128, 2];
 
-/** Whether a product over so many rows reads values of codes, without their scales, in place of the codes. */
+/** Whether a product over this many rows reads values of codes, without their scales, in place of the codes. */
 export const readsValues = (rows: number, format: WeightFormat): boolean =>
   rows > APART_FROM && (format === "int8" || format === "nf4");
 

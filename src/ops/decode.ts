@@ -6,6 +6,7 @@
 
 import { F, I, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
+import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
 import { type Heads, headVariant, sizesOf } from "./attention.ts";
 import { cdiv, dim, flag, op } from "./op.ts";
@@ -85,7 +86,9 @@ export const attentionDecode = op<Attending>(
         ...{ qkv, cache, pages, bounds, tiles, sinks, out, D, heads, kv_heads: kvHeads, scale, window, cap },
         has_sinks: flag(sinks),
       };
-      const kernel = headVariant(gpu, "attention_decode", D);
+      const own = (variant: Variant) => variant.constant("BM") === 1 && variant.constant("HEAD_DIM") === D;
+      const alone = heads === kvHeads ? gpu.variants("attention_decode").find(own) : undefined;
+      const kernel = alone ?? headVariant(gpu, "attention_decode", D, { BM: 16 });
       if (!areAllTiled) gpu.launch(kernel, [dim(qkv, 0), kvHeads, cdiv(heads / kvHeads, kernel.constant("BM"))], args);
       if (!tiles) return;
       const extend = headVariant(gpu, "attention_extend", D);

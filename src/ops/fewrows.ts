@@ -150,12 +150,13 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
     ...{ factors_stride: lora ? strideOf(lora.factors) : 0, ranks_stride: lora ? strideOf(lora.ranks) : 0 },
   };
   const packed = isPacked(weight) && !w ? weight : null;
-  const kernel = productFor(gpu, M, flag(lora), packed);
-  const [BM, BN, BK] = [kernel.constant("BM"), kernel.constant("BN"), kernel.constant("BK")];
   const { count, columns } = fewRowsPieces(N, K, reading);
-  const pieces = kernel.constant("SUMS") === 1 ? 1 : count;
   const lowPieces = cdiv(K, LOW.part);
   const lows = lora ? cdiv(M, LOW.rows) * cdiv(W, LOW.columns) * lowPieces : 0;
+  const tilesOf = (of: Variant) => cdiv(N, of.constant("BN")) * count * cdiv(M, of.constant("BM"));
+  const kernel = productFor(gpu, M, flag(lora), packed, (of) => lows + tilesOf(of));
+  const BK = kernel.constant("BK");
+  const pieces = kernel.constant("SUMS") === 1 ? 1 : count;
   const rows = { rows: x, x_scale: begin + scratch.scale };
   if (reading === "fp8") {
     roundRows(gpu, x, null, { codes: begin, scale: rows.x_scale });
@@ -163,7 +164,7 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
   }
   const codes = packed && codesOf(packed);
   const values = packed && readsValues(M, packed.format) ? valuesOfCodes(gpu, packed, begin) : null;
-  gpu.launch(kernel, [lows + cdiv(N, BN) * pieces * cdiv(M, BM)], {
+  gpu.launch(kernel, [lows + (tilesOf(kernel) / count) * pieces], {
     ...{ x, ...(codes ? { ...rows, ...codes, ...(values && { w: values }) } : { rows: x, w }) },
     ...{ ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
   });
@@ -198,12 +199,30 @@ function valuesOfCodes(gpu: Launcher, { format, shape, ...weight }: PackedWeight
   return values;
 }
 
-/** The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. */
-function productFor(gpu: Launcher, rows: number, LOW: 0 | 1, packed: PackedWeight | null): Variant {
+/**
+ * The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. Of
+ * several with the same bits the first of which all programs run at once.
+ */
+function productFor(
+  gpu: Launcher,
+  rows: number,
+  LOW: 0 | 1,
+  packed: PackedWeight | null,
+  programs: (of: Variant) => number = () => 0,
+): Variant {
   const [name, choice] = packed
     ? (["fewrows_packed", { FORMAT: FORMATS[packed.format]! }] as const)
     : (["fewrows_product", { LOW }] as const);
-  const found = gpu.variants(name, { SUMS: 0, ...choice }).find((variant) => variant.constant("BM") >= rows);
+  const all = gpu.variants(name, { SUMS: 0, ...choice });
+  const first = all.find((variant) => variant.constant("BM") >= rows);
+  const isAlike = ({ row }: Variant) =>
+    row.launch["TOGETHER"] !== undefined && row.constants["BM"] === first!.row.constants["BM"];
+  const alike = (first ? all.filter(isAlike) : []).map(({ row }) => {
+    const { BM, STAGES } = row.constants as { BM: number; STAGES: number };
+    return gpu.kernel(name, { SUMS: 0, ...choice, BM, STAGES }); // another batch may take another of them
+  });
+  const atOnce = (of: Variant) => programs(of) <= of.constant("TOGETHER") * gpu.multiprocessors;
+  const found = alike.length > 1 ? (alike.find(atOnce) ?? alike.at(-1)) : first;
   const many = packed ? { SUMS: 1, APART: readsValues(rows, packed.format) ? 1 : 0 } : { SUMS: 1 };
   return found ?? gpu.kernel(name, { ...many, ...choice });
 }

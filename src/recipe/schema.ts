@@ -200,7 +200,7 @@ export const adapterEntries = {
   eps: about(positive(), "AdamW: added to the root of the second moment", 1e-8),
   momentum: about(between(0, 1), "SGD: decay of the momentum", 0),
   nesterov: about(truth, "SGD: looks ahead by the momentum", false),
-  weight_decay: about(notNegative, "decoupled weight decay", 0),
+  weight_decay: about(notNegative, "AdamW: decoupled weight decay; SGD: added to the gradient, as in PyTorch", 0),
   max_grad_norm: about(
     v.union([v.literal(false), positive()], expected("a number above 0, or false")),
     "the norm that the adapter's own gradient is clipped to; false: none",
@@ -234,7 +234,11 @@ export const adapterEntries = {
   seed: about(seed, "the adapter's own seed, in place of one made from the run's and its name"),
   eval_every: about(whole(1, MANY), "steps between two evaluations on held-out rows"),
   patience: about(whole(1, MANY), "evaluations without a lower loss after which the adapter ends"),
-  min_delta: about(notNegative, "by how much a loss has to be lower for patience", 0),
+  min_delta: about(
+    notNegative,
+    "by how much a loss has to be lower for patience to count it; the lowest is saved all the same",
+    0,
+  ),
   metrics: about(
     table(
       {

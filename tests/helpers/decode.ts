@@ -26,6 +26,7 @@ const CASES: readonly Case[] = [
   { heads: 4, kvHeads: 2, headDim: 256, window: 90, cap: 0 },
   { heads: 4, kvHeads: 1, headDim: 512, window: 0, cap: 0 },
   { heads: 4, kvHeads: 2, headDim: 256, window: 0, cap: 1.5 },
+  { heads: 3, kvHeads: 3, headDim: 128, window: 37, cap: 1.5 },
 ];
 
 /** Keys that rows see: none (padding), one, about a block of the kernel's, many. */

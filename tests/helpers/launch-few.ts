@@ -48,6 +48,13 @@ export function launchFew(gpu: Device): void {
       for (const adapters of [null, lora])
         fewRowsForward(gpu, { x: wide, weight: packed, bias: null, residual: null, y, lora: adapters });
     }
+    // As many programs as a multiprocessor runs at once, and more.
+    const own = { factors: arena.tensor("i64", 1, 1, 4), ranks: arena.tensor("i32", 1, 1), scale: arena.tensor("f32", 1, 1) };
+    for (const columns of [64, 256]) {
+      const wide = { weight: arena.tensor(gpu.compute, columns, K), y: arena.tensor(gpu.compute, rows, columns) };
+      for (const adapters of [null, { ...lora, ...own, firstColumn: [0, columns] }])
+        fewRowsForward(gpu, { ...wide, x, bias: null, residual: null, lora: adapters });
+    }
     const h = arena.tensor(gpu.compute, rows, N / 2);
     for (const bias of [null, arena.tensor(gpu.compute, N)])
       for (const adapters of [null, lora]) fewRowsSwiglu(gpu, { x, weight, bias, y, h, lora: adapters });

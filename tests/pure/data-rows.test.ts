@@ -249,6 +249,12 @@ describe("faults", () => {
     ["no JSON", "{prompt: 1}", /is no JSON \(/],
     ["a cut row", good.slice(0, -3), /is no JSON \(/],
     ["a list over several lines", "[", /one object on one line/],
+    ["a key twice", '{"prompt": "a", "completion": "b", "completion": "c"}', /has the key 'completion' twice in one object/],
+    [
+      "a key twice, within a turn",
+      '{"messages": [{"role": "user", "content": "a", "content": "b"}, {"role": "assistant", "content": "c"}]}',
+      /has the key 'content' twice in one object/,
+    ],
     ["a list", "[1]", /is no JSON object: \[1\]/],
     ["null", "null", /is no JSON object: null/],
     ["a lacking field", '{"prompt": "a"}', /lacks the field 'completion'/],

@@ -11,6 +11,38 @@ const { fileOf, load } = rowFiles("told");
 const sunny = { name: "sky", description: "What the sky is like", parameters: { type: "object", properties: {} } };
 const TOOL = { type: "function", function: sunny };
 
+describe("what a template marks as generated", () => {
+  const row = lines({ messages: [user("a"), assistant("b"), user("c"), assistant(" d ")] });
+  const of = (answer: string, more = "") =>
+    `${more}{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == "assistant" %}${answer}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}`;
+  const [begin, end] = ["{%- generation -%}", "{%- endgeneration -%}"];
+  test.each([
+    ["all", of(`${begin}{{ m.content }}<|im_end|>${end}`), null],
+    ["all, and the line break", of(`${begin}{{ m.content }}<|im_end|>\n${end}`), null],
+    ["in two parts", of(`${begin}{{ m.content }}${end}${begin}<|im_end|>${end}`), null],
+    ["nothing", of("{{ m.content }}<|im_end|>"), null],
+    ["not the end", of(`${begin}{{ m.content }}${end}<|im_end|>`), "'<|im_end|>'"],
+    ["not what it says", of(`{{ m.content }}${begin}<|im_end|>${end}`), "'b'"],
+    [
+      "the last alone",
+      of(`{% if loop.last %}${begin}{{ m.content }}<|im_end|>${end}{% else %}{{ m.content }}<|im_end|>{% endif %}`),
+      "'b<|im_end|>'",
+    ],
+    [
+      "within a macro, where it is not found",
+      of("{{ say(m) }}", `{% macro say(m) %}${begin}{{ m.content }}${end}<|im_end|>{% endmacro %}`),
+      null,
+    ],
+  ])("%s: what is learned besides is reported", (_, template, words) => {
+    const dataset = load(row, { chatTemplate: fileOf(template, "generation.jinja") });
+    const turns = words?.startsWith("'b") && words !== "'b'" ? 1 : 2;
+    expect(told(dataset, "generation")).toEqual(
+      words === null ? null : expect.objectContaining({ rows: 1, turns, example: expect.stringContaining(`turn 2: ${words}`) }),
+    );
+    expect(learnedOf(dataset.train[0]!)).toBe("b<|im_end|> d <|im_end|>");
+  });
+});
+
 describe("thoughts", () => {
   test.each(["reasoning_content", "reasoning", "thinking"])("as %s are those that the template knows", (name) => {
     const { train } = load(lines({ messages: [user("7?"), assistant("seven", { [name]: "hm" })] }));
