@@ -163,8 +163,18 @@ function withoutTiles(batch: GenerationBatch, rowTile: number): GenerationBatch 
     return each === "tile" ? cut(values, tiles.row, width) : cut(values, tiles[each], rowTile * width);
   }) as BatchTables;
   const now = new Map(tiles.row.map((tile, i) => [tile, i]));
-  for (const [target, row] of tables.targetRows.entries())
-    if (row >= 0) tables.targetRows[target] = now.get(Math.floor(row / rowTile))! * rowTile + (row % rowTile);
+  /** Where a row of the pass is now; those of tiles that are gone stay. */
+  const placeOf = (row: number): number =>
+    (now.get(Math.floor(row / rowTile)) ?? Math.floor(row / rowTile)) * rowTile + (row % rowTile);
+  for (const [target, row] of tables.targetRows.entries()) if (row >= 0) tables.targetRows[target] = placeOf(row);
+  if (batch.from === "pass") {
+    const { bounds } = tables; // rows of the pass, of a sequence whose tiles follow each other
+    for (let i = 0; i < bounds.length; i += 2) {
+      const [first, end] = [bounds[i]!, bounds[i + 1]!];
+      bounds[i] = placeOf(first);
+      bounds[i + 1] = bounds[i]! + end - first;
+    }
+  }
   const rowTiles = tiles.row.filter((tile) => tile < batch.rowTiles).length;
   return { ...batch, ...tables, places: cut(batch.places, tiles.row, rowTile), rowTiles };
 }
