@@ -99,7 +99,7 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
     inside = (n < N)[:, None] & (m < M)[None, :]
     at = (p * M + m).to(tl.int64)[None, :] * N + n[:, None]
     n, m = tl.minimum(n, N - 1), tl.minimum(m, M - 1)  # what there is: loads need no mask for others
-    if OVERLAPS and not SUMS:  # the beginning of the codes' rows, while what makes x still runs
+    if OVERLAPS and not SUMS and not APART:  # the beginning of the codes' rows, while what makes x still runs
         EACH: tl.constexpr = 2 if FORMAT == 2 else 1
         byte = p * piece * BK // EACH + tl.arange(0, AHEAD)[None, :] * LINE
         prefetch(w.to(tl.int64) + n.to(tl.int64)[:, None] * (K // EACH) + byte, (n >= 0)[:, None] & (byte < tl.minimum(K, (p + 1) * piece * BK) // EACH))
@@ -120,7 +120,7 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
 
 # What is compiled.
 
-# BN, BK, warps and stages by the rows that a tile has, and, with SUMS, for many rows: BM before them.
+# BN, BK, warps and stages by the rows that a tile has; of fp8 for many rows, with SUMS: BM before them.
 # Measured on an H200 with the shapes of a 7B, 64 rows.
 BLOCKS = {
     "int8": {16: (128, 128, 8, 4), 64: (128, 128, 4, 3)},
@@ -128,9 +128,8 @@ BLOCKS = {
     "fp8": {16: (64, 128, 4, 4), 64: (64, 128, 4, 4)},
 }
 MANY = (128, 128, 128, 8, 3)
-# The same with APART = 1.
-APART = {"tma": {"int8": [(128, 128, 64, 8, 4)], "nf4": [(128, 64, 64, 4, 4)]}, "ptr": {"int8": [(128, 128, 32, 8, 3)], "nf4": [(128, 64, 64, 8, 3)]}}
-NF4_BLOCK = 64
+# The same with APART = 1, without and with SUMS.
+APART = {"tma": {"int8": (128, 128, 64, 8, 4), "nf4": (128, 64, 64, 4, 4)}, "ptr": {"int8": (128, 128, 32, 8, 3), "nf4": (128, 64, 64, 8, 3)}}
 FORMATS = {"int8": 1, "nf4": 2, "fp8": 3}
 CODES = {"int8": "*i8", "nf4": "*u8", "fp8": "*fp8e4nv"}
 LOW = dict(LM=16, LJ=16, LK=128, PART=1024)
@@ -145,10 +144,9 @@ def variants():
     for kind, oldest in ARCH.items():
         for name, FORMAT in FORMATS.items():
             arch = "sm_89" if (kind, name) == ("ptr", "fp8") else oldest
-            tiles = [(0, 0, (BM, *of)) for BM, of in BLOCKS[name].items()] + [(1, 0, MANY)] + [(1, 1, of) for of in APART[kind].get(name, ())]
+            tiles = [(0, 0, (BM, *of)) for BM, of in BLOCKS[name].items()]
+            tiles += [(1, 0, MANY)] if name == "fp8" else [(sums, 1, APART[kind][name]) for sums in (0, 1)]
             for sums, apart, (BM, BN, BK, warps, stages) in tiles:
-                if name == "nf4":
-                    BM, BK = BM if kind == "tma" or apart else min(BM, 64), NF4_BLOCK  # Ampere would spill more
                 desc = int(kind == "tma" and apart)
                 types = dict(rows=CODES[name] if name == "fp8" else "*bf16", codes="*bf16" if apart else CODES[name], scales="*fp32" if name == "int8" else "*u8")
                 if desc:

@@ -3,6 +3,7 @@
 
 import { base } from "../../ffi/native.ts";
 import { invariant } from "../base/errors.ts";
+import type { PackedFormat } from "../base/precision.ts";
 import { alignUp, sizeOf } from "../base/shape.ts";
 import { rowsFrom } from "../device/arena.ts";
 import { addressesIn, floats, type Host, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.ts";
@@ -210,9 +211,8 @@ function productFor(
   packed: PackedWeight | null,
   programs: (of: Variant) => number = () => 0,
 ): Variant {
-  const [name, choice] = packed
-    ? (["fewrows_packed", { FORMAT: FORMATS[packed.format]! }] as const)
-    : (["fewrows_product", { LOW }] as const);
+  if (packed) return packedFor(gpu, rows, packed.format);
+  const [name, choice] = ["fewrows_product", { LOW }] as const;
   const all = gpu.variants(name, { SUMS: 0, ...choice });
   const first = all.find((variant) => variant.constant("BM") >= rows);
   const isAlike = ({ row }: Variant) =>
@@ -223,6 +223,19 @@ function productFor(
   });
   const atOnce = (of: Variant) => programs(of) <= of.constant("TOGETHER") * gpu.multiprocessors;
   const found = alike.length > 1 ? (alike.find(atOnce) ?? alike.at(-1)) : first;
-  const many = packed ? { SUMS: 1, APART: readsValues(rows, packed.format) ? 1 : 0 } : { SUMS: 1 };
-  return found ?? gpu.kernel(name, { ...many, ...choice });
+  return found ?? gpu.kernel(name, { SUMS: 1, ...choice });
+}
+
+/** Rows up to which pieces of K are programs of their own, of several tiles of rows if need be. */
+const IN_PIECES = 256;
+
+/** The same of a product over codes, or over their values. */
+function packedFor(gpu: Launcher, rows: number, format: PackedFormat): Variant {
+  const isApart = readsValues(rows, format);
+  const all = gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]!, APART: isApart ? 1 : 0 });
+  const inPieces = all.filter((variant) => variant.constant("SUMS") === 0);
+  const found = inPieces.find((variant) => variant.constant("BM") >= rows);
+  if (found) return found;
+  const summing = all.find((variant) => variant.constant("SUMS") === 1);
+  return summing && (!isApart || rows > IN_PIECES) ? summing : inPieces.at(-1)!;
 }

@@ -61,7 +61,7 @@ const CASES: Readonly<Record<string, Case>> = {
       [8, 0],
       [3, 40],
     ],
-    rows: 150,
+    rows: 300,
     bias: true,
   },
 };
@@ -216,6 +216,7 @@ export function fewRowsLikeFloat64(
       for (const [from, count] of [
         [0, 1],
         [0, Math.min(100, rows)],
+        [0, Math.min(200, rows)],
         [rows - 1, 1],
         [rows >> 1, Math.min(17, rows - (rows >> 1))],
       ] as const) {
