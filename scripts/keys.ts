@@ -20,7 +20,7 @@ function tableOf({ properties, required = [] }: JsonSchema): string {
 }
 
 /** docs/keys.md */
-export function keysPage(schema: JsonSchema): string {
+function keysPage(schema: JsonSchema): string {
   const { model, run, adapter } = schema.properties as Readonly<Record<"model" | "run" | "adapter", JsonSchema>>;
   return `# Keys of a recipe
 
@@ -44,7 +44,7 @@ ${tableOf(adapter.items as JsonSchema)}
 }
 
 /** docs/serve-keys.md */
-export function serveKeysPage({ properties }: JsonSchema): string {
+function serveKeysPage({ properties }: JsonSchema): string {
   const tables = Object.entries(properties!).filter(([name]) => !["adapter", "rewards"].includes(name));
   return `# Keys of serve.toml
 

@@ -35,7 +35,7 @@ pre code { padding: 0 } table { display: block; overflow-x: auto; border-collaps
 h1, h2 { border-bottom: 1px solid var(--line); padding-bottom: 4px }`;
 
 /** A page of all commands, from the table that the command line is made of. */
-export function commandsPage(commands: readonly CommandGrammar[]): string {
+function commandsPage(commands: readonly CommandGrammar[]): string {
   const cell = (text: string) => text.replaceAll("|", "\\|").replaceAll("<", "&lt;");
   const one = ({ name, purpose, args, flags, examples }: CommandGrammar) => {
     const takes = args.map(({ metavar, isOptional }) => (isOptional ? `[${metavar}]` : `<${metavar}>`)).join(" ");

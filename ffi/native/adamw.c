@@ -27,9 +27,9 @@ static void adamw_range(void *context, int64_t begin, int64_t end) {
     int64_t last = first + FACTOR < end ? first + FACTOR : end;
     for (int64_t i = first; i < last; i++) {
       float g = a->grads[i] * a->coefficient;
-      float m = a->m[i] = a->m[i] + (g - a->m[i]) * rest1;
-      float v = a->v[i] = beta2 * a->v[i] + rest2 * g * g;
-      a->params[i] = a->params[i] * (1 - lr * decay) - step * m / (sqrtf(v) / root + eps);
+      float m = a->m[i] = fused(g - a->m[i], rest1, a->m[i]);
+      float v = a->v[i] = fused(beta2, a->v[i], rest2 * g * g);
+      a->params[i] = fused(a->params[i], fused(-lr, decay, 1), -(step * m / (sqrtf(v) / root + eps)));
       a->grads[i] = 0;
     }
   }
@@ -44,9 +44,9 @@ static void sgd_range(void *context, int64_t begin, int64_t end) {
     float lr = a->factors[first / FACTOR] ? a->table[10] : a->table[1];
     int64_t last = first + FACTOR < end ? first + FACTOR : end;
     for (int64_t i = first; i < last; i++) {
-      float d = a->grads[i] * a->coefficient + decay * a->params[i];
-      float m = a->m[i] = momentum * a->m[i] + d;
-      a->params[i] -= lr * (nesterov != 0 ? d + momentum * m : m);
+      float d = fused(a->grads[i], a->coefficient, decay * a->params[i]);
+      float m = a->m[i] = fused(momentum, a->m[i], d);
+      a->params[i] = fused(-lr, nesterov != 0 ? fused(momentum, m, d) : m, a->params[i]);
       a->grads[i] = 0;
     }
   }

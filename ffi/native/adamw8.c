@@ -45,9 +45,9 @@ static void adamw8_range(void *context, int64_t begin, int64_t end) {
     for (int i = 0; i < FACTOR; i++) {
       float g = grads[i] * coefficient;
       float before = m_codes[a->m[first + i]] * a->m_absmax[block];
-      m[i] = before + (g - before) * rest1;
-      v[i] = beta2 * (v_codes[a->v[first + i]] * a->v_absmax[block]) + rest2 * g * g;
-      params[i] = params[i] * (1 - lr * decay) - step * m[i] / (sqrtf(v[i]) / root + eps);
+      m[i] = fused(g - before, rest1, before);
+      v[i] = fused(beta2, v_codes[a->v[first + i]] * a->v_absmax[block], rest2 * g * g);
+      params[i] = fused(params[i], fused(-lr, decay, 1), -(step * m[i] / (sqrtf(v[i]) / root + eps)));
       grads[i] = 0;
     }
     float m_most = a->m_absmax[block] = absmax(m), v_most = a->v_absmax[block] = absmax(v);

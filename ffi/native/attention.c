@@ -85,7 +85,7 @@ static void backward_block(const attention_args *a, int64_t start, int head, int
     a->delta[at] = delta;
     for (int j = 0; j < from; j++) p_row[j] = dp_row[j] = 0;
     for (int j = from; j < to; j++) {
-      float share = a->cap > 0 ? p_row[j] / a->cap : 0, slope = 1.0f - share * share; // of the cap, at this score
+      float share = a->cap > 0 ? p_row[j] / a->cap : 0, slope = fused(-share, share, 1.0f); // of the cap, at this score
       p_row[j] = fast_exp(p_row[j] - lse);
       dp_row[j] = p_row[j] * (dp_row[j] - delta) * slope * a->scale;
     }

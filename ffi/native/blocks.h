@@ -6,13 +6,6 @@
 #include <immintrin.h>
 #endif
 
-// a b + c is two operations here, whatever the flags of the others say
-#ifdef __clang__
-#pragma clang fp contract(off)
-#else
-#pragma GCC optimize("fp-contract=off")
-#endif
-
 // As src/files/stored.ts numbers them.
 enum { F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K };
 #define CHUNK 256 // values that are taken at a time: a whole number of blocks of every type

@@ -17,7 +17,7 @@ static inline float taps_sum(const conv_args *a, int64_t m, int64_t first, int c
   float sum = a->bias ? a->bias[c] : 0;
   for (int t = 0; t < a->taps; t++) {
     int64_t from = m - a->taps + 1 + t;
-    if (from >= first) sum += a->weight[c * a->taps + t] * a->x[from * a->stride + c];
+    if (from >= first) sum = fused(a->weight[c * a->taps + t], a->x[from * a->stride + c], sum);
   }
   return sum;
 }
@@ -58,8 +58,8 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
       if (last <= first) continue;
       float sum = taps_sum(a, m, first, (int)c), s = sigmoid(sum);
       memmove(after + 1, after, sizeof(float) * (size_t)(taps - 1));
-      after[0] = a->dy[m * a->channels + c] * s * (1.0f + sum * (1.0f - s));
-      for (int t = 0; t < taps; t++) *dx += a->weight[c * taps + taps - 1 - t] * after[t];
+      after[0] = a->dy[m * a->channels + c] * s * fused(sum, 1.0f - s, 1.0f);
+      for (int t = 0; t < taps; t++) *dx = fused(a->weight[c * taps + taps - 1 - t], after[t], *dx);
     }
   }
 }
@@ -103,8 +103,8 @@ static void decode_range(void *context, int64_t begin, int64_t end) {
     const float *x = a->x + m * a->stride;
     for (int c = 0; c < channels; c++) {
       float sum = a->bias ? a->bias[c] : 0;
-      for (int t = 0; t < kept; t++) sum += a->weight[c * a->taps + t] * window[(int64_t)t * channels + c];
-      sum += a->weight[c * a->taps + kept] * x[c];
+      for (int t = 0; t < kept; t++) sum = fused(a->weight[c * a->taps + t], window[(int64_t)t * channels + c], sum);
+      sum = fused(a->weight[c * a->taps + kept], x[c], sum);
       y[c] = sum * sigmoid(sum);
     }
     memmove(window, window + channels, sizeof(float) * (size_t)((kept - 1) * channels));

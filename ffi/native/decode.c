@@ -64,7 +64,7 @@ static void attend(const decode_args *a, int64_t m, int head, float *p) {
     const float *v = values + cache_row(a, first + j) * width;
     int end = j + a->page - (first + j) % a->page;
     for (; j < end && j < count; j++, v += width)
-      for (int d = 0; d < a->dim; d++) out[d] += p[j] * v[d];
+      for (int d = 0; d < a->dim; d++) out[d] = fused(p[j], v[d], out[d]);
   }
   for (int d = 0; d < a->dim; d++) out[d] /= total;
 }

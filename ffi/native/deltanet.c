@@ -59,16 +59,16 @@ static void write_token(const delta_args *a, const float *from, float *to, const
   for (int i = 0; i < a->key_dim; i++)
     for (int j = 0; j < width; j++) {
       to[i * width + j] = gates.keeps * from[i * width + j];
-      difference[j] -= k[i] * to[i * width + j];
+      difference[j] = fused(-k[i], to[i * width + j], difference[j]);
     }
   for (int i = 0; i < a->key_dim; i++)
-    for (int j = 0; j < width; j++) to[i * width + j] += k[i] * gates.writes * difference[j];
+    for (int j = 0; j < width; j++) to[i * width + j] = fused(k[i] * gates.writes, difference[j], to[i * width + j]);
 }
 
 static void read_out(const delta_args *a, const float *state, const float *q, float *out) {
   memset(out, 0, sizeof(float) * (size_t)a->value_dim);
   for (int i = 0; i < a->key_dim; i++)
-    for (int j = 0; j < a->value_dim; j++) out[j] += q[i] * state[i * a->value_dim + j];
+    for (int j = 0; j < a->value_dim; j++) out[j] = fused(q[i], state[i * a->value_dim + j], out[j]);
 }
 
 static float *scratch_of_thread(const delta_args *a) { return a->scratch + thread_number() * a->room; }
@@ -112,8 +112,8 @@ static void token_backward(const delta_args *a, int64_t m, int head, const float
   for (int i = 0; i < dim; i++) {
     dq[i] += dot(after + i * width, dout, width);
     for (int j = 0; j < width; j++) {
-      gradient[i * width + j] += q[i] * dout[j];
-      d[j] += k[i] * gradient[i * width + j];
+      gradient[i * width + j] = fused(q[i], dout[j], gradient[i * width + j]);
+      d[j] = fused(k[i], gradient[i * width + j], d[j]);
     }
   }
   float dwrites = dot(d, difference, width), dkeeps = 0;
@@ -121,8 +121,8 @@ static void token_backward(const delta_args *a, int64_t m, int head, const float
     float *g = gradient + i * width;
     const float *s = before + i * width;
     // The token's key writes, and finds what the state has: its share of the value is -beta d.
-    dk[i] += gates.writes * (dot(g, difference, width) - gates.keeps * dot(s, d, width));
-    for (int j = 0; j < width; j++) g[j] -= k[i] * gates.writes * d[j];
+    dk[i] = fused(gates.writes, fused(-gates.keeps, dot(s, d, width), dot(g, difference, width)), dk[i]);
+    for (int j = 0; j < width; j++) g[j] = fused(-(k[i] * gates.writes), d[j], g[j]);
     dkeeps += dot(g, s, width);
     for (int j = 0; j < width; j++) g[j] *= gates.keeps;
   }
@@ -174,7 +174,7 @@ static void head_backward(const delta_args *a, const int32_t *sequence, int head
 // The gradient of a normalised head becomes that of the head: y and `by` are what `normalised` gave, with its scale.
 static void normalised_backward(float *dx, const float *y, float by, int dim, float scale) {
   float along = dot(dx, y, dim) / (scale * scale);
-  for (int i = 0; i < dim; i++) dx[i] = by * (dx[i] - along * y[i]);
+  for (int i = 0; i < dim; i++) dx[i] = by * fused(-along, y[i], dx[i]);
 }
 
 static void backward_range(void *context, int64_t begin, int64_t end) {

@@ -22,10 +22,10 @@ static void norm_range(void *context, int64_t begin, int64_t end) {
       int count = n->width - first < COLUMNS ? n->width - first : COLUMNS;
       float sums[COLUMNS] = {0};
       for (int r = 0; r < n->rank; r++)
-        for (int i = 0; i < count; i++) sums[i] += b[r] * n->a[(int64_t)r * n->width + first + i];
+        for (int i = 0; i < count; i++) sums[i] = fused(b[r], n->a[(int64_t)r * n->width + first + i], sums[i]);
       for (int i = 0; i < count; i++) {
-        double value = w[first + i] + n->scale * sums[i];
-        squares += value * value;
+        double value = fused(n->scale, sums[i], w[first + i]);
+        squares = __builtin_fma(value, value, squares);
       }
     }
     float norm = (float)sqrt(squares);
@@ -81,11 +81,11 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
       const float *dy = b->dy + row * b->width + first;
       float *z = b->z + row * b->width + first;
       for (int i = 0; i < count; i++) {
-        sums[i] += dy[i] * z[i];
+        sums[i] = fused(dy[i], z[i], sums[i]);
         z[i] = b->gain[first + i] * dy[i];
       }
     }
-    for (int i = 0; i < count; i++) b->dm[first + i] += b->inverse[first + i] * sums[i];
+    for (int i = 0; i < count; i++) b->dm[first + i] = fused(b->inverse[first + i], sums[i], b->dm[first + i]);
   }
 }
 

@@ -70,11 +70,11 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
       dact[i] = weight * h;
       if (a->limit == 0) {
         float s = sigmoid(gate);
-        dgate = d * up * s * (1.0f + gate * (1.0f - s));
+        dgate = d * up * s * fused(gate, 1.0f - s, 1.0f);
         dup = d * gate * s;
       } else {
         float g = gate > a->limit ? a->limit : gate, u = within(up, -a->limit, a->limit), s = sigmoid(a->alpha * g);
-        dgate = gate > a->limit ? 0 : d * (u + 1) * s * (1.0f + a->alpha * g * (1.0f - s));
+        dgate = gate > a->limit ? 0 : d * (u + 1) * s * fused(a->alpha * g, 1.0f - s, 1.0f);
         dup = up < -a->limit || up > a->limit ? 0 : d * g * s;
       }
       out[gate_at(a, i)] = dgate;

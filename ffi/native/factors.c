@@ -11,13 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-// a b + c is two operations here, as in JavaScript, whose numbers these are
-#ifdef __clang__
-#pragma clang fp contract(off)
-#else
-#pragma GCC optimize("fp-contract=off")
-#endif
-
 #define MOST_THREADS 16
 #define PIECE (1 << 16) // elements that a thread takes at a time
 #define TILE 16

@@ -36,12 +36,12 @@ WIDE static void backward_range(void *context, int64_t begin, int64_t end) {
     float rstd = 1.0f / sqrtf(dot(x, x, dim) / (float)dim + a->eps), along = 0;
     for (int i = 0; i < dim; i++) {
       float z = gate[i], s = sigmoid(z), d = dy[i], normed = a->weight[i] * x[i] * rstd;
-      dgate[i] = d * normed * s * (1.0f + z * (1.0f - s));
+      dgate[i] = d * normed * s * fused(z, 1.0f - s, 1.0f);
       dx[i] = d * a->weight[i] * z * s;
       along += dx[i] * x[i];
     }
     along *= rstd * rstd / (float)dim;
-    for (int i = 0; i < dim; i++) dx[i] = rstd * (dx[i] - x[i] * along);
+    for (int i = 0; i < dim; i++) dx[i] = rstd * fused(-x[i], along, dx[i]);
   }
 }
 void gatednorm_backward(const float *dy, const float *x, const float *gate, int64_t gate_stride, const float *weight, float *dx,

@@ -20,7 +20,7 @@ WIDE static void geglu_forward_range(void *context, int64_t begin, int64_t end) 
     float *h = a->to + m * a->width;
     for (int i = 0; i < a->width; i++) {
       float g = gate[i];
-      h[i] = g * sigmoid(TWICE_ROOT * (g + CUBIC * g * g * g)) * up[i];
+      h[i] = g * sigmoid(TWICE_ROOT * fused(CUBIC * g * g, g, g)) * up[i];
     }
   }
 }
@@ -34,9 +34,9 @@ WIDE static void geglu_backward_range(void *context, int64_t begin, int64_t end)
     const float *gate = a->gate + m * a->gate_stride, *up = a->up + m * a->up_stride, *dh = a->dh + m * a->width;
     float *dgate = a->to + m * a->dgate_stride, *dup = a->dup ? a->dup + m * a->dup_stride : NULL;
     for (int i = 0; i < a->width; i++) {
-      float g = gate[i], u = up[i], s = sigmoid(TWICE_ROOT * (g + CUBIC * g * g * g));
-      float slope = TWICE_ROOT * (1.0f + 3.0f * CUBIC * g * g);
-      dgate[i] = dh[i] * u * s * (1.0f + g * (1.0f - s) * slope);
+      float g = gate[i], u = up[i], s = sigmoid(TWICE_ROOT * fused(CUBIC * g * g, g, g));
+      float slope = TWICE_ROOT * fused(3.0f * CUBIC * g, g, 1.0f);
+      dgate[i] = dh[i] * u * s * fused(g * (1.0f - s), slope, 1.0f);
       if (dup) dup[i] = dh[i] * g * s;
     }
   }

@@ -12,13 +12,6 @@
 
 #ifdef __x86_64__
 
-#define ROWS 8         // of a tile
-#define VECTORS 3      // of 16 columns, of a tile
-#define PANEL (16 * VECTORS)
-#define DEPTH 384      // terms of a block: a panel of it is 72 KiB
-#define MOST_PANELS 6  // of a piece: those of a block read the same part of its rows, which stays in the second cache
-#define MOST_ROWS 480  // of a piece
-
 static int allowed;
 
 // Lets gemm be used where the processor can: off where OpenBLAS's kernels are asked for.
@@ -35,24 +28,16 @@ typedef struct {
   const float *row[ROWS];
   int64_t step;
   const float *b;
-  int depth, rows; // that are written
-  __mmask16 last;  // of the last vector of columns
-  float alpha, beta;
-  float *c;
-  int64_t ldc;
+  int depth;
+  tile_place to;
 } tile_args;
 
 ALWAYS void tile(const tile_args *t, const int vectors) {
   __m512 sum[ROWS][VECTORS];
-  UNROLLED for (int i = 0; i < ROWS; i++)
-    UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] = _mm512_setzero_ps();
+  begin_sums(sum, &t->to, vectors);
   const float *r0 = t->row[0], *r1 = t->row[1], *r2 = t->row[2], *r3 = t->row[3];
   const float *r4 = t->row[4], *r5 = t->row[5], *r6 = t->row[6], *r7 = t->row[7];
   const float *b = t->b;
-  const __mmask16 last = t->last;
-  UNROLLED for (int i = 0; i < ROWS; i++)
-    for (int j = 0; j < vectors; j++)
-      if (i < t->rows) __builtin_prefetch(t->c + i * t->ldc + 16 * j, 1, 3);
   const int64_t step = t->step, end = t->depth * step;
   for (int64_t at = 0; at < end; at += step, b += PANEL) {
     __m512 column[VECTORS];
@@ -65,16 +50,7 @@ ALWAYS void tile(const tile_args *t, const int vectors) {
     TERM(0) TERM(1) TERM(2) TERM(3) TERM(4) TERM(5) TERM(6) TERM(7)
 #undef TERM
   }
-  __m512 alpha = _mm512_set1_ps(t->alpha), beta = _mm512_set1_ps(t->beta);
-  UNROLLED for (int i = 0; i < ROWS; i++) {
-    if (i >= t->rows) break;
-    float *c = t->c + i * t->ldc;
-    UNROLLED for (int j = 0; j < vectors; j++) {
-      __mmask16 mask = j == vectors - 1 ? last : 0xffff;
-      __m512 before = t->beta == 0 ? _mm512_setzero_ps() : _mm512_mul_ps(beta, _mm512_maskz_loadu_ps(mask, c + 16 * j));
-      _mm512_mask_storeu_ps(c + 16 * j, mask, _mm512_fmadd_ps(alpha, sum[i][j], before));
-    }
-  }
+  write_sums(sum, &t->to, vectors);
 }
 
 AVX512 static void tile_1(const tile_args *t) { tile(t, 1); }
@@ -92,7 +68,7 @@ ALWAYS __m512 load(const void *b, int64_t at, __mmask16 mask, const int is_bf16)
 ALWAYS void turn_rows(const void *b, int64_t ld, int columns, int depth, float *to, const int is_bf16) {
   for (int first = 0; first < columns; first += 16)
     for (int k = 0; k < depth; k += 16) {
-      __mmask16 mask = depth - k < 16 ? (__mmask16)((1u << (depth - k)) - 1) : 0xffff;
+      __mmask16 mask = first_of_16(depth - k);
       __m512 r[16];
       UNROLLED for (int i = 0; i < 16; i++)
         r[i] = first + i < columns ? load(b, (first + i) * ld + k, mask, is_bf16) : _mm512_setzero_ps();
@@ -105,7 +81,7 @@ ALWAYS void turn_rows(const void *b, int64_t ld, int columns, int depth, float *
 ALWAYS void take_columns(const void *b, int64_t ld, int columns, int depth, float *to, const int is_bf16) {
   for (int k = 0; k < depth; k++, to += PANEL)
     for (int first = 0; first < columns; first += 16) {
-      __mmask16 mask = columns - first < 16 ? (__mmask16)((1u << (columns - first)) - 1) : 0xffff;
+      __mmask16 mask = first_of_16(columns - first);
       _mm512_store_ps(to + first, load(b, k * ld + first, mask, is_bf16));
     }
 }
@@ -169,25 +145,24 @@ static void piece(const gemm_args *g, int row, int end, int column, int last) {
   float *panel = panel_of_thread();
   int k = 0;
   do {
-    int depth = g->k - k < DEPTH ? g->k - k : DEPTH;
+    int depth = least(g->k - k, DEPTH);
     for (int first = column; first < last; first += PANEL) {
-      int columns = last - first < PANEL ? last - first : PANEL, vectors = (columns + 15) / 16;
-      tile_args t = {.b = panel, .depth = depth, .alpha = g->alpha, .beta = k == 0 ? g->beta : 1, .ldc = g->ldc};
-      t.step = g->trans_a ? g->lda : 1;
-      t.last = columns % 16 == 0 ? 0xffff : (__mmask16)((1u << columns % 16) - 1);
+      int columns = least(last - first, PANEL), vectors = (columns + 15) / 16;
+      tile_args t = {.b = panel, .depth = depth, .step = g->trans_a ? g->lda : 1};
+      t.to = (tile_place){.last = first_of_16(columns - 16 * (vectors - 1)), .alpha = g->alpha, .beta = k == 0 ? g->beta : 1, .ldc = g->ldc};
       pack(g, first, columns, k, depth, panel, panel + PANEL * DEPTH);
       int next = first + PANEL, next_k = k;
       if (next >= last) next = column, next_k = k + depth;
-      int next_columns = last - next < PANEL ? last - next : PANEL, next_depth = g->k - next_k < DEPTH ? g->k - next_k : DEPTH;
+      int next_columns = least(last - next, PANEL), next_depth = least(g->k - next_k, DEPTH);
       for (int m = row; m < end; m += ROWS) {
         if (next_depth > 0 && (!g->packed || values_of(g->packed)))
           prefetch(g, next, next_columns, next_k, next_depth, (m - row) / ROWS, (end - row + ROWS - 1) / ROWS);
-        t.rows = end - m < ROWS ? end - m : ROWS;
+        t.to.rows = least(end - m, ROWS);
         for (int i = 0; i < ROWS; i++) {
-          int64_t r = m + (i < t.rows ? i : t.rows - 1); // what is not written may be computed twice
+          int64_t r = m + least(i, t.to.rows - 1); // what is not written may be computed twice
           t.row[i] = g->a + (g->trans_a ? k * (int64_t)g->lda + r : r * g->lda + k);
         }
-        t.c = g->c + m * (int64_t)g->ldc + first;
+        t.to.c = g->c + m * (int64_t)g->ldc + first;
         if (vectors == 3) tile_3(&t);
         else if (vectors == 2) tile_2(&t);
         else tile_1(&t);
@@ -199,33 +174,23 @@ static void piece(const gemm_args *g, int row, int end, int column, int last) {
 
 typedef struct {
   const gemm_args *g;
-  int rows, columns, across; // of a piece; pieces side by side
-} cut;
+  cut to;
+} gemm_pieces;
 
 static void gemm_range(void *context, int64_t begin, int64_t end) {
-  const cut *c = context;
+  const gemm_pieces *p = context;
+  const gemm_args *g = p->g;
   for (int64_t at = begin; at < end; at++) {
-    int row = (int)(at / c->across) * c->rows, column = (int)(at % c->across) * c->columns;
-    int rows = c->g->m - row < c->rows ? c->g->m - row : c->rows;
-    int columns = c->g->n - column < c->columns ? c->g->n - column : c->columns;
-    piece(c->g, row, row + rows, column, column + columns);
+    int row = (int)(at / p->to.across) * p->to.rows, column = (int)(at % p->to.across) * p->to.columns;
+    piece(g, row, least(row + p->to.rows, g->m), column, least(column + p->to.columns, g->n));
   }
 }
 
-static int least(int a, int b) { return a < b ? a : b; }
-
 static void cut_and_run(const gemm_args *g, int pieces) {
   if (g->m == 0 || g->n == 0) return;
-  int panels = (g->n + PANEL - 1) / PANEL, wide = least(panels / pieces, MOST_PANELS);
-  cut c = {g, least(g->m, MOST_ROWS), (wide > 1 ? wide : 1) * PANEL, 0};
-  c.across = (g->n + c.columns - 1) / c.columns;
-  if (2 * c.across < pieces) { // every piece packs its own panel: no more of them than are needed
-    int down = pieces / (2 * c.across), rows = (g->m + down - 1) / down;
-    c.rows = least(c.rows, (rows + 3 * ROWS - 1) / (3 * ROWS) * (3 * ROWS));
-  }
-  int64_t all = (int64_t)c.across * ((g->m + c.rows - 1) / c.rows);
-  if (pieces == 1) gemm_range(&c, 0, all);
-  else parallel(all, 1, gemm_range, &c);
+  gemm_pieces p = {g, cut_of(g->m, g->n, pieces)};
+  if (pieces == 1) gemm_range(&p, 0, p.to.all);
+  else parallel(p.to.all, 1, gemm_range, &p);
 }
 
 void gemm(const gemm_args *g) { cut_and_run(g, pool_threads() == 1 ? 1 : 4 * pool_threads()); }

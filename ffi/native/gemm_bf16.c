@@ -9,16 +9,10 @@
 #include "tiles.h"
 #include <stdlib.h>
 
-#define MOST_ROWS 480 // that are rounded at a time
-#define DEEPEST 6144  // terms of a row that are: whole blocks. src/ops/packed.ts computes the room for both
+// Terms of a row that are rounded at a time, of MOST_ROWS rows: whole blocks. src/device/scratch.ts computes the room for them.
+#define DEEPEST 6144
 
 #ifdef __x86_64__
-
-#define ROWS 8         // of a tile
-#define VECTORS 3      // of 16 columns, of a tile
-#define PANEL (16 * VECTORS)
-#define DEPTH 384      // pairs of a block: a panel of it is 72 KiB
-#define MOST_PANELS 6  // of a piece
 
 #define BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define ALWAYS_BF16 static inline __attribute__((always_inline)) BF16
@@ -34,24 +28,16 @@ int native_bf16(void) {
 typedef struct {
   const int32_t *row[ROWS];
   const int32_t *b;
-  int depth, rows; // that are written
-  __mmask16 last;  // of the last vector of columns
-  float beta;
-  float *c;
-  int64_t ldc;
+  int depth;
+  tile_place to;
 } tile_args;
 
 ALWAYS_BF16 void tile(const tile_args *t, const int vectors) {
   __m512 sum[ROWS][VECTORS];
-  UNROLLED for (int i = 0; i < ROWS; i++)
-    UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] = _mm512_setzero_ps();
+  begin_sums(sum, &t->to, vectors);
   const int32_t *r0 = t->row[0], *r1 = t->row[1], *r2 = t->row[2], *r3 = t->row[3];
   const int32_t *r4 = t->row[4], *r5 = t->row[5], *r6 = t->row[6], *r7 = t->row[7];
   const int32_t *b = t->b;
-  const __mmask16 last = t->last;
-  UNROLLED for (int i = 0; i < ROWS; i++)
-    for (int j = 0; j < vectors; j++)
-      if (i < t->rows) __builtin_prefetch(t->c + i * t->ldc + 16 * j, 1, 3);
   const int64_t end = t->depth;
   for (int64_t at = 0; at < end; at++, b += PANEL) {
     __m512bh column[VECTORS];
@@ -64,16 +50,7 @@ ALWAYS_BF16 void tile(const tile_args *t, const int vectors) {
     PAIR(0) PAIR(1) PAIR(2) PAIR(3) PAIR(4) PAIR(5) PAIR(6) PAIR(7)
 #undef PAIR
   }
-  __m512 beta = _mm512_set1_ps(t->beta);
-  UNROLLED for (int i = 0; i < ROWS; i++) {
-    if (i >= t->rows) break;
-    float *c = t->c + i * t->ldc;
-    UNROLLED for (int j = 0; j < vectors; j++) {
-      __mmask16 mask = j == vectors - 1 ? last : 0xffff;
-      __m512 before = t->beta == 0 ? _mm512_setzero_ps() : _mm512_mul_ps(beta, _mm512_maskz_loadu_ps(mask, c + 16 * j));
-      _mm512_mask_storeu_ps(c + 16 * j, mask, _mm512_add_ps(sum[i][j], before));
-    }
-  }
+  write_sums(sum, &t->to, vectors);
 }
 
 BF16 static void tile_1(const tile_args *t) { tile(t, 1); }
@@ -81,7 +58,6 @@ BF16 static void tile_2(const tile_args *t) { tile(t, 2); }
 BF16 static void tile_3(const tile_args *t) { tile(t, 3); }
 
 static inline __mmask32 first_of_32(int count) { return count >= 32 ? 0xffffffff : (1u << count) - 1; }
-static inline __mmask16 first_of_16(int count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
 
 // A panel from rows of the weight, which become its columns: `terms` of each, by pairs, the last with a zero if they are odd.
 BF16 static void pack_rows(const uint16_t *w, int64_t ld, int columns, int terms, int32_t *to) {
@@ -118,7 +94,7 @@ typedef struct {
   int64_t ldw;
   float beta, *c;
   int64_t ldc;
-  int high, wide, across; // rows and columns of a piece; pieces side by side
+  cut to;
 } block;
 
 BF16 static void round_range(void *context, int64_t begin, int64_t end) {
@@ -150,8 +126,6 @@ static void prefetch(const block *b, int column, int columns, int k, int terms, 
     for (int i = 0; i < width; i += 32) __builtin_prefetch(from + row * b->ldw + i, 0, 2);
 }
 
-static int least(int a, int b) { return a < b ? a : b; }
-
 // Rows [row, end) of c by columns [column, last).
 static void piece(const block *b, int row, int end, int column, int last) {
   int32_t *panel = panel_of_thread();
@@ -159,8 +133,8 @@ static void piece(const block *b, int row, int end, int column, int last) {
     int terms = least(b->terms - k, 2 * DEPTH);
     for (int first = column; first < last; first += PANEL) {
       int columns = least(last - first, PANEL), vectors = (columns + 15) / 16;
-      tile_args t = {.b = panel, .depth = (terms + 1) / 2, .beta = k == 0 ? b->beta : 1, .ldc = b->ldc};
-      t.last = first_of_16(columns - 16 * (vectors - 1));
+      tile_args t = {.b = panel, .depth = (terms + 1) / 2};
+      t.to = (tile_place){.last = first_of_16(columns - 16 * (vectors - 1)), .alpha = 1, .beta = k == 0 ? b->beta : 1, .ldc = b->ldc};
       if (b->transposed) pack_rows(b->w + first * b->ldw + k, b->ldw, columns, terms, panel);
       else pack_columns(b->w + k * b->ldw + first, b->ldw, columns, terms, panel);
       int next = first + PANEL, next_k = k;
@@ -168,10 +142,10 @@ static void piece(const block *b, int row, int end, int column, int last) {
       int next_columns = least(last - next, PANEL), next_terms = least(b->terms - next_k, 2 * DEPTH);
       for (int m = row; m < end; m += ROWS) {
         if (next_terms > 0) prefetch(b, next, next_columns, next_k, next_terms, (m - row) / ROWS, (end - row + ROWS - 1) / ROWS);
-        t.rows = least(end - m, ROWS);
+        t.to.rows = least(end - m, ROWS);
         for (int i = 0; i < ROWS; i++) // what is not written may be computed twice
-          t.row[i] = b->a + (m + least(i, t.rows - 1)) * b->pitch + k / 2;
-        t.c = b->c + m * b->ldc + first;
+          t.row[i] = b->a + (m + least(i, t.to.rows - 1)) * b->pitch + k / 2;
+        t.to.c = b->c + m * b->ldc + first;
         if (vectors == 3) tile_3(&t);
         else if (vectors == 2) tile_2(&t);
         else tile_1(&t);
@@ -183,23 +157,15 @@ static void piece(const block *b, int row, int end, int column, int last) {
 static void block_range(void *context, int64_t begin, int64_t end) {
   const block *b = context;
   for (int64_t at = begin; at < end; at++) {
-    int row = (int)(at / b->across) * b->high, column = (int)(at % b->across) * b->wide;
-    piece(b, row, least(row + b->high, b->rows), column, least(column + b->wide, b->n));
+    int row = (int)(at / b->to.across) * b->to.rows, column = (int)(at % b->to.across) * b->to.columns;
+    piece(b, row, least(row + b->to.rows, b->rows), column, least(column + b->to.columns, b->n));
   }
 }
 
 static void multiply_block(block *b) {
-  int pieces = pool_threads() == 1 ? 1 : 4 * pool_threads();
-  int panels = (b->n + PANEL - 1) / PANEL, wide = least(panels / pieces, MOST_PANELS);
-  b->wide = (wide > 1 ? wide : 1) * PANEL;
-  b->across = (b->n + b->wide - 1) / b->wide;
-  b->high = b->rows;
-  if (2 * b->across < pieces) { // every piece packs its own panel: no more of them than are needed
-    int down = pieces / (2 * b->across), rows = (b->rows + down - 1) / down;
-    b->high = (rows + 3 * ROWS - 1) / (3 * ROWS) * (3 * ROWS);
-  }
+  b->to = cut_of(b->rows, b->n, pool_threads() == 1 ? 1 : 4 * pool_threads());
   parallel(b->rows, ROWS, round_range, b);
-  parallel((int64_t)b->across * ((b->rows + b->high - 1) / b->high), 1, block_range, b);
+  parallel(b->to.all, 1, block_range, b);
 }
 
 // c[m, n] = a op(w) + beta c with a weight in bf16, [n, k] where op transposes, else [k, n]; a is rounded to bf16. `scratch`

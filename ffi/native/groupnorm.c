@@ -47,8 +47,8 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
     for (int i = 0; i < a->dim; i++) along += dy[i] * a->weight[column + i] * x[i] * silu(gate[i]);
     along *= rstd * rstd / (float)a->dim;
     for (int i = 0; i < a->dim; i++) {
-      float z = gate[i], s = sigmoid(z), du = rstd * (dy[i] * a->weight[column + i] - x[i] * z * s * along);
-      dgate[i] = du * x[i] * s * (1.0f + z * (1.0f - s));
+      float z = gate[i], s = sigmoid(z), du = rstd * fused(dy[i], a->weight[column + i], -(x[i] * z * s * along));
+      dgate[i] = du * x[i] * s * fused(z, 1.0f - s, 1.0f);
       dx[i] = du * z * s;
     }
   }

@@ -136,8 +136,7 @@ static void expand_nf4(const packed_linear *from, int64_t first, int64_t count, 
   const uint8_t *codes = from->codes;
   for (int64_t at = first, end = first + count; at < end;) {
     int64_t block = at / NF4_BLOCK, stop = (block + 1) * NF4_BLOCK < end ? (block + 1) * NF4_BLOCK : end;
-    volatile float scaled = dynamic[from->absmax[block]] * from->nested[block / NESTED_BLOCK]; // rounded before the sum
-    float absmax = scaled + *from->mean;
+    float absmax = dynamic[from->absmax[block]] * from->nested[block / NESTED_BLOCK] + *from->mean;
     for (; at < stop; at += 2, to += 2) {
       const float *two = pairs[codes[at / 2]];
       to[0] = two[0] * absmax;

@@ -18,7 +18,7 @@ static void rmsnorm_forward_range(void *context, int64_t begin, int64_t end) {
     a->rstd[m] = rstd;
     if (a->residual) {
       const float *residual = a->residual + m * a->width;
-      for (int i = 0; i < a->width; i++) y[i] = residual[i] + a->weight[i] * (x[i] * rstd);
+      for (int i = 0; i < a->width; i++) y[i] = fused(a->weight[i], x[i] * rstd, residual[i]);
     } else {
       for (int i = 0; i < a->width; i++) y[i] = a->weight[i] * (x[i] * rstd);
     }
@@ -41,9 +41,9 @@ static void rmsnorm_backward_range(void *context, int64_t begin, int64_t end) {
     float mean = lanes_sum(acc) * rstd * rstd / (float)a->width;
     if (a->residual) {
       const float *residual = a->residual + m * a->width;
-      for (int j = 0; j < a->width; j++) dx[j] = residual[j] + rstd * (a->weight[j] * dy[j] - x[j] * mean);
+      for (int j = 0; j < a->width; j++) dx[j] = fused(rstd, fused(a->weight[j], dy[j], -(x[j] * mean)), residual[j]);
     } else {
-      for (int j = 0; j < a->width; j++) dx[j] = rstd * (a->weight[j] * dy[j] - x[j] * mean);
+      for (int j = 0; j < a->width; j++) dx[j] = rstd * fused(a->weight[j], dy[j], -(x[j] * mean));
     }
   }
 }

@@ -31,8 +31,8 @@ WIDE static void rope_forward_range(void *context, int64_t begin, int64_t end) {
       }
       for (int i = 0; i < half; i++) {
         float lo = x[i], hi = x[i + half];
-        out[i] = lo * cos[i] - hi * sin[i];
-        out[i + half] = hi * cos[i] + lo * sin[i];
+        out[i] = fused(lo, cos[i], -(hi * sin[i]));
+        out[i + half] = fused(hi, cos[i], lo * sin[i]);
       }
       if (out != x) memcpy(out + 2 * half, x + 2 * half, sizeof(float) * (size_t)(dim - 2 * half));
       if (a->q_scale && h < a->q_heads)
@@ -64,8 +64,8 @@ WIDE static void rope_backward_range(void *context, int64_t begin, int64_t end) 
         for (int i = 0; i < dim; i++) d[i] *= a->q_scale[position];
       for (int i = 0; i < half; i++) {
         float lo = d[i], hi = d[i + half];
-        d[i] = lo * cos[i] + hi * sin[i];
-        d[i + half] = hi * cos[i] - lo * sin[i];
+        d[i] = fused(lo, cos[i], hi * sin[i]);
+        d[i + half] = fused(hi, cos[i], -(lo * sin[i]));
       }
       if (!a->q_weight) continue;
       const float *x = a->qkv + m * width + (int64_t)h * dim;
@@ -73,7 +73,7 @@ WIDE static void rope_backward_range(void *context, int64_t begin, int64_t end) 
       float rstd = head_rstd(x, dim, a->eps), mean = 0;
       for (int i = 0; i < dim; i++) mean += weight[i] * d[i] * x[i];
       mean *= rstd * rstd / (float)dim;
-      for (int i = 0; i < dim; i++) d[i] = rstd * (weight[i] * d[i] - x[i] * mean);
+      for (int i = 0; i < dim; i++) d[i] = rstd * fused(weight[i], d[i], -(x[i] * mean));
     }
   }
 }

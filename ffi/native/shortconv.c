@@ -23,7 +23,7 @@ static inline float taps_sum(const short_args *a, int64_t m, int64_t first, int 
   float sum = 0;
   for (int t = 0; t < a->taps; t++) {
     int64_t from = m - a->taps + 1 + t;
-    if (from >= first) sum += a->weight[c * a->taps + t] * gated(a, from, c);
+    if (from >= first) sum = fused(a->weight[c * a->taps + t], gated(a, from, c), sum);
   }
   return sum;
 }
@@ -61,7 +61,7 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
       float dy = a->dy[m * channels + c];
       memmove(after + 1, after, sizeof(float) * (size_t)(taps - 1));
       after[0] = dy * row[channels];
-      for (int t = 0; t < taps; t++) du += a->weight[c * taps + taps - 1 - t] * after[t];
+      for (int t = 0; t < taps; t++) du = fused(a->weight[c * taps + taps - 1 - t], after[t], du);
       to[0] = du * row[2 * channels];
       to[channels] = dy * taps_sum(a, m, first, c);
       to[2 * channels] = du * row[0];
@@ -107,10 +107,10 @@ static void decode_range(void *context, int64_t begin, int64_t end) {
       float sum = 0, u = gated(a, m, c);
       for (int t = 0; t < kept; t++) {
         float *at = window + t * channels + c;
-        sum += a->weight[c * a->taps + t] * *at;
+        sum = fused(a->weight[c * a->taps + t], *at, sum);
         *at = t + 1 < kept ? at[channels] : u;
       }
-      y[c] = a->bcx[m * 3 * channels + channels + c] * (sum + a->weight[c * a->taps + kept] * u);
+      y[c] = a->bcx[m * 3 * channels + channels + c] * fused(a->weight[c * a->taps + kept], u, sum);
     }
   }
 }

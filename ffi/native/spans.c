@@ -45,7 +45,7 @@ static void spans_backward_range(void *context, int64_t begin, int64_t end) {
         for (int l = 0; l < LANES; l++) acc[l] += weight[i + l] * d[i + l] * x[i + l];
       for (int l = 0; i < size; i++, l++) acc[l] += weight[i] * d[i] * x[i];
       float mean = lanes_sum(acc) * rstd * rstd / (float)size;
-      for (int j = 0; j < size; j++) d[j] = rstd * (weight[j] * d[j] - x[j] * mean);
+      for (int j = 0; j < size; j++) d[j] = rstd * fused(weight[j], d[j], -(x[j] * mean));
     }
   }
 }

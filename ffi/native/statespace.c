@@ -49,14 +49,14 @@ static void write_token(const space_args *a, const float *from, float *to, int64
   token_step of = step_of(a, m, head);
   for (int i = 0; i < a->dim; i++) {
     float value = of.step * x[i];
-    for (int j = 0; j < a->size; j++) to[i * a->size + j] = of.keeps * from[i * a->size + j] + value * key[j];
+    for (int j = 0; j < a->size; j++) to[i * a->size + j] = fused(of.keeps, from[i * a->size + j], value * key[j]);
   }
 }
 
 static void read_out(const space_args *a, const float *state, int64_t m, int head, float *out) {
   const float *row = a->mixed + m * mixed_width(a), *x = row + value_column(a, head);
   const float *query = row + key_column(a, head) + (int64_t)a->groups * a->size;
-  for (int i = 0; i < a->dim; i++) out[i] = dot(state + i * a->size, query, a->size) + a->skip[head] * x[i];
+  for (int i = 0; i < a->dim; i++) out[i] = fused(a->skip[head], x[i], dot(state + i * a->size, query, a->size));
 }
 
 static void forward_range(void *context, int64_t begin, int64_t end) {
@@ -91,9 +91,9 @@ void statespace_forward(const float *mixed, const float *steps, int64_t steps_st
 static inline void read_gradient(int size, float dout, float value, const float *restrict query, const float *restrict after,
                                  float *restrict g, float *restrict dkey, float *restrict dquery) {
   for (int j = 0; j < size; j++) {
-    g[j] += dout * query[j];
-    dquery[j] += dout * after[j];
-    dkey[j] += value * g[j];
+    g[j] = fused(dout, query[j], g[j]);
+    dquery[j] = fused(dout, after[j], dquery[j]);
+    dkey[j] = fused(value, g[j], dkey[j]);
   }
 }
 
@@ -118,12 +118,12 @@ static void token_backward(const space_args *a, int64_t m, int head, int part, c
     float *g = gradient + i * a->size;
     read_gradient(a->size, dout[i], of.step * x[i], query, after + i * a->size, g, dkey, dquery);
     float along = dot(g, key, a->size);
-    dx[i] = a->skip[head] * dout[i] + of.step * along;
-    dstep += along * x[i];
+    dx[i] = fused(a->skip[head], dout[i], of.step * along);
+    dstep = fused(along, x[i], dstep);
     dkeeps += dot(g, before + i * a->size, a->size);
     for (int j = 0; j < a->size; j++) g[j] *= of.keeps;
   }
-  a->dsteps[m * a->dsteps_stride + head] = (dstep - of.rate * of.keeps * dkeeps) * of.slope;
+  a->dsteps[m * a->dsteps_stride + head] = fused(-(of.rate * of.keeps), dkeeps, dstep) * of.slope;
 }
 
 static void head_backward(const space_args *a, const int32_t *sequence, int head, int part, float *room) {

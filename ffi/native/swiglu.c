@@ -26,7 +26,7 @@ WIDE static void swiglu_backward_range(void *context, int64_t begin, int64_t end
     float *dgate = a->out + m * 2 * a->width, *dup = dgate + a->width;
     for (int i = 0; i < a->width; i++) {
       float g = gate[i], u = up[i], s = sigmoid(g);
-      dgate[i] = dh[i] * u * s * (1.0f + g * (1.0f - s));
+      dgate[i] = dh[i] * u * s * fused(g, 1.0f - s, 1.0f);
       dup[i] = dh[i] * g * s;
     }
   }

@@ -21,8 +21,8 @@ static void forward_range(void *context, int64_t begin, int64_t end) {
     for (int i = 0; i < t->hidden; i += 8) { // a hidden size is a multiple of 8
       float sum[8] = {0};
       for (int r = 0; r < t->rank; r++)
-        for (int l = 0; l < 8; l++) sum[l] += b[r] * t->a[(int64_t)r * t->hidden + i + l];
-      for (int l = 0; l < 8; l++) x[i + l] += t->scale * sum[l];
+        for (int l = 0; l < 8; l++) sum[l] = fused(b[r], t->a[(int64_t)r * t->hidden + i + l], sum[l]);
+      for (int l = 0; l < 8; l++) x[i + l] = fused(t->scale, sum[l], x[i + l]);
     }
   }
 }

@@ -1,8 +1,16 @@
-// What products by AVX-512 share: how their functions are compiled, and words turned in registers.
+// What products by AVX-512 share: how their functions are compiled, sizes of tiles, how a product is cut into pieces, and how
+// words are turned in registers and sums written.
 #pragma once
 
 #ifdef __x86_64__
 #include <immintrin.h>
+
+#define ROWS 8         // of a tile
+#define VECTORS 3      // of 16 columns, of a tile
+#define PANEL (16 * VECTORS)
+#define DEPTH 384      // words of a block's columns: a panel of it is 72 KiB
+#define MOST_PANELS 6  // of a piece: those of a block read the same part of its rows, which stays in the second cache
+#define MOST_ROWS 480  // of a piece
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
 // Of loops over arrays that are to lie in registers.
@@ -12,6 +20,61 @@
 #define UNROLLED _Pragma("GCC unroll 16")
 #endif
 #define ALWAYS static inline __attribute__((always_inline)) AVX512
+
+static inline int least(int a, int b) { return a < b ? a : b; }
+
+// Masks of the first `count` of a vector, of all where there are more.
+static inline __mmask16 first_of_16(int count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
+
+// How a product is cut into pieces.
+typedef struct {
+  int rows, columns; // of a piece
+  int across, all;   // pieces side by side, and in all
+} cut;
+
+// Of m rows by n columns, to about as many pieces.
+static inline cut cut_of(int m, int n, int pieces) {
+  int panels = (n + PANEL - 1) / PANEL, wide = least(panels / pieces, MOST_PANELS);
+  cut c = {least(m, MOST_ROWS), (wide > 1 ? wide : 1) * PANEL, 0, 0};
+  c.across = (n + c.columns - 1) / c.columns;
+  if (2 * c.across < pieces) { // every piece packs its own panel: no more of them than are needed
+    int down = pieces / (2 * c.across), rows = (m + down - 1) / down;
+    c.rows = least(c.rows, (rows + 3 * ROWS - 1) / (3 * ROWS) * (3 * ROWS));
+  }
+  c.all = c.across * ((m + c.rows - 1) / c.rows);
+  return c;
+}
+
+// Where a tile's sums go: c = alpha sum + beta c.
+typedef struct {
+  int rows;       // that are written
+  __mmask16 last; // of the last vector of columns
+  float alpha, beta;
+  float *c;
+  int64_t ldc;
+} tile_place;
+
+ALWAYS void begin_sums(__m512 sum[ROWS][VECTORS], const tile_place *to, const int vectors) {
+  UNROLLED for (int i = 0; i < ROWS; i++)
+    UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] = _mm512_setzero_ps();
+  UNROLLED for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < vectors; j++)
+      if (i < to->rows) __builtin_prefetch(to->c + i * to->ldc + 16 * j, 1, 3);
+}
+
+ALWAYS void write_sums(__m512 sum[ROWS][VECTORS], const tile_place *to, const int vectors) {
+  __m512 alpha = _mm512_set1_ps(to->alpha), beta = _mm512_set1_ps(to->beta);
+  const __mmask16 last = to->last;
+  UNROLLED for (int i = 0; i < ROWS; i++) {
+    if (i >= to->rows) break;
+    float *c = to->c + i * to->ldc;
+    UNROLLED for (int j = 0; j < vectors; j++) {
+      __mmask16 mask = j == vectors - 1 ? last : 0xffff;
+      __m512 before = to->beta == 0 ? _mm512_setzero_ps() : _mm512_mul_ps(beta, _mm512_maskz_loadu_ps(mask, c + 16 * j));
+      _mm512_mask_storeu_ps(c + 16 * j, mask, _mm512_fmadd_ps(alpha, sum[i][j], before));
+    }
+  }
+}
 
 // Transposes 16 by 16 values in registers.
 ALWAYS void transpose(__m512 r[16]) {

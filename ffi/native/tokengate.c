@@ -12,7 +12,7 @@ static void forward_range(void *context, int64_t begin, int64_t end) {
   for (int64_t m = begin; m < end; m++) {
     int64_t at = m * a->width;
     float s = sigmoid(dot(a->gate + at, a->weight, a->width));
-    for (int i = 0; i < a->width; i++) a->out[at + i] = a->residual[at + i] + s * a->x[at + i];
+    for (int i = 0; i < a->width; i++) a->out[at + i] = fused(s, a->x[at + i], a->residual[at + i]);
   }
 }
 void tokengate_forward(const float *x, const float *gate, const float *weight, const float *residual, float *y, int rows,
@@ -27,7 +27,7 @@ static void backward_range(void *context, int64_t begin, int64_t end) {
     float s = sigmoid(dot(a->gate + at, a->weight, a->width));
     float d = s * (1.0f - s) * dot(a->dy + at, a->x + at, a->width);
     for (int i = 0; i < a->width; i++) {
-      a->dgate[at + i] += d * a->weight[i];
+      a->dgate[at + i] = fused(d, a->weight[i], a->dgate[at + i]);
       a->out[at + i] = s * a->dy[at + i];
     }
   }

@@ -42,7 +42,7 @@ static void value_norm_backward_range(void *context, int64_t begin, int64_t end)
       float *to = dx + (a->source + c) * dim, rstd = head_rstd(x, a->dim, a->eps);
       float mean = dot(d, x, a->dim) * rstd * rstd / (float)a->dim;
       int adds = a->source < a->heads + a->k_heads; // to what the keys have
-      for (int i = 0; i < a->dim; i++) to[i] = (adds ? to[i] : 0) + rstd * (d[i] - x[i] * mean);
+      for (int i = 0; i < a->dim; i++) to[i] = fused(rstd, fused(-x[i], mean, d[i]), adds ? to[i] : 0);
     }
   }
 }

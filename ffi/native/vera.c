@@ -46,7 +46,7 @@ static void reduce_a_range(void *context, int64_t begin, int64_t end) {
     uint32_t first = (uint32_t)(r * a->ld);
     double sum = 0;
     for (int k = 0; k < a->columns; k++) {
-      sum += (double)row[k] * draw(a->key, first + (uint32_t)k, a->bound);
+      sum = __builtin_fma(row[k], draw(a->key, first + (uint32_t)k, a->bound), sum);
       row[k] = 0;
     }
     a->vector[r] += (float)sum;
@@ -63,7 +63,7 @@ static void reduce_b_range(void *context, int64_t begin, int64_t end) {
     for (int64_t r = 0; r < a->rows; r++) {
       float *row = a->factor + r * a->columns + first;
       for (int i = 0; i < count; i++) {
-        sums[i] += (double)row[i] * draw(a->key, (uint32_t)(first + i) * (uint32_t)a->ld + (uint32_t)r, a->bound);
+        sums[i] = __builtin_fma(row[i], draw(a->key, (uint32_t)(first + i) * (uint32_t)a->ld + (uint32_t)r, a->bound), sums[i]);
         row[i] = 0;
       }
     }

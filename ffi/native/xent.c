@@ -24,7 +24,7 @@ static void shape(const xent_args *a, float *z, float sharp) {
 // From the gradient of logit z to that of the head's output.
 static inline float unshaped(const xent_args *a, float gradient, float z, float sharp) {
   float share = a->cap > 0 ? z / sharp / a->cap : 0;
-  return gradient * sharp * a->scale * (1.0f - share * share);
+  return gradient * sharp * a->scale * fused(-share, share, 1.0f);
 }
 
 WIDE static void xent_range(void *context, int64_t begin, int64_t end) {

@@ -143,9 +143,9 @@ def attention_forward(q_rows, kv_rows, bounds, out, lse, M, D, heads, kv_heads, 
             n = n0 + tl.arange(0, BN)
             s = tl.where((n[None, :] >= begin[:, None]) & (n[None, :] <= m[:, None]), s, float("-inf"))
         higher = tl.maximum(high, tl.max(s, 1) * to_log2)
-        p = tl.exp2(s * to_log2 - higher[:, None])
+        p = tl.exp2(tl.fma(s, to_log2, -higher[:, None]))
         less = tl.exp2(high - higher)
-        total = total * less + tl.sum(p, 1)
+        total = tl.fma(total, less, tl.sum(p, 1))
         acc = acc * less[:, None]
         v = load_rows(kv_rows, n0, k_head + kv_heads, all_heads, D, BN, HEAD_DIM, EXACT)
         acc = tl.dot(p.to(v.dtype), v, acc, input_precision="ieee")
@@ -181,7 +181,7 @@ def attention_backward_q(q_rows, kv_rows, do_rows, bounds, out, lse, delta, dqkv
         v = load_rows(kv_rows, n0, k_head + kv_heads, all_heads, D, BN, HEAD_DIM, EXACT)
         s, to_log2 = capped(tl.dot(q, k.T, input_precision="ieee"), scale, cap, CAP)
         dp = tl.dot(do, v.T, input_precision="ieee")
-        p = tl.exp2(s * to_log2 - lse_M[:, None])
+        p = tl.exp2(tl.fma(s, to_log2, -lse_M[:, None]))
         if (n0 < whole) | (n0 + BN > m0 + 1):
             n = n0 + tl.arange(0, BN)
             p = tl.where((n[None, :] >= begin[:, None]) & (n[None, :] <= m[:, None]), p, 0.0)
@@ -226,7 +226,7 @@ def attention_backward_kv(q_rows, kv_rows, do_rows, bounds, lse, delta, dqkv, pa
         s, to_log2 = capped(tl.dot(k, q.T, input_precision="ieee"), scale, cap, CAP)
         if MAKES != 2:
             dp = tl.dot(v, do.T, input_precision="ieee")
-        p = tl.exp2(s * to_log2 - tl.load(lse + row)[None, :] * LOG2E)
+        p = tl.exp2(tl.fma(s, to_log2, (tl.load(lse + row) * -LOG2E)[None, :]))
         if (m0 < n0 + BN - 1) | (m0 + BM > whole):
             p = tl.where((m[None, :] >= n[:, None]) & (m[None, :] < end[:, None]), p, 0.0)
         if MAKES != 1:

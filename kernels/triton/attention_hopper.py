@@ -149,9 +149,9 @@ def softmax(s, high, total, to_log2):
     """Of one more tile of scores: the tile's exponentials, the new maxima and sums, and what the old sums were multiplied
     by."""
     higher = gl.maximum(high, gl.max(s, 1) * to_log2)
-    p = gl.exp2(s * to_log2 - higher[:, None])
+    p = gl.exp2(gl.fma(s, to_log2, -higher[:, None]))
     less = gl.exp2(high - higher)
-    return p, higher, total * less + gl.sum(p, 1), less
+    return p, higher, gl.fma(total, less, gl.sum(p, 1)), less
 
 
 @gluon.jit
@@ -270,7 +270,7 @@ def query_rows(dqkv, out, lse, delta, bounds, q_s, do_s, q_full, keys, values, M
         arrived(values, j)
         dp = warpgroup_mma(do, tile_of(values, j).permute((1, 0)), none, use_acc=False, is_async=True)
         s = mask_keys(warpgroup_mma_wait(1, [s]), begin, m, m0, lo + j * BN, whole, BN, S)
-        p = gl.exp2(s * to_log2 - lse_M[:, None])
+        p = gl.exp2(gl.fma(s, to_log2, -lse_M[:, None]))
         arrived(keys, j + 1, j + 1 < tiles)
         dp = warpgroup_mma_wait(0, [dp])
         release(values, j)

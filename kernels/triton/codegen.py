@@ -3,6 +3,11 @@
 Triton's passes are called one by one instead of through triton.compile, which would write every stage into a cache on disk and
 assemble with line numbers, that is with the paths of this checkout in it. The same row gives the same bytes in every folder.
 
+A product and a sum are one operation only where a source says tl.fma. A compiler that may fuse a b + c d fuses it in one way
+here and in another there, as the rest of a kernel has it: then a row's bits depend on the variant that others in its batch
+decide. So Triton fuses nothing, and PTX has the rounding of each operation (mul.rn, add.rn), which neither ptxas nor a driver
+that compiles PTX may change.
+
 Integers are not specialised: a kernel serves every value. Pointers are aligned to 16 bytes. Triton's own scratch memory is
 refused, for a launch gives none: its two hidden pointers are null.
 """
@@ -70,7 +75,7 @@ def lower(row):
 
     target = GPUTarget("cuda", CAPABILITY[row["arch"]], 32)
     backend = make_backend(target)
-    options = backend.parse_options(dict(num_warps=row["warps"], num_stages=row["stages"]))
+    options = backend.parse_options(dict(num_warps=row["warps"], num_stages=row["stages"], enable_fp_fusion=False))
     stages, metadata = {}, {}
     backend.add_stages(stages, options, source.language)
     context = ir.context()

@@ -28,7 +28,7 @@ def combine(y, place, weights, start, out, k, H, has_weights, has_start, BLOCK: 
         p = tl.load(place + m * k + j)
         if p >= 0:
             weight = tl.load(weights + m * k + j, mask=has_weights != 0, other=1.0)
-            total += weight * tl.load(y + p.to(tl.int64) * H + h, mask=h < H, other=0.0).to(tl.float32)
+            total = tl.fma(weight, tl.load(y + p.to(tl.int64) * H + h, mask=h < H, other=0.0).to(tl.float32), total)
     tl.store(out + m * H + h, total.to(out.dtype.element_ty), mask=h < H)
 
 
@@ -44,7 +44,7 @@ def combine_adapted(y, place, weights, start, out, low, low_at, factors, scale, 
     for j in range(k):
         p = tl.load(place + m * k + j)
         weight = tl.load(weights + m * k + j, mask=(p >= 0) & (has_weights != 0), other=1.0)
-        total += weight[:, None] * tl.load(y + p.to(tl.int64)[:, None] * H + h[None, :], mask=(p >= 0)[:, None] & inside, other=0.0).to(tl.float32)
+        total = tl.fma(weight[:, None], tl.load(y + p.to(tl.int64)[:, None] * H + h[None, :], mask=(p >= 0)[:, None] & inside, other=0.0).to(tl.float32), total)
     tile = tl.program_id(1) * BM // ROW_TILE
     adapter = tl.load(tile_adapter + tile)
     three = ranks_of(ranks, ranks_stride, adapter, G)
@@ -60,7 +60,7 @@ def combine_adapted(y, place, weights, start, out, low, low_at, factors, scale, 
             r = r0 + tl.arange(0, RB)
             low_MR = tl.load(begin + (column + r)[None, :], mask=(r < padded(rank))[None, :], other=0.0)
             f_RN = tl.load(factor + r[:, None].to(tl.int64) * H + h[None, :], mask=(r < rank)[:, None] & inside, other=0.0)
-            total += tl.dot(low_MR, f_RN, input_precision="ieee") * times
+            total = tl.fma(tl.dot(low_MR, f_RN, input_precision="ieee"), times, total)
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
 

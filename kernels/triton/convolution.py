@@ -28,7 +28,7 @@ def taps_sum(x, weight, bias, first_M, m_M, c_C, inside, C, stride, biased, TAPS
         row_M = m_M - (TAPS - 1) + t
         seen = (inside & (row_M >= first_M))[:, None] & (c_C < C)[None, :]
         x_MC = tl.load(x + row_M.to(tl.int64)[:, None] * stride + c_C[None, :], mask=seen, other=0.0).to(tl.float32)
-        p_MC += tl.load(weight + c_C * TAPS + t, mask=c_C < C, other=0.0)[None, :] * x_MC
+        p_MC = tl.fma(tl.load(weight + c_C * TAPS + t, mask=c_C < C, other=0.0)[None, :], x_MC, p_MC)
     return p_MC
 
 
@@ -67,14 +67,14 @@ def convolution_backward(dy, x, weight, bias, bounds, dx, M, C, stride, biased, 
         dy_C = tl.load(dy + at * C + c_C, mask=c_C < read, other=0.0).to(tl.float32)
         # Rows of other sequences are left out, never multiplied by 0: they may be NaN, and 0 has a sign.
         one, two, three = inside & (row - 1 >= first), inside & (row - 2 >= first), inside & (row - 3 >= first)
-        before_C = w0_C * tl.where(three, x3_C, 0.0) + w1_C * tl.where(two, x2_C, 0.0) + w2_C * tl.where(one, x1_C, 0.0)
-        p_C = bias_C + before_C + w3_C * x0_C
+        before_C = tl.fma(w1_C, tl.where(two, x2_C, 0.0), w0_C * tl.where(three, x3_C, 0.0))
+        p_C = tl.fma(w3_C, x0_C, bias_C + tl.fma(w2_C, tl.where(one, x1_C, 0.0), before_C))
         s_C = tl.sigmoid(p_C)
-        g_C = dy_C * s_C * (1.0 + p_C * (1.0 - s_C))
-        d3_C = tl.where(three, d3_C + w0_C * g_C, d3_C)
+        g_C = dy_C * s_C * tl.fma(p_C, 1.0 - s_C, 1.0)
+        d3_C = tl.where(three, tl.fma(w0_C, g_C, d3_C), d3_C)
         to = row - 3
         tl.store(dx + to.to(tl.int64) * stride + c_C, d3_C.to(dx.dtype.element_ty), mask=c_C < tl.where((to >= begin) & (to < M), C, 0))
-        d3_C, d2_C, d1_C = tl.where(two, d2_C + w1_C * g_C, d2_C), tl.where(one, d1_C + w2_C * g_C, d1_C), tl.where(inside, w3_C * g_C, 0.0)
+        d3_C, d2_C, d1_C = tl.where(two, tl.fma(w1_C, g_C, d2_C), d2_C), tl.where(one, tl.fma(w2_C, g_C, d1_C), d1_C), tl.where(inside, w3_C * g_C, 0.0)
         x3_C, x2_C, x1_C = x2_C, x1_C, x0_C
 
 

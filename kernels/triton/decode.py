@@ -19,7 +19,8 @@ Sums are f32, with a running softmax over blocks of BN keys that are counted fro
 sees no key changes no bit of it, so a row's numbers depend neither on the others of its tile nor on where pages lie.
 
 Launch, no scratch: cache_write grid (M, ceil(W / BLOCK)); attention_decode grid (M, C, ceil(Q / C / BM)); attention_extend
-grid (T, Q, ceil(largest tile / BM)).
+grid (T, Q, ceil(largest tile / BM)). Where each query head has keys of its own, decode_alone.py
+has an attention_decode.
 """
 import triton
 import triton.language as tl
@@ -145,6 +146,11 @@ HEADS = {
     "ptr": ((64, 1, 64, 64, 4, 3), (128, 1, 64, 64, 4, 3), (256, 1, 32, 64, 4, 2), (512, 1, 16, 16, 4, 2), (128, 0, 32, 32, 4, 2), (256, 0, 32, 32, 8, 2)),
     "f32": ((128, 0, 32, 32, 8, 2), (256, 0, 16, 16, 8, 2), (512, 0, 16, 16, 4, 1)),
 }
+# Keys at once and stages of attention_decode, by HEAD_DIM where EXACT = 1: many programs share a multiprocessor.
+FEW = {128: (32, 2)}
+# Heads, where each has keys of its own, that decode_alone.py attends; keys at once.
+ALONE = {"ptr": (64, 128), "f32": ()}
+ALONE_KEYS = 32
 PARAMETERS = "qkv:c cache:c pages:*i32 bounds:*i32 {}sinks:*fp32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32 has_sinks:i32"
 
 
@@ -153,6 +159,9 @@ def variants():
     yield row("decode", "cache_write", None, "qkv:*i32 places:*i32 pages:*i32 cache:*i32 W:i32 skip:i32", BLOCK=2048)
     for kind in HEADS:
         for head_dim, exact, keys, rows, warps, stages in HEADS[kind]:
-            found = row("decode", "attention_decode", kind, PARAMETERS.format(""), 4, stages, BM=16, BN=keys, HEAD_DIM=head_dim, EXACT=exact)
+            few, few_stages = FEW.get(head_dim, (keys, stages)) if exact else (keys, stages)
+            found = row("decode", "attention_decode", kind, PARAMETERS.format(""), 4, few_stages, BM=16, BN=few, HEAD_DIM=head_dim, EXACT=exact)
             yield from overlapping(found)
+            if exact and head_dim in ALONE[kind]:
+                yield from overlapping(row("decode_alone", "attention_decode", kind, PARAMETERS.format(""), 4, 1, BM=1, BN=ALONE_KEYS, HEAD_DIM=head_dim, EXACT=1))
             yield row("decode", "attention_extend", kind, PARAMETERS.format("tiles:*i32 "), warps, stages, BM=rows, BN=keys, HEAD_DIM=head_dim, EXACT=exact)

@@ -243,7 +243,7 @@ def delta_decode(mixed, gates, decay, bias, places, state, out, key_heads, heads
         beta = tl.sigmoid(tl.load(gates + m * 2 * heads + head).to(tl.float32))
         s_KV = tl.load(at_KV, mask=seen_KV, other=0.0) * tl.exp(-tl.exp(tl.load(decay + head)) * softplus)
         change_V = beta * (v - tl.sum(s_KV * k_K_[:, None], axis=0))
-        s_KV += k_K_[:, None] * change_V[None, :]
+        s_KV = tl.fma(k_K_[:, None], change_V[None, :], s_KV)
         out_V = tl.sum(s_KV * q_K[:, None], axis=0)
         tl.store(at_KV, s_KV, mask=seen_KV)
     tl.store(out + (m * heads + head) * V + v_V, out_V.to(out.dtype.element_ty), mask=v_V < V)

@@ -118,7 +118,7 @@ def chunk_backward(row, stop, mixed, bounds, vectors, t, p, n, dout, dmixed, M, 
         da_CC = tl.where(i[:, None] > i[None, :], da_CC, 0.0) * d_CC
         kk_CC = kk_CC * (rk_C[:, None] * rk_C[None, :])
         dbeta_C += tl.sum(da_CC * kk_CC, axis=1)
-        through_CC += da_CC * kk_CC
+        through_CC = tl.fma(da_CC, kk_CC, through_CC)
         dc_C = tl.sum(through_CC, axis=1) - tl.sum(through_CC, axis=0)
         tl.store(chunk_rows(p + head * 64, begin, heads * 64) + i[None, :], dp_CC.to(el), mask=inside[:, None])
         tl.store(chunk_rows(t + head * 64, begin, heads * 64) + i[None, :], ((da_CC + tl.trans(da_CC)) * rk_C[None, :]).to(el), mask=inside[:, None])

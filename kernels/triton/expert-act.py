@@ -16,6 +16,8 @@ Launch: forward grid (P, ceil(I / BLOCK)); backward grid (P), which all pairs ar
 import triton
 import triton.language as tl
 
+from clamp import clamped
+
 
 @triton.jit
 def load_both(row, i, I, BLOCK: tl.constexpr, INTERLEAVED: tl.constexpr):
@@ -35,14 +37,6 @@ def store_both(row, gate, up, i, I, BLOCK: tl.constexpr, INTERLEAVED: tl.constex
     else:
         tl.store(row + i, gate.to(row.dtype.element_ty), mask=i < I)
         tl.store(row + I + i, up.to(row.dtype.element_ty), mask=i < I)
-
-
-@triton.jit
-def clamped(gate, up, limit):
-    """Gate and up within their limits, and what up is multiplied as."""
-    g = tl.where((limit > 0.0) & (gate > limit), limit, gate)
-    u = tl.where((limit > 0.0) & (up > limit), limit, tl.where((limit > 0.0) & (up < -limit), -limit, up))
-    return g, tl.where(limit > 0.0, u + 1.0, u)
 
 
 @triton.jit

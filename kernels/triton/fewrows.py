@@ -21,7 +21,8 @@ the other, and pieces in their order: by fewrows_sum, or, where SUMS = 1, by the
 adapters add is a product of 16 rows for each adapter that has some of them, of which each row takes its own. So a row's
 numbers depend on no other row and on no number of rows. What follows a sum in its kernel reads it as the compute type has it.
 
-The weight's rows are the tall side of the product: 64 or 128 of them against 8 to 256 rows of x.
+The weight's rows are the tall side of the product: 64 or 128 of them against 8 to 256 rows of x. On Hopper up to 64 rows are
+multiplied by fewrows_hopper.py, with the same bits.
 
 `rows` is x. DESC variants take tensor descriptors: rows [BM, BK] and w [BN, BK].
 
@@ -30,7 +31,7 @@ ceil(N / BN) P ceil(M / BM), P = ceil(ceil(K / BK) / piece), with SUMS = 1 a P o
 ceil(columns of g / BN), ceil(M / BM)); fewrows_swiglu grid (ceil(I / BN), ceil(M / BM)); fewrows_rope grid (heads + 2
 kv_heads, ceil(M / BM)); fewrows_norm grid (M), the variant with the least BLOCK >= H.
 
-The kernels of sums are in fewrows_sums.py. A pass of a few rows is a chain of short kernels, whose time is that of loads that
+Kernels of sums are in fewrows_sums.py. A pass of a few rows is a chain of short kernels, whose time is that of loads that
 wait for each other. So on Hopper the kernels overlap (overlap.py): a row's adapter, its ranks, addresses of factors and what
 else is no activation is read, and weights come to L2, while the kernel before still runs.
 """
@@ -160,13 +161,18 @@ def fewrows_norm(x, weight, residual, y, H, eps, BLOCK: tl.constexpr, RESIDUAL: 
 
 # What is compiled.
 
-# BN, BK, warps and stages of fewrows_product by the rows that it takes at once; with SUMS for many rows. On Hopper by the
-# weight's bytes a second: 3.3 TB/s of a 7B's at 64 rows, where cuBLAS has 3.6.
+from attention_variants import descriptor
+
+# BN, BK, warps and stages of fewrows_product by the rows that it takes at once; with SUMS for many rows.
 BLOCKS = {
-    "tma": {16: (64, 64, 4, 6), 64: (64, 64, 4, 6), 128: (64, 64, 4, 4), 256: (128, 64, 8, 4)},
+    "tma": {128: (64, 64, 4, 4), 256: (128, 64, 8, 4)},
     "ptr": {16: (64, 64, 4, 4), 64: (64, 64, 4, 3), 128: (64, 64, 4, 3)},
     "f32": {16: (64, 32, 4, 2), 64: (64, 32, 4, 2)},
 }
+# The same of fewrows_hopper.py: BN, BK, stages of weights and of rows, and how many programs a multiprocessor holds. A launch
+# takes the first that holds all of its programs at once, or the last.
+STREAMS = {16: ((64, 64, 8, 8, 2), (64, 64, 6, 6, 3)), 64: ((64, 64, 5, 5, 2), (64, 64, 4, 4, 3))}
+GATED = {16: (64, 64, 4, 6, 2), 64: (64, 64, 2, 3, 3)}
 MANY = {"tma": (128, 128, 64, 8, 4), "ptr": (128, 128, 32, 8, 3), "f32": (64, 64, 32, 4, 2)}  # BM, BN, BK, warps, stages
 # Rows, columns and columns of x that a product of s takes, and columns of x of a piece of it.
 LOW = dict(LM=16, LJ=16, LK=128, PART=1024)
@@ -187,6 +193,7 @@ NAMES = {
     "fewrows_swiglu": f"part low h {SUM}",
     "fewrows_rope": f"part low out cache {SUM} positions places pages cos sin q_scale q_weight k_weight heads kv_heads D R scaled eps",
     "fewrows_norm": "x weight residual y H eps",
+    "fewrows_gated": "rows w h M N K",
 }
 
 
@@ -207,7 +214,20 @@ def products(kind, BM, BN, BK, warps, stages, sums):
         yield found
 
 
+def stream(kernel, BM, BN, BK, stages, row_stages, together, **constants):
+    found = made(kernel, ["tma"], "sm_90a", "bf16", 4, 1, BM=BM, BN=BN, BK=BK, **constants)
+    found["signature"] |= {"rows": descriptor("bf16", BM, BK, 128), "w": descriptor("bf16", BN, BK, 128)}
+    found["constants"] |= dict(STAGES=stages, ROW_STAGES=row_stages)
+    return dict(found, module="fewrows_hopper", launch=dict(TOGETHER=together))
+
+
 def variants():
+    for BM, choices in STREAMS.items():
+        for blocks in choices:
+            for low in (0, 1):
+                yield stream("fewrows_product", BM, *blocks, SUMS=0, LOW=low, DESC=1, **LOW)
+    for BM, blocks in GATED.items():
+        yield stream("fewrows_gated", BM, *blocks)
     for kind, blocks in BLOCKS.items():
         for BM, (BN, BK, warps, stages) in blocks.items():
             yield from products(kind, BM, BN, BK, warps, stages, 0)

@@ -148,13 +148,9 @@ def fp8_dequantise(codes, exponents, out, K, BLOCK: tl.constexpr):
 
 @triton.jit
 def scaled(acc, x_scale, w_scale, m0, n0, N, BM: tl.constexpr, H: tl.constexpr):
-    """
-    Half a tile at a time: the columns' scales take registers. Chosen by a mask, so that no variant contracts the product with
-    what is added to it where another contracts that: the variant depends on the widest adapter that is co-batched.
-    """
+    """Half a tile at a time: the columns' scales take registers."""
     n = n0 + tl.arange(0, H)
-    scales = tl.load(x_scale + m0 + tl.arange(0, BM))[:, None] * power(tl.load(w_scale + n, mask=n < N, other=127))[None, :]
-    return tl.where((n < N)[None, :], acc * scales, 0.0)
+    return acc * (tl.load(x_scale + m0 + tl.arange(0, BM))[:, None] * power(tl.load(w_scale + n, mask=n < N, other=127))[None, :])
 
 
 @triton.jit
@@ -200,8 +196,7 @@ def fp8_backward(dy, dy_scale, w, dx, ds, low_at, factors, ranks, tile_adapter, 
         acc = tl.zeros((BM, BN), tl.float32)
         for n in range(blocks):
             acc = tl.dot(load_tile(dy, m0, n * BK, M, N, BM, BK, DESC), load_tile(w, k0, n * BK, K, N, BN, BK, DESC).T, acc)
-        k = k0 + tl.arange(0, BN)
-        acc = tl.where((k < K)[None, :], acc * tl.load(dy_scale + m0 + tl.arange(0, BM))[:, None], 0.0)  # as in `scaled`
+        acc = acc * tl.load(dy_scale + m0 + tl.arange(0, BM))[:, None]
         adapter, three, ends, ds_row = low_of_tile(ds, low_at, ranks, tile_adapter, ranks_stride, m0, G, BM, LORA)
         drop = dropout_of_tile(dropout, row_number, adapter, module, m0, BM, LORA)
         left, right = halves(acc, BM, BN)

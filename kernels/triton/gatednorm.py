@@ -43,11 +43,11 @@ def gatednorm_backward(dy, x, gate, weight, dx, dgate, M, heads, D, gate_stride,
     w_MI = tl.load(weight + i, mask=i < D, other=0.0)[None, :]
     s_MI = tl.sigmoid(z_MI)
     rstd_M = tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(tl.sum(x_MI * x_MI, axis=1), D * 1.0) + eps))[:, None]
-    dgate_MI = dy_MI * w_MI * x_MI * rstd_M * s_MI * (1.0 + z_MI * (1.0 - s_MI))
+    dgate_MI = dy_MI * w_MI * x_MI * rstd_M * s_MI * tl.fma(z_MI, 1.0 - s_MI, 1.0)
     tl.store(dgate + m * dgate_stride + head * D + i[None, :], dgate_MI.to(dgate.dtype.element_ty), mask=seen)
     g_MI = dy_MI * w_MI * z_MI * s_MI
     mean_M = tl.div_rn(tl.sum(g_MI * x_MI, axis=1)[:, None] * rstd_M * rstd_M, D * 1.0)
-    tl.store(dx + at, (rstd_M * (g_MI - x_MI * mean_M)).to(dx.dtype.element_ty), mask=seen)
+    tl.store(dx + at, (rstd_M * tl.fma(x_MI, -mean_M, g_MI)).to(dx.dtype.element_ty), mask=seen)
 
 
 # What is compiled.

@@ -25,7 +25,7 @@ def rows_at(base, m, stride, i):
 @triton.jit
 def geglu_of(gate, up):
     """gelu(gate) up, in f32."""
-    return gate * tl.sigmoid((gate + gate * gate * gate * CUBIC) * TWICE_ROOT) * up
+    return gate * tl.sigmoid(tl.fma(gate * gate * gate, CUBIC, gate) * TWICE_ROOT) * up
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def geglu_backward(dh, gate, up, dgate, dup, I, gate_stride, up_stride, dgate_st
     u = tl.load(rows_at(up, m, up_stride, i), mask=inside, other=0.0)
     d = tl.load(dh + m * I + i, mask=inside, other=0.0).to(tl.float32)
     g, u = g.to(tl.float32), u.to(tl.float32)
-    s = tl.sigmoid((g + g * g * g * CUBIC) * TWICE_ROOT)
+    s = tl.sigmoid(tl.fma(g * g * g, CUBIC, g) * TWICE_ROOT)
     slope = (1.0 + g * g * (3.0 * CUBIC)) * TWICE_ROOT
     dg = d * u * s * (1.0 + g * (1.0 - s) * slope)
     tl.store(rows_at(dgate, m, dgate_stride, i), dg.to(dgate.dtype.element_ty), mask=inside)

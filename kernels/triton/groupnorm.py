@@ -42,8 +42,8 @@ def groupnorm_backward(dy, x, gate, weight, dx, dgate, groups, D, gate_stride, d
     u_I, g_I = x_I * (z_I * s_I), w_I * dy_I.to(tl.float32)
     rstd = tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(tl.sum(u_I * u_I), D.to(tl.float32)) + eps))
     mean = tl.div_rn(tl.sum(g_I * u_I) * rstd * rstd, D.to(tl.float32))
-    du_I = rstd * (g_I - u_I * mean)
-    dgate_I = du_I * x_I * s_I * (1.0 + z_I * (1.0 - s_I))
+    du_I = rstd * tl.fma(u_I, -mean, g_I)
+    dgate_I = du_I * x_I * s_I * tl.fma(z_I, 1.0 - s_I, 1.0)
     tl.store(dgate + m * dgate_stride + group * D + i, dgate_I.to(dgate.dtype.element_ty), mask=i < D)
     tl.store(dx + at, (du_I * (z_I * s_I)).to(dx.dtype.element_ty), mask=i < D)
 

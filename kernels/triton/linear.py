@@ -91,11 +91,11 @@ def forward_half(acc, y, bias, residual, s_row, factors, scale, adapter, three, 
         if WHOLE:
             g = tl.minimum((n0 >= first1).to(tl.int32) + (n0 >= first2).to(tl.int32), G - 1)  # the last beyond N
             part = low_rank(s_row, factors, adapter, g, n0, three, ends, factors_stride, first1, first2, N, BM, H, RB, WIDE, WHOLE, DESC)
-            acc += part * tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g, mask=adapter >= 0, other=0.0)
+            acc = tl.fma(part, tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g, mask=adapter >= 0, other=0.0), acc)
         else:
             for g in tl.static_range(3):
                 part = low_rank(s_row, factors, adapter, g, n0, three, ends, factors_stride, first1, first2, N, BM, H, RB, WIDE, WHOLE, DESC)
-                acc += part * tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g, mask=(adapter >= 0) & (g < G), other=0.0)
+                acc = tl.fma(part, tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g, mask=(adapter >= 0) & (g < G), other=0.0), acc)
     if BIAS:
         n = n0 + tl.arange(0, H)
         acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]

@@ -54,7 +54,7 @@ def head_weights(q_weight, k_weight, is_q, feature, inside):
 @triton.jit
 def head_rstd(lo, hi, half, eps):
     """f32[HEADS, 1]: 1 / sqrt(mean of squares + eps) of each head."""
-    mean = tl.div_rn(tl.sum(lo * lo + hi * hi, axis=1), (2 * half).to(tl.float32))
+    mean = tl.div_rn(tl.sum(tl.fma(lo, lo, hi * hi), axis=1), (2 * half).to(tl.float32))
     return tl.div_rn(1.0, tl.sqrt_rn(mean + eps))[:, None]
 
 
@@ -80,7 +80,7 @@ def rope_forward(qkv, positions, cos, sin, q_scale, q_weight, k_weight, out, hea
         x_lo = head_weights(q_weight, k_weight, head < heads, first, i < half) * (lo * rstd)
         x_hi = head_weights(q_weight, k_weight, head < heads, second, i < half) * (hi * rstd)
     scale = query_scales(positions, q_scale, m, scaled, head < heads)
-    y_lo, y_hi = (x_lo * cos_I - x_hi * sin_I) * scale, (x_hi * cos_I + x_lo * sin_I) * scale
+    y_lo, y_hi = tl.fma(x_lo, cos_I, -(x_hi * sin_I)) * scale, tl.fma(x_hi, cos_I, x_lo * sin_I) * scale
     tl.store(out + at_lo, tl.where(rotated, y_lo, lo).to(out.dtype.element_ty), mask=inside)
     tl.store(out + at_hi, tl.where(rotated, y_hi, hi).to(out.dtype.element_ty), mask=inside)
 
@@ -101,7 +101,7 @@ def rope_backward(dqkv, positions, cos, sin, q_scale, qkv, q_weight, k_weight, h
     lo = tl.load(dqkv + at_lo, mask=inside, other=0.0).to(tl.float32) * scale
     hi = tl.load(dqkv + at_hi, mask=inside, other=0.0).to(tl.float32) * scale
     cos_I, sin_I = row_angles(positions, cos, sin, m, R, i)
-    d_lo, d_hi = lo * cos_I + hi * sin_I, hi * cos_I - lo * sin_I
+    d_lo, d_hi = tl.fma(lo, cos_I, hi * sin_I), tl.fma(hi, cos_I, -(lo * sin_I))
     if NORM:
         x_lo = tl.load(qkv + at_lo, mask=inside, other=0.0).to(tl.float32)
         x_hi = tl.load(qkv + at_hi, mask=inside, other=0.0).to(tl.float32)

@@ -32,7 +32,7 @@ def taps_sum(bcx, weight, first_M, m_M, c_C, inside, C, TAPS: tl.constexpr):
         row_M = m_M - (TAPS - 1) + t
         seen = (inside & (row_M >= first_M))[:, None] & (c_C < C)[None, :]
         u_MC = part(bcx, row_M, c_C, 0, seen, C) * part(bcx, row_M, c_C, 2, seen, C)
-        p_MC += tl.load(weight + c_C * TAPS + t, mask=c_C < C, other=0.0)[None, :] * u_MC
+        p_MC = tl.fma(tl.load(weight + c_C * TAPS + t, mask=c_C < C, other=0.0)[None, :], u_MC, p_MC)
     return p_MC
 
 
@@ -62,7 +62,7 @@ def shortconv_backward(dy, bcx, weight, bounds, dbcx, M, C, TAPS: tl.constexpr, 
         seen = (row_M < end_M)[:, None] & (c_C < C)[None, :]
         dy_MC = tl.load(dy + row_M.to(tl.int64)[:, None] * C + c_C[None, :], mask=seen, other=0.0).to(tl.float32)
         weight_C = tl.load(weight + c_C * TAPS + TAPS - 1 - t, mask=c_C < C, other=0.0)
-        du_MC += weight_C[None, :] * (dy_MC * part(bcx, row_M, c_C, 1, seen, C))
+        du_MC = tl.fma(weight_C[None, :], dy_MC * part(bcx, row_M, c_C, 1, seen, C), du_MC)
     inside = first_M < end_M
     p_MC = taps_sum(bcx, weight, first_M, m_M, c_C, inside, C, TAPS)
     seen, some = inside[:, None] & (c_C < C)[None, :], (m_M < M)[:, None] & (c_C < C)[None, :]

@@ -208,7 +208,7 @@ def space_decode(mixed, steps, decay, bias, skip, places, state, out, heads, gro
         x_P = tl.load(row + head * P + p_P, mask=p_P < P, other=0.0).to(tl.float32)
         step = step_of(tl.load(steps + m * stride + head).to(tl.float32) + tl.load(bias + head), least, most)
         keeps = tl.exp(-tl.exp(tl.load(decay + head)) * step)
-        h_PS = tl.load(at_PS, mask=seen, other=0.0) * keeps + (step * x_P)[:, None] * b_S[None, :]
+        h_PS = tl.fma((step * x_P)[:, None], b_S[None, :], tl.load(at_PS, mask=seen, other=0.0) * keeps)
         out_P = tl.sum(h_PS * q_S[None, :], axis=1) + tl.load(skip + head) * x_P
         tl.store(at_PS, h_PS, mask=seen)
     tl.store(out + (m * heads + head) * P + p_P, out_P.to(out.dtype.element_ty), mask=p_P < P)

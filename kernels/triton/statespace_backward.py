@@ -127,7 +127,7 @@ def space_values_backward(mixed, steps, decay, bias, skip, bounds, vectors, scor
                 dlast += tl.sum(along_C)
                 dx_CP += product(tl.trans(w_CC), do_CP)
                 ds_C += tl.sum(dx_CP * x_CP, axis=1)
-                dx_CP = dx_CP * s_C[:, None] + through * do_CP.to(tl.float32)
+                dx_CP = tl.fma(dx_CP, s_C[:, None], through * do_CP.to(tl.float32))
                 tl.store(dmixed + m[:, None] * width + head * P + p_P[None, :], dx_CP.to(el), mask=seen)
 
             # c sums -e^decay s from the first token on; a step at a limit has no gradient.
@@ -178,9 +178,9 @@ def space_keys_backward(mixed, bounds, vectors, before, after, dout, sums, M, he
                     do_x_CC += product(do_CP, tl.trans(x_CP))
                     q_CS += product(do_CP, h_PS)
                     b_CS += product(x_CP, g_PS)
-                d_CC += do_x_CC * decays(c_C) * s_C[None, :]
-                dq_CS += q_CS * e_C[:, None]
-                db_CS += b_CS * rest_C[:, None]
+                d_CC = tl.fma(do_x_CC * decays(c_C), s_C[None, :], d_CC)
+                dq_CS = tl.fma(q_CS, e_C[:, None], dq_CS)
+                db_CS = tl.fma(b_CS, rest_C[:, None], db_CS)
             d_CC = d_CC.to(el)
             seen_S = inside[:, None] & (s_S < S)[None, :]
             from_CS = mixed + m[:, None] * width + heads * P + group * S + s_S[None, :]

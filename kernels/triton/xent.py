@@ -48,7 +48,7 @@ def xent(logits, targets, weights, sharpness, loss, hit, V, classes, grad, scale
         i = first + i_LE
         z_LE = tl.where(i < classes, shaped(tl.load(z + i, mask=i < V, other=0.0), scale, cap, SHAPED) * sharp, float("-inf"))
         higher = tl.maximum(top, tl.max(z_LE, axis=1))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(z_LE - higher[:, None]), axis=1)
+        total = tl.fma(total, tl.exp(top - higher), tl.sum(tl.exp(z_LE - higher[:, None]), axis=1))
         ties += tl.sum(((z_LE == chosen) & (i < target)).to(tl.int32), axis=1)
         top = higher
     largest = tl.max(top)
@@ -63,7 +63,7 @@ def xent(logits, targets, weights, sharpness, loss, hit, V, classes, grad, scale
             i = first + tl.arange(0, BLOCK)
             logit_I = tl.where(i < classes, shaped(tl.load(z + i, mask=i < V, other=0.0), scale, cap, SHAPED), 0.0)
             z_I = tl.where(i < classes, logit_I * sharp, float("-inf"))
-            dz_I = (factor * tl.exp(z_I - largest) - tl.where(i == target, weight, 0.0)) * sharp
+            dz_I = tl.fma(factor, tl.exp(z_I - largest), -tl.where(i == target, weight, 0.0)) * sharp
             if SHAPED:
                 dz_I = dz_I * scale
                 if cap > 0:

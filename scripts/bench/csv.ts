@@ -8,7 +8,7 @@ const oneLine = (value: string): string => value.replaceAll(/\s+/g, " ");
 /** What is null or undefined is an empty cell. */
 export const csvLine = (cells: readonly unknown[]): string => cells.map((cell) => quoted(oneLine(`${cell ?? ""}`))).join(",");
 
-export const csvCells = (line: string): string[] =>
+const csvCells = (line: string): string[] =>
   [...`${line},`.matchAll(/("(?:[^"]|"")*"|[^",]*),/g)].map(([, cell = ""]) =>
     cell.replace(/^"([\s\S]*)"$/, (_, inner: string) => inner.replaceAll('""', '"')),
   );

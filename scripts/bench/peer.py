@@ -1,11 +1,11 @@
 """The peer of scripts/bench/cpu and scripts/bench/gpu: LoRA training by transformers and PEFT. Prints one line of JSON.
 
-One base model with random weights, adapters of one rank, AdamW; fp32 on a CPU, bf16 with SDPA attention on a GPU, there also
-with every layer compiled or with gradient checkpointing. PEFT trains one adapter at a time, so a step of several adapters is a
-step of each, one after another, on the base model that they share. A step feeds rows x length random tokens to each adapter;
-all of them are targets. Reported are the median step and the process's peak memory. --seconds adds steps until they
-have taken that long: a GPU that its power limits comes to its lasting speed after some. --work measures several sizes of a
-batch on one model, a line each.
+One base model with random weights, adapters of one rank, AdamW; fp32 on a CPU unless --precision says bf16, bf16 with SDPA
+attention on a GPU, there also with every layer compiled or with gradient checkpointing. PEFT trains one adapter at a time, so
+a step of several adapters is a step of each, one after another, on the base model that they share. A step feeds rows x length
+random tokens to each adapter; all of them are targets. Reported are the median step and the process's peak memory. --seconds
+adds steps until they have taken that long: a GPU that its power limits comes to its lasting speed after some. --work measures
+several sizes of a batch on one model, a line each.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import warnings
 import peft
 import torch
 import transformers
+from turn import turn
 
 WARM_UP = 2  # steps that are not counted: allocations, caches, thread pools
 
@@ -198,6 +199,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
     parser.add_argument("--targets", choices=TARGETS, default="all-linear")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="fp32 on a CPU, bf16 on a GPU unless given")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
@@ -213,8 +215,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    cuda = args.device == "cuda"
-    if cuda:
+    args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
+    if args.precision == "bf16":
         torch.set_default_dtype(torch.bfloat16)
     imported = peak_bytes()
     model, optimizers = make_model(args)
@@ -231,6 +233,8 @@ def measure(args: argparse.Namespace, model: peft.PeftModel, optimizers: dict[st
     batches = [torch.randint(0, vocab, (args.rows, args.length), device=args.device) for _ in range(args.adapters)]
     seconds, processor = [], []
     while len(seconds) < args.warm_up + args.steps or sum(seconds[args.warm_up:]) < args.seconds:
+        if len(seconds) == args.warm_up:
+            turn()
         start, worked = time.perf_counter(), time.process_time()
         loss = step(model, optimizers, batches)  # reads the loss, so that all of the step is done when it returns
         if cuda:

@@ -12,6 +12,7 @@ import warnings
 import torch
 import transformers
 from peer import SHAPES, TARGETS
+from turn import turn
 
 
 def main() -> None:
@@ -57,6 +58,7 @@ def main() -> None:
         return time.perf_counter() - began
 
     call(4)
+    turn()
     seconds = [call(args.new_tokens) for _ in range(args.rounds)]
     report = vars(args) | dict(
         tokens_per_s=round(args.sequences * args.new_tokens / min(seconds)),

@@ -89,6 +89,7 @@ def measure(args: argparse.Namespace) -> None:
     import torch
     import transformers
     import trl
+    from turn import turn
 
     checkpointing = CHECKPOINTING[args.recomputation]
     fast = unsloth.FastLanguageModel
@@ -120,6 +121,8 @@ def measure(args: argparse.Namespace) -> None:
         torch.cuda.reset_peak_memory_stats()
     seconds = []
     while len(seconds) < WARM_UP + args.steps or sum(seconds[WARM_UP:]) < args.seconds:
+        if len(seconds) == WARM_UP:
+            turn()
         start = time.perf_counter()
         with torch.autocast(args.device, dtype=torch.bfloat16):
             loss = model(input_ids=ids, labels=ids).loss
@@ -176,7 +179,8 @@ def main() -> None:
     args = parser.parse_args()
     args.folder = args.folder or Path(os.environ.get("TMPDIR", "/tmp")) / f"mlora-unsloth-{args.shape}"
 
-    os.environ.update(QUIET | {"UNSLOTH_COMPILE_LOCATION": f"{args.folder}.compiled"})  # else the folder it is started in
+    # Else in the folder it is started in; of each process, for several may compile at once.
+    os.environ.update(QUIET | {"UNSLOTH_COMPILE_LOCATION": f"{args.folder}.compiled-{os.getpid()}"})
     if args.child == "model":
         return write_model(args)
     if args.child:

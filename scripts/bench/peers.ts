@@ -2,12 +2,14 @@
 //
 //   scripts/bench/peers [CASE ..] [--before COMMAND] [--unsloth FROM] [--wheels FOLDER] [--python PATH] [--mlora COMMAND]
 //                       [--programs "mlora PEFT"] [--on "GPU CPU"] [--seconds 20] [--rounds 1] [--limit 300] [--within N]
-//                       [--file FILE] [--write]
+//                       [--ahead] [--file FILE] [--write]
 //   scripts/bench/peers --add FILE
 //
 // Cases are those of compared/cases.ts, all that this machine has a device for unless named. The programs take turns, a process
 // each, measured for --seconds at least after some steps that are not; each measurement ends after --limit seconds, and none is
-// begun after --within. A program that cannot run is named with its error, and the others are measured.
+// begun after --within. A program that cannot run is named with its error, and the others are measured. --ahead prepares all
+// cases of a peer at once before it measures one after the other, which takes less time and more memory: one round, programs
+// in the order of --programs.
 //
 // PEFT and transformers come from --python (python3), with --wheels also from a folder of wheels, installed without a network.
 // Unsloth needs a GPU and its packages: --unsloth says where from, a folder of wheels, a tar of unsloth_bundle.py, or
@@ -21,6 +23,7 @@ import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { now } from "../../src/base/clock.ts";
+import { measureAhead } from "./compared/ahead.ts";
 import { CASES, PROGRAMS, type Program } from "./compared/cases.ts";
 import { measureCase } from "./compared/measure.ts";
 import { formatRow, HEAD, parseRows, type Row } from "./compared/results.ts";
@@ -44,6 +47,7 @@ const { values, positionals } = parseArgs({
     rounds: { type: "string", default: "1" },
     limit: { type: "string", default: "300" },
     within: { type: "string", default: "Infinity" },
+    ahead: { type: "boolean", default: false },
     file: { type: "string" },
     add: { type: "string" },
     write: { type: "boolean", default: false },
@@ -150,7 +154,15 @@ async function measureAll(): Promise<readonly Row[]> {
   };
   const file = values.file ?? (values.write ? HISTORY : null);
   const all: Row[] = [];
-  for (const of of CASES.filter(({ name, on: where }) => (named.length > 0 ? named.includes(name) : on.includes(where)))) {
+  const cases = CASES.filter(({ name, on: where }) => (named.length > 0 ? named.includes(name) : on.includes(where)));
+  if (values.ahead) {
+    await measureAhead(cases, options, (row) => {
+      if (file !== null) append(file, [row]);
+      all.push(row);
+    });
+    return all;
+  }
+  for (const of of cases) {
     if (now() - began > 1000 * Number(values.within)) {
       console.log(`not begun, it is late: ${of.name}`);
       continue;

@@ -2,12 +2,13 @@
 // precision by each optimizer, and its adapters' held-out losses.
 //
 //   bun scripts/bench/quality.ts [--precisions "auto int8 nf4"] [--optimizers "adamw adamw-8bit"] [--device auto]
-//                                [--mlora "bun src/main.ts"] [--write]
+//                                [--mlora "bun src/main.ts"] [--at-once] [--write]
 //                                [--data FILE [--rows 200] [--held 40] [--epochs 1]]
 //
 // With --data one adapter on the first --rows of that file instead, and evaluated on the --held rows after them; they have a
 // question and an answer: harder, so that losses stay large. Needs the quickstart's base model: scripts/model. Ratios to the
-// first precision and optimizer count. --write adds the rows to docs/measurements/quality.md.
+// first precision and optimizer count. --at-once trains all of them concurrently, for a device with room for all. --write adds
+// the rows to docs/measurements/quality.md.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -26,6 +27,7 @@ const { values } = parseArgs({
     epochs: { type: "string", default: "1" },
     device: { type: "string", default: "auto" },
     mlora: { type: "string", default: `${process.execPath} ${join(ROOT, "src", "main.ts")}` },
+    "at-once": { type: "boolean", default: false },
     write: { type: "boolean", default: false },
   },
 });
@@ -101,8 +103,16 @@ that of the first line of its run, and the share of answers that are exactly rig
 const keep = tableOf("quality", HEAD, values.write);
 let first: Map<string, Line> | null = null;
 const [optimizers, precisions] = [values.optimizers.split(" "), values.precisions.split(" ")];
-for (const [precision, optimizer] of precisions.flatMap((of) => optimizers.map((by) => [of, by] as const))) {
-  const found = await trained(precision, optimizer);
+const settings = precisions.flatMap((of) => optimizers.map((by) => [of, by] as const));
+const begun = values["at-once"] ? settings.map((of) => trained(...of)) : null;
+const failed: Error[] = [];
+for (const run of begun ?? []) run.catch(() => undefined); // thrown in its turn below
+for (const [i, [precision, optimizer]] of settings.entries()) {
+  const found = await (begun?.[i] ?? trained(precision, optimizer)).catch((error: Error) => {
+    failed.push(error);
+    return new Map<string, Line>();
+  });
+  if (found.size === 0) continue;
   first ??= found;
   for (const [adapter, { loss, exact, rows: of }] of found) {
     const ratio = (loss / first.get(adapter)!.loss).toFixed(3);
@@ -116,3 +126,4 @@ for (const [precision, optimizer] of precisions.flatMap((of) => optimizers.map((
     );
   }
 }
+if (failed.length > 0) throw failed[0];

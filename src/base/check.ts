@@ -71,6 +71,13 @@ export const listOf = <T extends v.GenericSchema>(item: T, most: number) =>
     v.maxLength(most, `is a list of more than ${most} values`),
   );
 export const truth = v.boolean(expected("true or false"));
+/** A program and its arguments. */
+export const command = v.pipe(v.array(text), v.minLength(1, "is empty, expected a program"));
+/** An address that what is sent to it reaches unread: by TLS, or within this machine. */
+export const webAddress = v.pipe(
+  text,
+  v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL")),
+);
 /** Of a generator of random numbers. */
 export const seed = whole(0, 2 ** 32 - 1);
 

@@ -3,6 +3,8 @@
 // int8, nf4, fp8 and nf4-fp8 quantise the linear weights of the decoder layers alone; embedding, head, norms and biases stay as
 // they are. bf16 is a device's compute type on GPUs; a CPU computes in f32 and multiplies linears, experts and head in bf16.
 
+import { RequestError } from "./errors.ts";
+
 export const PRECISIONS = ["auto", "fp32", "bf16", "int8", "nf4", "fp8", "nf4-fp8"] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
@@ -88,3 +90,11 @@ function formatOf(precision: Precision, compute: "f32" | "bf16", exact: ExactWei
       return precision satisfies never;
   }
 }
+
+/** What refuses products in bf16, with an error's code; `lacking`: of which CPU, and what it lacks. */
+export const withoutBf16Products = (code: string, lacking: string): RequestError =>
+  new RequestError(
+    code,
+    `model.precision is bf16, which a CPU multiplies in by AVX512-BF16, and ${lacking}`,
+    'set precision to "auto", which holds a base that is bf16 in its files so and multiplies in fp32, or to "int8" or "nf4"',
+  );

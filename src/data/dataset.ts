@@ -19,6 +19,7 @@ import {
   pairedReader,
   paraphrasedReader,
   type SettledForm,
+  templateFor,
   unaskedArguments,
   unusedFields,
 } from "./format.ts";
@@ -171,11 +172,12 @@ export function formatOptionsOf(
     thoughts,
     chatTemplate,
     chatVariables,
-  }: Omit<FormatOptions, "asChat" | "chatTemplate"> & Pick<AdapterRecipe, "chatTemplate">,
+  }: Omit<FormatOptions, "asChat" | "chatTemplate" | "toolTemplate"> & Pick<AdapterRecipe, "chatTemplate">,
   tokenizer: Tokenizer,
 ): FormatOptions {
   const asChat = chatTemplate !== false && tokenizer.hasChatTemplate;
-  return { format, columns, template, system, thoughts, chatVariables, asChat, chatTemplate: tokenizer.chatTemplate };
+  const templates = { chatTemplate: tokenizer.chatTemplate, toolTemplate: tokenizer.toolUse?.chatTemplate ?? null };
+  return { format, columns, template, system, thoughts, chatVariables, asChat, ...templates };
 }
 
 /**
@@ -239,13 +241,14 @@ function turnByTurn(chat: Extract<Example, { readonly kind: "chat" }>): Example[
 }
 
 function tell(
-  { losses = [], emptied = [], unended = [], marks = [], joined }: TokenRow,
+  { losses = [], emptied = [], unended = [], ungenerated = [], marks = [], joined }: TokenRow,
   source: Source,
   book: NoticeBook,
 ): void {
   for (const { kind, turn, words } of losses) book.add(kind, source, `'${words}'`, turn);
   for (const turn of emptied) book.add("empty thoughts", source, "", turn);
   for (const turn of unended) book.add("no end", source, "", turn);
+  for (const { turn, words } of ungenerated) book.add("generation", source, `'${words}'`, turn);
   for (const { turn, mark } of marks) book.add("marks", source, `'${mark}'`, turn);
   if (joined) book.add("joined prompts", source, "");
 }
@@ -270,7 +273,8 @@ function tellFields(
   source: Source,
   book: NoticeBook,
 ): void {
-  const { format, chatTemplate, chatVariables } = options;
+  const { format, chatVariables } = options;
+  const chatTemplate = templateFor(options, example.kind === "chat" ? example.variables : {});
   // what a template of the recipe prints is the recipe's choice
   const unused = format === "template" ? [] : unusedFields(fields, format, kind, example, chatTemplate);
   if (unused.length > 0) book.add("fields", source, unused.join(", "));

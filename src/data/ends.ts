@@ -4,8 +4,13 @@ import { endMarks } from "./answers.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** The tokens with which the chat template ends answers; none where there is no template, or it ends them with no token. */
-export const chatEnds = (tokenizer: Tokenizer): readonly number[] =>
-  tokenizer.hasChatTemplate ? endMarks(tokenizer).flatMap((mark) => tokenizer.encode(mark).slice(-1)) : [];
+export const chatEnds = (tokenizer: Tokenizer): readonly number[] => [
+  ...new Set(
+    [tokenizer, tokenizer.toolUse].flatMap((of) =>
+      of?.hasChatTemplate ? endMarks(of).flatMap((mark) => tokenizer.encode(mark).slice(-1)) : [],
+    ),
+  ),
+];
 
 /** The tokens that end what adapters are trained to say: those of chats, and eos_token, which ends plain text. */
 export function answerEnds(tokenizer: Tokenizer): readonly number[] {

@@ -51,7 +51,7 @@ export function cachedRows(from: FileReading, form: readonly unknown[], cache: T
   const { file, tokenizer, vocab, most } = from;
   const isKept = rowKindOf(from.recipe.objective) !== "prompt"; // the columns of prompts are no tokens
   if (cache === null || !isKept || file.hash === undefined || !isWorth(file, cache)) return readFile(from, null);
-  const parts = [cache.maker, file.hash, formOf(file.name), vocab, most, tokenizer.chatTemplate, ...form];
+  const parts = [cache.maker, file.hash, formOf(file.name), vocab, most, ...templatesOf(tokenizer), ...form];
   const key = new Bun.CryptoHasher("sha256").update(stringifyJson(parts)!).digest("hex");
   const path = join(cache.folder, key);
   const found = checkTokenFile(path, key);
@@ -71,6 +71,8 @@ export function cachedRows(from: FileReading, form: readonly unknown[], cache: T
     return readFile(from, null); // a full disk keeps no run from its rows
   }
 }
+
+const templatesOf = ({ chatTemplate, toolUse }: FileReading["tokenizer"]) => [chatTemplate, toolUse?.chatTemplate ?? null];
 
 /** Whether the rows of a file are kept as tokens. */
 export function isWorth({ path }: DataFile, { folder, leastBytes }: TokenCache): boolean {

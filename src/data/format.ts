@@ -36,7 +36,15 @@ export type FormatOptions = Pick<AdapterRecipe, "format" | "columns" | "template
   readonly asChat: boolean;
   /** The text of that template, which tells under which names it reads what; null for none. */
   readonly chatTemplate: string | null;
+  /** The text of the model's template for chats with tools, where that is one of its own. */
+  readonly toolTemplate: string | null;
 };
+
+/** The text of the chat template that an example with these variables goes through. */
+export const templateFor = (
+  { chatTemplate, toolTemplate }: Pick<FormatOptions, "chatTemplate" | "toolTemplate">,
+  variables: ChatVariables,
+): string | null => (variables["tools"] == null ? chatTemplate : (toolTemplate ?? chatTemplate));
 
 /** The form of a file's rows: where the recipe says "auto", that until the first row has settled it. */
 export type SettledForm = { format: Format };
@@ -219,11 +227,12 @@ function chatOf(given: readonly Turn[], from: number, fields: Fields, options: F
   if (!answers.some(({ learned }) => learned))
     throw new RowFault("has no turn that is learned: all have weight 0 or train false");
   const unlearned = new Set([...turns.keys()].filter((i) => !turns[i]!.learned));
+  const variables = variablesOf(fields, options.chatVariables);
   const messages = forTemplate(
     turns.map(({ message }) => message),
-    options.chatTemplate,
+    templateFor(options, variables),
   );
-  return { kind: "chat", messages, variables: variablesOf(fields, options.chatVariables), answersFrom, unlearned };
+  return { kind: "chat", messages, variables, answersFrom, unlearned };
 }
 
 /** A prompt and its completion: a user's and an assistant's turn, or plain text after plain text. */

@@ -64,8 +64,18 @@ export function ggufVocabulary(folder: string, vocab: number): GgufKeys {
     [key("add_bos_token"), tokenizer.addBos],
     [key("add_space_prefix"), kind.addsSpace],
     ...(tokenizer.chatTemplate === null ? [] : ([["tokenizer.chat_template", tokenizer.chatTemplate]] as const)),
+    ...toolKeys(tokenizer.toolUse?.chatTemplate ?? null),
   ];
 }
+
+/** The template of chats with tools, as llama.cpp's converter names it. */
+const toolKeys = (template: string | null): GgufKeys =>
+  template === null
+    ? []
+    : [
+        ["tokenizer.chat_templates", { strings: ["tool_use"] }],
+        ["tokenizer.chat_template.tool_use", template],
+      ];
 
 /** `isPieces`: SentencePiece's BPE, which llama.cpp calls "llama"; otherwise that of bytes, "gpt2". */
 type Kind = { readonly isPieces: boolean; readonly pre: string; readonly addsSpace: boolean };

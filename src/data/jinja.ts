@@ -29,6 +29,11 @@ export class Template {
 
   /** Throws a TemplateError for values that do not fit, and for a rendering that takes too many steps or writes too much. */
   render(variables: Readonly<Record<string, unknown>>): string {
+    return this.renderMarked(variables).text;
+  }
+
+  /** The same, and where in the text its {% generation %} blocks wrote; of blocks within macros and captured texts nowhere. */
+  renderMarked(variables: Readonly<Record<string, unknown>>): Pick<Output, "text" | "generated"> {
     const out = new Output();
     beginSteps();
     try {
@@ -36,7 +41,7 @@ export class Template {
     } catch (error) {
       throw error instanceof RangeError ? new TemplateError("calls itself too often, or makes too much") : error;
     }
-    return out.text;
+    return out;
   }
 }
 

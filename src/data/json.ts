@@ -53,6 +53,27 @@ export function parseJson(text: string): unknown {
 export const parseOwnJson = (text: string): unknown =>
   RISKY.test(text) || /NaN|Infinity/.test(text) ? new Reader(text).value() : JSON.parse(text);
 
+/** The end of a key, or of a text before an escaped quote and a colon within another text. */
+const KEY_END = /(?<!\\)"[ \t\n\r]*:/g;
+
+/**
+ * A key that an object in a JSON text has twice, of which `value`, the text's value, has the last alone; null for none. Most
+ * texts are known not to have one by the number of their keys.
+ */
+export function keyTwice(text: string, value: unknown): string | null {
+  const isCounted = !text.includes('\\\\"');
+  if (isCounted && (text.match(KEY_END)?.length ?? 0) === keysIn(value)) return null;
+  return new Reader(text).firstTwice();
+}
+
+function keysIn(value: unknown): number {
+  if (typeof value !== "object" || value === null || value instanceof Float) return 0;
+  if (Array.isArray(value)) return value.reduce((all: number, of) => all + keysIn(of), 0);
+  let count = 0;
+  for (const key of Object.keys(value)) count += 1 + keysIn((value as Record<string, unknown>)[key]);
+  return count;
+}
+
 const SPACE = /[ \t\n\r]*/y;
 const NUMBER = /-?\d+(\.\d+)?([eE][+-]?\d+)?/y;
 
@@ -65,7 +86,14 @@ const SPECIAL = [
 /** Reads a text that JSON.parse accepts, but for numbers that are not finite. Recursion goes as deep as JSON.parse's own. */
 class Reader {
   #at = 0;
+  #twice: string | null = null;
   constructor(readonly text: string) {}
+
+  /** The first key that an object has a second time; null for none. */
+  firstTwice(): string | null {
+    this.value();
+    return this.#twice;
+  }
 
   value(): unknown {
     this.#space();
@@ -96,10 +124,13 @@ class Reader {
 
   #object(): unknown {
     const entries: [string, unknown][] = [];
+    const known = new Set<string>();
     let digits = false;
     this.#items("}", () => {
       const key: string = JSON.parse(this.#quoted());
       digits ||= /^\d+$/.test(key);
+      if (known.has(key)) this.#twice ??= key;
+      known.add(key);
       this.#space();
       this.#at++; // the colon
       entries.push([key, this.value()]);

@@ -2,7 +2,7 @@
 
 import { RequestError, textOf } from "../base/errors.ts";
 import { chunksOf } from "./bytes.ts";
-import { parseJson } from "./json.ts";
+import { keyTwice, parseJson } from "./json.ts";
 
 /** Bytes. A file without line ends must fail here, not when memory is spent. */
 export const LONGEST_ROW = 64 << 20;
@@ -64,13 +64,22 @@ export function parseRow(decoder: TextDecoder, { bytes, isElement }: RowJson): P
   }
   if (text === "") return isElement ? NOTHING : null;
   let value: unknown;
+  let fault: string | null;
   try {
     value = parseJson(text);
+    fault = twiceIn(text, value);
   } catch (error) {
     return { fault: `is no JSON (${clip(textOf(error))})${text.startsWith("[") && !isElement ? LINE : ""}` };
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) return { fault: `is no JSON object: ${clip(text)}` };
+  if (fault !== null) return { fault };
   return { fields: value as Fields };
+}
+
+/** What is wrong where an object in a JSON text has a key twice, of which parsers take the last alone; null where none has. */
+export function twiceIn(text: string, value: unknown): string | null {
+  const twice = keyTwice(text, value);
+  return twice === null ? null : `has the key '${clip(twice)}' twice in one object: leave one out`;
 }
 
 /** Lines of a file with their numbers, as bytes; without the line's end. */

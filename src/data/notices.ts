@@ -11,6 +11,7 @@ export type NoticeKind =
   | "context"
   | "empty thoughts"
   | "no end"
+  | "generation"
   | "fields"
   | "template arguments"
   | "keys"
@@ -44,6 +45,10 @@ const MEANINGS: Readonly<Record<NoticeKind, readonly [what: string, hint: string
   "no end": [
     "answers that the chat template ends with no token, so that to stop is not learned",
     "name a template that ends them (chat_template)",
+  ],
+  generation: [
+    "parts of answers that are learned and that the chat template does not mark as generated ({% generation %})",
+    "an answer is learned up to and with its end mark, whatever a template marks; a turn's weight of 0 leaves it out",
   ],
   fields: ["fields that are not used", ""],
   "template arguments": ["arguments that the chat template does not ask for", ""],

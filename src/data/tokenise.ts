@@ -7,7 +7,7 @@ import type { Example } from "./format.ts";
 import { RowFault } from "./jsonl.ts";
 import { type Loss, lossesOf } from "./kept.ts";
 import { emptyThoughts } from "./thoughts.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { type Tokenizer, tokenizerFor } from "./tokenizer.ts";
 
 /** mask[i] = 1: token i is to be predicted from those before it. The first token never is. */
 export type TokenRow = {
@@ -21,6 +21,8 @@ export type TokenRow = {
   readonly emptied?: readonly number[];
   /** Learned turns, from 0, after which the template puts no token that ends them. */
   readonly unended?: readonly number[];
+  /** Learned turns, from 0, of which something is outside of what the template marks as generated, and that. */
+  readonly ungenerated?: readonly { readonly turn: number; readonly words: string }[];
   /** Turns, from 0, whose own text holds a special token, and its text. */
   readonly marks?: readonly { readonly turn: number; readonly mark: string }[];
 };
@@ -57,7 +59,8 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
 
 type ChatExample = Extract<Example, { readonly kind: "chat" }>;
 
-function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
+function tokeniseChat(example: ChatExample, given: Tokenizer, trainOn: AdapterRecipe["trainOn"]): TokenRow {
+  const tokenizer = tokenizerFor(given, example.variables);
   const { messages, answersFrom, unlearned } = example;
   const { text, answers } = renderAnswers(example, tokenizer);
   const turns = [...messages.keys()].filter((i) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i));
@@ -77,6 +80,9 @@ function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: Adapt
   const isEnded = ({ from, to }: Span) =>
     tokenizer.specials.some((special) => text.slice(from, to).trimEnd().endsWith(special));
   const unended = turns.filter((_, i) => !isEnded(spans[i]!));
+  const ungenerated = outside(text, spans, tokenizer.generatedIn(example)).flatMap((words, i) =>
+    words === "" ? [] : [{ turn: turns[i]!, words }],
+  );
   const { ids, inside } = encodeSpans(text, spans, tokenizer);
   const row = learn(ids, inside);
   const end = row.mask.lastIndexOf(1) + 1; // what follows the last answer teaches nothing
@@ -86,7 +92,23 @@ function tokeniseChat(example: ChatExample, tokenizer: Tokenizer, trainOn: Adapt
     ...told,
     ...(emptied.length > 0 ? { emptied } : {}),
     ...(unended.length > 0 ? { unended } : {}),
+    ...(ungenerated.length > 0 ? { ungenerated } : {}),
   };
+}
+
+/** Of each span what is in none of `marked`, which are in order, trimmed; nothing where none is marked. */
+function outside(text: string, spans: readonly Span[], marked: readonly Span[]): string[] {
+  if (marked.length === 0) return [];
+  return spans.map(({ from, to }) => {
+    let left = "";
+    let at = from;
+    for (const mark of marked) {
+      if (mark.to <= at || mark.from >= to) continue;
+      left += text.slice(at, Math.max(at, mark.from));
+      at = Math.min(to, mark.to);
+    }
+    return (left + text.slice(at, to)).trim();
+  });
 }
 
 /** The ids of a text, and which of them are learned where all are but the turns that are context alone. */
@@ -111,7 +133,7 @@ function encodeSpans(text: string, spans: readonly Span[], tokenizer: Tokenizer)
  * text.
  */
 export function promptIds(example: Example, tokenizer: Tokenizer): number[] {
-  if (example.kind === "chat") return encode(tokenizer.renderChat(example, true), tokenizer);
+  if (example.kind === "chat") return encode(tokenizerFor(tokenizer, example.variables).renderChat(example, true), tokenizer);
   return begun(example.kind === "pair" ? example.prompt : example.text, tokenizer);
 }
 

@@ -55,8 +55,7 @@ const KEYS: Readonly<Record<string, Expected>> = {
 /**
  * tokenizer_config.json, as transformers 5 reads it: special_tokens_map.json, which versions up to 4 wrote, counts where the
  * former has no added_tokens_decoder, and then more than what it says itself. Further special tokens are those of
- * `extra_special_tokens`, a list. Throws a RequestError, `model.tokenizer`, that names the file and
- * the key.
+ * `extra_special_tokens`, a list. Throws a RequestError, `model.tokenizer`, that names the file and the key.
  */
 export function tokenizerConfig(folder: string): Json {
   const read = (name: string): Json => {

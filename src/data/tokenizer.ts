@@ -2,11 +2,12 @@
 // (added-tokens.ts, pre-tokenise.ts) and these become tokens (bpe.ts) is ours: for the former the package differs from the
 // original, and for the latter it takes several times as long.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { RequestError, textOf } from "../base/errors.ts";
 import { type AddedToken, sectioner } from "./added-tokens.ts";
+import type { Span } from "./answers.ts";
 import { Bpe, type BpeModel } from "./bpe.ts";
 import type { Chat } from "./format.ts";
 import { DATE, parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts";
@@ -34,10 +35,14 @@ export type Tokenizer = {
   readonly hasChatTemplate: boolean;
   /** The text of the chat template; null for none. */
   readonly chatTemplate: string | null;
+  /** The same with the template that the model has for chats with tools; null where it has no such template. */
+  readonly toolUse: Tokenizer | null;
   /** The same tokenizer with the chat template of a file. Throws a RequestError, `data.template`, where that is not one. */
   readonly withChatTemplate: (file: string) => Tokenizer;
   /** The text of a conversation; with `prompt` it ends where the assistant's next turn begins. Throws a RowFault. */
   readonly renderChat: (chat: Chat, prompt: boolean) => string;
+  /** Where the chat template marks by {% generation %} what the assistant writes, in the text without a prompt. */
+  readonly generatedIn: (chat: Chat) => readonly Span[];
   /** Whether a conversation's template has asked for today's date, and got the fixed one, since this was last asked. */
   readonly usedDate: () => boolean;
   /** Texts of the special tokens, longest first. */
@@ -47,16 +52,24 @@ export type Tokenizer = {
 };
 
 /**
- * Reads tokenizer.json, tokenizer_config.json, and where they are there special_tokens_map.json and chat_template.jinja. Throws
- * a RequestError, `model.tokenizer`, that names the file.
+ * Reads tokenizer.json, tokenizer_config.json, and where they are there special_tokens_map.json, chat_template.jinja and those
+ * of additional_chat_templates. Throws a RequestError, `model.tokenizer`, that names the file.
  */
 export function loadTokenizer(folder: string): Tokenizer {
   const config = tokenizerConfig(folder);
-  return withTemplate(readTokenizer(folder, config), chatTemplateOf(folder, config));
+  const templates = chatTemplatesOf(folder, config);
+  return withTemplate(readTokenizer(folder, config), templates.get("default") ?? null, templates.get("tool_use") ?? null);
 }
 
+/** The tokenizer whose chat template a conversation with these variables goes through. */
+export const tokenizerFor = (tokenizer: Tokenizer, variables: Chat["variables"]): Tokenizer =>
+  variables["tools"] == null ? tokenizer : (tokenizer.toolUse ?? tokenizer);
+
 /** What a chat template is given of the model's special tokens, by name. */
-type Read = Omit<Tokenizer, "hasChatTemplate" | "chatTemplate" | "withChatTemplate" | "renderChat" | "usedDate"> & {
+type Read = Omit<
+  Tokenizer,
+  "hasChatTemplate" | "chatTemplate" | "toolUse" | "withChatTemplate" | "renderChat" | "generatedIn" | "usedDate"
+> & {
   readonly named: Json;
 };
 
@@ -112,8 +125,10 @@ export function tokenizerParts(folder: string) {
   };
 }
 
-/** A tokenizer with a chat template, or none. */
-function withTemplate(read: Read, template: { readonly text: string; readonly compiled: Template } | null): Tokenizer {
+type ChatTemplate = { readonly text: string; readonly compiled: Template };
+
+/** A tokenizer with a chat template, or none, and with one for chats with tools. */
+function withTemplate(read: Read, template: ChatTemplate | null, ofTools: ChatTemplate | null): Tokenizer {
   const { named, ...tokenizer } = read;
   let dated = false;
   const today = (date: unknown) => {
@@ -124,31 +139,36 @@ function withTemplate(read: Read, template: { readonly text: string; readonly co
   };
   // As transformers has it: all special tokens by name, and null where there are no tools or documents.
   const names = { ...named, tools: null, documents: null, date_string: DATE, strftime_now: today(DATE) };
+  const rendered = ({ messages, variables }: Chat, prompt: boolean) => {
+    if (!template) throw new RowFault("is a conversation, but the base model has no chat template");
+    try {
+      const date = variables["date_string"] === undefined ? {} : { strftime_now: today(variables["date_string"]) };
+      return template.compiled.renderMarked({ ...names, ...date, ...variables, messages, add_generation_prompt: prompt });
+    } catch (error) {
+      if (!(error instanceof TemplateError)) throw error;
+      throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
+    }
+  };
+  const marksGenerated = template !== null && /\{%[-+]?\s*generation\b/.test(template.text);
+  const toolUse = ofTools && withTemplate(read, ofTools, null);
   return {
     ...tokenizer,
     hasChatTemplate: template !== null,
     chatTemplate: template?.text ?? null,
-    withChatTemplate: (file) => withTemplate(read, readTemplate(file)),
-    renderChat: ({ messages, variables }, prompt) => {
-      if (!template) throw new RowFault("is a conversation, but the base model has no chat template");
-      try {
-        const date = variables["date_string"] === undefined ? {} : { strftime_now: today(variables["date_string"]) };
-        return template.compiled.render({ ...names, ...date, ...variables, messages, add_generation_prompt: prompt });
-      } catch (error) {
-        if (!(error instanceof TemplateError)) throw error;
-        throw new RowFault(`does not fit the model's chat template: ${clip(textOf(error))}`);
-      }
-    },
+    toolUse,
+    withChatTemplate: (file) => withTemplate(read, readTemplate(file), null),
+    renderChat: (chat, prompt) => rendered(chat, prompt).text,
+    generatedIn: (chat) => (marksGenerated ? rendered(chat, false).generated : []),
     usedDate: () => {
-      const used = dated;
+      const used = [dated, toolUse?.usedDate() ?? false];
       dated = false;
-      return used;
+      return used.includes(true);
     },
   };
 }
 
 /** A chat template that a recipe names. */
-function readTemplate(file: string): { readonly text: string; readonly compiled: Template } {
+function readTemplate(file: string): ChatTemplate {
   try {
     const text = readFileSync(file, "utf8");
     return { text, compiled: new Template(text) };
@@ -265,19 +285,33 @@ function specialTexts(config: Json): Json {
   return Object.fromEntries(named.map((name) => [name, tokenText(config[name])]));
 }
 
-/** chat_template.jinja, or the template in tokenizer_config.json: one text, or several by name ("default" counts). */
-function chatTemplateOf(folder: string, config: Json): { readonly text: string; readonly compiled: Template } | null {
-  const file = join(folder, "chat_template.jinja");
-  const inConfig = config["chat_template"];
-  const named: unknown[] = Array.isArray(inConfig) ? inConfig : [];
-  const found = named.find((item) => (item as Json | null)?.["name"] === "default") as Json | undefined;
+/** As transformers: files go before tokenizer_config.json, all of them before all of it. */
+const ADDITIONAL = "additional_chat_templates";
+
+/**
+ * Chat templates by name: "default" of chat_template.jinja, others of their folder; where there is no file, those in
+ * tokenizer_config.json. "tool_use" is that of chats with tools.
+ */
+function chatTemplatesOf(folder: string, config: Json): ReadonlyMap<string, ChatTemplate> {
+  const texts = new Map<string, readonly [text: string, file: string]>();
+  const read = (name: string, file: string) => texts.set(name, [readFileSync(file, "utf8"), file]);
+  const [main, others] = [join(folder, "chat_template.jinja"), join(folder, ADDITIONAL)];
+  if (existsSync(main)) read("default", main);
+  const names = existsSync(others) ? readdirSync(others).filter((name) => name.endsWith(".jinja")) : [];
+  for (const name of names) read(name.slice(0, -".jinja".length), join(others, name));
+  const settings = join(folder, "tokenizer_config.json");
+  const inConfig = texts.size > 0 ? null : config["chat_template"];
+  const listed =
+    typeof inConfig === "string" ? [{ name: "default", template: inConfig }] : ((inConfig ?? []) as readonly Json[]);
+  for (const { name, template } of listed) texts.set(String(name), [String(template), settings]);
+  const used = [...texts].filter(([name]) => name === "default" || name === "tool_use");
+  return new Map(used.map(([name, [text, file]]) => [name, compiled(text, file)]));
+}
+
+function compiled(text: string, file: string): ChatTemplate {
   try {
-    const text = existsSync(file) ? readFileSync(file, "utf8") : (found?.["template"] ?? inConfig);
-    return typeof text === "string" ? { text, compiled: new Template(text) } : null;
+    return { text, compiled: new Template(text) };
   } catch (error) {
-    throw unusable(
-      existsSync(file) ? file : join(folder, "tokenizer_config.json"),
-      `its chat template cannot be read: ${clip(textOf(error))}`,
-    );
+    throw unusable(file, `its chat template cannot be read: ${clip(textOf(error))}`);
   }
 }

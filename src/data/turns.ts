@@ -2,7 +2,7 @@
 // tools under the names that chat templates read. What cannot be read is refused by its place in the row.
 
 import { Float, keysOf, parseJson, stringifyJson } from "./json.ts";
-import { clip, type Fields, RowFault } from "./jsonl.ts";
+import { clip, type Fields, RowFault, twiceIn } from "./jsonl.ts";
 
 /** A turn of a conversation. What else the row says of it (a name, an id) goes to the chat template as it is. */
 export type Message = { readonly role: string; readonly content: string; readonly [more: string]: unknown };
@@ -30,11 +30,15 @@ export function turnsOf(fields: Fields, field: string): Turn[] {
 /** A list, or the JSON text of one, as tables of texts have it. */
 function asList(value: unknown): unknown {
   if (typeof value !== "string" || !value.trimStart().startsWith("[")) return value;
+  let list: unknown;
   try {
-    return parseJson(value);
+    list = parseJson(value);
   } catch {
     return value;
   }
+  const fault = twiceIn(value, list);
+  if (fault !== null) throw new RowFault(fault);
+  return list;
 }
 
 /** A turn of text, as a row without turns makes it. */

@@ -3,7 +3,7 @@
 
 import type { ChatVariables } from "./format.ts";
 import { parseJson, stringifyJson } from "./json.ts";
-import { clip, type Fields, RowFault } from "./jsonl.ts";
+import { clip, type Fields, RowFault, twiceIn } from "./jsonl.ts";
 
 /** Names that a row cannot give a value: the template has them from elsewhere. */
 const RESERVED = ["messages", "add_generation_prompt"];
@@ -25,6 +25,8 @@ function toolsOf(given: unknown): readonly unknown[] | null {
     } catch {
       throw wrong();
     }
+  const fault = typeof given === "string" ? twiceIn(given, tools) : null;
+  if (fault !== null) throw new RowFault(fault);
   if (tools === null) return null;
   if (!Array.isArray(tools) || !tools.every((tool) => typeof tool === "object" && tool !== null && !Array.isArray(tool)))
     throw wrong();

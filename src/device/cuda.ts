@@ -47,7 +47,7 @@ export class CudaDevice implements Device, Launcher {
   readonly kind = "cuda";
   readonly isConcurrent = true;
   readonly rowTile = CUDA_ROW_TILE;
-  readonly hasFewRows = true;
+  readonly hasFewRows: boolean = true;
   readonly threads = 0;
   readonly formats: readonly WeightFormat[];
   readonly name: string;

@@ -3,7 +3,7 @@
 import type { DeviceChoice, DeviceKind, DeviceReport } from "../base/device-report.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor, usableCores } from "../base/machine.ts";
-import { multipliesInFp8, type Precision } from "../base/precision.ts";
+import { multipliesInFp8, type Precision, withoutBf16Products } from "../base/precision.ts";
 import { formatBytes } from "../base/units.ts";
 import { asksForOpenBlas } from "./cpu/host.ts";
 import { CpuDevice } from "./cpu.ts";
@@ -54,7 +54,8 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
       'set precision to "int8" or "nf4", which run everywhere',
     );
   const { model, cores, hasProducts, missingBf16 } = requireProcessor();
-  if (precision === "bf16") requireBf16({ name: model, missing: missingBf16 });
+  if (precision === "bf16" && missingBf16.length > 0)
+    throw withoutBf16Products("device.precision", `${model} lacks ${missingBf16.join(", ")}`);
   const { totalBytes, availableBytes: freeBytes } = memory();
   const name = `${model}, ${cores} cores`;
   return {
@@ -71,16 +72,6 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
     count: 1,
     note,
   };
-}
-
-/** Refuses, with a RequestError, products in bf16 on a CPU that lacks them; `missing` are instruction sets. */
-function requireBf16({ name, missing }: { readonly name: string; readonly missing: readonly string[] }): void {
-  if (missing.length === 0) return;
-  throw new RequestError(
-    "device.precision",
-    `model.precision is bf16, which a CPU multiplies in by AVX512-BF16, and ${name} lacks ${missing.join(", ")}`,
-    'set precision to "auto", which holds a base that is bf16 in its files so and multiplies in fp32, or to "int8" or "nf4"',
-  );
 }
 
 /** A GPU by its place among those that the driver lists: CUDA_VISIBLE_DEVICES decides which these are. */

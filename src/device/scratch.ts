@@ -19,7 +19,7 @@ import { type LowKey, MOST_RANK } from "../methods/layout.ts";
 import { FACTORS } from "../methods/registry.ts";
 import { TABLE_KINDS, TABLE_TENSORS } from "../methods/tables.ts";
 import type { Device } from "./device.ts";
-import { fewRowsScratch } from "./fewrows.ts";
+import { fewExpertsScratch, fewRowsScratch, MOST_ROWS, readingOf } from "./fewrows.ts";
 import { groupSize } from "./packed.ts";
 
 export type ScratchNeed = {
@@ -149,16 +149,22 @@ export function scratchBytes(device: Pick<Device, "kind" | "compute" | "threads"
 }
 
 /** Of products over rows that are sequences, the head's a chunk at a time. */
-function extendingScratch(compute: "f32" | "bf16", { spec, format, rows: M, chunk }: ScratchNeed): number {
+function extendingScratch(compute: "f32" | "bf16", { spec, format, rows: M, chunk, low }: ScratchNeed): number {
+  const { hidden, layers, experts, perLayer } = spec;
   const groups = groupsOfModel(spec).flatMap((group) =>
     groupShapes(spec, group).map(({ in: K, firstColumn }) => {
       const [N, W] = [firstColumn.at(-1)!, (firstColumn.length - 1) * MOST_RANK];
-      const dense = format === "dense" ? null : { dtype: compute, shape: [N, K] };
-      return fewRowsScratch({ M, K, N, W, dense }).bytes;
+      const readings = [readingOf(compute, format, K), "dense"] as const; // some groups of a packed base may be dense
+      return Math.max(...readings.map((reading) => fewRowsScratch({ M, K, N, W, reading, compute }).bytes));
     }),
   );
-  const head = fewRowsScratch({ M: Math.min(M, chunk), K: spec.hidden, N: tableRows(spec), W: 0, dense: null }).bytes;
-  return Math.max(head, ...groups);
+  const ofExperts = expertProducts(spec).map(({ in: K, out }) => {
+    const pairs = Math.min(M, MOST_ROWS) * experts!.perToken;
+    return fewExpertsScratch({ pairs, K, N: sum(out), W: out.length * MOST_RANK }).bytes;
+  });
+  const dense = (M: number, N: number, W = 0) => fewRowsScratch({ M, K: hidden, N, W, reading: "dense", compute }).bytes;
+  const own = Math.max(dense(M, experts?.count ?? 0), dense(M, perLayer ? layers * perLayer.size : 0));
+  return Math.max(dense(Math.min(M, chunk), tableRows(spec), (low.head ?? 0) / chunk), own, ...groups, ...ofExperts);
 }
 
 /** Where the rows of each tile begin in each expert (ops/route.ts). */

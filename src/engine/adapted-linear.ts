@@ -33,13 +33,15 @@ const NONE: readonly PeftMethod[] = [];
 export const needsInput = (rows: RowTables, { site }: Adapted): boolean => computing(rows, site).length > 0;
 
 /** Makes A and B of the adapters in the pass that store neither. */
-function expand(device: Device, { expanding }: RowTables, site: TargetGroup): void {
+function expand(device: Device, { expanding }: Pick<AdapterWork, "expanding">, site: TargetGroup): void {
   for (const [method, of] of expanding) COMPUTATIONS[method].expansion!.expand(device, site, of);
 }
 
-/** The adapters of rows that find their own. */
-export const rowAdapters = ({ site, low }: Adapted, rowAdapter: Tensor): RowAdapters => {
+/** The adapters of rows that find their own, whose factors are made where they are not stored. */
+export const rowAdapters = (device: Device, { site, low }: Adapted, rows: AdapterWork): RowAdapters => {
   const { vectors, present } = site;
+  const rowAdapter = rows.rowAdapter!;
+  expand(device, rows, site);
   return { ...site, span: low.span, rowAdapter, gains: low.hasGains ? { vectors, decomposed: present.dora! } : null };
 };
 
@@ -63,7 +65,7 @@ export function forward(
   }
   const { x } = io;
   if (rowAdapter) {
-    const lora = at && rowAdapters(at, rowAdapter);
+    const lora = at && rowAdapters(device, at, rows);
     fewRowsForward(device, { x, weight, bias, residual, y, lora });
     return;
   }

@@ -11,8 +11,8 @@ export function attend({ from, to, heads, scale, window, cap, sinks: path }: Op<
   const [sinks, bounds] = [path ? pass.factor(path) : null, batch.bounds];
   const args = { qkv: pass.value(from), bounds, out: pass.value(to), ...heads, scale, window: window ?? 0, cap: cap ?? 0 };
   if (cached?.from === "cache") {
-    const { pages, tiles, cache } = cached;
-    attentionDecode(device, { ...args, sinks, pages, tiles, cache: cache.kv });
+    const { pages, tiles, areAllTiled, cache } = cached;
+    attentionDecode(device, { ...args, sinks, pages, tiles, areAllTiled, cache: cache.kv });
     return;
   }
   const lse = pass.saved(to);

@@ -13,6 +13,7 @@ import type { StageSizes } from "./buffers.ts";
 import type { LowRows as StartsOfLowRows } from "./low-rows.ts";
 import type { Expanding, Presence } from "./methods/computation.ts";
 import { COMPUTATIONS } from "./methods/registry.ts";
+import type { RowTablesOfPass } from "./row-tables.ts";
 import { type EmbeddingBatch, embeddingBatch, type HeadBatch, headBatch, takeTableBatch } from "./table-batch.ts";
 
 /**
@@ -38,6 +39,8 @@ export type Batch = { readonly rows: number; readonly targets: number } & Readon
     /** Null where no adapter of the pass changes the table, or it is on another stage. */
     readonly embedding: EmbeddingBatch | null;
     readonly head: HeadBatch | null;
+    /** The same of a pass whose rows have an adapter each. */
+    readonly ofTables: RowTablesOfPass | null;
   } & AdapterWork;
 
 /** Memory of a batch's tables. */
@@ -85,6 +88,7 @@ export function writeBatch(device: Device, pool: AdapterPool, batch: BatchMemory
     ...uploaded,
     embedding: embeddingBatch(device, pool, embedding, tables, uploaded.tileAdapter),
     head: headBatch(device, pool, head, tables),
+    ofTables: null,
     loss: firstRows(batch.loss, targets),
     isCorrect: firstRows(batch.isCorrect, targets),
     ...adapterWork(device, pool, batch, tables.tileAdapter),

@@ -49,9 +49,9 @@ export type LayerActivations = {
 
 /** What of a pass is in host memory while other layers run (offloaded-streams.ts). */
 export interface HostStreams {
-  /** Before and after layer `i` runs forward. */
+  /** Before layer `i` runs forward, and once it has made attention's input, where that is kept. */
   beforeForward(i: number, rows: number): void;
-  afterForward(i: number, rows: number): void;
+  afterInput(i: number, rows: number): void;
   /** Before and after what layer `i` computes in the backward pass. */
   beforeBackward(i: number, rows: number): void;
   afterBackward(i: number, rows: number): void;
@@ -271,7 +271,7 @@ export function shared(take: Take): TakeNamed {
 }
 
 /** The memory of each layer. */
-export function takeLayers(take: Take, compute: DType, program: Program, sizes: Sizes, work: ForwardWork): LayerActivations[] {
+function takeLayers(take: Take, compute: DType, program: Program, sizes: Sizes, work: ForwardWork): LayerActivations[] {
   const named: TakeNamed = (_, ...of) => take(...of);
   return program.map((layer) => takeLayer({ of: () => named, pass: named }, compute, layer, sizes, work));
 }

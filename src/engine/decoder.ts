@@ -6,6 +6,7 @@ import { keepsInputsAlone, type Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedForward } from "../ops/embed.ts";
+import { fewEmbed } from "../ops/fewtables.ts";
 import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
 import { embedAdapted, embeddingGradient } from "./adapted-tables.ts";
@@ -66,6 +67,8 @@ export class Decoder {
       const x = firstRows(acts.inputs[0]!, batch.rows);
       embedForward(device, { ids: batch.ids, table: weights.embedding!, x });
       if (batch.embedding) embedAdapted(device, batch.embedding, batch.ids, x, acts.embedded);
+      const own = batch.ofTables?.embedding;
+      if (own) fewEmbed(device, { x, ...batch, rowAdapter: batch.rowAdapter!, ...own.site, tokenRow: own.tokenRow });
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
       if (weights.embeddingNorm) this.#norm(x, weights.embeddingNorm, batch.rows);
     }
@@ -76,19 +79,31 @@ export class Decoder {
       isFetching = false;
       return acts.ownInputs;
     };
-    for (const i of program.keys()) {
-      const source = sourceOf(program[i]!);
-      const from = (source ?? program[i]!.layer) - program[0]!.layer;
-      const own = cached && { ...cached, cache: cached.cache[from]!, isOwn: source === null };
-      if (trains) acts.hostStreams?.beforeForward(i, batch.rows);
-      this.#pass(i, { batch, work, cached: own, ownInputs }, acts).forward();
-      if (trains) acts.hostStreams?.afterForward(i, batch.rows);
+    const passOf = (i: number): LayerPass | null => {
+      const layer = program[i];
+      if (!layer) return null;
+      const source = sourceOf(layer);
+      const own = cached && {
+        ...{ ...cached, cache: cached.cache[(source ?? layer.layer) - program[0]!.layer]! },
+        isOwn: source === null,
+      };
+      return this.#pass(i, { batch, work, cached: own, ownInputs }, acts);
+    };
+    let [pass, hasBegun] = [passOf(0), false];
+    for (let i = 0; pass; i++) {
+      const next = passOf(i + 1);
+      const streams = trains ? acts.hostStreams : null;
+      streams?.beforeForward(i, batch.rows);
+      const isKept = streams !== null && this.kept.has(i);
+      const then = { after: beforeAttention(program[i]!).length, run: () => streams?.afterInput(i, batch.rows) };
+      hasBegun = pass.forward(hasBegun ? 1 : 0, next, isKept ? then : null);
+      pass = next;
     }
     return firstRows(acts.inputs[program.length]!, batch.rows);
   }
 
   /** What layers have of tokens besides the stream; its embedding is made again where another stage has it. */
-  #ownInputs({ ids, rows }: Batch, acts: Activations, work: ForwardWork, fetched: () => void): void {
+  #ownInputs({ ids, rows, rowAdapter }: Batch, acts: Activations, work: ForwardWork, fetched: () => void): void {
     const { device, weights, layerRange, normEps: eps } = this;
     const own = work.ownInputs!;
     const x = firstRows(layerRange.first ? acts.inputs[0]! : own.embedded, rows);
@@ -97,7 +112,10 @@ export class Decoder {
       if (weights.embeddingScale) multiplyRows(device, { x, factor: weights.embeddingScale, y: x });
     }
     fetched();
-    ownInputs(device, weights.own!, own, { x, eps, into: firstRows(acts.ownInputs!, rows) });
+    ownInputs(device, weights.own!, own, {
+      ...{ x, eps, into: firstRows(acts.ownInputs!, rows) },
+      isByRow: rowAdapter !== null,
+    });
   }
 
   /** The norm of the embedding's rows, in place. */
@@ -113,9 +131,10 @@ export class Decoder {
 
   /**
    * Turns the gradient of the stream in `work.grad` into that of the input, and adds to the adapters' gradients. On the first
-   * stage the gradient of the input is computed only where an adapter trains the embedding.
+   * stage the gradient of the input is computed only where an adapter trains the embedding. `hasLast`: what the last layer has
+   * computed is where it left it, so that it need not be computed again.
    */
-  backward(batch: Batch, acts: Activations, work: Workspace): void {
+  backward(batch: Batch, acts: Activations, work: Workspace, { hasLast }: { readonly hasLast: boolean }): void {
     const ownInputs = () => acts.ownInputs;
     for (const gradient of work.shared.values()) this.device.zero(firstRows(gradient, batch.rows));
     const { device, layerRange, weights } = this;
@@ -123,7 +142,9 @@ export class Decoder {
       const needsInput = !(layerRange.first && i === 0) || batch.embedding !== null;
       acts.hostStreams?.beforeBackward(i, batch.rows);
       const pass = this.#pass(i, { batch, work, gradients: work.gradients[i]!, ownInputs, needsInput }, acts);
-      if (keepsInputsAlone(this.recomputation)) pass.recompute(this.kept.has(i) ? beforeAttention(this.program[i]!) : []);
+      const isThere = hasLast && i === this.program.length - 1;
+      if (keepsInputsAlone(this.recomputation) && !isThere)
+        pass.recompute(this.kept.has(i) ? beforeAttention(this.program[i]!) : []);
       pass.backward();
       acts.hostStreams?.afterBackward(i, batch.rows);
     }

@@ -26,6 +26,7 @@ import { cutRoutes, type RouteSizes, type Routes, route, routeBackward, sortedRo
 import type { Sizes } from "./buffers.ts";
 import type { LayerPass } from "./layer-pass.ts";
 import { isExperts, type Program } from "./program.ts";
+import { expertsByRow } from "./row-experts.ts";
 
 type Experts = Op<"experts">;
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
@@ -189,6 +190,10 @@ export function expertsAgain(of: Experts, pass: LayerPass): void {
 }
 
 export function expertsPassForward(of: Experts, pass: LayerPass): void {
+  if (pass.batch.rowAdapter) {
+    expertsByRow(of, pass);
+    return;
+  }
   expertsInside(of, pass);
   const { device } = pass;
   activate(of, pass);

@@ -53,13 +53,26 @@ export class Generating {
 
   constructor(private readonly of: Lent) {
     this.#pages = of.config.sizes.cache ? new PageTable(of.config.sizes.cache) : null;
-    this.#byRow = of.device.hasFewRows && extendsByRow(of.decoder.program, of.config.sizes, of.config.spec);
+    this.#byRow = of.device.hasFewRows && extendsByRow(of.decoder.program, of.device, of.config.sizes);
   }
 
   /** Null on a stage that is not the last. */
   async decode(batch: GenerationBatch): Promise<NextTokens | null> {
-    const { device, pool, buffers } = this.of;
+    const { device, buffers } = this.of;
     this.#pages?.update(device, buffers.pages!, batch.pages);
+    const { rowTiles } = batch;
+    if (rowTiles === batch.tileAdapter.length) return await this.#extended(batch);
+    if (rowTiles === 0) return await this.#heads(batch);
+    const byRow = rowsOf(batch, device.rowTile, () => true, 0, rowTiles);
+    const byTile = rowsOf(batch, device.rowTile, () => true, rowTiles);
+    const [rest, own] = [withoutRows(batch, byTile, device.rowTile), withoutRows(batch, byRow, device.rowTile)];
+    const [read, extended] = [await this.#heads(own!), await this.#extended(rest!)];
+    return read && extended && joined(batch, byTile, read, extended);
+  }
+
+  /** By rows, and by tiles what cannot be. */
+  async #extended(batch: GenerationBatch): Promise<NextTokens | null> {
+    const { device, pool } = this.of;
     const rows = this.#byRow && batch.from === "cache" ? sequenceRows(batch, device.rowTile, pool) : [];
     if (rows.length === 0) return await this.#heads(batch);
     const extended = await this.#rows(batch, rows);
@@ -86,11 +99,11 @@ export class Generating {
     return mine && others && joined(batch, rows, mine, others);
   }
 
-  #cached(batch: GenerationBatch, places: Tensor, tiles: Tensor | null): Cached {
+  #cached(batch: GenerationBatch, places: Tensor, tiles: Tensor | null, areAllTiled = false): Cached {
     const { cache, pages } = this.of.buffers;
     const { cache: sizes } = this.of.config.sizes;
     invariant(cache && sizes, "a stage without a cache cannot generate");
-    return { cache, places, pages: pages!, tiles, capacity: rowsOfSequence(sizes), from: batch.from };
+    return { cache, places, pages: pages!, tiles, areAllTiled, capacity: rowsOfSequence(sizes), from: batch.from };
   }
 
   async #tiles(batch: GenerationBatch): Promise<NextTokens | null> {
@@ -99,7 +112,8 @@ export class Generating {
     const words = batch.from === "cache" && device.hasFewRows ? tilesOf(batch.bounds) : new Int32Array(0);
     const tiles = words.length > 0 ? firstRows(buffers.tiles!, words.length / 2) : null;
     if (tiles) device.write(tiles, words);
-    const cached = this.#cached(batch, places, tiles);
+    const areAllTiled = tiles !== null && batch.bounds.every((first, i) => i % 2 === 1 || first < 0);
+    const cached = this.#cached(batch, places, tiles, areAllTiled);
     device.write(places, batch.places);
     return await this.of.run(batch, cached, async (passed) => {
       return config.layerRange.last ? await nextTokens(ground(passed), buffers.choices!, passed.batch, batch) : null;
@@ -114,7 +128,7 @@ export class Generating {
     const positions = tablePositions(config, batch.positions, (row) => {
       return pool.adapter(batch.tileAdapter[Math.floor(row / device.rowTile)]!)?.isLong === true;
     });
-    const tables = rowTables(batch, positions, sequences);
+    const tables = rowTables(batch, positions, sequences, pool);
     device.write(firstRows(buffers.rowTables!, tables.length), tables);
     decoder.refresh(); // apart from what is the same each time
     const cached = this.#cached(batch, places, tiles);
@@ -123,7 +137,10 @@ export class Generating {
     return await this.of.borrow(async (acts, slot) => {
       const stream = firstRows(acts.inputs[0]!, pass.rows);
       if (!first) await timed("receive", () => neighbours.previous!.receive("activation.decode", stream));
-      const forward = () => decoder.forward(pass, acts, buffers.work, { fetched: null }, { cached, trains: false });
+      const { fetched } = decoder.prepare(pass, acts); // apart from what is recorded, as it is on another stream
+      fetched?.();
+      const prepared = { fetched: fetched && (() => undefined) };
+      const forward = () => decoder.forward(pass, acts, buffers.work, prepared, { cached, trains: false });
       const targets = sequences.filter(({ sequence }) => sequence >= 0);
       const asked: number[] = [];
       for (let i = 0; i < targets.length; i++) if (batch.choices.logits[targets[i]!.sequence]) asked.push(i);

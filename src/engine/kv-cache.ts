@@ -51,13 +51,14 @@ export type KvCache = readonly LayerCache[];
 /**
  * The rows of the cache that a pass writes, i32[M], of which a sequence's begin `capacity` after those of the one before it,
  * `pages` i32[..] in which they lie, and what the pass's rows attend to: each other, or the cache (their own keys included);
- * `tiles` as attention_decode has them.
+ * `tiles` and `areAllTiled` as attention_decode has them.
  */
 export type Cached = {
   readonly cache: KvCache;
   readonly places: Tensor;
   readonly pages: Tensor;
   readonly tiles: Tensor | null;
+  readonly areAllTiled: boolean;
   readonly capacity: number;
   readonly from: "pass" | "cache";
 };

@@ -16,7 +16,7 @@ import { type ExpertActivations, expertsAgain } from "./experts.ts";
 import type { Cached, LayerCache } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
 import { type Activation, addedOf, isExperts, isLinears, type LayerProgram, STREAM } from "./program.ts";
-import { fuse } from "./row-fusion.ts";
+import { fuse, fuseWithNext } from "./row-fusion.ts";
 import type { TargetGroup } from "./target-group.ts";
 import { type ExpertLayerWeights, type LayerWeights, type LinearWeights, normKey } from "./weights.ts";
 
@@ -66,13 +66,24 @@ export class LayerPass {
     ({ device: this.device, batch: this.batch, program: this.program, cached: this.cached } = of);
   }
 
-  forward(): void {
+  /**
+   * From the operation `from` on. Where the last one computes the first of the layer after it as well, says so. `then.run` is
+   * called once as many operations as `then.after` are enqueued.
+   */
+  forward(
+    from = 0,
+    next: LayerPass | null = null,
+    then: { readonly after: number; readonly run: () => void } | null = null,
+  ): boolean {
     const { operations } = this.program;
-    for (let i = 0; i < operations.length; ) {
+    for (let i = from; i < operations.length; ) {
+      if (i === then?.after) then.run();
       const fused = fuse(operations, i, this);
+      if (fused === 0 && fuseWithNext(operations, i, this, next)) return true;
       if (fused === 0) this.#run(operations[i]!);
       i += Math.max(1, fused);
     }
+    return false;
   }
 
   /**

@@ -78,8 +78,8 @@ export class OffloadedStreams implements HostStreams {
     this.#leavingInput = [];
   }
 
-  /** The last input stays where it is: the backward pass begins with it. */
-  afterForward(i: number, rows: number): void {
+  /** It leaves while attention reads it. The last input stays where it is: the backward pass begins with it. */
+  afterInput(i: number, rows: number): void {
     const own = this.#kept.findIndex(({ layer }) => layer === i);
     if (own < 0 || own === this.#kept.length - 1) return;
     const { parts, place } = this.#kept[own]!;

@@ -5,6 +5,7 @@ import type { DType } from "../base/dtype.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import { embedFetch } from "../ops/embed.ts";
+import { fewRowsForward } from "../ops/fewrows.ts";
 import { linearForward } from "../ops/linear.ts";
 import { multiplyRows } from "../ops/multiply.ts";
 import { rmsnormForward } from "../ops/rmsnorm.ts";
@@ -51,19 +52,21 @@ export const fetchOwnInputs = (device: Device, { table }: OwnInputWeights, ids: 
 
 /**
  * `into` c[M, L P] = (norm(x W^T / sqrt(H)) + sqrt(P) into) / sqrt(2), x c[M, H] the scaled embedding, norms of P each, of
- * rows of the table in `into`.
+ * rows of the table in `into`. `isByRow`: they are a pass's whose rows find their own adapters, of any number.
  */
 export function ownInputs(
   device: Device,
   { projection, norm, factors }: OwnInputWeights,
   { projected, rstd }: OwnInputWork,
-  { x, eps, into }: { readonly x: Tensor; readonly eps: number; readonly into: Tensor },
+  { x, eps, into, isByRow }: { readonly x: Tensor; readonly eps: number; readonly into: Tensor; readonly isByRow: boolean },
 ): void {
   const [rows, width] = into.shape as [number, number];
   const size = norm.shape[0]!;
   multiplyRows(device, { x: into, factor: factors.tokens, y: into });
   const of = { ...projected, shape: [rows, width] };
-  linearForward(device, { x, weight: projection, bias: null, residual: null, y: of, lora: null });
+  const product = { x, weight: projection, bias: null, residual: null, y: of, lora: null };
+  if (isByRow) fewRowsForward(device, product);
+  else linearForward(device, product);
   multiplyRows(device, { x: of, factor: factors.projected, y: of });
   const each = (t: Tensor): Tensor => ({ ...t, shape: [(rows * width) / size, size] });
   const tokens = each(into);

@@ -2,6 +2,7 @@
 
 import type { WeightFormat } from "../base/precision.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import type { Weight } from "../device/packed.ts";
 import { randomFill } from "../ops/fill.ts";
 import { linearForward } from "../ops/linear.ts";
 import { quantise } from "../ops/packed.ts";
@@ -22,13 +23,15 @@ export async function measurePeak(device: Device, format: WeightFormat = "dense"
     dtype: device.compute,
     shape: [size, size],
   });
-  const [x, values, y, held] = [matrix(), matrix(), matrix(), matrix()];
+  const [x, values, y] = [matrix(), matrix(), matrix()];
+  const held = format === "bf16-products" ? matrix() : null;
   try {
     for (const [i, out] of [x, values].entries()) randomFill(device, { out, seed: i, scale: 1 });
-    const packed = { ptr: held.ptr, format: "bf16-products", shape: [size, size], firstRow: [0, size] } as const;
-    const isPacked = format === packed.format;
-    if (isPacked) quantise(device, { from: values, weight: packed, linear: 0, absmax: { ...y, shape: [size * size] } });
-    const weight = isPacked ? packed : values;
+    let weight: Weight = values;
+    if (held) {
+      weight = { ptr: held.ptr, format: "bf16-products", shape: [size, size], firstRow: [0, size] };
+      quantise(device, { from: values, weight, linear: 0, absmax: { ...y, shape: [size * size] } });
+    }
     const product = () => linearForward(device, { x, weight, bias: null, residual: null, y, lora: null });
     product(); // loads the kernel
     await device.idle();
@@ -37,6 +40,6 @@ export async function measurePeak(device: Device, format: WeightFormat = "dense"
     const times = (await device.endTimeline()).map(({ ms }) => ms).sort((a, b) => a - b);
     return (2 * size ** 3) / ((times[times.length >> 1] ?? Number.NaN) / 1000);
   } finally {
-    for (const { ptr } of [x, values, y, held]) device.release(ptr);
+    for (const of of [x, values, y, held]) if (of) device.release(of.ptr);
   }
 }

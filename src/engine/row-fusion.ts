@@ -2,8 +2,8 @@
 // generated passes fewer kernels. The bits are those of one after the other.
 
 import type { Op, Operation } from "../families/definition.ts";
-import { otherOf, residualOf } from "../families/parts.ts";
-import { fewRowsRope, fewRowsSwiglu, MOST_ROTATED } from "../ops/fewrows/fused.ts";
+import { INPUT, otherOf, residualOf } from "../families/parts.ts";
+import { fewRowsNormed, fewRowsRope, fewRowsSwiglu, MOST_NORMED, MOST_ROTATED } from "../ops/fewrows/fused.ts";
 import { rowAdapters } from "./adapted-linear.ts";
 import { attend } from "./attend.ts";
 import type { LayerPass } from "./layer-pass.ts";
@@ -12,7 +12,9 @@ import type { LayerPass } from "./layer-pass.ts";
 export function fuse(operations: readonly Operation[], i: number, pass: LayerPass): number {
   const { rowAdapter } = pass.batch;
   const [first, second, third] = operations.slice(i, i + 3);
-  if (!rowAdapter || first?.op !== "linears" || first.residual !== null || second?.from !== first.to) return 0;
+  if (!rowAdapter || first?.op !== "linears" || second?.from !== first.to) return 0;
+  if (second.op === "norm") return normed(first, pass, second, pass) ? 2 : 0;
+  if (first.residual !== null) return 0;
   const reads = (of: Operation) => of.from === first.to || otherOf(of) === first.to || residualOf(of) === first.to;
   if (operations.slice(i + 2).some(reads)) return 0;
   if (second.op === "swiglu") {
@@ -28,9 +30,31 @@ export function fuse(operations: readonly Operation[], i: number, pass: LayerPas
   return 3;
 }
 
+/**
+ * Computes the operation at `i`, the last of its layer, with the norm that the next layer begins with, and says whether it is
+ * such a one.
+ */
+export function fuseWithNext(operations: readonly Operation[], i: number, pass: LayerPass, next: LayerPass | null): boolean {
+  const [last, first] = [operations[i]!, next?.program.operations[0]];
+  if (!pass.batch.rowAdapter || !next || i + 1 < operations.length || last.op !== "linears") return false;
+  if (last.to !== pass.program.output || first?.op !== "norm" || first.from !== INPUT) return false;
+  return normed(last, pass, first, next);
+}
+
+/** Linears whose sum is normalised in the same kernel, where it is one that the kernel takes. */
+function normed(linears: Op<"linears">, pass: LayerPass, norm: Op<"norm">, after: LayerPass): boolean {
+  const { out, residual } = linears;
+  if (norm.residual !== undefined || norm.size > MOST_NORMED || out.length > 1 || out[0] !== norm.size) return false;
+  fewRowsNormed(pass.device, {
+    ...{ ...productOf(linears, pass), residual: residual === null ? null : pass.value(residual), y: pass.value(linears.to) },
+    ...{ norm: after.norm(norm.weight, norm.size), h: after.value(norm.to), rstd: after.saved(norm.to), eps: norm.eps },
+  });
+  return true;
+}
+
 function productOf({ from, group }: Op<"linears">, pass: LayerPass) {
   const [adapters, { weight, bias }] = [pass.adapters(group), pass.linears(group)];
-  const lora = adapters && rowAdapters(adapters, pass.batch.rowAdapter!);
+  const lora = adapters && rowAdapters(pass.device, adapters, pass.batch);
   return { x: pass.value(from), weight, bias, lora };
 }
 

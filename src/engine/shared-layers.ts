@@ -1,5 +1,6 @@
 // The memory of layers of which only inputs are kept: one after the other has the same, as much as the largest needs, and the
-// head has it between the last layer's forward and backward pass.
+// head has it between the last layer's forward and backward pass. The head lies where the last layer's gradients come to lie,
+// so that what this layer has computed is still there in its backward pass, where that takes little more memory.
 //
 // Of some layers the input of attention is kept, too, in host memory (offloaded-streams.ts): queries, keys and values, and what
 // the operations before it save. That part lies in a region of its own, so that it can be copied while other layers run.
@@ -31,7 +32,12 @@ export type SharedLayers = {
   readonly layersAt: (region: Tensor | null) => readonly LayerActivations[];
   readonly gradients: readonly ByName[];
   readonly head: HeadBuffers | null;
+  /** Whether what the last layer computes outlasts the head. */
+  readonly keepsLast: boolean;
 };
+
+/** The share more that layers and head together may take for the last layer to be kept. */
+const MORE_FOR_LAST = 1 / 6;
 
 /** The operations before a layer's attention. */
 export function beforeAttention({ operations }: LayerProgram): readonly Operation[] {
@@ -69,25 +75,37 @@ export function takeSharedLayers(
 ): SharedLayers {
   const tables = shared(take);
   const kept = keptInputs(program, sizes);
-  const takeOf = (i: number, own: Take, region: Take) => {
+  const valuesOf = (i: number, own: Take, region: Take) => {
     const layer = program[i]!;
     const [first, named, inRegion] = [new Set(kept.has(i) ? beforeAttention(layer) : []), shared(own), shared(region)];
     const of = (operation: Operation) => (first.has(operation) ? inRegion : named);
-    return {
-      layer: takeLayer({ of, pass: tables }, compute, layer, sizes, work),
-      gradients: gradients ? takeGradients(own, compute, [layer], sizes.rows) : new Map<string, Tensor>(),
-    };
+    return takeLayer({ of, pass: tables }, compute, layer, sizes, work);
+  };
+  const takeOf = (i: number, own: Take, region: Take) => ({
+    layer: valuesOf(i, own, region),
+    gradients: gradients ? takeGradients(own, compute, [program[i]!], sizes.rows) : new Map<string, Tensor>(),
+  });
+  const headOf = (own: Take, keepsLast: boolean) => {
+    if (keepsLast) valuesOf(program.length - 1, own, nowhere);
+    return head && takeHead(own, compute, head, sizes);
   };
   const nowhere: Take = (dtype, ...shape) => ({ ptr: 0, dtype, shape });
   const places = range(program.length);
-  const ofHead = head ? [countBytes((own) => void takeHead(own, compute, head, sizes))] : [];
-  const bytes = places.map((i) => countBytes((own) => void takeOf(i, own, nowhere)));
-  const { ptr } = take("u8", maxOf([...bytes, ...ofHead]));
+  const layerBytes = maxOf(places.map((i) => countBytes((own) => void takeOf(i, own, nowhere))));
+  const [least, withLast] = [false, true].map((keepsLast) =>
+    Math.max(
+      layerBytes,
+      countBytes((own) => void headOf(own, keepsLast)),
+    ),
+  );
+  const keepsLast = withLast! <= least! * (1 + MORE_FOR_LAST);
+  const { ptr } = take("u8", keepsLast ? withLast! : least!);
   const at = (region: Tensor | null) => places.map((i) => takeOf(i, carve(ptr), region ? carve(region.ptr) : nowhere));
   return {
     regionBytes: maxOf([...kept].map((i) => countBytes((region) => void takeOf(i, nowhere, region)))),
     layersAt: (region) => at(region).map(({ layer }) => layer),
     gradients: at(null).map((of) => of.gradients),
-    head: head && takeHead(carve(ptr), compute, head, sizes),
+    head: headOf(carve(ptr), keepsLast),
+    keepsLast,
   };
 }

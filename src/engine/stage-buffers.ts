@@ -1,10 +1,12 @@
 // All that a stage holds besides weights and adapters, taken once when it opens. The plan counts what is taken here.
 
 import type { DType } from "../base/dtype.ts";
+import { expertFormatOf } from "../base/precision.ts";
 import { keepsInputsAlone } from "../base/recomputation.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { scratchBytes } from "../device/scratch.ts";
 import { expertTile } from "../device/tile.ts";
 import { INPUT } from "../families/parts.ts";
 import { makesInputs } from "../ops/lora.ts";
@@ -90,11 +92,12 @@ export function takeStageBuffers(
     backward,
     passes,
     head: layerRange.last ? (shared?.head ?? takeHead(takeOf("head"), compute, spec, sizes)) : null,
+    keepsLast: shared?.keepsLast ?? false,
     cache: cache ? takeCache(takeOf("cache"), compute, programOf(spec, layerRange), cache) : null,
     places: cache ? takeOf("cache")("i32", rows) : null,
     pages: cache ? takePages(takeOf("cache"), cache) : null,
     tiles: cache ? takeOf("cache")("i32", rows, 2) : null,
-    rowTables: cache ? takeRowTables(takeOf("cache"), rows, cache.sequences) : null,
+    rowTables: cache ? takeRowTables(takeOf("cache"), { rows, sequences: cache.sequences, slots: adapters }) : null,
     choices: cache && layerRange.last ? takeChoices(takeOf("cache"), sizes.targets) : null,
   };
 }
@@ -164,6 +167,16 @@ export function stageBufferBytes(
     };
   takeStageBuffers(count, device, spec, layerRange, sizes);
   return bytes;
+}
+
+/** Bytes of the block that a stage's kernels leave each other things in. */
+export function stageScratchBytes(
+  device: Pick<Device, "kind" | "compute" | "threads">,
+  spec: ModelSpec,
+  layers: StageLayers,
+  { cache, ...sizes }: StageSizes,
+): number {
+  return scratchBytes(device, { ...sizes, spec, layers, expertFormat: expertFormatOf(sizes), generates: cache !== undefined });
 }
 
 export const totalBufferBytes = (...of: Parameters<typeof stageBufferBytes>): number =>

@@ -11,7 +11,6 @@ import type { OptimizerStep, SequenceLoss } from "../bus/messages.ts";
 import { Arena, firstRows, rowsFrom } from "../device/arena.ts";
 import type { Device } from "../device/device.ts";
 import { valuesOf } from "../device/packed.ts";
-import { scratchBytes } from "../device/scratch.ts";
 import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
@@ -34,7 +33,7 @@ import { stepTable } from "./optimizer.ts";
 import { measurePeak } from "./peak.ts";
 import { adaptersOf, Recorder, timed } from "./recorder.ts";
 import { tablePositions } from "./rope.ts";
-import type { StageBuffers } from "./stage-buffers.ts";
+import { type StageBuffers, stageScratchBytes } from "./stage-buffers.ts";
 import { withTop } from "./top.ts";
 import { noOriginal, type OriginalWeight } from "./weight-source.ts";
 import { lossOf, lossWithGradient } from "./weighted-loss.ts";
@@ -59,6 +58,8 @@ export class Stage implements Disposable {
   readonly #inFlight = new Map<number, InFlight>();
   readonly #recorder: Recorder;
   readonly #free: number[];
+  /** The packed batch that ran last, while it awaits its backward pass and the memory of its last layer is as it left it. */
+  #latest: InFlight | null = null;
   /** Resolves when the previous stage has the gradient of the latest backward pass. */
   #leaving: Promise<void> = Promise.resolve();
   /** The error of the first pass that failed. */
@@ -94,26 +95,14 @@ export class Stage implements Disposable {
   ): Promise<Stage> {
     const { spec, layerRange, sizes } = config;
     const freeBefore = device.memory().free;
-    const { rows, low, slots, format, chunk, gradients } = sizes;
+    const { slots, format, gradients } = sizes;
     for (const held of [format, expertFormatOf(sizes)]) requireFormat(device, held);
     const weightArena = new Arena(device, weightBytes(spec, layerRange, device.compute, sizes), "the base model's weights");
     const hostBytes = hostWeightBytes(spec, device.compute);
     const hostArena = hostBytes > 0 ? new Arena(device, hostBytes, "the embeddings of its layers", "host") : null;
     const weights = await loadWeights(device, { device: weightArena, host: hostArena }, spec, layerRange, sizes, fill);
     const pool = new AdapterPool(device, spec, layerRange, slots, sizes.inFlight > 0 ? gradients : null, sizes);
-    device.reserveScratch(
-      scratchBytes(device, {
-        spec,
-        layers: layerRange,
-        rows,
-        slots,
-        low,
-        format,
-        expertFormat: expertFormatOf(sizes),
-        chunk,
-        generates: sizes.cache !== undefined,
-      }),
-    );
+    device.reserveScratch(stageScratchBytes(device, spec, layerRange, sizes));
     const { program, kept, buffers, held } = await openBuffers(device, spec, layerRange, sizes);
     const { ropes, embeddingNorm } = buffers;
     const { recomputation } = sizes;
@@ -186,6 +175,7 @@ export class Stage implements Disposable {
   async #forward(pass: number, batch: MicroBatch): Promise<Later<null>> {
     const inFlight = await this.#run("forward", pass, batch);
     this.#inFlight.set(pass, inFlight);
+    this.#latest = inFlight;
     if (this.config.spec.experts) await this.#loads.add(this.device, inFlight.acts);
     await this.#unlessConcurrent(inFlight.sent);
     return new Later(inFlight.sent.then(() => null));
@@ -212,6 +202,8 @@ export class Stage implements Disposable {
     invariant(inFlight, `backward of pass ${pass}, which has had no forward`);
     const work = this.buffers.backward!;
     const { batch, acts, tables, slot } = inFlight;
+    const hasLast = this.buffers.keepsLast && this.#latest === inFlight;
+    this.#latest = null;
     const { first, last } = this.config.layerRange;
     const grad = firstRows(work.grad, batch.rows);
     const timed = this.#recorder.timer(pass, adaptersOf(tables));
@@ -220,7 +212,7 @@ export class Stage implements Disposable {
     const contrasts = await timed("backward", async () => {
       this.pool.beginSteps(adaptersOf(tables));
       const found = last ? await lossWithGradient(this.#ground(inFlight), inFlight, grad) : null;
-      decoder.backward(batch, acts, work);
+      decoder.backward(batch, acts, work, { hasLast });
       return found;
     });
     const losses = last ? await enqueueLosses(device, batch, tables.sequences, logProbs) : null;
@@ -262,6 +254,7 @@ export class Stage implements Disposable {
    */
   async decode(batch: GenerationBatch): Promise<NextTokens | null> {
     const { device, config, pool, decoder, buffers, neighbours } = this;
+    this.#latest = null;
     this.#generating ??= new Generating({
       ...{ device, config, pool, decoder, buffers, neighbours, recorder: this.#recorder },
       ground: (passed) => this.#ground(passed),
@@ -357,6 +350,7 @@ export class Stage implements Disposable {
     cached: Cached | null = null,
   ): Promise<InFlight<T>> {
     const { passes, work } = this.buffers;
+    this.#latest = null;
     invariant(tables.ids.length <= this.config.sizes.rows, `${tables.ids.length} rows in a pass, more than planned`);
     const slot = this.#free.pop();
     invariant(slot !== undefined, `more than ${passes.length} packed batches in flight`);

@@ -1,35 +1,24 @@
 // Gemma 3 (Gemma Team 2025), 270M to 27B; from 4B on as a part of a model that sees. Layers with a window have a rope of their
 // own, and all have norms of each head of q and k.
 
-import type { Rope } from "../base/spec.ts";
-import { type ConfigObject, ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
 import { slidingLayers } from "./dense.ts";
 import { gemma, readCap, readGemma, slidingBut } from "./gemma.ts";
 import { POST_NORMED } from "./gguf.ts";
-import { type RopeDefaults, readRope } from "./rope.ts";
+import { type RopeDefaults, readRopesByKind } from "./rope.ts";
 
 const DEFAULTS = {
   ...{ hidden: 2304, layers: 26, heads: 8, kvHeads: 4, headDim: 256, intermediate: 9216, vocab: 262208, positions: 131072 },
 };
 
-/**
- * The ropes of full and of sliding layers. Of old, rope_theta and rope_scaling are the full layers' and rope_local_base_freq
- * the others'; since transformers 5 rope_parameters has a table for each.
- */
-function readRopes(config: ConfigReader, sizes: RopeDefaults): readonly [full: Rope, sliding: Rope] {
-  const { rope_parameters: tables, rope_scaling: scaling, rope_theta: theta, rope_local_base_freq: local } = config.source;
-  const of = (kind: string): ConfigObject => (isObject(tables) && isObject(tables[kind]) ? tables[kind] : {});
-  const rope = (table: ConfigObject, outer: unknown, fallback: number) => {
-    const one = new ConfigReader({ rope_parameters: table, rope_theta: table["rope_theta"] ?? outer }, config.path);
-    return readRope(one, { ...sizes, theta: fallback });
-  };
-  const full = { ...of("full_attention"), ...(isObject(scaling) ? scaling : {}) };
-  return [rope(full, theta, 1e6), rope(of("sliding_attention"), local, 1e4)];
-}
-
-const isObject = (value: unknown): value is ConfigObject =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
+/** Of old, rope_theta was the full layers' and rope_local_base_freq the others'. */
+const readRopes = (config: ConfigReader, sizes: RopeDefaults) =>
+  readRopesByKind(
+    config,
+    { full: config.source["rope_theta"], sliding: config.source["rope_local_base_freq"] },
+    { full: { ...sizes, theta: 1e6 }, sliding: { ...sizes, theta: 1e4 } },
+  );
 
 export const gemma3 = {
   ...gemma,

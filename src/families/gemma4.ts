@@ -79,9 +79,14 @@ function readFullHeads(config: ConfigReader, sizes: FullHeads, keysAsValues: boo
   return full;
 }
 
+const isGiven = (value: unknown): boolean => value != null && (typeof value !== "object" || Object.keys(value).length > 0);
+
 const ropeOf = (config: ConfigReader, kind: string, sizes: RopeDefaults) => {
   const rope = readRopeOf(config, kind, sizes);
   if (rope) return rope;
+  for (const key of ["rope_scaling", "rope_parameters"])
+    if (isGiven(config.source[key]))
+      throw config.wrong(key, `is ${JSON.stringify(config.source[key])}, expected rope_parameters with a table of ${kind}`);
   const { headDim, theta } = { theta: 1e6, ...sizes };
   const scaling = kind === "full_attention" ? ({ kind: "proportional", factor: 1, share: 0.25 } as const) : null;
   return { headDim, rotated: headDim, theta, scaling, queryScale: null };

@@ -2,11 +2,11 @@
 // all of k. OLMo 3 has windows in three of four layers, and its YaRN in the others alone.
 
 import type { ModelSpec } from "../base/spec.ts";
-import { type ConfigObject, ConfigReader } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
 import { dense, readDense, readSizes, readWindow, slidingLayers, withLayerTypes } from "./dense.ts";
 import { POST_NORMED } from "./gguf.ts";
-import { readRope, readRopeOf } from "./rope.ts";
+import { readRopesByKind } from "./rope.ts";
 
 const DEFAULTS = {
   ...{ kvHeads: null, headDim: null, intermediate: 11008, vocab: 50304, positions: 2048, normEps: 1e-5 },
@@ -54,19 +54,11 @@ export const olmo2 = {
   tokenizer: { class: null, isFixed: true },
 } as const satisfies Definition;
 
-/**
- * rope_parameters by kind of layer. In older files rope_scaling is that of full attention, and rope_theta too: transformers 5
- * takes the default for the others.
- */
+/** Of old, rope_theta was that of full attention: transformers 5 takes the default for the others. */
 function ropesOf(config: ConfigReader, sizes: { readonly headDim: number; readonly maxPositions: number }) {
   const defaults = { ...sizes, theta: 500000 };
-  const { source, path } = config;
-  const isNested = (kind: string) => (source["rope_parameters"] as ConfigObject | null | undefined)?.[kind] != null;
-  const { rope_scaling, rope_theta } = source;
-  const whole = new ConfigReader({ rope_scaling, rope_theta }, path);
-  const full = isNested("full_attention") && rope_scaling == null ? readRopeOf(config, "full_attention", defaults) : null;
-  const sliding = isNested("sliding_attention") ? readRopeOf(config, "sliding_attention", defaults) : null;
-  return [full ?? readRope(whole, defaults), sliding ?? readRope(new ConfigReader({}, path), defaults)];
+  const thetas = { full: config.source["rope_theta"], sliding: undefined };
+  return [...readRopesByKind(config, thetas, { full: defaults, sliding: defaults })];
 }
 
 export const olmo3 = {

@@ -42,6 +42,27 @@ export function readRopeOf(config: ConfigReader, kind: string, defaults: RopeDef
   return ropeOf(new ConfigReader(nested, `${config.path}: ${key}.${kind}`), outer, defaults);
 }
 
+/**
+ * The ropes of full and of sliding layers, of families that had one table of old: rope_scaling was the full layers', and since
+ * transformers 5 it is put over what rope_parameters has for them. `thetas`: of the config, where a table has none.
+ */
+export function readRopesByKind(
+  config: ConfigReader,
+  thetas: Readonly<Record<"full" | "sliding", unknown>>,
+  defaults: Readonly<Record<"full" | "sliding", RopeDefaults>>,
+): readonly [full: Rope, sliding: Rope] {
+  const { rope_parameters: given, rope_scaling: scaling } = config.source;
+  const tables = isObject(given) ? given : {};
+  const of = (kind: string): ConfigObject => (isObject(tables[kind]) ? tables[kind] : {});
+  const rope = (table: ConfigObject, kind: "full" | "sliding") => {
+    const own = { ...table, truncate: tables["truncate"] ?? true }; // which transformers reads outside
+    const one = { rope_parameters: own, rope_theta: table["rope_theta"] ?? thetas[kind] };
+    return readRope(new ConfigReader(one, config.path), defaults[kind]);
+  };
+  const full = { ...of("full_attention"), ...(isObject(scaling) ? scaling : {}) };
+  return [rope(full, "full"), rope(of("sliding_attention"), "sliding")];
+}
+
 /** rope_scaling wins over rope_parameters. */
 function tableOf(config: ConfigReader): { readonly key: string; readonly table: ConfigObject } {
   const { source } = config;
@@ -99,7 +120,7 @@ const SCALINGS: ReadonlyMap<unknown, (given: Given) => RopeScaling | null> = new
 ]);
 
 /** As transformers 5: a value outside the table wins, and without one all positions are original ones. */
-export function originalPositions({ inner, config, maxPositions }: Pick<Given, "inner" | "config" | "maxPositions">): number {
+function originalPositions({ inner, config, maxPositions }: Pick<Given, "inner" | "config" | "maxPositions">): number {
   const key = "original_max_position_embeddings";
   const from = [config, inner].find(({ source }) => Object.hasOwn(source, key));
   return from?.count(key, null) ?? maxPositions;

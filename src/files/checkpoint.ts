@@ -61,7 +61,15 @@ const progressSchema = v.strictObject({
   lastLoss: v.nullable(v.number()),
   before: v.nullable(evaluationSchema),
   /** Of early stopping (schedule/sweeps.ts). */
-  best: v.nullable(v.strictObject({ loss: measured, step: v.number(), since: v.number(), judged: v.number() })),
+  best: v.nullable(
+    v.strictObject({
+      loss: measured,
+      step: v.number(),
+      since: v.number(),
+      judged: v.number(),
+      mark: v.exactOptional(v.number()),
+    }),
+  ),
   made: madeSchema,
   sha256: v.string(),
 });

@@ -14,7 +14,7 @@ export type ModelPlace = {
 export const INDEX = "model.safetensors.index.json";
 const HINT = "model.path is a Hugging Face model's folder, or a GGUF file";
 
-export const isGguf = (path: string): boolean => /\.gguf$/i.test(path);
+const isGguf = (path: string): boolean => /\.gguf$/i.test(path);
 /** "model-00002-of-00003.gguf" */
 export const SPLIT = /-(\d{5})-of-(\d{5})\.gguf$/i;
 const isLater = (name: string): boolean => Number(SPLIT.exec(name)?.[1] ?? 1) > 1;

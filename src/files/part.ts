@@ -15,8 +15,8 @@ const stamp = v.pipe(v.string(), v.parseJson(), v.object({ process: v.string(), 
 export type Part = { readonly path: string; readonly finish: () => void; readonly discard: () => void };
 
 /**
- * Makes a folder for files of these `names` that becomes `whole`; first removes those of processes that are gone. Throws what
- * the system refuses.
+ * Makes a folder for files of these `names`, some in folders within it, that becomes `whole`; first removes those of processes
+ * that are gone. Throws what the system refuses.
  */
 export function openPart(whole: string, names: readonly string[]): Part {
   const folder = dirname(whole);
@@ -56,6 +56,12 @@ function removeStale(path: string): void {
 
 /** The stamp goes last: without it the others are not known for ours. */
 function removePart(path: string, names: readonly string[]): void {
-  removeFolder(path, (name) => names.some((of) => name === of || isTemporary(name, of)));
+  const isOf = (all: readonly string[]) => (name: string) => all.some((of) => name === of || isTemporary(name, of));
+  const inside = Map.groupBy(
+    names.filter((name) => /^[\w-]+\/[^/]+$/.test(name)),
+    (name) => dirname(name),
+  );
+  for (const [folder, own] of inside) removeFolder(join(path, folder), isOf(own.map((name) => basename(name))));
+  removeFolder(path, isOf(names));
   removeFolder(path, (name) => name === STAMP);
 }

@@ -89,7 +89,12 @@ export function columnsOf(grader: Grader): string[] {
   return [...new Set(paths.filter((path) => path !== OUTPUT).map((path) => path.slice("item.".length)))];
 }
 
-export type Graded = { readonly item: unknown; readonly output: string };
+/** `jsonOf`: what of the row is no text, as JSON with the digits that the row has. */
+export type Graded = {
+  readonly item: unknown;
+  readonly output: string;
+  readonly jsonOf: (value: unknown) => string;
+};
 
 /**
  * The grade of an answer to a row that has the grader's columns, and those that it is made of. A formula may come to a number
@@ -102,7 +107,6 @@ export function gradesOf(grader: Grader, of: Graded): { readonly grade: number; 
 }
 
 export { TooLong } from "./similarity.ts";
-export const gradeOf = (grader: Grader, of: Graded): number => gradesOf(grader, of).grade;
 
 function singleGrade(grader: Single, of: Graded): number {
   const [input, reference] = [rendered(grader.input, of), rendered(grader.reference, of)];
@@ -111,11 +115,11 @@ function singleGrade(grader: Single, of: Graded): number {
 }
 
 /** Texts as they are, all else as JSON. Throws TooLong. */
-function rendered(text: string, { item, output }: Graded): string {
+function rendered(text: string, { item, output, jsonOf }: Graded): string {
   let length = 0;
   const made = text.replaceAll(REFERENCE, (_, path: string) => {
     const value = path === OUTPUT ? output : columnAt(item, path.slice("item.".length));
-    const shown = typeof value === "string" ? value : JSON.stringify(value);
+    const shown = typeof value === "string" ? value : jsonOf(value);
     length += shown.length;
     if (length > MOST_TEXT) throw new TooLong(`a text of more than ${MOST_TEXT} characters`);
     return shown;

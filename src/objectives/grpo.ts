@@ -3,7 +3,19 @@
 // of its prompt. Advantages are computed in advantages.ts, the loss in group-policy.ts.
 
 import * as v from "valibot";
-import { between, expected, notNegative, oneOf, positive, table, text, truth, whole } from "../base/check.ts";
+import {
+  between,
+  command,
+  expected,
+  notNegative,
+  oneOf,
+  positive,
+  table,
+  text,
+  truth,
+  webAddress,
+  whole,
+} from "../base/check.ts";
 import { define, type SettingsOf, type TableContext } from "./definition.ts";
 import { graderSchema } from "./graders.ts";
 import { completionScales, type GroupPolicy } from "./group-policy.ts";
@@ -20,14 +32,8 @@ const about = {
   /** Until all of a step's answers have their rewards. */
   seconds: v.exactOptional(positive()),
 };
-const program = table({
-  command: v.pipe(v.array(text), v.minLength(1, "is empty, expected a program")),
-  ...about,
-});
-const address = table({
-  url: v.pipe(text, v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL"))),
-  ...about,
-});
+const program = table({ command, ...about });
+const address = table({ url: webAddress, ...about });
 /** What a reward is of: a program or an address. */
 export const rewardSource = v.union([program, address], expected("{ command, seconds } or { url, seconds }"));
 const graded = table({ grader: graderSchema, ...named });

@@ -6,6 +6,7 @@
 
 import { F, I, native, P } from "../../ffi/native.ts";
 import { bytesOf } from "../base/dtype.ts";
+import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
 import { type Heads, headVariant, sizesOf } from "./attention.ts";
 import { cdiv, dim, flag, op } from "./op.ts";
@@ -50,6 +51,8 @@ type Attending = Heads & {
   readonly bounds: Tensor;
   /** Rows that are read together, i32[T, 2]: the first, and how many; null where all are extended by themselves. */
   readonly tiles: Tensor | null;
+  /** Whether each row is in a tile. */
+  readonly areAllTiled: boolean;
   readonly sinks: Tensor | null;
   readonly out: Tensor;
   readonly scale: number;
@@ -77,13 +80,16 @@ export const attentionDecode = op<Attending>(
         ...([qkv.ptr, cache.ptr, pages.ptr, bounds.ptr, sinks?.ptr ?? null, out.ptr, PAGE] as const),
         ...([dim(qkv, 0), heads, kvHeads, headDim, scale, window, cap] as const),
       ),
-    cuda: ({ qkv, cache, pages, bounds, tiles, sinks, out, heads, kvHeads, headDim: D, scale, window, cap }, gpu) => {
+    cuda: ({ areAllTiled, ...of }, gpu) => {
+      const { qkv, cache, pages, bounds, tiles, sinks, out, heads, kvHeads, headDim: D, scale, window, cap } = of;
       const args = {
         ...{ qkv, cache, pages, bounds, tiles, sinks, out, D, heads, kv_heads: kvHeads, scale, window, cap },
         has_sinks: flag(sinks),
       };
-      const kernel = headVariant(gpu, "attention_decode", D);
-      gpu.launch(kernel, [dim(qkv, 0), kvHeads, cdiv(heads / kvHeads, kernel.constant("BM"))], args);
+      const own = (variant: Variant) => variant.constant("BM") === 1 && variant.constant("HEAD_DIM") === D;
+      const alone = heads === kvHeads ? gpu.variants("attention_decode").find(own) : undefined;
+      const kernel = alone ?? headVariant(gpu, "attention_decode", D, { BM: 16 });
+      if (!areAllTiled) gpu.launch(kernel, [dim(qkv, 0), kvHeads, cdiv(heads / kvHeads, kernel.constant("BM"))], args);
       if (!tiles) return;
       const extend = headVariant(gpu, "attention_extend", D);
       gpu.launch(extend, [dim(tiles, 0), heads, cdiv(TILE_ROWS, extend.constant("BM"))], args);

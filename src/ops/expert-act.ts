@@ -28,7 +28,7 @@ const numbers = ({ squares, interleaved, clamp }: ExpertActivation) =>
 const clampOf = ({ clamp }: ExpertActivation) => ({ limit: clamp?.limit ?? 0, alpha: clamp?.alpha ?? 1 });
 
 /** What an activation reads of I features. */
-const read = (kind: ExpertActivation, I: number) => ({ G: (kind.squares ? 1 : 2) * I });
+export const read = (kind: ExpertActivation, I: number) => ({ G: (kind.squares ? 1 : 2) * I });
 
 /** act c[P, I] of gateUp c[P, G]: G is 2 I, but I of squares. */
 export const expertActForward = op<{ gateUp: Tensor; act: Tensor; kind: ExpertActivation; routes: Routes }>(

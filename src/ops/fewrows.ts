@@ -9,14 +9,15 @@ import { addressesIn, floats, type Host, ints, rowsOfFloats, rowsOfInts } from "
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS } from "../device/fewrows.ts";
-import { isPacked, type Weight } from "../device/packed.ts";
+import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS, type Reading, readingOf, readsValues } from "../device/fewrows.ts";
+import { isPacked, type PackedWeight, type Weight } from "../device/packed.ts";
 import { RANK_TILE } from "../methods/layout.ts";
 import { GAIN } from "./dora.ts";
+import { codesOf, FORMATS } from "./fewrows/packed.ts";
 import { addBias, frozen } from "./linear/frozen.ts";
 import { A, B, boundaries, columnsIn, columnsOf, F32, type RankSpan, rowsOf } from "./linear/low-rank.ts";
 import { cdiv, dim, flag, op, strideOf } from "./op.ts";
-import { denseOf } from "./packed.ts";
+import { denseOf, roundRows } from "./packed.ts";
 
 /**
  * The adapters of rows: tables as ops/linear/low-rank.ts says, and `rowAdapter` i32[M], -1 for the base alone. What the layer
@@ -49,8 +50,8 @@ export const PRODUCT = {
 };
 
 /**
- * y = gain (x W^T + scale B A x) + bias + residual, the adapter of each row its own: x c[M, K], weight c[N, K] or packed (not
- * fp8), bias c[N] or null, residual c[M, N] (may be y) or null, y c[M, N], any M. No row depends on others or on M.
+ * y = gain (x W^T + scale B A x) + bias + residual, the adapter of each row its own: x c[M, K], weight c[N, K] or packed,
+ * bias c[N] or null, residual c[M, N] (may be y) or null, y c[M, N], any M. No row depends on others or on M.
  */
 export const fewRowsForward = op<FewRows>(
   "fewrows_forward",
@@ -121,36 +122,51 @@ export function productOfRows(
   finish: (parts: Readonly<Record<string, Tensor | number | null>>, of: RowsOfProduct) => void,
 ): void {
   const rows = dim(args.x, 0);
-  const w = denseOf(gpu, args.weight);
+  const { weight } = args;
+  const [N, K] = weight.shape as [number, number];
+  const reading = readingOf(gpu.compute, isPacked(weight) ? weight.format : "dense", K);
+  const w = reading === "dense" || reading === "apart" ? denseOf(gpu, weight) : null;
   for (let from = 0; from < rows; from += MOST_ROWS) {
-    const of = { from, rows: Math.min(MOST_ROWS, rows - from), firstColumn: args.lora?.firstColumn ?? [0, dim(w, 0)] };
-    finish(launchProduct(gpu, args, w, of), of);
+    const of = { from, rows: Math.min(MOST_ROWS, rows - from), firstColumn: args.lora?.firstColumn ?? [0, N] };
+    finish(launchProduct(gpu, args, { w, reading }, of), of);
   }
 }
 
-/** w is the weight as the device computes. */
-function launchProduct(gpu: Launcher, args: RowProduct, w: Tensor, { from, rows: M, firstColumn }: RowsOfProduct) {
-  const { bias, lora } = args;
+/** `w`: the weight as the device computes; null where its codes are read. */
+type Read = { readonly w: Tensor | null; readonly reading: Reading };
+
+function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { from, rows: M, firstColumn }: RowsOfProduct) {
+  const { bias, lora, weight } = args;
   const part = (t: Tensor) => rowsFrom(t, from, M);
   const x = part(args.x);
-  const [K, N] = [dim(x, 1), dim(w, 0)];
+  const [N, K] = weight.shape as [number, number];
   const G = lora ? dim(lora.ranks, 1) : 1;
   const W = lora ? G * alignUp(lora.span.most, RANK_TILE) : 0;
-  const scratch = fewRowsScratch({ M, K, N, W, dense: isPacked(args.weight) ? w : null });
+  const scratch = fewRowsScratch({ M, K, N, W, reading, compute: gpu.compute });
   const begin = gpu.scratch(scratch.bytes);
   const parts = { part: begin + scratch.part, low: begin + scratch.low };
   const tables = {
     ...{ factors: lora?.factors ?? null, ranks: lora?.ranks ?? null, row_adapter: lora ? part(lora.rowAdapter) : null, G },
     ...{ factors_stride: lora ? strideOf(lora.factors) : 0, ranks_stride: lora ? strideOf(lora.ranks) : 0 },
   };
-  const { count, columns } = fewRowsPieces(N, K);
-  const kernel = productFor(gpu, M, flag(lora));
-  const [BM, BN, BK] = [kernel.constant("BM"), kernel.constant("BN"), kernel.constant("BK")];
-  const pieces = kernel.constant("SUMS") === 1 ? 1 : count;
+  const packed = isPacked(weight) && !w ? weight : null;
+  const { count, columns } = fewRowsPieces(N, K, reading);
   const lowPieces = cdiv(K, LOW.part);
   const lows = lora ? cdiv(M, LOW.rows) * cdiv(W, LOW.columns) * lowPieces : 0;
-  gpu.launch(kernel, [lows + cdiv(N, BN) * pieces * cdiv(M, BM)], {
-    ...{ x, rows: x, w, ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
+  const tilesOf = (of: Variant) => cdiv(N, of.constant("BN")) * count * cdiv(M, of.constant("BM"));
+  const kernel = productFor(gpu, M, flag(lora), packed, (of) => lows + tilesOf(of));
+  const BK = kernel.constant("BK");
+  const pieces = kernel.constant("SUMS") === 1 ? 1 : count;
+  const rows = { rows: x, x_scale: begin + scratch.scale };
+  if (reading === "fp8") {
+    roundRows(gpu, x, null, { codes: begin, scale: rows.x_scale });
+    rows.rows = { ptr: begin, dtype: "u8", shape: [M, K] };
+  }
+  const codes = packed && codesOf(packed);
+  const values = packed && readsValues(M, packed.format) ? valuesOfCodes(gpu, packed, begin) : null;
+  gpu.launch(kernel, [lows + (tilesOf(kernel) / count) * pieces], {
+    ...{ x, ...(codes ? { ...rows, ...codes, ...(values && { w: values }) } : { rows: x, w }) },
+    ...{ ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
   });
   const gains = lora?.gains ?? null;
   return {
@@ -161,8 +177,52 @@ function launchProduct(gpu: Launcher, args: RowProduct, w: Tensor, { from, rows:
   };
 }
 
-/** The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. */
-function productFor(gpu: Launcher, rows: number, LOW: 0 | 1): Variant {
-  const found = gpu.variants("fewrows_product", { SUMS: 0, LOW }).find((variant) => variant.constant("BM") >= rows);
-  return found ?? gpu.kernel("fewrows_product", { SUMS: 1, LOW });
+/**
+ * The kernel that multiplies rows by gate and up, and makes of both what SwiGLU makes of them: of sums that are a single piece
+ * and nothing else. Null where another sums.
+ */
+export function gatedFor(gpu: Launcher, { x, weight, bias, lora }: RowProduct): Variant | null {
+  const [N, K] = weight.shape as [number, number];
+  if (bias || lora || isPacked(weight) || fewRowsPieces(N, K, "dense").count > 1) return null;
+  const product = productFor(gpu, dim(x, 0), 0, null);
+  if (product.row.constants["STAGES"] === undefined) return null; // not of Hopper, or of too many rows
+  return gpu.kernel("fewrows_gated", { BM: product.constant("BM") });
+}
+
+/** What the codes of a weight stand for, without their scales, at `ptr`. */
+function valuesOfCodes(gpu: Launcher, { format, shape, ...weight }: PackedWeight, ptr: number): Tensor {
+  const values: Tensor = { ptr, dtype: "bf16", shape };
+  const [kernel, size] = [gpu.kernel("fewrows_values", { FORMAT: FORMATS[format]! }), sizeOf(shape)];
+  const { w: codes } = codesOf({ ...weight, format, shape });
+  const out: Tensor = format === "nf4" ? { ...values, dtype: "i32", shape: [size / 2] } : values;
+  gpu.launch(kernel, [cdiv(size, kernel.constant("BLOCK"))], { codes, values: out, size });
+  return values;
+}
+
+/**
+ * The variant whose tile holds these rows; more rows are several tiles, whose weights are read by one after the other. Of
+ * several with the same bits the first of which all programs run at once.
+ */
+function productFor(
+  gpu: Launcher,
+  rows: number,
+  LOW: 0 | 1,
+  packed: PackedWeight | null,
+  programs: (of: Variant) => number = () => 0,
+): Variant {
+  const [name, choice] = packed
+    ? (["fewrows_packed", { FORMAT: FORMATS[packed.format]! }] as const)
+    : (["fewrows_product", { LOW }] as const);
+  const all = gpu.variants(name, { SUMS: 0, ...choice });
+  const first = all.find((variant) => variant.constant("BM") >= rows);
+  const isAlike = ({ row }: Variant) =>
+    row.launch["TOGETHER"] !== undefined && row.constants["BM"] === first!.row.constants["BM"];
+  const alike = (first ? all.filter(isAlike) : []).map(({ row }) => {
+    const { BM, STAGES } = row.constants as { BM: number; STAGES: number };
+    return gpu.kernel(name, { SUMS: 0, ...choice, BM, STAGES }); // another batch may take another of them
+  });
+  const atOnce = (of: Variant) => programs(of) <= of.constant("TOGETHER") * gpu.multiprocessors;
+  const found = alike.length > 1 ? (alike.find(atOnce) ?? alike.at(-1)) : first;
+  const many = packed ? { SUMS: 1, APART: readsValues(rows, packed.format) ? 1 : 0 } : { SUMS: 1 };
+  return found ?? gpu.kernel(name, { ...many, ...choice });
 }

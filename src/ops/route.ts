@@ -17,6 +17,7 @@ import type { Router } from "../base/spec.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
+import { expertSlots, MOST_ROWS } from "../device/fewrows.ts";
 import { CPU_EXPERT_TILE, CPU_ROW_TILE, CUDA_ROW_TILE } from "../device/tile.ts";
 import { cdiv, dim, flag, op } from "./op.ts";
 
@@ -68,6 +69,10 @@ export function sortedRows({ rows, adapters, experts, perToken }: RouteSizes, ti
   return alignUp(pairs + Math.min(experts * (adapters + 1), pairs) * (tile - 1), ALIGNED);
 }
 
+/** Numbers of `blocks` where rows are few (fewexperts.ts). */
+const fewBlocks = ({ rows, experts, perToken }: RouteSizes): number =>
+  4 * expertSlots(Math.min(rows, MOST_ROWS) * perToken, experts, 16);
+
 export function takeRoutes(take: (dtype: DType, ...shape: number[]) => Tensor, sizes: RouteSizes, tile: number): Routes {
   const { rows, adapters, experts, perToken } = sizes;
   const sorted = sortedRows(sizes, tile);
@@ -81,7 +86,7 @@ export function takeRoutes(take: (dtype: DType, ...shape: number[]) => Tensor, s
     firstRow: take("i32", experts + 1),
     counts: take("i32", adapters + 1, experts),
     starts: take("i32", adapters + 1, experts),
-    blocks: take("i32", experts + 1 + 2 * (cdiv(sorted, LEAST_HEIGHT) + experts)),
+    blocks: take("i32", Math.max(experts + 1 + 2 * (cdiv(sorted, LEAST_HEIGHT) + experts), fewBlocks(sizes))),
   };
 }
 
@@ -116,30 +121,24 @@ export const route = op<{
   "route",
   { logits: "c M E", correction: "f32 E", bounds: "i32 M 2", tileAdapter: "i32 T" },
   {
-    cpu: ({ logits, correction, router, bounds, tileAdapter, adapters, routes }) => {
+    cpu: (args) => {
+      const { logits, tileAdapter, adapters, routes } = args;
       const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(routes.experts, 1)];
-      const [sigmoid, normalise] = [Number(router.score === "sigmoid"), Number(router.normalise)];
-      const { groups, keptGroups, eps, scaling } = router;
-      const { experts, weights, place, source, tileExpert, firstRow, counts } = routes;
-      const chosen = [experts.ptr, weights.ptr] as const;
-      const bias = correction?.ptr ?? null;
-      c.route_choose(logits.ptr, bias, bounds.ptr, M, E, k, sigmoid, normalise, groups, keptGroups, eps, scaling, ...chosen);
+      const { experts, place, source, tileExpert, firstRow, counts } = routes;
+      chooseOnHost(args);
       const sizes = [CPU_ROW_TILE, M, E, k, adapters, CPU_EXPERT_TILE, dim(source, 0)] as const;
       const tiles = [tileExpert.ptr, routes.tileAdapter.ptr] as const;
       c.route_sort(experts.ptr, tileAdapter.ptr, ...sizes, place.ptr, source.ptr, ...tiles, firstRow.ptr, counts.ptr);
     },
-    cuda: ({ logits, correction, router, bounds, tileAdapter, adapters: L, routes }, gpu) => {
+    cuda: (args, gpu) => {
+      const { logits, tileAdapter, adapters: L, routes } = args;
       const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(routes.experts, 1)];
-      const { experts, weights, place, source, firstRow, counts, starts, blocks } = routes;
+      const { experts, place, source, firstRow, counts, starts, blocks } = routes;
       const T = M / CUDA_ROW_TILE;
-      const { groups, keptGroups: kept } = router;
       const begin = gpu.scratch(4 * (T + 1) * E);
       const height = productHeight(gpu);
       const shared = { experts, begin, first_row: firstRow, blocks, tile_adapter: tileAdapter, T, E, k, height };
-      gpu.launch(holdingAll(gpu, "route_choose", E), [M], {
-        ...{ logits, correction, bounds, experts, weights, place, E, k, ...numbersOf(router), groups, kept },
-        has_correction: flag(correction),
-      });
+      chooseExperts(gpu, args);
       const count = gpu.kernel("route_count");
       const across = cdiv(E, count.constant("EXPERTS"));
       gpu.launch(count, [T, across], shared);
@@ -150,6 +149,34 @@ export const route = op<{
     },
   },
 );
+
+type Choosing = {
+  readonly logits: Tensor;
+  readonly correction: Tensor | null;
+  readonly router: Router;
+  readonly bounds: Tensor;
+  readonly routes: Pick<Routes, "experts" | "weights" | "place">;
+};
+
+/** Fills `experts` and `weights`. */
+export function chooseOnHost({ logits, correction, router, bounds, routes: { experts, weights } }: Choosing): void {
+  const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(experts, 1)];
+  const [sigmoid, normalise] = [Number(router.score === "sigmoid"), Number(router.normalise)];
+  const { groups, keptGroups, eps, scaling } = router;
+  const of = [sigmoid, normalise, groups, keptGroups, eps, scaling] as const;
+  c.route_choose(logits.ptr, correction?.ptr ?? null, bounds.ptr, M, E, k, ...of, experts.ptr, weights.ptr);
+}
+
+/** The same on a GPU; `place` is -1 until rows are sorted. */
+export function chooseExperts(gpu: Launcher, { logits, correction, router, bounds, routes }: Choosing): void {
+  const { experts, weights, place } = routes;
+  const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(experts, 1)];
+  const { groups, keptGroups: kept } = router;
+  gpu.launch(holdingAll(gpu, "route_choose", E), [M], {
+    ...{ logits, correction, bounds, experts, weights, place, E, k, ...numbersOf(router), groups, kept },
+    has_correction: flag(correction),
+  });
+}
 
 /** dlogits c[M, E] from the gradients of the weights, dweights f32[M, k]; what was chosen counts as constant. */
 export const routeBackward = op<{
@@ -182,8 +209,8 @@ export const routeBackward = op<{
 export const productHeight = (gpu: Launcher): number => gpu.kernel("experts_forward", { LORA: 0 }).constant("BM");
 
 /** The variant that has all experts of a row in one block; plan/memory.ts refuses more. */
-function holdingAll(gpu: Launcher, name: string, E: number): Variant {
-  const found = gpu.variants(name).find((kernel) => kernel.constant("BLOCK") >= E);
+export function holdingAll(gpu: Launcher, name: string, E: number, block: "BLOCK" | "EXPERTS" = "BLOCK"): Variant {
+  const found = gpu.variants(name).find((kernel) => kernel.constant(block) >= E);
   invariant(found, `${name} has no variant for ${E} experts`);
   return found;
 }

@@ -1,7 +1,7 @@
 // Which formats can hold the linear weights of a model.
 
 import { RequestError } from "../base/errors.ts";
-import type { WeightFormat } from "../base/precision.ts";
+import { type WeightFormat, withoutBf16Products } from "../base/precision.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { linearShapes, linearsOfModel } from "../families/linears.ts";
 import type { StageDevice } from "./plan.ts";
@@ -9,25 +9,22 @@ import type { StageDevice } from "./plan.ts";
 /** Tensor cores take rows of e4m3 that are whole multiples of this many bytes. */
 const FP8_ALIGN = 16;
 /** What inputs are a multiple of: a block of 64 values of nf4 lies in one row, whose scale it has. */
-const INPUT_ALIGN = { fp8: FP8_ALIGN, "nf4-fp8": 64 };
+const INPUT_ALIGN: Readonly<Partial<Record<WeightFormat, number>>> = { fp8: FP8_ALIGN, "nf4-fp8": 64 };
 
 /** Throws a RequestError, `plan.precision`, where a stage's CPU does not multiply in bf16, which the format asks of it. */
-export function checkProducts(format: WeightFormat, devices: readonly StageDevice[]): void {
+export function checkBf16Products(format: WeightFormat, devices: readonly StageDevice[]): void {
   if (format !== "bf16-products") return;
   const lacking = devices.findIndex(({ multipliesBf16 }) => multipliesBf16 !== true);
   if (lacking < 0) return;
   const { name, host } = devices[lacking]!;
-  throw new RequestError(
-    "plan.precision",
-    `model.precision is bf16, which a CPU multiplies in by AVX512-BF16, and that of stage ${lacking} lacks it: ${name}${host === "" ? "" : ` on ${host}`}`,
-    'set precision to "auto", which holds a base that is bf16 in its files so and multiplies in fp32, or to "int8" or "nf4"',
-  );
+  const place = host === "" ? "" : ` on ${host}`;
+  throw withoutBf16Products("plan.precision", `that of stage ${lacking} lacks it: ${name}${place}`);
 }
 
 /** Throws a RequestError, `plan.precision`, where a model's linears have sizes that the format cannot hold. */
 export function checkFormat(format: WeightFormat, spec: ModelSpec): void {
-  if (format !== "fp8" && format !== "nf4-fp8") return;
   const align = INPUT_ALIGN[format];
+  if (align === undefined) return;
   const shapes = linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map((shape) => [linear, shape] as const));
   for (const [linear, { out, in: width }] of shapes) {
     if (out % FP8_ALIGN === 0 && width % align === 0) continue;

@@ -6,10 +6,11 @@ import type { HeldWeights, WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
-import { sameOrderPlaces } from "../device/tile.ts";
+import { CUDA_ROW_TILE, sameOrderPlaces } from "../device/tile.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { type CacheSizes, keepsStates, pagesOfSequence } from "../engine/kv-cache.ts";
 import { type StageLayers, wholeModel } from "../engine/weights.ts";
+import { linearElements } from "../families/linears.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import { PIECE, promptRows, type Tile, tiledRows, tilesFor } from "../schedule/decode.ts";
 import { blockBytes, lowSizes, lowWidths, poolBytes, productSizes } from "./adapter-memory.ts";
@@ -38,6 +39,16 @@ export const tileOf = (device: Parameters<typeof sameOrderPlaces>[0]): Tile => (
   isApart: device.kind !== "cpu",
 });
 
+/** Weights times tokens of a prompt from which on their products take longer than the launches of a pass. */
+const WORTH_LAUNCHES = 2 ** 37;
+
+/**
+ * Tokens of a prompt that is read by tiles where prompts are read in rows, at least: they fill half a tile, and outweigh the
+ * launches of a pass that is not recorded. By the model alone, as what a prompt comes to depends on it.
+ */
+export const tiledPromptOf = (spec: ModelSpec): number =>
+  Math.max(CUDA_ROW_TILE / 2, Math.ceil(WORTH_LAUNCHES / linearElements(spec)));
+
 /** As many sequences at once as there are and as fit. Throws a RequestError, `generate.memory`, where not one fits. */
 export function planGeneration(
   spec: ModelSpec,
@@ -62,7 +73,9 @@ export function planGeneration(
   const prompts = wanted.map(({ prompt }) => promptRows(inPieces ? Math.min(prompt, PIECE) : prompt, tile));
   // Where sequences are extended in the same passes, each adapter may begin a tile with its piece.
   const beside = inPieces && device.kind === "cuda" ? alignUp(PIECE, rowTile) + own.length * rowTile : 0;
-  const atOnce = beside > 0 ? 0 : Math.min(sum(prompts), PASS_ROWS[device.kind]);
+  const tiled = wanted.filter(({ prompt }) => prompt >= tiledPromptOf(spec)).map(({ prompt }) => prompt);
+  const read = beside === 0 ? sum(prompts) : tiled.length > 0 ? sum(tiled) + own.length * rowTile : 0;
+  const atOnce = Math.min(read, PASS_ROWS[device.kind]);
   const rows = maxOf([...prompts, tiles * rowTile + beside, atOnce]);
   const capacity = maxOf(wanted.map(({ prompt, limit }) => prompt + limit));
   const slots = Math.max(1, adapters.length);

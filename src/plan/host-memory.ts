@@ -29,9 +29,9 @@ const ofHost = (host: string): string => (host === "" ? "" : ` of ${host}`);
 
 /**
  * Operations of a forward pass in which a byte leaves for the host: what a GPU does in a second, over what its bus carries.
- * Of a Hopper 650 TFLOP/s in steady work over 50 GB/s, of an Ampere about as much.
+ * Of a Hopper 630 TFLOP/s in steady work over 55 GB/s, of an Ampere about as much.
  */
-const OPERATIONS_PER_BYTE = 13_000;
+const OPERATIONS_PER_BYTE = 11_500;
 
 /**
  * Layers of a stage whose attention's input may wait in host memory next to the streams between layers: as many as leave while

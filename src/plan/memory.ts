@@ -4,13 +4,11 @@
 import type { DeviceReport } from "../base/device-report.ts";
 import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
-import { expertFormatOf } from "../base/precision.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Device } from "../device/device.ts";
-import { scratchBytes } from "../device/scratch.ts";
 import type { StageSizes } from "../engine/buffers.ts";
-import { hostStreamBytes, stageBufferBytes } from "../engine/stage-buffers.ts";
+import { hostStreamBytes, stageBufferBytes, stageScratchBytes } from "../engine/stage-buffers.ts";
 import { hostWeightBytes, type StageLayers, weightBytes } from "../engine/weights.ts";
 import { linearShapes, linearsIn } from "../families/linears.ts";
 
@@ -96,7 +94,6 @@ export function stageMemory(
   device: Pick<Device, "kind" | "compute" | "rowTile" | "threads">,
   adapters: number,
 ): MemoryParts {
-  const { rows, slots, low, format, chunk } = sizes;
   const buffers = stageBufferBytes(device, spec, layerRange, sizes);
   const capacity = linkCapacity(spec, sizes, device.compute);
   const neighbours = Number(!layerRange.first) + Number(!layerRange.last);
@@ -106,19 +103,7 @@ export function stageMemory(
       (device.kind === "cpu" ? hostWeightBytes(spec, device.compute) : 0),
     adapters,
     activations: buffers.activations,
-    workspace:
-      buffers.workspace +
-      scratchBytes(device, {
-        spec,
-        layers: layerRange,
-        rows,
-        slots,
-        low,
-        format,
-        expertFormat: expertFormatOf(sizes),
-        chunk,
-        generates: sizes.cache !== undefined,
-      }),
+    workspace: buffers.workspace + stageScratchBytes(device, spec, layerRange, sizes),
     head: buffers.head,
     links: neighbours * capacity.slots * alignUp(capacity.slotBytes, LINK_ALIGN),
     ...(sizes.cache ? { cache: buffers.cache } : {}),

@@ -25,7 +25,7 @@ import {
   productSizes,
 } from "./adapter-memory.ts";
 import { type AdapterPlan, countsOf, type DataSummary, largestRows, longestRow, onStages, planAdapters } from "./adapters.ts";
-import { checkFormat, checkProducts } from "./format.ts";
+import { checkBf16Products, checkFormat } from "./format.ts";
 import { checkHostMemory, hostInputsOf, requireStreams, streamLack, totalStreamBytes } from "./host-memory.ts";
 import { type MemoryParts, requireKernels, stageHostBytes, stageMemory } from "./memory.ts";
 import { costsOf, mostStages, partition } from "./partition.ts";
@@ -51,6 +51,8 @@ const EXPERT_PASS_ROWS = 16_384;
  */
 const CHUNK_ROWS = { cpu: [120, 24], cuda: [2048, 1024, 512, 256, 128] };
 const CHUNK_BYTES = 320 * 2 ** 20;
+/** At most as many where streams wait in host memory: the head lies next to what the last half of a layer keeps. */
+const OFFLOADED_CHUNK_ROWS = 1024;
 
 /**
  * What is tried when the recipe does not say, the first that fits: on a CPU selective costs less than the memory traffic it
@@ -143,9 +145,12 @@ export function makePlan(
   const trained = adapters.map((adapter, i) => largestRows(adapter, data[i]!, tokensPerMicrobatch, rowTile));
   const largest = [...trained, ...generated.map((tokens) => alignUp(tokens, rowTile))];
   const chunkBytes = (count: number) => count * tableRows(spec) * bytesOf(device.compute);
-  const chunk = CHUNK_ROWS[device.kind].find((count) => chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
+  const chunkFor = (recomputation: Recomputation) => {
+    const most = recomputation === "offload" ? OFFLOADED_CHUNK_ROWS : Number.POSITIVE_INFINITY;
+    return CHUNK_ROWS[device.kind].find((count) => count <= most && chunkBytes(count) <= CHUNK_BYTES) ?? rowTile;
+  };
   checkFormat(held.format, spec);
-  checkProducts(held.format, devices);
+  checkBf16Products(held.format, devices);
   checkHostMemory(
     spec,
     parts.map((_, stage) => ({ device: devices[stage]! })),
@@ -173,7 +178,13 @@ export function makePlan(
       const inFlight = parts.length - stage + spare;
       const passes = parts.length === 1 ? 1 : inFlight + 1;
       const rows = largestPass(largest, alignUp(passRows, rowTile));
-      const ofPass = { rows, targets: rows, chunk: chunkOf(rows, chunk, device), recomputation, inFlight: passes };
+      const ofPass = {
+        rows,
+        targets: rows,
+        chunk: chunkOf(rows, chunkFor(recomputation), device),
+        recomputation,
+        inFlight: passes,
+      };
       const low = lowSizes(widths[stage]!, rows, ofPass.chunk);
       const blockBytes = mostBlockBytes(blocks[stage]!, count);
       const layers = layersIn(layerRange).length;

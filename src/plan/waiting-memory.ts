@@ -39,7 +39,7 @@ export function hostBytesOf({ blocks, blockBytes }: HostNeed, count: number): nu
 }
 
 /** What the host memory of each machine lacks for `count` adapters; null where it suffices. */
-export function hostLack(stages: readonly HostNeed[], count: number): string | null {
+function hostLack(stages: readonly HostNeed[], count: number): string | null {
   for (const on of Map.groupBy(stages, ({ device }) => device.host).values()) {
     const needed = sum(on.map((stage) => hostBytesOf(stage, count)));
     const own = sum(on.map(({ device, deviceBytes, otherBytes }) => otherBytes + (device.kind === "cpu" ? deviceBytes : 0)));

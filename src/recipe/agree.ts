@@ -59,6 +59,10 @@ export function checkTogether(
       });
   if (all.patience !== undefined && all.eval_every === undefined)
     faults.push({ path: [...at, "patience"], message: "counts evaluations: give eval_every, the steps between them" });
+  if (adapter.min_delta && all.patience === undefined)
+    faults.push({ path: [...at, "min_delta"], message: "is for patience, which is not given; leave it out" });
+  if (all.metrics?.goal !== undefined && all.metrics.best === undefined)
+    faults.push({ path: [...at, "metrics"], message: "has a goal and no best, which it is of; leave it out" });
   if (all.metrics?.best !== undefined && all.eval_every === undefined)
     faults.push({ path: [...at, "metrics"], message: "best is the best of several evaluations: give eval_every" });
   if (all.halving !== undefined && adapter.halving?.group === undefined && sweep === undefined)
@@ -97,6 +101,10 @@ function checkObjective(all: Omit<DefaultsTable & AdapterTable, "name">, at: Pat
           path: [...at, key],
           message: `is for supervised fine-tuning; leave it out with the objective ${name}`,
         });
+  if (kind !== "single" && all.thoughts === "every-turn")
+    wrong("thoughts", `is "every-turn", which is for supervised fine-tuning; leave it out with the objective ${name}`);
+  if (kind === "prompt" && all.train_on === "all")
+    wrong("train_on", `is "all", and ${name} learns its own answers alone; leave it out`);
   if (isContrastive({ name }) && all.batch_size === 1)
     faults.push({
       path: [...at, "batch_size"],

@@ -44,8 +44,12 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   const faults: Fault[] = [];
   const parsed = v.safeParse(RecipeTable, table);
   if (!parsed.success) for (const issue of parsed.issues) faults.push(...faultsOf(issue, RecipeTable));
+  if (text.includes(VARIABLES)) faults.push(...variableFaults(parse(text, { integersAsBigInt: true })));
   const modelPath = parsed.success ? modelPathOf(parsed.output.model, path, faults) : "";
   const adapters = parsed.success ? resolveAll(parsed.output, path, seedOf(overrides, parsed.output.run.seed), faults) : [];
+  const isHeldOut = adapters.some(({ eval: heldOut, evalSplit }) => heldOut.length > 0 || evalSplit > 0);
+  if (parsed.success && parsed.output.run.notify?.below !== undefined && faults.length === 0 && !isHeldOut)
+    faults.push({ path: ["run", "notify"], message: "has below, a held-out loss, and no adapter has held-out rows" });
   if (faults.length > 0) throw invalid(path, places, faults);
   const { model, run } = (parsed as { readonly output: RecipeTable }).output;
   const recipe: Recipe = {
@@ -131,6 +135,9 @@ function resolveAll(table: RecipeTable, path: string, seed: number, faults: Faul
     faults.push({ path: ["adapter"], message: `and its sweeps make ${total} adapters; a recipe has at most ${MOST_ADAPTERS}` });
     return [];
   }
+  const isPatient = ({ patience, sweep }: AdapterTable) => patience !== undefined || sweep?.["patience"] !== undefined;
+  if (defaults.min_delta && defaults.patience === undefined && !table.adapter.some(isPatient))
+    faults.push({ path: ["defaults", "min_delta"], message: "is for patience, which no adapter has; leave it out" });
   const taken = new Map<string, Path>();
   return table.adapter
     .flatMap((adapter, index) => {
@@ -202,6 +209,26 @@ function stagesOf({ stages }: Overrides): Recipe["run"]["stages"] | undefined {
     );
   return numbers.length === 1 ? numbers[0]! : numbers;
 }
+
+const VARIABLES = "chat_template_kwargs";
+
+/**
+ * Variables of a chat template that it would print otherwise than the same ones in Python: dates, and floats without a fraction
+ * (1.0), which are whole numbers here. `value` is of a parser that tells the two apart.
+ */
+function variableFaults(value: unknown, path: Path = [], isVariable = false): Fault[] {
+  if (typeof value !== "object" || value === null || value instanceof Date) {
+    const wrong = (what: string) => [{ path, message: `is ${what}: a chat template would print it otherwise; write a string` }];
+    if (!isVariable) return [];
+    if (value instanceof Date) return wrong("a date or time");
+    return Number.isInteger(value) ? wrong(`the float ${numberText(value as number)}, without a fraction`) : [];
+  }
+  const entries: (readonly [string | number, unknown])[] = Array.isArray(value) ? [...value.entries()] : Object.entries(value);
+  const areVariables = (key: string | number, of: unknown) => key === VARIABLES && !(of instanceof Date);
+  return entries.flatMap(([key, of]) => variableFaults(of, [...path, key], isVariable || areVariables(key, of)));
+}
+
+const numberText = (value: number): string => (Math.abs(value) < 1e16 ? `${value}.0` : `${value}`);
 
 const tableOf = (of: object) => Object.fromEntries(Object.entries(of).filter(([, value]) => value !== null));
 

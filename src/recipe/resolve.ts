@@ -119,6 +119,7 @@ export function resolveAdapter(
     schedule: { name: t.scheduler, warmup: t.warmup, minRatio: t.min_lr_ratio },
     ...lengthOf(adapter, defaults),
     seed: t.seed ?? hash(runSeed, hashText(t.name)),
+    minDelta: t.patience === undefined ? DEFAULTS.min_delta : t.min_delta,
     evalEvery: heldOut(t.data) ? (t.eval_every ?? null) : null,
     halving: t.halving === undefined ? null : { group, ...t.halving },
   };

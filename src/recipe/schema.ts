@@ -4,6 +4,7 @@ import * as v from "valibot";
 import {
   about,
   between,
+  command,
   expected,
   finite,
   listed,
@@ -18,6 +19,7 @@ import {
   tableOf,
   text,
   truth,
+  webAddress,
   whole,
 } from "../base/check.ts";
 import { PRECISIONS } from "../base/precision.ts";
@@ -198,7 +200,7 @@ export const adapterEntries = {
   eps: about(positive(), "AdamW: added to the root of the second moment", 1e-8),
   momentum: about(between(0, 1), "SGD: decay of the momentum", 0),
   nesterov: about(truth, "SGD: looks ahead by the momentum", false),
-  weight_decay: about(notNegative, "decoupled weight decay", 0),
+  weight_decay: about(notNegative, "AdamW: decoupled weight decay; SGD: added to the gradient, as in PyTorch", 0),
   max_grad_norm: about(
     v.union([v.literal(false), positive()], expected("a number above 0, or false")),
     "the norm that the adapter's own gradient is clipped to; false: none",
@@ -232,11 +234,15 @@ export const adapterEntries = {
   seed: about(seed, "the adapter's own seed, in place of one made from the run's and its name"),
   eval_every: about(whole(1, MANY), "steps between two evaluations on held-out rows"),
   patience: about(whole(1, MANY), "evaluations without a lower loss after which the adapter ends"),
-  min_delta: about(notNegative, "by how much a loss has to be lower for patience", 0),
+  min_delta: about(
+    notNegative,
+    "by how much a loss has to be lower for patience to count it; the lowest is saved all the same",
+    0,
+  ),
   metrics: about(
     table(
       {
-        command: v.pipe(v.array(text), v.minLength(1, "is empty, expected a program")),
+        command,
         best: v.exactOptional(text),
         goal: v.exactOptional(oneOf("max", "min")),
         seconds: v.exactOptional(positive()),
@@ -336,10 +342,8 @@ export const RecipeTable = v.strictObject({
       about(
         table(
           {
-            command: v.exactOptional(v.pipe(v.array(text), v.minLength(1, "is empty, expected a program"))),
-            url: v.exactOptional(
-              v.pipe(text, v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL"))),
-            ),
+            command: v.exactOptional(command),
+            url: v.exactOptional(webAddress),
             on: v.exactOptional(v.array(oneOf(...NOTIFIED))),
             below: v.exactOptional(finite("a number")),
           },

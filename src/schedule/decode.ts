@@ -29,6 +29,8 @@ export type GeneratedSequence = {
   readonly until?: number;
   /** Whether the tokens that are read are a prompt's: they attend together. */
   readonly isPrompt?: boolean;
+  /** Whether they are multiplied by tiles of their adapter, as all rows of a training pass. */
+  readonly isTiled?: boolean;
 };
 
 /** How the next token is chosen: `uniform` in [0, 1) is the chance; `logits`: all of them are asked for, too. */
@@ -71,6 +73,9 @@ export const tiledRows = (count: number, { rows, sameOrder }: Tile): number => M
 /** Tokens of a piece of a long prompt. */
 export const PIECE = 512;
 
+/** The same of long prompts next to sequences that are extended, where they are multiplied by tiles. */
+export const TILED_PIECE = 2048;
+
 /**
  * How stages read prompts: "rows" in any pieces next to sequences that are extended, whose bits these do not change; "pieces"
  * of PIECE tokens from their first on, in passes apart; "whole" where layers keep something else than keys of each token.
@@ -95,7 +100,7 @@ export function prefill(
   const rangeOf = ({ ids, read = 0, until = ids.length }: GeneratedSequence) => [read, until] as const;
   const rows = sequences.reduce((rows, of) => rows + promptRows(rangeOf(of)[1] - rangeOf(of)[0], tile), 0);
   const ended = sequences.filter((of) => rangeOf(of)[1] === of.ids.length);
-  const pass = padding(rows, ended, adapters, tile, from);
+  const pass = padding(rows, ended, adapters, tile, from, rows / tile.rows);
   let [row, targets] = [0, 0];
   for (const of of sequences) {
     const { adapter, ids, firstRow, isLong = false } = of;
@@ -114,7 +119,7 @@ export function prefill(
 
 /**
  * Reads tokens of sequences whose keys before them are kept: the last one of each, or those from `read` to `until`. Those that
- * come to their end have a target, in their order.
+ * come to their end have a target, in their order. Tiles of what is multiplied by tiles follow all others.
  */
 export function decode(sequences: readonly GeneratedSequence[], adapters: number, tile: Tile): GenerationBatch {
   const each = tile.sameOrder.length;
@@ -122,35 +127,49 @@ export function decode(sequences: readonly GeneratedSequence[], adapters: number
     const until = of.until ?? of.ids.length;
     return [of.read ?? until - 1, until];
   };
-  const counts = new Map<number, number>();
+  /** Of what is multiplied by rows and of what is by tiles: the rows of each adapter. */
+  const counts = [new Map<number, number>(), new Map<number, number>()] as const;
+  const countsOf = ({ isTiled = false }: GeneratedSequence) => counts[isTiled ? 1 : 0];
   for (const of of sequences) {
-    const [from, until] = rowsOf(of);
-    counts.set(of.adapter, (counts.get(of.adapter) ?? 0) + until - from);
+    const [[from, until], own] = [rowsOf(of), countsOf(of)];
+    own.set(of.adapter, (own.get(of.adapter) ?? 0) + until - from);
   }
-  const tiles = [...counts]
-    .sort(([a], [b]) => a - b)
-    .flatMap(([adapter, count]) => new Array<number>(tilesFor([count], tile)).fill(adapter));
-  invariant(tile.isApart || new Set(tiles).size === tiles.length, `more than ${each} sequences of one adapter in a pass`);
+  const tiles: number[] = [];
+  const [byRow, byTile] = counts.map((own) => {
+    const found = new Map<number, { readonly first: number; used: number }>();
+    for (const [adapter, count] of [...own].sort(([a], [b]) => a - b)) {
+      found.set(adapter, { first: tiles.length * tile.rows, used: 0 });
+      for (let i = tilesFor([count], tile); i > 0; i--) tiles.push(adapter);
+    }
+    return found;
+  });
+  const rowTiles = tilesFor(counts[0].values(), tile);
+  invariant(
+    tile.isApart || (byTile!.size === 0 && tiles.length === byRow!.size),
+    `more than ${each} sequences of one adapter in a pass`,
+  );
   const ended = sequences.filter((of) => rowsOf(of)[1] === of.ids.length);
-  const pass = padding(tiles.length * tile.rows, ended, adapters, tile, "cache");
+  const pass = padding(tiles.length * tile.rows, ended, adapters, tile, "cache", rowTiles);
   pass.tileAdapter.set(tiles);
-  const used = new Map(tiles.map((adapter) => [adapter, 0]));
+  pass.bounds.fill(NOTHING_SEEN, 2 * rowTiles * tile.rows);
+  for (let row = rowTiles * tile.rows; row < pass.ids.length; row++) pass.bounds[2 * row + 1] = 0;
   let targets = 0;
   for (const of of sequences) {
-    const { adapter, ids, firstRow, isLong = false, isPrompt = false } = of;
+    const { adapter, ids, firstRow, isLong = false, isPrompt = false, isTiled = false } = of;
     const [from, until] = rowsOf(of);
-    const first = tiles.indexOf(adapter) * tile.rows;
+    const own = (isTiled ? byTile : byRow)!.get(adapter)!;
     const seen = isPrompt ? ~firstRow : firstRow;
     for (let at = from; at < until; at++) {
-      const within = used.get(adapter)!;
-      used.set(adapter, within + 1);
-      const row = first + rowIndex(within, tile);
+      const row = own.first + rowIndex(own.used++, tile);
       putRow(pass, row, ids[at]!, isLong ? ~at : at, [seen, firstRow + at + 1], firstRow + at);
       if (at === ids.length - 1) putTarget(pass, targets++, row, tile);
     }
   }
   return pass;
 }
+
+/** In place of the first row that a row sees: it is read together with others that see nothing. */
+const NOTHING_SEEN = ~0;
 
 /** Rows that attend to nothing and are kept nowhere, with room for a target of each sequence. */
 function padding(
@@ -159,11 +178,12 @@ function padding(
   adapters: number,
   tile: Tile,
   from: "pass" | "cache",
+  rowTiles: number,
 ): GenerationBatch {
   const tables = paddingTables({ rows, targets: tiledRows(sequences.length, tile), adapters, rowTile: tile.rows });
   if (from === "cache") tables.bounds.fill(0);
   const places = new Int32Array(rows).fill(-1);
-  return { ...tables, from, places, pages: new Int32Array(0), choices: choicesOf(sequences) };
+  return { ...tables, from, places, pages: new Int32Array(0), choices: choicesOf(sequences), rowTiles };
 }
 
 function putRow(

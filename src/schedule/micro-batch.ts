@@ -169,5 +169,7 @@ export const generationBatch = v.strictObject({
   choices,
   /** What rows attend to (engine/kv-cache.ts). */
   from: v.picklist(["pass", "cache"]),
+  /** The rows of tiles from this one on are multiplied by tiles, as in training, whatever else is in the pass. */
+  rowTiles: count,
 });
 export type GenerationBatch = Output<typeof generationBatch>;

@@ -3,6 +3,7 @@
 import * as v from "valibot";
 import { now } from "../base/clock.ts";
 import { formatBytes } from "../base/units.ts";
+import { exactJson } from "../session/text-model.ts";
 import { ApiError, badRequest } from "./errors.ts";
 
 /** How long what is too large is read on, and how long a client may be silent meanwhile, in ms. */
@@ -93,10 +94,23 @@ export async function jsonOf<S extends v.GenericSchema>(
   return checked(schema, jsonIn(await bytesOf(request, limits)));
 }
 
+/** The same, and all of it with the numbers and the order of keys that Python reads: what goes into a template. */
+export async function exactOf<S extends v.GenericSchema>(request: Request, schema: S, limits: BodyLimits): Promise<Exact<S>> {
+  const bytes = await bytesOf(request, limits);
+  const body = checked(schema, jsonIn(bytes));
+  return { body, exact: read(bytes, exactJson) as Exact<S>["exact"] };
+}
+export type Exact<S extends v.GenericSchema> = {
+  readonly body: v.InferOutput<S>;
+  readonly exact: Readonly<Record<string, unknown>>;
+};
+
 /** Throws an ApiError. */
-export function jsonIn(bytes: Uint8Array): unknown {
+export const jsonIn = (bytes: Uint8Array): unknown => read(bytes, JSON.parse);
+
+function read(bytes: Uint8Array, parse: (text: string) => unknown): unknown {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch {
     throw badRequest("We could not parse the JSON body of your request: expected a JSON object in UTF-8.");
   }

@@ -5,7 +5,7 @@ import { now, wallTime } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
 import { jsonText, writeStderr } from "../base/terminal.ts";
-import { type BodyLimits, bytesOf, jsonOf, passOver } from "./body.ts";
+import { type BodyLimits, bytesOf, type Exact, exactOf, jsonOf, passOver } from "./body.ts";
 import { ApiError, apiErrorOf, errorResponse, unavailable } from "./errors.ts";
 import type { Keys } from "./keys.ts";
 import type { Counters } from "./metrics.ts";
@@ -23,6 +23,8 @@ export type Call = {
   readonly id: string;
   /** The body as JSON by the schema. Throws ApiErrors. */
   readonly json: <S extends v.GenericSchema>(schema: S) => Promise<v.InferOutput<S>>;
+  /** The same, and all of the body as it is written. Throws ApiErrors. */
+  readonly exact: <S extends v.GenericSchema>(schema: S) => Promise<Exact<S>>;
   /** The body. Throws ApiErrors. */
   readonly bytes: () => Promise<Uint8Array>;
 };
@@ -103,6 +105,7 @@ export class Router {
         ...{ request, id, tenant, isViewer, query: url.searchParams },
         params: paramsOf(route, url.pathname),
         json: (schema) => jsonOf(request, schema, this.options.limits),
+        exact: (schema) => exactOf(request, schema, this.options.limits),
         bytes: () => bytesOf(request, this.options.limits),
       };
       const { handler, isPoll } = route;

@@ -4,7 +4,7 @@
 import { RunError } from "../base/errors.ts";
 import { Rng } from "../base/rng.ts";
 import type { Sampling } from "../base/sample.ts";
-import { range } from "../base/shape.ts";
+import { range, sum } from "../base/shape.ts";
 import { type Bus, requestAll } from "../bus/bus.ts";
 import { rowsOfSequence } from "../engine/kv-cache.ts";
 import type { GenerationSizes } from "../plan/generation.ts";
@@ -15,6 +15,7 @@ import {
   prefill,
   promptRows,
   type Reading,
+  TILED_PIECE,
   type Tile,
   type TokenChoice,
   tilesFor,
@@ -51,6 +52,8 @@ export type GenerationEngine = {
   /** Positions up to which sequences are short for a LongRoPE; null for a model without one. */
   readonly shortPositions: number | null;
   readonly reading: Reading;
+  /** Tokens of a prompt that is read by tiles, at least, where prompts are read in rows; null for none. */
+  readonly tiledPrompt: number | null;
   /** Each sequence's next token, in the order of the pass's targets. */
   run(pass: GenerationBatch): Promise<NextTokens>;
 };
@@ -89,8 +92,14 @@ type Active = GeneratedSequence & {
 /** Tokens of a sequence that a pass reads. */
 type Part = { readonly of: Active; readonly read: number; readonly until: number };
 
-/** Rows of prompts in a pass next to `extended` sequences: together as many as are multiplied at once, a half at least. */
-const promptRowsBeside = (extended: number): number => Math.max(PIECE / 2, PIECE - extended);
+/**
+ * Rows of prompts in a pass next to `extended` sequences: those that are multiplied by rows are with these as many as are
+ * multiplied at once, a half at least; those that are multiplied by tiles hold none up where nothing is extended.
+ */
+const promptRowsBeside = (extended: number, isTiled: boolean, most: number): number => {
+  if (isTiled) return extended === 0 ? most : Math.min(most, TILED_PIECE);
+  return Math.max(PIECE / 2, PIECE - extended);
+};
 
 /**
  * Random numbers are a function of a sequence's seed and prompt, and so are its tokens: they do not depend on what else is
@@ -148,7 +157,7 @@ export class Decoding {
     const chosen = parts.map(({ of, read, until }): GeneratedSequence => {
       const { adapter, ids, firstRow, isLong = false, wanted } = of; // by name: hundreds of copies take their time
       const isPrompt = read < wanted.prompt.length;
-      const given = { adapter, ids, firstRow, isLong, read, until, isPrompt };
+      const given = { adapter, ids, firstRow, isLong, read, until, isPrompt, isTiled: isPrompt && this.#isTiled(of) };
       return until === ids.length ? { ...given, choice: choiceOf(of) } : given;
     });
     const batch =
@@ -203,10 +212,9 @@ export class Decoding {
   /** The next token of each sequence whose prompt has been read, and, where rows are free, as much of others as fits. */
   #rows(): Part[] {
     const { tile, sizes, reading } = this.engine;
-    const counts = new Map<number, number>();
-    const tilesNow = () => tilesFor(counts.values(), tile);
+    const [byRow, byTile] = [new Map<number, number>(), new Map<number, number>()];
     const parts: Part[] = [];
-    const put = (of: Active, rows: number) => {
+    const put = (of: Active, rows: number, counts = byRow) => {
       counts.set(of.adapter, (counts.get(of.adapter) ?? 0) + rows);
       parts.push({ of, read: of.kept, until: of.kept + rows });
     };
@@ -214,24 +222,34 @@ export class Decoding {
     for (const of of [...this.#active]) if (isExtended(of) && this.#make(of)) put(of, 1);
     for (let i = parts.length - 1; i >= 0; i--) if (parts[i]!.of.pages.length === 0) parts.splice(i, 1); // gave way to others
     if (reading !== "rows") return parts;
-    let left = promptRowsBeside(parts.length);
-    for (const [of, most] of inReadingOrder(this.#active.filter((of) => !isGrown(of)))) {
-      const { length } = of.wanted.prompt;
-      const end = of.kept < length ? length : of.ids.length;
-      let rows = Math.min(left, most, end - of.kept);
-      const before = counts.get(of.adapter) ?? 0;
-      const fits = (count: number) => {
-        counts.set(of.adapter, before + count);
-        const isIn = tilesNow() * tile.rows <= sizes.rows;
-        counts.set(of.adapter, before);
-        return isIn;
-      };
-      while (rows > 0 && !fits(rows)) rows--;
-      if (rows === 0 || !this.#resumes(of) || !this.#pages.take(of, of.kept + rows)) continue;
-      put(of, rows);
-      left -= rows;
+    const extended = parts.length;
+    const [tiled, others] = [[] as Active[], [] as Active[]];
+    for (const of of this.#active) if (!isGrown(of)) (this.#isTiled(of) && isInPrompt(of) ? tiled : others).push(of);
+    for (const [reads, counts] of [[others, byRow] as const, [tiled, byTile] as const]) {
+      let left = promptRowsBeside(extended, reads === tiled, sizes.rows);
+      for (const [of, most] of inReadingOrder(reads, left)) {
+        const end = isInPrompt(of) ? of.wanted.prompt.length : of.ids.length;
+        let rows = Math.min(left, most, end - of.kept);
+        const before = counts.get(of.adapter) ?? 0;
+        const fits = (count: number) => {
+          counts.set(of.adapter, before + count);
+          const isIn = tilesFor(counts.values(), tile) * tile.rows <= sizes.rows; // one runs after the other
+          counts.set(of.adapter, before);
+          return isIn;
+        };
+        while (rows > 0 && !fits(rows)) rows--;
+        if (rows === 0 || !this.#resumes(of) || !this.#pages.take(of, of.kept + rows)) continue;
+        put(of, rows, counts);
+        left -= rows;
+      }
     }
     return parts;
+  }
+
+  /** Whether its prompt is multiplied by tiles: by its length alone, so that its numbers do not depend on others. */
+  #isTiled({ wanted: { prompt } }: Active): boolean {
+    const { reading, tiledPrompt } = this.engine;
+    return reading === "rows" && tiledPrompt !== null && prompt.length >= tiledPrompt;
   }
 
   /** Whether a sequence has pages for its next token; those that came last give up theirs for it. */
@@ -302,16 +320,18 @@ export class Decoding {
 /** Whether all but its last token has been read. */
 const isGrown = ({ ids, kept }: Active): boolean => kept === ids.length - 1;
 
+const isInPrompt = ({ kept, wanted }: Active): boolean => kept < wanted.prompt.length;
+
 /**
- * What is read next, and how much of each at most: half of the rows are for the one that came first, so that it is read however
- * many short ones come, the others for those that end soonest, and what these leave for the first again.
+ * What is read next, and how much of each at most: half of the rows, and those that the others do not need, are for the one
+ * that came first, so that it is read however many short ones come; the others are for those that end soonest.
  */
-function* inReadingOrder(reading: readonly Active[]): Generator<readonly [Active, number]> {
-  const first = reading[0];
+function* inReadingOrder(reading: readonly Active[], rows: number): Generator<readonly [Active, number]> {
+  const [first, ...others] = reading;
   if (!first) return;
-  yield [first, PIECE / 2];
   const left = ({ ids, kept }: Active) => ids.length - kept;
-  for (const of of reading.slice(1).sort((a, b) => left(a) - left(b))) yield [of, PIECE];
+  yield [first, Math.max(Math.floor(rows / 2), rows - sum(others.map(left)))];
+  for (const of of others.sort((a, b) => left(a) - left(b))) yield [of, rows];
 }
 
 const choiceOf = ({ wanted: { sampling, logits = false }, rng }: Active): TokenChoice => {

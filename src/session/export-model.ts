@@ -1,8 +1,8 @@
 // An adapter and its base model become one Hugging Face model, for programs that know of no adapters. It is written next to its
 // final place, read back and compared, and renamed: under its name there is a whole model or none.
 
-import { readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { mkdirSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
 import { parse } from "smol-toml";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { listed } from "../base/check.ts";
@@ -32,7 +32,7 @@ import { requireRoom } from "../files/room.ts";
 import { useAllCores } from "../files/stored.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
 import { placesOfModel } from "../methods/placement.ts";
-import { type Asking, adapterFor, baseOf, isFile } from "./adapters.ts";
+import { type Asking, adapterFor, baseOf, isFile, isFolder } from "./adapters.ts";
 
 export type ExportOptions = {
   /** The base model's folder; null: where the adapter's own config says. */
@@ -301,11 +301,16 @@ function placeOfTexts(base: string): ModelPlace {
 const BESIDE_GGUF =
   /^(tokenizer.*\.json|tokenizer\.model|.*tokens.*\.json|vocab\..*|merges\.txt|chat_template.*|generation_config\.json|licen[cs]e.*)$/i;
 
+/** Where transformers has chat templates by name, as that of chats with tools. */
+const TEMPLATES = "additional_chat_templates";
+
 /** Tokenizer, templates, settings of generation, licence. */
-const copiedFrom = ({ folder, gguf }: ModelPlace): string[] =>
-  readdirSync(folder)
-    .sort()
-    .filter((name) => !NOT_COPIED.test(name) && (gguf === null || BESIDE_GGUF.test(name)) && isFile(join(folder, name)));
+function copiedFrom({ folder, gguf }: ModelPlace): string[] {
+  const isCopied = (name: string) => !NOT_COPIED.test(name) && (gguf === null || BESIDE_GGUF.test(name));
+  const templates = isFolder(join(folder, TEMPLATES)) ? readdirSync(join(folder, TEMPLATES)) : [];
+  const named = templates.filter((name) => name.endsWith(".jinja")).map((name) => `${TEMPLATES}/${name}`);
+  return [...readdirSync(folder).filter(isCopied), ...named].sort().filter((name) => isFile(join(folder, name)));
+}
 
 function copyBeside(base: string, part: string, names: readonly string[]): void {
   for (const name of names) {
@@ -316,6 +321,7 @@ function copyBeside(base: string, part: string, names: readonly string[]): void 
     } catch (error) {
       throw new RequestError("export.base", `cannot read ${from}: ${textOf(error)}`, "the merged model needs this file, too");
     }
+    mkdirSync(dirname(join(part, name)), { recursive: true });
     writeFileAtomic(join(part, name), bytes);
   }
 }

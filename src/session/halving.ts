@@ -2,6 +2,7 @@
 
 import { survivors } from "../schedule/sweeps.ts";
 import type { AdapterState } from "./adapter-state.ts";
+import { scoreOf } from "./own-metrics.ts";
 
 /** `dropped`: the reason; null where the adapter passes the rung. */
 export type RungDecision = { readonly adapter: AdapterState; readonly dropped: string | null };
@@ -24,9 +25,14 @@ function decide(members: readonly AdapterState[]): RungDecision[] {
   const here = waiting.filter(({ steps }) => steps === step);
   // Those that were dropped here before the run was interrupted count, or too many would be dropped now.
   const before = members.filter(({ result }) => result?.status === "dropped" && result.steps === step);
-  const lossOf = ({ latest, result }: AdapterState) => result?.after?.loss ?? latest?.loss ?? Number.NaN;
+  const { halving, metrics } = members[0]!.plan.recipe;
+  const lossOf = ({ latest, result, plan: { recipe } }: AdapterState) => {
+    const evaluation = result?.after ?? latest;
+    return (evaluation && scoreOf(recipe, evaluation)) ?? Number.NaN;
+  };
   const at = [...here, ...before].map((adapter) => ({ adapter, loss: lossOf(adapter) }));
-  const best = new Set(survivors(at, members[0]!.plan.recipe.halving!.keep).map(({ adapter }) => adapter));
-  const reason = `${best.size} of ${at.length} continued from step ${step}, with lower losses`;
+  const best = new Set(survivors(at, halving!.keep).map(({ adapter }) => adapter));
+  const what = metrics?.best === undefined ? "lower losses" : `a better ${metrics.best}`;
+  const reason = `${best.size} of ${at.length} continued from step ${step}, with ${what}`;
   return here.map((adapter) => ({ adapter, dropped: best.has(adapter) ? null : reason }));
 }

@@ -31,6 +31,12 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
   const url = environment("MLORA_NOTIFY_URL") ?? notify?.url;
   if (!notify && url === undefined) return null;
   const { command, on = DEFAULT, below = null } = notify ?? {};
+  if (command === undefined && url === undefined)
+    throw new RequestError(
+      "notify.command",
+      "run.notify has neither a command nor a url",
+      "give one of them, or MLORA_NOTIFY_URL; or leave notify out",
+    );
   const [program] = command ?? [];
   const path = program === undefined ? null : Bun.which(program);
   const fault = program === undefined ? null : programFault(program);

@@ -40,7 +40,7 @@ export async function openGeneration(
       sizes,
       tile: tileOf(device),
       shortPositions: shortPositions(plan.spec),
-      reading: readingOn(plan),
+      ...readingOn(plan),
     }),
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };

@@ -15,7 +15,7 @@ import { adviceFor } from "./advice.ts";
 import { type Estimate, estimateRun } from "./estimate.ts";
 import { measureRun } from "./measure.ts";
 import { localDevices, planOn, type Reading, type Request, readRequest, specFor, withLocalModel } from "./prepare.ts";
-import { rateNotices } from "./rate-notices.ts";
+import { settingNotices } from "./setting-notices.ts";
 import { type SimulatedRun, simulateRun } from "./simulated-run.ts";
 
 /** Reads model configuration, tokenizer and data, and plans the run on this machine. Throws RequestErrors. */
@@ -124,7 +124,7 @@ export class PlannedRun {
         parameters: adapter.parameters,
         memory_bytes: sum(bytesOnStages(this.plan, adapter)),
       })),
-      notices: [...notices, ...rateNotices(adapters)],
+      notices: [...notices, ...settingNotices(adapters)],
       memory_bytes: { ...memory, total: totalBytes(memory) },
       memory_model: memoryModel(this.plan),
       ...(totalStreamBytes(spec, stages) > 0 ? { host_memory_model: hostMemoryModel(this.plan) } : {}),

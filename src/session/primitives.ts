@@ -98,7 +98,7 @@ export class Primitives implements AsyncDisposable {
     const { stages, device, slots } = plan;
     this.#files = new AdapterFiles(plan);
     const { sizes } = stages[0]!;
-    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec), reading: readingOn(plan) };
+    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec), ...readingOn(plan) };
     this.#engine = sizes.cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache: sizes.cache } }) : null;
     const turns = new PassTurns();
     const passes = new TrainingPasses(bus);

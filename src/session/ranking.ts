@@ -2,6 +2,7 @@
 
 import { isPreference } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
+import { heldOutKey } from "./comparable.ts";
 import type { AdapterResult } from "./events.ts";
 
 /**
@@ -9,18 +10,7 @@ import type { AdapterResult } from "./events.ts";
  * `isJudged`: some have preferences, whose rows are judged and not reproduced.
  */
 export function ranked(results: readonly AdapterResult[], recipes: readonly AdapterRecipe[]) {
-  const rowsOf = ({
-    train,
-    eval: heldOut,
-    evalSplit,
-    format,
-    template,
-    system,
-    trainOn,
-    objective,
-    maxLength,
-  }: AdapterRecipe) => JSON.stringify([train, heldOut, evalSplit, format, template, system, trainOn, objective, maxLength]);
-  const groups = [...Map.groupBy(results, (_, i) => rowsOf(recipes[i]!)).values()];
+  const groups = [...Map.groupBy(results, (_, i) => heldOutKey(recipes[i]!)).values()];
   const isComplete = ({ status }: AdapterResult) => Number(status === "done" || status === "early");
   const lossOf = ({ after }: AdapterResult) => after?.loss ?? Number.POSITIVE_INFINITY;
   const better = (a: AdapterResult, b: AdapterResult) =>

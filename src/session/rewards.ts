@@ -7,15 +7,20 @@ import { onAbort } from "../base/abort.ts";
 import { MOST_TIMER_MS, now, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
 import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
-import { columnAt, columnsOf, gradeOf, TooLong } from "../objectives/graders.ts";
+import { parseOwnJson, stringifyJson } from "../data/json.ts";
+import { columnAt, columnsOf, type Grader, gradesOf, TooLong } from "../objectives/graders.ts";
 import { rewardsOf } from "../objectives/grpo.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import type { Row } from "../schedule/pack.ts";
 import { ask, shown } from "../sources/http.ts";
 
-export { columnAt, columnsOf, GRADERS, type Grader, gradesOf, TooLong } from "../objectives/graders.ts";
+export { columnAt, columnsOf, GRADERS, type Grader, TooLong } from "../objectives/graders.ts";
 export { rewardSource } from "../objectives/grpo.ts";
+
+/** The grades of an answer to a row; `item` as parseJson makes it, so that its numbers keep their digits. */
+export const gradesFor = (grader: Grader, of: { readonly item: unknown; readonly output: string }) =>
+  gradesOf(grader, { ...of, jsonOf: (value) => stringifyJson(value)! });
 
 export type NamedReward = ReturnType<typeof rewardsOf>[number];
 
@@ -67,7 +72,7 @@ export function checkGraded({ name, objective }: Pick<AdapterRecipe, "name" | "o
   const columns = [...new Set(graders.flatMap(columnsOf))];
   if (columns.length === 0) return;
   for (const [i, row] of rows.entries()) {
-    const item = JSON.parse(row.columns!);
+    const item = parseOwnJson(row.columns!);
     const lacking = columns.find((path) => columnAt(item, path) === undefined);
     if (lacking !== undefined)
       throw new RequestError(
@@ -141,7 +146,7 @@ async function ofGrader(
   let looked = now();
   for (const { completion, columns } of asked) {
     try {
-      grades.push(gradeOf(grader, { item: JSON.parse(columns), output: completion }));
+      grades.push(gradesFor(grader, { item: parseOwnJson(columns), output: completion }).grade);
     } catch (error) {
       throw error instanceof TooLong ? failed(`the grader '${grader.name}' has ${error.message}`) : error;
     }

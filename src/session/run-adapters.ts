@@ -15,6 +15,7 @@ import { checkAdded, type ForkRequest, forkRequest } from "./late-requests.ts";
 import { planOn, type Request, readRequest, summariesOf, withLocalModel } from "./prepare.ts";
 import { checkRewards } from "./rewards.ts";
 import { readAdded, readPaused, writeAdded, writePaused } from "./run-folder.ts";
+import { settingNotices } from "./setting-notices.ts";
 import type { Training } from "./training.ts";
 
 /**
@@ -171,8 +172,8 @@ export class RunAdapters {
 
   /**
    * Checks the recipe's adapters as those of a run, reads their data, and has them join; where the stages lack capacity,
-   * these are opened again. Throws RequestErrors: faults outside the data at once, the rest when
-   * it has been read.
+   * these are opened again. Notices about the recipe and its data are the run's, and stand in lines after the sentence
+   * that is returned. Throws RequestErrors: faults outside the data at once, the rest when it has been read.
    */
   async add(asked: Recipe, options: AddOptions = {}): Promise<string> {
     const recipe = await withLocalModel(asked, options, this.options.notice);
@@ -196,6 +197,7 @@ export class RunAdapters {
     const { training, plan } = this.#checkAdded(recipe, options); // again: others may have joined meanwhile
     const summaries = summariesOf(late.data);
     const planned = lateAdapters(plan, late.recipe.adapters, summaries);
+    const known = new Set(this.#request.notices);
     const request = this.#with(late);
     const devices = plan.stages.map(({ device }) => device);
     const needed = planOn(request, devices);
@@ -211,10 +213,15 @@ export class RunAdapters {
     const room =
       needed.slots > plan.slots ? `${needed.slots} slots instead of ${plan.slots}` : "memory for more adapters at once";
     const more = isMore && !training.controls.hasRoomFor(planned) ? room : null;
-    if (lack === null && (more === null || this.options.isFixed)) return training.controls.add(planned, late.data);
-    this.#suspend.abort();
+    const told = [...late.notices, ...settingNotices(planned)].filter((text) => !known.has(text));
+    for (const text of told) this.options.notice(text);
+    const joins = lack === null && (more === null || this.options.isFixed);
+    if (!joins) this.#suspend.abort();
     const names = adapters.map(({ name }) => name).join(", ");
-    return `${names}: added; the stages are opened again, with ${lack ?? more}`;
+    const sentence = joins
+      ? training.controls.add(planned, late.data)
+      : `${names}: added; the stages are opened again, with ${lack ?? more}`;
+    return withNotices(sentence, told);
   }
 
   /** A copy continues next to the adapter under another name. */
@@ -230,7 +237,10 @@ export class RunAdapters {
     const after = training.controls.stepOf(adapter);
     this.#copies.set(name, { of: adapter, after, request }); // first, as it may be made at once
     try {
-      return training.controls.fork(adapter, copy, after);
+      const sentence = training.controls.fork(adapter, copy, after);
+      const told = settingNotices([copy]);
+      for (const text of told) this.options.notice(text);
+      return withNotices(sentence, told);
     } catch (error) {
       this.#copies.delete(name);
       throw error;
@@ -252,9 +262,14 @@ export class RunAdapters {
     return attended;
   }
 
-  #with({ recipe: { adapters }, data }: Request): Request {
+  #with({ recipe: { adapters }, data, notices }: Request): Request {
     const { recipe, data: before, ...model } = this.#request;
-    return { ...model, recipe: { ...recipe, adapters: [...recipe.adapters, ...adapters] }, data: [...before, ...data] };
+    return {
+      ...model,
+      recipe: { ...recipe, adapters: [...recipe.adapters, ...adapters] },
+      data: [...before, ...data],
+      notices: [...new Set([...model.notices, ...notices])],
+    };
   }
 
   #saveAdded(adapters: readonly AdapterRecipe[]): void {
@@ -272,6 +287,10 @@ export class RunAdapters {
     writePaused(this.#output, paused);
   }
 }
+
+/** An answer to a request, with what its caller has to know besides. */
+const withNotices = (sentence: string, notices: readonly string[]): string =>
+  [sentence, ...notices.map((text) => `notice: ${text}`)].join("\n");
 
 /** A copy as an adapter of this plan. */
 const copyOn = (plan: Plan, { recipe: { adapters }, data }: Request): AdapterPlan =>

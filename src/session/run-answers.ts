@@ -28,7 +28,7 @@ export class RunAnswers {
     notice: (adapter: AdapterPlan, text: string) => void,
   ) {
     const { sizes } = plan.stages[0]!;
-    const engine = { tile: tileOf(plan.device), shortPositions: shortPositions(plan.spec), reading: readingOn(plan) };
+    const engine = { tile: tileOf(plan.device), shortPositions: shortPositions(plan.spec), ...readingOn(plan) };
     const over = engineOver(bus, { ...engine, sizes: { ...sizes, cache: sizes.cache! } });
     this.#sampler = new Sampler(over, new PassTurns(), new Shares());
     const { tokensPerMicrobatch } = plan;

@@ -28,7 +28,6 @@ import { tokensBefore } from "./next-token.ts";
 import { type Notifier, notifierOf } from "./notify.ts";
 import { checkMetrics } from "./own-metrics.ts";
 import { localDevices, planOn, specFor, withLocalModel } from "./prepare.ts";
-import { rateNotices } from "./rate-notices.ts";
 import { type RemoteStageOptions, remoteStagesOf } from "./remote-stages.ts";
 import { Planner } from "./replan.ts";
 import type { Resumed } from "./resume.ts";
@@ -37,6 +36,7 @@ import { checkRewards } from "./rewards.ts";
 import { type AddOptions, RunAdapters } from "./run-adapters.ts";
 import { RunControl } from "./run-control.ts";
 import { withAdded, writeRecipe } from "./run-folder.ts";
+import { settingNotices } from "./setting-notices.ts";
 
 export type SessionOptions = {
   /** Stages on other machines; left out, or empty, where all are on this one. */
@@ -145,7 +145,7 @@ function acceptedEvent({ run, plan, adapters }: Omit<Job, "control">, resumed: R
   const { recipe, device, slots } = plan;
   const names = plan.adapters.map(({ name }) => name);
   const paused = names.filter((name) => adapters.paused.includes(name) && !resumed?.ended.has(name));
-  const notices = [...adapters.request.notices, ...rateNotices(plan.adapters)];
+  const notices = [...adapters.request.notices, ...settingNotices(plan.adapters)];
   return {
     type: "accepted",
     run,

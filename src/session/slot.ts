@@ -111,7 +111,7 @@ export async function putFactors({ bus, plan, adapter, slot }: AdapterSlot, fact
  * The factors of a PEFT adapter directory, in the order of the layers. `begun`: of an adapter that PEFT subtracts from the
  * base model, the factors of a fresh one, in the same order; their second half is what is subtracted.
  */
-export function readFactors(
+function readFactors(
   folder: string,
   { spec }: Plan,
   adapter: AdapterPlan,

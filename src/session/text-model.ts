@@ -2,15 +2,19 @@
 
 import { RequestError } from "../base/errors.ts";
 import { answerEnds } from "../data/ends.ts";
+import { parseJson } from "../data/json.ts";
 import { type Fields, RowFault } from "../data/jsonl.ts";
 import { forTemplate } from "../data/thoughts.ts";
 import { promptIds } from "../data/tokenise.ts";
-import { loadTokenizer } from "../data/tokenizer.ts";
+import { loadTokenizer, tokenizerFor } from "../data/tokenizer.ts";
 import { turnsOf } from "../data/turns.ts";
 import { variablesOf } from "../data/variables.ts";
 import { readModelConfig } from "../files/config.ts";
 import { stopTokens } from "../files/generation.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";
+
+/** JSON as rows of training are read: 1.0 stays a float, whole numbers keep their digits, keys their order. */
+export const exactJson = parseJson;
 
 export type TextModel = {
   readonly hasChatTemplate: boolean;
@@ -36,7 +40,7 @@ export const promptOf = (texts: TextModel, prompt: string): readonly number[] =>
 export function openTextModel(folder: string): TextModel {
   readModelConfig(folder); // an adapter's folder has no tokenizer either: the error is about what it is
   const tokenizer = loadTokenizer(tokenizerFolder(folder));
-  const { hasChatTemplate, chatTemplate } = tokenizer;
+  const { hasChatTemplate } = tokenizer;
   const reading = <T>(code: string, what: string, read: () => T): T => {
     try {
       return read();
@@ -51,8 +55,10 @@ export function openTextModel(folder: string): TextModel {
     chatIds: (fields, isOpen) =>
       reading("text.messages", "the request", () => {
         const turns = turnsOf(fields, "messages").map(({ message }) => message);
-        const chat = { messages: forTemplate(turns, chatTemplate), variables: variablesOf(fields, {}) };
-        if (!isOpen) return tokenizer.encode(tokenizer.renderChat(chat, false));
+        const variables = variablesOf(fields, {});
+        const own = tokenizerFor(tokenizer, variables);
+        const chat = { messages: forTemplate(turns, own.chatTemplate), variables };
+        if (!isOpen) return tokenizer.encode(own.renderChat(chat, false));
         return promptIds({ kind: "chat", ...chat, answersFrom: 0, unlearned: new Set() }, tokenizer);
       }),
     textIds: (text) => reading("text.prompt", "the prompt", () => promptIds({ kind: "text", text }, tokenizer)),

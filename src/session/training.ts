@@ -12,7 +12,7 @@ import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import type { PackedBatch } from "../schedule/lists.ts";
 import { inputLength, pack } from "../schedule/pack.ts";
 import type { SegmentRef } from "../schedule/segments.ts";
-import { updateBest } from "../schedule/sweeps.ts";
+import { updateBest, whyEarly } from "../schedule/sweeps.ts";
 import { actionsOf } from "./actions.ts";
 import {
   type AdapterData,
@@ -371,7 +371,7 @@ export class Training {
       adapter.best = updateBest(adapter.best, score, adapter.steps, minDelta);
       if (adapter.best.step === adapter.steps) await this.#saveBest(adapter);
       if (patience !== null && adapter.best.since >= patience)
-        return this.#end(adapter, "early", `no better than at step ${adapter.best.step} since`);
+        return this.#end(adapter, "early", whyEarly(adapter.best, minDelta));
     }
     this.#scheduler.join(adapter, isRung(adapter, adapter.steps) ? "rungReached" : "joined");
   }

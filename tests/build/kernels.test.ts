@@ -91,6 +91,20 @@ needs("kernels")("the kernels of this checkout", () => {
     }
   });
 
+  test("round each sum and each product, so that none are fused but where a source says so", () => {
+    // Without .rn a compiler of PTX may make one operation of a product and a sum, in one variant and not in another.
+    const unrounded = /\b(?:add|sub|mul|mad)(?:\.(?:ftz|sat))*\.b?f(?:16|32|64)(?:x2)?\b/g;
+    expect("add.f32 mul.ftz.f32 sub.bf16x2 mad.f64".match(unrounded)).toHaveLength(4);
+    expect("add.rn.f32 mul.rn.ftz.f32 fma.rn.f32 add.s32 mul.wide.s32".match(unrounded)).toBeNull();
+    const rounded = new Set<string>();
+    for (const { ptx } of kernels()) {
+      const text = textOf(`kernels/${ptx}`);
+      expect([...new Set(text.match(unrounded))], ptx).toEqual([]);
+      for (const [operation] of text.matchAll(/\b(?:add|sub|mul|fma)\.rn\.f32\b/g)) rounded.add(operation);
+    }
+    expect([...rounded].sort()).toEqual(["add.rn.f32", "fma.rn.f32", "mul.rn.f32", "sub.rn.f32"]);
+  });
+
   test("come with machine code for every kind's GPUs, which is ELF", () => {
     for (const { arch, kinds, cubins, ptx } of kernels()) {
       const hopper = arch === "sm_90a" ? ["9"] : kinds.join() === "ptr" ? ["8"] : ["8", "9"];

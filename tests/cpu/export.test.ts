@@ -12,7 +12,7 @@ import {
   truncateSync,
   writeFileSync,
 } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, join, relative } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
@@ -191,7 +191,9 @@ targets = ["q_proj", "down_proj"]
       "merges.txt": "a b\n",
       LICENSE: "free",
       "chat_template.jinja": "{{ x }}",
+      "additional_chat_templates/tool_use.jinja": "{{ y }}",
     };
+    mkdirSync(join(base, "additional_chat_templates"));
     for (const [name, text] of Object.entries(other)) writeFileSync(join(base, name), text);
     symlinkSync(join(base, "merges.txt"), join(base, "vocab.txt")); // as in the hub's cache
     for (const name of ["README.md", "pytorch_model.bin", ".hidden"]) writeFileSync(join(base, name), "not this");
@@ -201,7 +203,8 @@ targets = ["q_proj", "down_proj"]
     const { code } = await place.mlora("export", writeAdapter("adapter-furnished"), "--base", base, "--output", to);
     expect(code).toBe(0);
     const tokenizer = ["tokenizer.json", "tokenizer_config.json"];
-    expect(readdirSync(to).sort()).toEqual(
+    const files = readdirSync(to, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+    expect(files.map(({ parentPath, name }) => relative(to, join(parentPath, name))).sort()).toEqual(
       ["config.json", "model.safetensors", "vocab.txt", ...tokenizer, ...Object.keys(other)].sort(),
     );
     for (const name of [...tokenizer, ...Object.keys(other), "vocab.txt"])

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { openLibrary, openSystemLibrary } from "../../ffi/open.ts";
 import { assetPath } from "../../src/base/assets.ts";
 import { RunError } from "../../src/base/errors.ts";
+import { thrown } from "../helpers/refused.ts";
 
 const table = { native_threads: { args: ["i32", "i32"], returns: "i32" } } as const;
 const unknown = { no_such_function: { args: [], returns: "void" } } as const;
@@ -15,16 +16,6 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-function thrown(act: () => unknown): RunError {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof RunError) return error;
-    throw error;
-  }
-  throw new Error("nothing was thrown");
-}
-
 describe("a library", () => {
   test("gives its functions", () => {
     const { native_threads } = openLibrary(assetPath("libmlora.so"), table);
@@ -33,7 +24,7 @@ describe("a library", () => {
   });
 
   test("that lacks a function is named with it", () => {
-    const error = thrown(() => openLibrary(assetPath("libmlora.so"), { ...table, ...unknown }));
+    const error = thrown(RunError, () => openLibrary(assetPath("libmlora.so"), { ...table, ...unknown }));
     expect([error.code, error.message]).toEqual([
       "ffi.symbol",
       expect.stringContaining("libmlora.so has no function 'no_such_function'"),
@@ -47,16 +38,16 @@ describe("a library", () => {
       [join(folder, "none.so"), "No such file"],
       [file, "invalid ELF header|file too short"],
     ] as const) {
-      const error = thrown(() => openLibrary(path, table));
+      const error = thrown(RunError, () => openLibrary(path, table));
       expect(error.code).toBe("ffi.library");
       expect(error.message).toMatch(new RegExp(`^cannot open ${path}: (${reason})`));
     }
   });
 
   test("is opened by an absolute path only", () => {
-    expect(thrown(() => openLibrary("ffi/build/libmlora.so", table)).code).toBe("ffi.library");
-    expect(thrown(() => openSystemLibrary("./libmlora.so", table)).code).toBe("ffi.library");
-    expect(thrown(() => openSystemLibrary("../libmlora.so", table)).code).toBe("ffi.library");
+    expect(thrown(RunError, () => openLibrary("ffi/build/libmlora.so", table)).code).toBe("ffi.library");
+    expect(thrown(RunError, () => openSystemLibrary("./libmlora.so", table)).code).toBe("ffi.library");
+    expect(thrown(RunError, () => openSystemLibrary("../libmlora.so", table)).code).toBe("ffi.library");
   });
 
   test("of the system is never taken from the current folder", async () => {

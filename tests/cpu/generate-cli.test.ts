@@ -125,6 +125,8 @@ data = { train = "rows.jsonl", eval = "rows.jsonl" }
   const people = await generate(recipe, ...chosen("short"));
   expect(people.out).toContain("--- short: <|system|>Be brief.<|end|><|user|>What is 0 + 1?");
   expect(people.out).toContain("    expected: 1<|end|>");
+  const [other] = linesOf(await generate(recipe, ...chosen("short"), "--prompt", "a", "--system", "Be kind.", "--json"));
+  expect(other!.prompt).toBe("<|system|>Be kind.<|end|><|user|>a<|end|><|assistant|>");
 });
 
 test("chance is the seed's", async () => {

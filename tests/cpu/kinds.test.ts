@@ -90,9 +90,10 @@ test("products of DoRA are kept; with full recomputation, only down's is made ag
     products = 0;
     await stage.backward(0);
     // Full recomputation runs a layer again for other adapters of both kinds, but for the product of down, which comes after
-    // it; and halves of a layer, but for those of o and down.
+    // it; and halves of a layer, but for those of o and down. The last layer, or half, is there yet.
     const again = { none: 0, selective: 0, full: 3 * 2 + 1, offload: 2 * 2 + 2 }[recomputation];
-    expect(products).toBe(spec.layers * again);
+    const isThere = { none: 0, selective: 0, full: 3 * 2, offload: 2 }[recomputation];
+    expect(products).toBe(spec.layers * again - isThere);
     for (const adapter of [0, 1]) found.push(await stage.pool.read(adapter, "grads"));
   }
   const [lora, decomposed, ...others] = found;

@@ -72,6 +72,8 @@ describe("a program", () => {
     const missing = await run('notify = { command = ["/nowhere/tell"] }');
     expect([missing.code, missing.err]).toEqual([2, expect.stringContaining("error[notify.command]")]);
     expect(existsSync(join(place.root, missing.output))).toBe(false);
+    const nobody = await run('notify = { on = ["done"] }');
+    expect([nobody.code, nobody.err]).toEqual([2, expect.stringContaining("run.notify has neither a command nor a url")]);
     const failing = await run('notify = { command = ["false"] }');
     expect([failing.code, failing.err]).toEqual([0, expect.stringContaining("a notification was not given")]);
   });

@@ -78,9 +78,11 @@ class FakePass {
     for (const i of range(this.layers)) {
       this.#streams.beforeForward(i, rows);
       this.#read(this.#input(i, rows), (first + i) % 251, `stream ${i} forward`);
-      if (this.kept.has(i)) for (const own of this.#own(rows)) this.#write(own, (first + 7 * i) % 251);
+      if (this.kept.has(i)) {
+        for (const own of this.#own(rows)) this.#write(own, (first + 7 * i) % 251);
+        this.#streams.afterInput(i, rows);
+      }
       this.#write(this.#input(i + 1, rows), (first + i + 1) % 251);
-      this.#streams.afterForward(i, rows);
     }
   }
 

@@ -4,10 +4,9 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { processor } from "../../src/base/machine.ts";
-import { checkpointsIn } from "../../src/files/checkpoint.ts";
 import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
-import { leftOf, longer, SUMS, unlike, Workplace } from "../helpers/program.ts";
+import { areKept, leftOf, longer, SUMS, unlike, Workplace } from "../helpers/program.ts";
 
 const place = new Workplace(3);
 afterAll(() => place[Symbol.dispose]());
@@ -17,8 +16,9 @@ const ADAPTERS = [0, 3, 5];
 const recipe = (precision: string, more = ""): string =>
   unlike(ADAPTERS, "cpu", more).replace('path = "../model"', `path = "../model"\nprecision = "${precision}"`);
 const haveCheckpoints = (path: string): boolean =>
-  ADAPTERS.map((i) => join(outputOf(path), "checkpoints", `a${i}`)).every(
-    (folder) => existsSync(folder) && checkpointsIn(folder).length > 0,
+  areKept(
+    outputOf(path),
+    ADAPTERS.map((i) => `a${i}`),
   );
 const left = (path: string) => ADAPTERS.map((i) => leftOf(outputOf(path), `a${i}`));
 

@@ -130,6 +130,21 @@ test("the listed files alone are pushed, without paths of this machine", async (
   expect([out, err, dry.out].join()).not.toContain(server.token);
 });
 
+test("a repository is public, and a branch other than main, where flags say so", async () => {
+  using server = servePush();
+  const environment = { HF_ENDPOINT: server.endpoint, HF_TOKEN: server.token, HF_HUB_OFFLINE: "" };
+  const adapter = runFolder();
+  const run = (...args: readonly string[]) =>
+    place.start(["push", adapter, "me/open", "--base", "org/base", ...args], environment).ended;
+  expect((await run("--dry-run")).out).toContain("(private if it is new)");
+  expect((await run("--public", "--dry-run")).out).toContain("(public if it is new)");
+  const { code, err } = await run("--public", "--revision", "trial");
+  expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
+  expect(server.repos.get("me/open")!.visibility).toBe("public");
+  const commits = server.sent.map(({ path }) => path).filter((path) => path.includes("/commit/"));
+  expect(commits).toEqual(["/api/models/me/open/commit/trial"]);
+});
+
 test("a card has the settings of learning from rewards, and no program or address of them", async () => {
   const reward = '[{ command = ["python3", "/home/me/score.py"] }, { url = "https://host.example/score?key=private" }]';
   const objective = `{ name = "grpo", reward = ${reward}, generations = 3, max_new_tokens = 16 }`;

@@ -55,10 +55,14 @@ test("a session comes to the bytes of `mlora run`", async () => {
 
 test("adapters are added, forked, paused, resumed and stopped while others train; all come to the bytes of runs of their own", async () => {
   const text = longer(unlike([3], "cpu", "slots = 3"), 60);
-  const late = longer(unlike([4], "cpu"), 20);
-  const [alone, lateAlone] = [place.project(text, SUMS), place.project(late, SUMS)];
+  // A field of its rows is not used, and a key does nothing: the notices are the run's and the caller's.
+  const late = longer(unlike([4], "cpu"), 20)
+    .replace('"rows.jsonl"', '"noted.jsonl"')
+    .replace('name = "a4"', '$&\nscheduler = "constant"\nmin_lr_ratio = 0.5');
+  const noted = SUMS["rows.jsonl"].replaceAll(/^\{/gm, '{"note": "for people", ');
+  const [alone, lateAlone] = [place.project(text, SUMS), place.project(late, { "noted.jsonl": noted })];
   for (const path of [alone, lateAlone]) expect((await place.mlora("run", path)).code).toBe(0);
-  const path = place.project(text, { ...SUMS, "late.toml": late });
+  const path = place.project(text, { ...SUMS, "noted.jsonl": noted, "late.toml": late });
   const stepOf = (event: SessionEvent, adapter: number) => (event.type === "step" && event.index === adapter ? event.step : 0);
 
   await using session = await open(path, { keepOpen: true });
@@ -68,7 +72,12 @@ test("adapters are added, forked, paused, resumed and stopped while others train
   await events.until((event) => stepOf(event, 0) >= 3);
   expect(session.status()).toMatchObject({ state: "training", stages: 1, adapters: [{ name: "a3", state: "training" }] });
 
-  expect(await session.add(loadRecipe(join(path, "..", "late.toml")))).toContain("a4: added");
+  const [added, ...told] = (await session.add(loadRecipe(join(path, "..", "late.toml")))).split("\n");
+  expect(added).toContain("a4: added");
+  expect(told).toEqual([
+    expect.stringContaining("notice: a4: fields that are not used: 20 rows ("),
+    'notice: a4: min_lr_ratio = 0.5 does nothing with the scheduler "constant", whose rate does not fall',
+  ]);
   await expect(session.add(loadRecipe(join(path, "..", "late.toml")))).rejects.toMatchObject({ code: "control.name" });
   await events.until((event) => stepOf(event, 1) >= 2);
   expect(session.pause("a4")).toContain("a4: paused");
@@ -76,7 +85,9 @@ test("adapters are added, forked, paused, resumed and stopped while others train
   await events.until((event) => stepOf(event, 0) > 0);
   expect(session.resume("a4")).toContain("a4: resumed");
 
-  expect(session.fork({ adapter: "a3", name: "twin", changes: { learning_rate: 1e-3 } })).toContain("twin: continues from a3");
+  expect(session.fork({ adapter: "a3", name: "twin", changes: { learning_rate: 1e-3, warmup: 5000 } })).toMatch(
+    /^twin: continues from a3.*\nnotice: twin: the learning rate rises in all 300 steps \(warmup = 5,000\)/,
+  );
   expect(() => session.fork({ adapter: "a3", name: "other", changes: { rank: 2 } })).toThrow("cannot have another rank");
   await events.until((event) => stepOf(event, 2) > 0);
   const at = session.status().adapters.find(({ name }) => name === "twin")!.step;
@@ -91,6 +102,8 @@ test("adapters are added, forked, paused, resumed and stopped while others train
   expect(leftOf(outputOf(path), "a3")).toEqual(leftOf(outputOf(alone), "a3"));
   expect(leftOf(outputOf(path), "a4")).toEqual(leftOf(outputOf(lateAlone), "a4"));
   await events.rest();
+  const notices = events.all.flatMap((event) => (event.type === "notice" ? [event.text] : []));
+  for (const text of told) expect(notices).toContain(text.slice("notice: ".length));
   expect(events.all.filter((event) => stepOf(event, 0) > 0).map((event) => stepOf(event, 0))).toEqual(
     Array.from({ length: 300 }, (_, i) => i + 1),
   );

@@ -30,9 +30,10 @@ test("an adapter ends when its held-out loss got no lower for as many evaluation
     ["hasty", 2, 0],
     ["greedy", 1, 0.5],
   ] as const) {
-    let [best, since, end] = [{ loss: Number.POSITIVE_INFINITY, step: 0 }, 0, 0];
+    let [best, mark, since, end] = [{ loss: Number.POSITIVE_INFINITY, step: 0 }, Number.POSITIVE_INFINITY, 0, 0];
     for (const { loss, step } of counted) {
-      if (loss < best.loss - delta) [best, since] = [{ loss, step }, 0];
+      if (loss < best.loss) best = { loss, step };
+      if (loss < mark - delta) [mark, since] = [loss, 0];
       else since++;
       if (since === patience) {
         end = step;

@@ -9,7 +9,7 @@ import { range } from "../../src/base/shape.ts";
 import { Arena } from "../../src/device/arena.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Tensor } from "../../src/device/device.ts";
-import { type ExpertWeight, expertOf, linearOf, NF4_BLOCK, type PackedWeight, partsOf } from "../../src/device/packed.ts";
+import { type ExpertWeight, expertOf, NF4_BLOCK, type PackedWeight, partsOf } from "../../src/device/packed.ts";
 import { CUDA_EXPERT_TILE } from "../../src/device/tile.ts";
 import { NORMALISED } from "../../src/families/moe.ts";
 import { expertsBackward, expertsForward } from "../../src/ops/experts.ts";
@@ -18,22 +18,13 @@ import { dequantise, quantise } from "../../src/ops/packed.ts";
 import { route, sortedRows, takeRoutes } from "../../src/ops/route.ts";
 import { gradientsOf, writeModels } from "../helpers/mxfp4.ts";
 import { needs } from "../helpers/needs.ts";
+import { fillMxfp4 } from "../helpers/packed-values.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-gpu-experts-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const [M, E, k, N, K] = [256, 5, 2, 272, 160];
 const sizes = { rows: M, adapters: 1, experts: E, perToken: k };
-
-/** Any codes, and scales from 1/64 to 1/8. */
-function fillMxfp4(gpu: CudaDevice, weight: PackedWeight, rng: Rng): void {
-  const { codes, scale, rows } = linearOf(weight, 0);
-  const size = rows * weight.shape[1];
-  const bytes = (count: number, from: number, below: number) =>
-    Uint8Array.from({ length: count }, () => from + rng.below(below));
-  gpu.write({ ptr: codes, dtype: "u8", shape: [size / 2] }, bytes(size / 2, 0, 256));
-  gpu.write({ ptr: scale, dtype: "u8", shape: [size / 32] }, bytes(size / 32, 121, 4));
-}
 
 needs("gpu")("packed experts", () => {
   test.each(["int8", "nf4", "fp8", "mxfp4"] as const)("%s", async (format) => {

@@ -2,6 +2,7 @@
 
 import { CudaDevice } from "../../src/device/cuda.ts";
 import { choosesAsHosts } from "../helpers/choose.ts";
+import { fewExpertsLikeFloat64 } from "../helpers/fewexperts.ts";
 import { fewRowsLikeFloat64 } from "../helpers/fewrows.ts";
 import { fusesRows } from "../helpers/fewrows-fused.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
@@ -9,9 +10,17 @@ import { needs } from "../helpers/needs.ts";
 import { overlapsNothing } from "../helpers/overlapping.ts";
 import { sharesPages } from "../helpers/pages.ts";
 
-needs("gpu")("a linear layer over few rows in f32", () => fewRowsLikeFloat64(() => new CudaDevice("f32"), 1e-5, true));
+needs("gpu")("a linear layer over few rows in f32", () =>
+  fewRowsLikeFloat64(() => new CudaDevice("f32"), 1e-5, true, ["dense", "nf4"]),
+);
 // Rounded to bf16 once: a part in 2^8 at most.
-needs("gpu")("a linear layer over few rows in bf16", () => fewRowsLikeFloat64(() => new CudaDevice("bf16"), 2 ** -8, true));
+needs("gpu")("a linear layer over few rows in bf16", () =>
+  fewRowsLikeFloat64(() => new CudaDevice("bf16"), 2 ** -8, true, ["dense", "int8", "nf4", "fp8"]),
+);
+needs("gpu")("experts over few rows in f32", () => fewExpertsLikeFloat64(() => new CudaDevice("f32"), 1e-5, true));
+needs("gpu")("experts over few rows in bf16", () =>
+  fewExpertsLikeFloat64(() => new CudaDevice("bf16"), 2 ** -7, true, ["dense", "int8", "nf4", "fp8", "mxfp4"]),
+);
 needs("gpu")("linears with what follows them in f32", () => fusesRows(() => new CudaDevice("f32"), 1e-6));
 needs("gpu")("linears with what follows them in bf16", () => fusesRows(() => new CudaDevice("bf16"), 2 ** -8));
 needs("gpu")("layers of few rows in f32", () => overlapsNothing(() => new CudaDevice("f32"), [1, 21], 4, 4));

@@ -26,6 +26,7 @@ const CASES: readonly Case[] = [
   { heads: 4, kvHeads: 2, headDim: 256, window: 90, cap: 0 },
   { heads: 4, kvHeads: 1, headDim: 512, window: 0, cap: 0 },
   { heads: 4, kvHeads: 2, headDim: 256, window: 0, cap: 1.5 },
+  { heads: 3, kvHeads: 3, headDim: 128, window: 37, cap: 1.5 },
 ];
 
 /** Keys that rows see: none (padding), one, about a block of the kernel's, many. */
@@ -88,7 +89,14 @@ export function decodesLikeFloat64(open: () => Device, limit: number): void {
       const part = Float32Array.from(rows.flatMap((row) => [...qkv.subarray(row * W, (row + 1) * W)]));
       const out = on.values(new Float32Array(M * heads * headDim).fill(Number.NaN), M, heads * headDim);
       attentionDecode(device, {
-        ...{ qkv: on.values(part, M, W), cache: on.values(cache, PAGES * PAGE, 2 * K), out, sinks: null, tiles: null },
+        ...{
+          qkv: on.values(part, M, W),
+          cache: on.values(cache, PAGES * PAGE, 2 * K),
+          out,
+          sinks: null,
+          tiles: null,
+          areAllTiled: false,
+        },
         pages: on.ints(pages, PAGES),
         ...{ scale: headDim ** -0.5, ...of },
         bounds: on.ints(
@@ -150,7 +158,8 @@ export function decodesLikeFloat64(open: () => Device, limit: number): void {
         return [isRead(m) ? ~first : first, first + length];
       });
       const of = tiles.length > 0 ? on.ints(tiles.flat(), tiles.length, 2) : null;
-      attentionDecode(device, { ...args, out, tiles: of, bounds: on.ints(bounds, M, 2) });
+      const areAllTiled = seen.every((_, m) => isRead(m));
+      attentionDecode(device, { ...args, out, tiles: of, areAllTiled, bounds: on.ints(bounds, M, 2) });
       return on.read(out);
     };
     const apart = await run([]);
@@ -161,6 +170,13 @@ export function decodesLikeFloat64(open: () => Device, limit: number): void {
     ] as const;
     const [one, other] = [await run(cuts[0]), await run(cuts[1])];
     expect([...other]).toEqual([...one]);
+    const all = await run([...cuts[0], [90, 1]]);
+    const width = heads * headDim;
+    for (const m of range(M)) {
+      const row = (of: Float32Array) => [...of.subarray(m * width, (m + 1) * width)];
+      if (m !== 90) expect(row(all), `row ${m} where all are read in tiles`).toEqual(row(one));
+      else for (const [i, value] of row(all).entries()) expect(Math.abs(value - row(apart)[i]!)).toBeLessThan(8 * limit);
+    }
     let [difference, size] = [0, 0];
     for (const [i, value] of apart.entries()) {
       difference += (value - one[i]!) ** 2;

@@ -5,10 +5,11 @@ import { expect, test } from "bun:test";
 import { bytesOf } from "../../src/base/dtype.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf, sum } from "../../src/base/shape.ts";
+import { rowsFrom } from "../../src/device/arena.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
 import { cacheWrite, PAGE } from "../../src/ops/decode.ts";
-import { fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
+import { fewRowsNorm, fewRowsNormed, fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
 import { fewRowsForward, type RowAdapters } from "../../src/ops/fewrows.ts";
 import { ropeForward } from "../../src/ops/rope.ts";
 import { swigluForward } from "../../src/ops/swiglu.ts";
@@ -84,6 +85,7 @@ export function fusesRows(open: () => Device, tolerance: number): void {
       for (const [hasBias, isAdapted] of [
         [false, true],
         [true, false],
+        [false, false],
       ] as const) {
         using device = open();
         device.reserveScratch(ROOM);
@@ -100,6 +102,53 @@ export function fusesRows(open: () => Device, tolerance: number): void {
         fewRowsSwiglu(device, { ...product, y: y!, h: h! });
         const of = `${rows} rows, seed ${seed}`;
         expect(Buffer.from(await device.read(h!)).equals(Buffer.from(await device.read(want!))), of).toBe(true);
+      }
+  });
+
+  test("the norm of a sum with its residual, a row as it is alone", async () => {
+    for (const N of [72, 1032])
+      for (const isAdapted of [true, false]) {
+        using device = open();
+        device.reserveScratch(ROOM);
+        const seed = Math.floor(1e9 * Math.random());
+        const on = opened(device, new Rng(seed));
+        const rows = 150;
+        const [x, residual] = [on.values(1, rows, K), on.values(1, rows, N)];
+        const product = { weight: on.values(K ** -0.5, N, K), bias: isAdapted ? null : on.values(1, N) };
+        const lora = isAdapted ? adaptersOf(on, [N], rows) : null;
+        const [norm, eps] = [on.floats("f32", 1, N), 1e-5];
+        const width = N * bytesOf(device.compute);
+        /** y and h of rows `from` .. `from + count` - 1. */
+        const run = async (from: number, count: number) => {
+          const [y, h] = range(2).map(() => on.take(device.compute, count, N)) as [Tensor, Tensor];
+          const part = (t: Tensor) => rowsFrom(t, from, count);
+          const of = { x: part(x), ...product, lora: lora && { ...lora, rowAdapter: part(lora.rowAdapter) } };
+          fewRowsNormed(device, { ...of, residual: part(residual), y, norm, h, rstd: on.take("f32", count), eps });
+          return [await device.read(y), await device.read(h)] as const;
+        };
+        const all = await run(0, rows);
+        const [y, h] = range(2).map(() => on.take(device.compute, rows, N)) as [Tensor, Tensor];
+        fewRowsForward(device, { x, ...product, lora, residual, y });
+        fewRowsNorm(device, { x: y, weight: norm, residual: null, y: h, rstd: on.take("f32", rows), eps });
+        const want = [await device.read(y), await device.read(h)];
+        const numbers = (bytes: Uint8Array) => toF32(bytes, device.compute);
+        for (const i of [0, 1]) {
+          const share = apart(numbers(all[i]!), numbers(want[i]!));
+          expect(share, `seed ${seed}`).toBeLessThan(device.compute === "f32" ? 1e-6 : 2 ** -9);
+        }
+        if (device.kind === "cpu") continue; // whose sums depend on how many rows there are
+        for (const [from, count] of [
+          [0, 1],
+          [149, 1],
+          [37, 5],
+          [20, 64],
+        ] as const) {
+          const few = await run(from, count);
+          for (const i of [0, 1]) {
+            const own = all[i]!.subarray(from * width, (from + count) * width);
+            expect(Buffer.from(few[i]!).equals(Buffer.from(own)), `rows from ${from}, seed ${seed}`).toBe(true);
+          }
+        }
       }
   });
 

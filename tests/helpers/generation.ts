@@ -11,6 +11,7 @@ import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { type FactorTensor, isOfTable, tensorsIn } from "../../src/methods/layout.ts";
+import { rankAt, sharingOf } from "../../src/methods/placement.ts";
 import { factorShape } from "../../src/methods/registry.ts";
 import { tableShape } from "../../src/methods/tables.ts";
 import { blockBytes, lowSizes, lowWidths, productSizes } from "../../src/plan/adapter-memory.ts";
@@ -43,7 +44,8 @@ export function factorsFor(spec: ModelSpec, adapter: PoolAdapter, seed: number):
       Float32Array.from({ length: size }, () => middle + scale * rng.normal());
     if (isOfTable(at)) return { ...at, values: values(sizeOf(tableShape(spec, adapter.tables![at.linear]!, at.factor)), 0.3) };
     const { in: width } = linearShape(spec, at.linear, at.layer);
-    const size = sizeOf(factorShape(spec, at.linear, at.factor, adapter.rank, at.layer));
+    const shape = factorShape(spec, at.linear, at.factor, rankAt(adapter, at.layer, at.linear), at.layer, sharingOf(adapter));
+    const size = sizeOf(shape);
     return {
       ...at,
       values: at.factor === "M" ? values(size, 0.2, 1) : values(size, at.factor === "A" ? 1 / Math.sqrt(width) : 0.4),
@@ -59,6 +61,8 @@ type GeneratorOptions = {
   readonly pages?: number;
   /** Tokens of a sequence, at most. */
   readonly capacity?: number;
+  /** Tokens of a prompt that is read by tiles, at least, where prompts are read in rows. */
+  readonly tiledPrompt?: number | null;
   readonly format?: WeightFormat;
   /** The base model's weights; left out, random ones. */
   readonly fill?: FillTensor;
@@ -74,6 +78,7 @@ export async function tinyGenerator(
     sequences = 8,
     pages,
     capacity = 128,
+    tiledPrompt = 24,
     format = "dense",
     fill = randomFill(device, 1),
     factors = factorsFor,
@@ -113,6 +118,7 @@ export async function tinyGenerator(
     sizes,
     shortPositions: shortPositions(spec),
     reading: readingOf(spec, [device.kind]),
+    tiledPrompt,
     run,
     [Symbol.dispose]: () => stage[Symbol.dispose](),
   };

@@ -33,7 +33,7 @@ const LIMIT_MS = 240_000;
  */
 export const MOMENTS = ["beginning", "step", "checkpoint", "export", "request"] as const;
 type Moment = (typeof MOMENTS)[number];
-export const VICTIMS = ["coordinator", "stage", "server"] as const;
+const VICTIMS = ["coordinator", "stage", "server"] as const;
 type Victim = (typeof VICTIMS)[number];
 /** What was killed and when, and what had come to the run by its end. */
 export type Came = { readonly kills: readonly `${Moment} ${Victim}`[]; readonly joined: boolean; readonly forked: boolean };

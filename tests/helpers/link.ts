@@ -37,7 +37,7 @@ type Port = {
 };
 
 /** A channel over the IPC of Bun; `deliver` is for what comes. */
-export function ipcChannel(port: Port): Channel & { deliver(message: unknown): void; lost(): void } {
+function ipcChannel(port: Port): Channel & { deliver(message: unknown): void; lost(): void } {
   const queue = new Queue<Uint8Array>();
   return {
     send: (message) => void port.send(message),

@@ -20,7 +20,7 @@ import { pack } from "../../src/schedule/pack.ts";
 import { factorsOf, writeAdapter } from "./factors.ts";
 import { inExperts, randomFactors, randomTokens, tinySizes, wholeModel } from "./tiny.ts";
 
-export async function openTiny(
+async function openTiny(
   device: Device,
   spec: ModelSpec,
   adapters: readonly PoolAdapter[],

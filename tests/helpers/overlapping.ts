@@ -6,7 +6,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { attentionDecode, PAGE } from "../../src/ops/decode.ts";
-import { fewRowsNorm, fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
+import { fewRowsNorm, fewRowsNormed, fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
 import { fewRowsForward } from "../../src/ops/fewrows.ts";
 import { adaptersOf, K, opened } from "./fewrows-fused.ts";
 
@@ -28,30 +28,37 @@ function layersOn(device: Device, seed: number, rows: number, count: number) {
   const places = on.put("i32", Int32Array.from(range(rows).map((m) => m * PAGE + (m % PAGE))), rows);
   const positions = on.put("i32", Int32Array.from(range(rows).map((m) => m % PAGE)), rows);
   const angles = { cos: on.floats("f32", 1, PAGE, 32), sin: on.floats("f32", 1, PAGE, 32), queryScale: null, rotated: 64 };
-  const layers = range(Math.min(OWN, count)).map(() => ({
+  const layers = range(Math.min(OWN, count)).map((i) => ({
     norms: range(2).map(() => on.floats("f32", 1, K)) as [Tensor, Tensor],
     qkv: { weight: on.values(K ** -0.5, sum(QKV), K), bias: on.values(1, sum(QKV)), lora: adaptersOf(on, QKV, rows) },
     cache: on.values(1, rows * PAGE, 128),
     o: { weight: on.values(0.3 * 192 ** -0.5, K, 192), bias: null, lora: null },
-    gateUp: { weight: on.values(K ** -0.5, 2 * K, K), bias: null, lora: adaptersOf(on, [K, K], rows) },
+    gateUp: { weight: on.values(K ** -0.5, 2 * K, K), bias: null, lora: i === 1 ? null : adaptersOf(on, [K, K], rows) },
     down: { weight: on.values(0.3 * K ** -0.5, K, K), bias: null, lora: adaptersOf(on, [K], rows) },
   }));
   const pass = () => {
     for (const i of range(count)) {
       const [of, x, next] = [layers[i % OWN]!, stream[i]!, stream[i + 1]!];
-      norm(x, of.norms[0]);
+      const [isFused, wasFused] = [i % 2 === 1, i % 2 === 0 && i > 0]; // norms in the kernels of the sums before them
+      if (!wasFused) norm(x, of.norms[0]);
       fewRowsRope(device, {
         ...{ ...of.qkv, ...angles, ...HEADS, x: normed, y: qkv, out, places, pages, cache: of.cache, positions },
         ...{ qWeight: null, kWeight: null, eps: 1e-5 },
       });
       attentionDecode(device, {
-        ...{ ...HEADS, qkv: out, cache: of.cache, pages, bounds, tiles: null, sinks: null, out: seen },
+        ...{ ...HEADS, qkv: out, cache: of.cache, pages, bounds, tiles: null, areAllTiled: false, sinks: null, out: seen },
         ...{ scale: 0.125, window: 0, cap: 0 },
       });
-      fewRowsForward(device, { ...of.o, x: seen, residual: x, y: next });
-      norm(next, of.norms[1]);
+      const o = { ...of.o, x: seen, residual: x, y: next };
+      if (isFused) fewRowsNormed(device, { ...o, norm: of.norms[1], h: normed, rstd, eps: 1e-5 });
+      else {
+        fewRowsForward(device, o);
+        norm(next, of.norms[1]);
+      }
       fewRowsSwiglu(device, { ...of.gateUp, x: normed, y: gateUp, h });
-      fewRowsForward(device, { ...of.down, x: h, residual: next, y: next });
+      const down = { ...of.down, x: h, residual: next, y: next };
+      if (isFused) fewRowsNormed(device, { ...down, norm: layers[(i + 1) % OWN]!.norms[0], h: normed, rstd, eps: 1e-5 });
+      else fewRowsForward(device, down);
     }
   };
   const inputs = range(2).map(() => on.values(1, rows, K));

@@ -1,8 +1,8 @@
 // The text of small recipes, and what is said of one that is refused.
 
-import { expect } from "bun:test";
 import { RequestError } from "../../src/base/errors.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
+import { thrown } from "./refused.ts";
 
 export const HEAD = '[model]\npath = "base"\n[run]\noutput = "out"\n';
 export const adapter = (rest = "") => `[[adapter]]\nname = "a"\ndata = "a.jsonl"\n${rest}\n`;
@@ -10,11 +10,6 @@ export const parse = (text: string, overrides = {}) => parseRecipe(text, "/here/
 
 /** The error's code and its lines. */
 export function refused(text: string, overrides = {}): { code: string; lines: string[] } {
-  try {
-    parse(text, overrides);
-  } catch (error) {
-    expect(error).toBeInstanceOf(RequestError);
-    return { code: (error as RequestError).code, lines: (error as RequestError).message.split("\n") };
-  }
-  throw new Error("was accepted");
+  const { code, message } = thrown(RequestError, () => parse(text, overrides));
+  return { code, lines: message.split("\n") };
 }

@@ -4,7 +4,6 @@ import { afterAll } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { RequestError } from "../../src/base/errors.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type Sample } from "../../src/data/dataset.ts";
 import type { NoticeKind } from "../../src/data/notices.ts";
 import type { Tokenizer } from "../../src/data/tokenizer.ts";
@@ -34,15 +33,6 @@ export const llama = goldenTokenizer("llama3");
 
 export const DPO = { objective: { name: "dpo", loss: "sigmoid", beta: 0.1, labelSmoothing: 0, reference: "start" } } as const;
 
-export function faultOf(act: () => unknown): RequestError {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof RequestError) return error;
-    throw error;
-  }
-  throw new Error("nothing was refused");
-}
 export const textOf = ({ ids }: Pick<Sample, "ids">, tokenizer = qwen): string => tokenizer.decode([...ids]);
 export const learnedOf = ({ ids, mask }: Pick<Sample, "ids" | "mask">, tokenizer = qwen): string =>
   tokenizer.decode([...ids].filter((_, i) => mask[i] === 1));

@@ -24,7 +24,7 @@ import { OTHER_NAMES } from "./other-names.ts";
 export const LINEARS: readonly Linear[] = linearsOfModel({ family: "llama" });
 
 /** The linears of a model that are called one of these, or hold one that is. */
-export const namedIn = (spec: Pick<ModelSpec, "family">, names: readonly Linear[]): readonly Linear[] =>
+const namedIn = (spec: Pick<ModelSpec, "family">, names: readonly Linear[]): readonly Linear[] =>
   linearsOfModel(spec).filter((linear) =>
     [linear, ...(OTHER_NAMES[linear] ?? [])].some((name) => names.includes(name as Linear)),
   );

@@ -65,6 +65,8 @@ test.each(cases)("$id", ({ id, family, template, name, text: wanted, answers: ma
   }
   const { text, answers } = renderAnswers(chat, renderer);
   expect(text).toBe(wanted);
+  const whole = compiled.renderMarked({ bos_token: "<s>", eos_token: "</s>", add_generation_prompt: false, messages });
+  expect(whole.generated.map(({ from, to }) => whole.text.slice(from, to))).toEqual([...marked]); // as transformers finds them
   const [before, after] = AROUND[family]!;
   const theirs = marked
     .filter((answer) => answer !== "</s>") // Phi 3's end of the whole chat

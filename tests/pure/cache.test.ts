@@ -14,6 +14,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { cachedFile } from "../../src/base/cache.ts";
 import { RunError } from "../../src/base/errors.ts";
+import { thrown } from "../helpers/refused.ts";
 
 const content = new TextEncoder().encode("#!/bin/sh\n");
 const sha256 = new Bun.CryptoHasher("sha256").update(content).digest("hex");
@@ -31,16 +32,6 @@ const folder = (name: string, mode = 0o700): string => {
   return path;
 };
 const put = (...folders: readonly string[]): string => cachedFile("some/tool", sha256, () => content, folders);
-
-function thrown(act: () => unknown): RunError {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof RunError) return error;
-    throw error;
-  }
-  throw new Error("nothing was thrown");
-}
 
 describe("a cached file", () => {
   test("has the content, may be run, and is the owner's alone", () => {
@@ -100,7 +91,7 @@ describe("a folder that will not do is passed over", () => {
 
   test("and where none is left, the error names each with its reason", () => {
     writeFileSync(join(root, "plain"), "");
-    const error = thrown(() => put(join(root, "plain"), folder("open", 0o777)));
+    const error = thrown(RunError, () => put(join(root, "plain"), folder("open", 0o777)));
     expect(error.code).toBe("cache.unusable");
     expect(error.message).toMatch(/plain: .*\n.*open: others may write in it/);
     expect(error.hint).toContain("MLORA_CACHE");

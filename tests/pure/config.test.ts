@@ -1,6 +1,7 @@
 // What a model's config.json says that is refused instead of passed over.
 
 import { expect, test } from "bun:test";
+import { ropeFrequencies } from "../../src/engine/rope.ts";
 import { specOf } from "../../src/families/registry.ts";
 
 test("a rope for each kind of layer is refused by name", () => {
@@ -21,4 +22,46 @@ test("original positions of llama3's rope that are null are refused with their p
   const inside = { rope_scaling: { ...scaling, original_max_position_embeddings: null } };
   expect(() => original(inside)).toThrow("c: rope_scaling: original_max_position_embeddings is null");
   expect(() => original({ original_max_position_embeddings: null })).toThrow("c: original_max_position_embeddings is null");
+});
+
+/** Of transformers 5.24: the second frequency of full and of sliding layers, and what scales cosines and sines of the full. */
+const YARN = { rope_type: "yarn", factor: 4, original_max_position_embeddings: 16, beta_fast: 4, beta_slow: 1 };
+const tables = (more: object) => ({
+  full_attention: { rope_type: "default", rope_theta: 500, ...more },
+  sliding_attention: { rope_type: "default", rope_theta: 90 },
+});
+const BY_KIND: readonly (readonly [string, object, readonly number[]])[] = [
+  ["rope_scaling over tables", { rope_parameters: tables({}), rope_scaling: YARN }, [0.287415, 0.569796, 1.138629]],
+  [
+    "rope_scaling with a theta",
+    { rope_parameters: tables({}), rope_scaling: { rope_type: "linear", factor: 3, rope_theta: 55 } },
+    [0.201992, 0.569796, 1],
+  ],
+  ["truncate within a table", { rope_parameters: tables({ ...YARN, truncate: false }) }, [0.287415, 0.569796, 1.138629]],
+  ["truncate next to them", { rope_parameters: { ...tables(YARN), truncate: false } }, [0.173224, 0.569796, 1.138629]],
+  [
+    "truncate in rope_scaling",
+    { rope_parameters: tables({}), rope_scaling: { ...YARN, truncate: false } },
+    [0.287415, 0.569796, 1.138629],
+  ],
+];
+
+test.each(["Olmo3ForCausalLM", "Gemma3ForCausalLM"].flatMap((name) => BY_KIND.map((of) => [name, ...of] as const)))(
+  "%s reads ropes by kind of layer as transformers does: %s",
+  (name, _, ropes, wanted) => {
+    const sizes = { hidden_size: 32, num_attention_heads: 2, num_key_value_heads: 2, num_hidden_layers: 2, head_dim: 16 };
+    const types = { max_position_embeddings: 64, layer_types: ["sliding_attention", "full_attention"] };
+    const [full, sliding] = specOf({ architectures: [name], ...sizes, ...types, ...ropes }, "c").ropes;
+    const { scaling } = full!;
+    const magnitude = scaling && "magnitude" in scaling ? scaling.magnitude : 1;
+    const found = [ropeFrequencies(full!)[1]!, ropeFrequencies(sliding!)[1]!, magnitude];
+    for (const [i, value] of found.entries()) expect(value).toBeCloseTo(wanted[i]!, 6);
+  },
+);
+
+test("Gemma 4 refuses ropes that transformers does not read", () => {
+  const config = { architectures: ["Gemma4ForCausalLM"], num_hidden_layers: 6 };
+  expect(specOf(config, "c").ropes).toHaveLength(2);
+  for (const more of [{ rope_scaling: YARN }, { rope_parameters: YARN }, { rope_parameters: { full_attention: YARN } }])
+    expect(() => specOf({ ...config, ...more }, "c")).toThrow("expected rope_parameters with a table of");
 });

@@ -4,12 +4,12 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { RequestError } from "../../src/base/errors.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles, type Sample } from "../../src/data/dataset.ts";
 import type { Tokenizer } from "../../src/data/tokenizer.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import { PLAIN_RECIPE } from "../helpers/dataset.ts";
 import { goldenTokenizer } from "../helpers/golden-tokenizers.ts";
+import { refused } from "../helpers/refused.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "mlora-rows-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -41,16 +41,6 @@ const learned = (sample: Sample, tokenizer: Tokenizer) =>
   tokenizer.decode([...sample.ids].filter((_, i) => sample.mask[i] === 1));
 const said = (dataset: Dataset, tokenizer: Tokenizer = smollm) =>
   dataset.train.map((sample) => [textOf(sample, tokenizer), learned(sample, tokenizer)]);
-
-function faultOf(call: () => unknown): RequestError {
-  try {
-    call();
-  } catch (error) {
-    expect(error).toBeInstanceOf(RequestError);
-    return error as RequestError;
-  }
-  throw new Error("expected a RequestError");
-}
 
 const HEAD = "<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n";
 const chat = (user: string, assistant: string) =>
@@ -193,7 +183,7 @@ describe("length", () => {
   });
 
   test("a file of which nothing is left says how many rows it had", () => {
-    const fault = faultOf(() => load(rows, { maxLength: 1 }));
+    const fault = refused(() => load(rows, { maxLength: 1 }));
     expect(fault.code).toBe("data.file");
     expect(fault.message).toMatch(/\.jsonl: has no usable row: nothing to learn within max_length, dropped: 2 rows/);
   });
@@ -218,7 +208,7 @@ describe("held-out rows", () => {
 
   test("are at least one, and never all", () => {
     expect(load(rows, { evalSplit: 0.001 }).eval.length).toBe(1);
-    expect(faultOf(() => load(lines({ text: "alone" }), { evalSplit: 0.1 })).code).toBe("data.split");
+    expect(refused(() => load(lines({ text: "alone" }), { evalSplit: 0.1 })).code).toBe("data.split");
   });
 
   test("come from their own file where the recipe names one, and count", () => {
@@ -259,6 +249,12 @@ describe("faults", () => {
     ["no JSON", "{prompt: 1}", /is no JSON \(/],
     ["a cut row", good.slice(0, -3), /is no JSON \(/],
     ["a list over several lines", "[", /one object on one line/],
+    ["a key twice", '{"prompt": "a", "completion": "b", "completion": "c"}', /has the key 'completion' twice in one object/],
+    [
+      "a key twice, within a turn",
+      '{"messages": [{"role": "user", "content": "a", "content": "b"}, {"role": "assistant", "content": "c"}]}',
+      /has the key 'content' twice in one object/,
+    ],
     ["a list", "[1]", /is no JSON object: \[1\]/],
     ["null", "null", /is no JSON object: null/],
     ["a lacking field", '{"prompt": "a"}', /lacks the field 'completion'/],
@@ -271,7 +267,7 @@ describe("faults", () => {
     ["deep nesting", "[".repeat(1e6), /is no JSON|is no JSON object/],
   ])("%s, with file and line", (_, row, message) => {
     const path = file(Buffer.concat([Buffer.from(`${good}\n\n`), Buffer.from(row), Buffer.from(`\n${good}\n`)]));
-    const fault = faultOf(() => loadDataset(recipe(path), smollm, VOCAB));
+    const fault = refused(() => loadDataset(recipe(path), smollm, VOCAB));
     expect(fault.code).toBe("data.row");
     expect(fault.exit).toBe(2);
     expect(fault.message).toMatch(message);
@@ -288,11 +284,11 @@ describe("faults", () => {
     ["a turn that is none", turns(user, 3), /has no object in messages\[1\]/],
     ["no content", turns(user, { role: "assistant" }), /has no text in messages\[1\]\.content/],
   ])("in a chat: %s", (_, row, message) => {
-    expect(faultOf(() => load(row)).message).toMatch(message);
+    expect(refused(() => load(row)).message).toMatch(message);
   });
 
   test("an unknown form says what was found and what is known", () => {
-    expect(faultOf(() => load('{"question": "a", "answer": "b"}')).message).toMatch(
+    expect(refused(() => load('{"question": "a", "answer": "b"}')).message).toMatch(
       /has the fields question, answer; expected messages/,
     );
   });
@@ -300,25 +296,25 @@ describe("faults", () => {
   test("a template's field that a row lacks; an invalid template, or one that writes no field", () => {
     const template = { prompt: "{{ qestion }}", completion: "{{ answer }}" };
     const content = lines({ question: "a", answer: "b" });
-    expect(faultOf(() => load(content, { format: "template", template })).message).toMatch(/:1: lacks the field 'qestion'/);
+    expect(refused(() => load(content, { format: "template", template })).message).toMatch(/:1: lacks the field 'qestion'/);
     const broken = { prompt: "{{ question", completion: "x" };
-    expect(faultOf(() => load(content, { format: "template", template: broken })).code).toBe("data.template");
+    expect(refused(() => load(content, { format: "template", template: broken })).code).toBe("data.template");
     const blind = { prompt: "{question}", completion: "{answer}" }; // not as Jinja writes fields
-    expect(faultOf(() => load(content, { format: "template", template: blind })).message).toContain("writes no field of a row");
+    expect(refused(() => load(content, { format: "template", template: blind })).message).toContain("writes no field of a row");
     const constant = { prompt: "Write a poem.", completion: "{{ answer }}" };
     expect(said(load(content, { format: "template", template: constant })).length).toBe(1);
   });
 
   test("what the chat template refuses, in its own words", () => {
     const messages = [user, user, { role: "assistant", content: "x" }];
-    expect(faultOf(() => load(lines({ messages }), {}, llama2)).message).toMatch(
+    expect(refused(() => load(lines({ messages }), {}, llama2)).message).toMatch(
       /:1: does not fit the model's chat template: .*alternate/,
     );
   });
 
   test("a chat for a model without a chat template; plain pairs need none", () => {
     const plain = goldenTokenizer("smollm", {}, null);
-    expect(faultOf(() => load(turns(user, { role: "assistant", content: "x" }), {}, plain)).message).toMatch(
+    expect(refused(() => load(turns(user, { role: "assistant", content: "x" }), {}, plain)).message).toMatch(
       /no chat template/,
     );
     const pair = JSON.stringify({ prompt: "a", completion: " b" });
@@ -327,17 +323,17 @@ describe("faults", () => {
 
   test("a completion that cannot be ended, for a tokenizer that names no end", () => {
     const endless = goldenTokenizer("smollm", {}, null, { eos_token: null });
-    expect(faultOf(() => load(good, {}, endless)).message).toMatch(/names no eos_token/);
+    expect(refused(() => load(good, {}, endless)).message).toMatch(/names no eos_token/);
   });
 
   test("the first five of a file are reported at once", () => {
-    const fault = faultOf(() => load("{}\n".repeat(9)));
+    const fault = refused(() => load("{}\n".repeat(9)));
     expect(fault.message.split("\n").map((line) => /:(\d+): /.exec(line)?.[1])).toEqual(["1", "2", "3", "4", "5"]);
     expect(fault.hint).toEndWith("; later rows were not checked");
   });
 
   test("a token that the model does not know", () => {
-    expect(faultOf(() => loadDataset(recipe(file(good)), smollm, 100)).message).toMatch(
+    expect(refused(() => loadDataset(recipe(file(good)), smollm, 100)).message).toMatch(
       /:1: has the token \d+; the model knows 100/,
     );
   });
@@ -345,7 +341,7 @@ describe("faults", () => {
   test("a file that is not there, is empty, is a folder, or holds blank lines only", () => {
     const sub = join(folder, "sub");
     mkdirSync(sub);
-    const why = (path: string) => faultOf(() => loadDataset(recipe(path), smollm, VOCAB));
+    const why = (path: string) => refused(() => loadDataset(recipe(path), smollm, VOCAB));
     for (const [path, message] of [
       [join(folder, "none.jsonl"), "no such file"],
       [join(file("{}"), "under-a-file"), "cannot be read"],
@@ -374,10 +370,10 @@ test("preferences may be whole conversations, also with the prompt once more as 
   expect(read(whole)).toEqual(read(apart));
   expect(read({ prompt: "Hi", ...whole })).toEqual(read(apart));
   expect(read({ prompt: "Hi", chosen: "Hello", rejected: "Go away" })).toEqual(read(apart));
-  expect(faultOf(() => load(lines({ ...apart, prompt: "Hi" }), dpo)).message).toContain("begin differently");
+  expect(refused(() => load(lines({ ...apart, prompt: "Hi" }), dpo)).message).toContain("begin differently");
   const { prompt: messages, chosen: preferred_output, rejected: non_preferred_output } = apart;
   const openAi = { input: { messages, tools: [], parallel_tool_calls: true }, preferred_output, non_preferred_output };
   expect(read(openAi)).toEqual(read(apart));
   expect(load(lines(openAi), dpo).notices.map(({ kind }) => kind)).toEqual(["fields"]); // parallel_tool_calls
-  expect(faultOf(() => load(lines({ ...openAi, input: "Hi" }), dpo)).message).toContain("in 'input', expected an object");
+  expect(refused(() => load(lines({ ...openAi, input: "Hi" }), dpo)).message).toContain("in 'input', expected an object");
 });

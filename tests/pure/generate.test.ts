@@ -89,6 +89,7 @@ function counting(sequences: number, rows: number, reading: Reading = "pieces", 
     tile: { ...tile, isApart: reading === "rows" },
     shortPositions: null,
     reading,
+    tiledPrompt: 4,
     sizes: { rows, slots: 2, cache: { sequences, capacity: 50, ...(pages === undefined ? {} : { pages }) } },
     run: async (pass) => {
       passes.push(pass);
@@ -133,13 +134,42 @@ describe("many sequences", () => {
         expect(ends.find(({ index }) => index === i)!.end).toBe(stop < 0 ? "length" : "stop");
       }
       for (const pass of passes) {
-        expect(pass.ids.length).toBeLessThanOrEqual(rows);
+        const first = pass.rowTiles * tile.rows; // those by tiles run after the others
+        expect(Math.max(first, pass.ids.length - first)).toBeLessThanOrEqual(rows);
         const kept = [...pass.places].filter((place) => place >= 0);
         expect(new Set(kept).size).toBe(kept.length);
         expect(Math.max(...kept)).toBeLessThan(sequences * 64);
       }
     }
   });
+});
+
+test("a prompt is multiplied by tiles or by rows by its length alone, and what follows it by rows", async () => {
+  const wanted = range(9).map((i) => ({
+    adapter: (i % 3) - 1,
+    prompt: range([3, 4, 9][i % 3]!).map((j) => 100 * i + j),
+    limit: 4,
+    seed: 0,
+  }));
+  const run = async (of: typeof wanted, rows: number) => {
+    const { engine, passes } = counting(5, rows, "rows", 24);
+    for await (const _ of generate(engine, of, { temperature: 0, topK: 0, topP: 1 }, new Set())) void _;
+    for (const { ids, places, bounds, rowTiles, targetRows } of passes) {
+      for (const [row, id] of ids.entries()) {
+        const isTiled = row >= rowTiles * tile.rows;
+        if (places[row]! < 0) {
+          expect([bounds[2 * row]!, bounds[2 * row + 1]!]).toEqual(isTiled ? [-1, 0] : [0, 0]);
+          continue;
+        }
+        const { length } = wanted[Math.floor(id / 100)]!.prompt;
+        expect(isTiled, `token ${id}`).toBe(id % 100 < length && length >= 4);
+      }
+      for (const row of targetRows) if (row >= 0) expect(places[row]!).toBeGreaterThanOrEqual(0);
+    }
+    return passes.length;
+  };
+  for (const rows of [8, 12, 24, 400]) await run(wanted, rows);
+  for (const of of wanted) expect(await run([of], 24)).toBe(4);
 });
 
 test("an owner whose answers end early has as many tokens as one that asks for few", async () => {

@@ -5,9 +5,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { Rng } from "../../src/base/rng.ts";
+import { parseJson } from "../../src/data/json.ts";
 import { FormulaFault, formulaOf } from "../../src/objectives/formula.ts";
-import { columnsOf, type Grader, gradeOf, graderSchema, TooLong } from "../../src/objectives/graders.ts";
+import { columnsOf, type Grader, graderSchema, TooLong } from "../../src/objectives/graders.ts";
 import { SIMILARITIES, type Similarity } from "../../src/objectives/similarity.ts";
+import { gradesFor } from "../../src/session/rewards.ts";
 
 type Row = { readonly input: string; readonly reference: string; readonly scores: Readonly<Record<Similarity, number>> };
 const GOLDEN: readonly Row[] = JSON.parse(
@@ -41,7 +43,7 @@ test("long texts are compared 32 places at a time as one by one, and too long on
   }
   expect(() => SIMILARITIES.fuzzy_match("a".repeat(1 << 15), "a".repeat(1 << 14))).toThrow(TooLong);
   const grader = { ...check("eq"), input: "{{item.answer}}".repeat(32) } as Grader;
-  expect(() => gradeOf(grader, { item: { answer: "x".repeat(1 << 16) }, output: "" })).toThrow(TooLong);
+  expect(() => gradesFor(grader, { item: { answer: "x".repeat(1 << 16) }, output: "" })).toThrow(TooLong);
 });
 
 test("formulas are those of JavaScript, whatever they are made of", () => {
@@ -69,8 +71,16 @@ const check = (operation: string, input = "{{sample.output_text}}", reference = 
   ({ type: "string_check", name: "n", input, reference, operation }) as Grader;
 const item = { answer: "Seven", number: 7, deep: { list: [1, 2] }, messages: [] };
 
+test("numbers of a row are texts with the digits that the row has", () => {
+  const row = '{"float": 1.0, "whole": 1, "long": 12345678901234567890, "small": 1e-7, "list": [2.0, {"10": 1, "9": 0.5}]}';
+  const shown = (column: string, text: string) =>
+    gradesFor(check("eq", `{{item.${column}}}`, text), { item: parseJson(row), output: "" }).grade;
+  const all = { float: "1.0", whole: "1", long: "12345678901234567890", small: "1e-07", list: '[2.0,{"10":1,"9":0.5}]' };
+  for (const [column, text] of Object.entries(all)) expect(shown(column, text), column).toBe(1);
+});
+
 test("answers are compared with the columns of their rows", () => {
-  const grade = (grader: Grader, output: string) => gradeOf(v.parse(graderSchema, grader), { item, output });
+  const grade = (grader: Grader, output: string) => gradesFor(v.parse(graderSchema, grader), { item, output }).grade;
   expect(["eq", "ne", "like", "ilike"].map((of) => grade(check(of), "Seven"))).toEqual([1, 0, 1, 1]);
   expect(["eq", "ne", "like", "ilike"].map((of) => grade(check(of), "it is seven."))).toEqual([0, 1, 0, 1]);
   expect(grade(check("eq", "<{{sample.output_text}}>", "<{{item.number}}>"), "7")).toBe(1);

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { Float, floatOf, keysOf, numberText, parseJson, stringifyJson } from "../../src/data/json.ts";
+import { Float, floatOf, keysOf, keyTwice, numberText, parseJson, stringifyJson } from "../../src/data/json.ts";
 
 /** A text in the compact form that it is written in again. */
 const again = (text: string) => stringifyJson(parseJson(text));
@@ -76,6 +76,42 @@ test.each(["a", "\n", '\\"'])("a string of megabytes of %j next to a float", (un
 
 test("of equal keys the last one counts, in the first one's place", () => {
   expect(again('{"a":1,"b":2,"a":3.0}')).toBe('{"a":3.0,"b":2}');
+});
+
+test("a key that an object has twice is found, and none is where texts only look like keys", () => {
+  const rng = new Rng(11);
+  const pick = <T>(all: readonly T[]): T => all[rng.below(all.length)]!;
+  const KEYS = ["a", "b", "10", "7", 'q"', "back\\", 'x":', "a\\", "", "é", '\\"', " : "];
+  const TEXTS = ['"a": 1', '{"a":1,"a":2}', "\\", '\\"', '":', "", "a", '\\": ', '{"b": "a\\": 1}'];
+  const spaces = () => pick(["", "", " ", "\n", " \t"]);
+  let doubled: string[] = [];
+  const made = (depth: number): string => {
+    const kind = depth === 0 ? 2 : rng.below(4);
+    if (kind === 0) return `[${Array.from({ length: rng.below(4) }, () => made(depth - 1)).join(",")}]`;
+    if (kind === 2) return pick([...TEXTS.map((text) => JSON.stringify(text)), "1.0", "3", "null", "-2e3"]);
+    const keys: string[] = [];
+    for (let left = rng.below(5); left > 0; left--) {
+      const key = pick(KEYS);
+      if (keys.includes(key)) {
+        if (rng.uniform() < 0.7) continue;
+        doubled.push(key);
+      }
+      keys.push(key);
+    }
+    const written = (key: string) => (rng.uniform() < 0.2 ? JSON.stringify(key).replace("a", "\\u0061") : JSON.stringify(key));
+    return `{${keys.map((key) => `${spaces()}${written(key)}${spaces()}:${spaces()}${made(depth - 1)}`).join(",")}}`;
+  };
+  let [found, clean] = [0, 0];
+  for (let i = 0; i < 3000; i++) {
+    doubled = [];
+    const text = made(4);
+    const twice = keyTwice(text, parseJson(text));
+    if (doubled.length === 0) expect(twice, text).toBeNull();
+    else expect(doubled, text).toContain(twice!);
+    if (twice === null) clean++;
+    else found++;
+  }
+  expect(Math.min(found, clean)).toBeGreaterThan(300);
 });
 
 describe("what is refused", () => {

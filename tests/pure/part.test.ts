@@ -62,6 +62,19 @@ describe("what a killed process left", () => {
     expect(filesIn(folder)).toEqual(before);
   });
 
+  test("in a folder within it goes, too, with that folder if it is empty then", () => {
+    const folder = fresh();
+    for (const theirs of [[], ["mine.jinja"]]) {
+      const part = join(folder, "whole.12.part");
+      leave(part, GONE, [...NAMES, "templates/tool_use.jinja"]);
+      mkdirSync(join(part, "templates"));
+      for (const name of ["tool_use.jinja", ...theirs]) writeFileSync(join(part, "templates", name), "x");
+      passBy(join(folder, "whole"));
+      expect(existsSync(part) ? filesIn(part) : []).toEqual(theirs.flatMap((name) => ["templates", `templates/${name}`]));
+      rmSync(join(folder, "whole"), { recursive: true });
+    }
+  });
+
   test("goes without what others have put there, folders and links among it", () => {
     const [folder, outside] = [fresh(), fresh()];
     writeFileSync(join(outside, "config.json"), "mine");

@@ -2,10 +2,12 @@
 
 import { describe, expect, test } from "bun:test";
 import { RequestError } from "../../src/base/errors.ts";
+import { WEIGHT_FORMATS, type WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { maxOf, sum } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
-import { headWork, layerWork, mostStages, partition, partWork } from "../../src/plan/partition.ts";
+import { costsOf, headWork, layerWork, mostStages, partition, partWork } from "../../src/plan/partition.ts";
+import { shapeOf } from "../../src/plan/shapes.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 
 /** A model whose head is worth anything from nothing to many layers. */
@@ -112,6 +114,23 @@ describe("the layers of the stages", () => {
     expect(layersOf(llama2, 4)).toEqual([8.5, 8, 8, 7.5]);
     expect(layersOf(llama3, 4)).toEqual([9, 8.5, 8.5, 6]);
   });
+});
+
+test("on a GPU a layer also costs what it computes besides products, and these by its format", () => {
+  const llama2 = shapeOf("llama2-7b");
+  const headOn = (kind: "cpu" | "cuda", format: WeightFormat) => headWork(llama2, 1, costsOf({ kind }, format)).toFixed(2);
+  expect(WEIGHT_FORMATS.map((format) => headOn("cpu", format))).toEqual(WEIGHT_FORMATS.map(() => "0.65"));
+  const onGpu = Object.fromEntries(WEIGHT_FORMATS.map((format) => [format, headOn("cuda", format)]));
+  expect(onGpu).toEqual({
+    ...{ dense: "0.69", bf16: "0.69", "bf16-products": "0.69", int8: "0.59", nf4: "0.59", mxfp4: "0.59" },
+    ...{ fp8: "1.02", "nf4-fp8": "0.91" },
+  });
+  const mixture = shapeOf("qwen3-30b-a3b");
+  const parts = (kind: "cpu" | "cuda") => partition(mixture, 2, 1, costsOf({ kind }, "dense")).map(({ from, to }) => to - from);
+  expect([parts("cpu"), parts("cuda")]).toEqual([
+    [27, 21],
+    [25.5, 22.5],
+  ]);
 });
 
 describe("layers that share keys and values", () => {

@@ -205,6 +205,21 @@ describe("the history of scripts/bench/peers", () => {
     ]);
   });
 
+  test("has what the newest call lacks of the newest other one, marked, and as a ratio to mlora's value there", () => {
+    const peerless = [aRow({ date: "2026-11-30 15:00", value: 19_000 })];
+    const compiled = aRow({ date: "2026-11-30 15:00", program: "PEFT", value: 15_000, gib: 35 });
+    const alone = aRow({ date: "2026-11-30 14:00", program: "Unsloth", value: 30_000 }); // without mlora: nothing to compare
+    const older = [alone, ...call("2026-11-30 12:00", 23_400), ...call("2026-11-29 12:00", 40_000)];
+    const rows = [...peerless, compiled, ...older];
+    const [table, note] = readmeTables(rows).split("\n\n");
+    expect(table!.split("\n")[2]).toEndWith("| 19,000 (25.9) | 15,000 (35.0) | 18,000 (28.7) † | 1.27 | 2026-11-30 |");
+    expect(note).toStartWith("†: of another call");
+    const measured = measuredTables(rows);
+    expect(measured).toContain("| 19,000 (25.9) | 21,273 (25.9) † | 15,000 (35.0) | 18,000 (28.7) † |");
+    expect(measured).toContain("1.100 of the build before (asked 1.08); 1.300 of Unsloth (asked 1.27)");
+    expect(readmeTables(call("2026-11-30 12:00", 23_400))).not.toContain("†");
+  });
+
   test("says what is asked and what came of it, of one call alone, and what failed", () => {
     const rows = call("2026-11-30 12:00", 23_400);
     const failing = rows.map((row) => (row.program === "PEFT" ? { ...row, value: null, gib: null, error: "no torch" } : row));

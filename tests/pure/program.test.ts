@@ -24,26 +24,34 @@ const link: Link = {
 };
 const low = ["lora_up_grad", "lora_down_grad"] as const;
 
-type MiddleLayer = { readonly targets?: PoolAdapter["targets"]; readonly format?: WeightFormat; readonly method?: "dora" };
+type MiddleLayer = {
+  readonly targets?: PoolAdapter["targets"];
+  readonly format?: WeightFormat;
+  readonly method?: "dora";
+  readonly isLatest?: boolean;
+};
 
-/** What the forward and the backward pass of a middle layer launch. */
+/** What the forward and the backward pass of a middle layer launch; unless it is the latest another pass runs between them. */
 async function middleLayer(
   recomputation: Recomputation,
-  { targets = ["q_proj", "gate_proj", "down_proj"], format = "dense", method }: MiddleLayer = {},
+  { targets = ["q_proj", "gate_proj", "down_proj"], format = "dense", method, isLatest = false }: MiddleLayer = {},
 ) {
   const device = new NullDevice();
   const spec = tinyFamilies["qwen3"]!;
   const adapter: PoolAdapter = { rank: 4, scale: 1, targets, ...(method && { method }) };
   const layerRange = { from: 1, to: 2, first: false, last: false };
-  const sizes = tinySizes(device, spec, [adapter], { layers: 1, recomputation, format, expertFormat: format });
+  const sizes = tinySizes(device, spec, [adapter], { layers: 1, recomputation, format, expertFormat: format, inFlight: 2 });
   const config = { spec, layerRange, sizes };
   using stage = await Stage.open(device, config, randomFill(device, 1), { previous: link, next: link });
   await stage.admit(0, { ...adapter, seed: 1, init: "default" });
   const samples = [randomTokens(new Rng(4), spec.vocab, 9)];
   const segment = { adapter: 0, samples, seed: 1, step: 0, dropout: 0, firstRow: 0, weight: 1 };
   device.launched.length = 0;
-  await stage.forward(0, pack([segment], 1, device.rowTile));
+  const batch = pack([segment], 1, device.rowTile);
+  await stage.forward(0, batch);
   const forward: string[] = device.launched.splice(0);
+  if (!isLatest) await stage.evaluate(batch);
+  device.launched.length = 0;
   await stage.backward(0);
   return { forward, backward: [...device.launched] as string[] };
 }
@@ -54,15 +62,19 @@ test.each(RECOMPUTATIONS)("the device calls of a middle layer, recomputation %s"
     ...["rmsnorm_forward", "lora_down", "linear_forward", "rope_forward", "attention_forward", "linear_forward"],
     ...["rmsnorm_forward", "lora_down", "linear_forward", "swiglu_forward", "lora_down", "linear_forward"],
   ]);
-  expect(backward).toEqual([
-    ...(recomputation === "full" ? forward.slice(0, -1) : []), // all but the layer's output
-    ...(recomputation === "offload" ? forward.slice(6, -1) : []), // the same of its later half
+  const gradients = [
     ...[...low, "linear_backward", "swiglu_backward"],
     ...[...low, "linear_backward", "rmsnorm_backward"],
     ...(recomputation === "offload" ? forward.slice(0, 5) : []), // of its earlier half
     ...["linear_backward", "attention_backward", "rope_backward"],
     ...[...low, "linear_backward", "rmsnorm_backward"], // gradients make the outputs of norms and activation as they read them
+  ];
+  expect(backward).toEqual([
+    ...(recomputation === "full" ? forward.slice(0, -1) : []), // all but the layer's output
+    ...(recomputation === "offload" ? forward.slice(6, -1) : []), // the same of its later half
+    ...gradients,
   ]);
+  expect((await middleLayer(recomputation, { isLatest: true })).backward).toEqual(gradients); // all is there yet
 });
 
 test.each(RECOMPUTATIONS)("what a method's own rows read is there, recomputation %s", async (recomputation) => {

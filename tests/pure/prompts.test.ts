@@ -24,6 +24,7 @@ const chat: FormatOptions = {
   thoughts: "as-template",
   chatVariables: {},
   asChat: true,
+  toolTemplate: null,
   chatTemplate: tokenizer.chatTemplate,
 };
 const template = { prompt: "Q: {{ q }}", completion: "{{ a }}" };

@@ -50,6 +50,64 @@ describe("refused with its place", () => {
         expect(lines[0]).toContain("as f32 holds it");
       });
 
+  const HELD = 'data = { train = "d", split = 0.5 }\neval_every = 2';
+  const IDLE: readonly (readonly [string, string, string])[] = [
+    ["a delta without patience", "min_delta = 0.1", "min_delta is for patience, which is not given"],
+    ["a goal of no metric", `${HELD}\nmetrics = { command = ["true"], goal = "min" }`, "metrics has a goal and no best"],
+    ["each turn's thoughts in preferences", 'objective = "dpo"\nthoughts = "every-turn"', 'thoughts is "every-turn"'],
+    [
+      "prompts that are learned, where answers are the adapter's own",
+      'objective = { name = "grpo", reward = { command = ["true"] } }\ntrain_on = "all"',
+      'train_on is "all", and grpo learns its own answers alone',
+    ],
+  ];
+  for (const [what, keys, fault] of IDLE)
+    test(`keys that would do nothing: ${what}`, () => {
+      const own = keys.includes("data =") ? adapter(keys).replace(/data = "[^"]*"\n/, "") : adapter(keys);
+      expect(refused(HEAD + own).lines).toEqual([expect.stringContaining(fault)]);
+    });
+
+  const VARIABLES: readonly (readonly [string, string])[] = [
+    ["{ x = 1.0 }", "chat_template_kwargs.x is the float 1.0, without a fraction"],
+    ["{ a = { b = [1, 2e3] } }", "chat_template_kwargs.a.b[1] is the float 2000.0, without a fraction"],
+    ["{ day = 2026-01-02 }", "chat_template_kwargs.day is a date or time"],
+    ["{ at = [07:32:00] }", "chat_template_kwargs.at[0] is a date or time"],
+  ];
+  for (const [table, fault] of VARIABLES)
+    test(`variables that a chat template prints otherwise in Python: ${table}`, () => {
+      expect(refused(`${HEAD}${adapter(`chat_template_kwargs = ${table}`)}`).lines).toEqual([
+        expect.stringMatching(/^.here.r.toml:8:/),
+      ]);
+      expect(refused(`${HEAD}${adapter(`chat_template_kwargs = ${table}`)}`).lines[0]).toContain(`adapter[0].${fault}`);
+      expect(refused(`${HEAD}[defaults]\nchat_template_kwargs = ${table}\n${adapter()}`).lines).toEqual([
+        expect.stringContaining(`defaults.${fault}`),
+      ]);
+      const swept = `[adapter.sweep]\nchat_template_kwargs = [${table}]`;
+      expect(refused(HEAD + adapter(swept)).lines[0]).toContain(
+        fault.replace("chat_template_kwargs", "chat_template_kwargs[0]"),
+      );
+    });
+
+  test("other variables of a chat template are taken", () => {
+    const table = "{ x = 1, half = 0.5, text = '1.0', on = true, list = [1, 'a'], none = nan }";
+    const { adapters } = parseRecipe(HEAD + adapter(`chat_template_kwargs = ${table}\nalpha = 16.0`), "/here/r.toml");
+    const none = Number.NaN;
+    expect(adapters[0]!.chatVariables).toEqual({ x: 1, half: 0.5, text: "1.0", on: true, list: [1, "a"], none });
+  });
+
+  test("keys that would do nothing for any adapter", () => {
+    const patient = adapter(`${HELD}\npatience = 1`).replace(/data = "[^"]*"\n/, "");
+    expect(refused(`${HEAD}[defaults]\nmin_delta = 0.1\n${adapter()}`).lines).toEqual([
+      expect.stringContaining("defaults.min_delta is for patience, which no adapter has"),
+    ]);
+    expect(refused(`${HEAD}notify = { url = "https://a.b/c", below = 1 }\n${adapter()}`).lines).toEqual([
+      expect.stringContaining("run.notify has below, a held-out loss, and no adapter has held-out rows"),
+    ]);
+    const text = `${HEAD}[defaults]\nmin_delta = 0.1\n${adapter().replace(/name = "[^"]*"/, 'name = "other"')}${patient}`;
+    const { adapters } = parseRecipe(text, "/here/r.toml");
+    expect(adapters.map(({ minDelta }) => minDelta)).toEqual([0, 0.1]); // the copy of a recipe is read again
+  });
+
   test("numbers at the ends of f32 are taken", () => {
     const { adapters } = parseRecipe(`${HEAD}${adapter("learning_rate = 1.2e-38\nmax_grad_norm = 3.4e38")}`, "/here/r.toml");
     expect(adapters[0]!.optimizer).toMatchObject({ learningRate: 1.2e-38, maxGradNorm: 3.4e38 });

@@ -3,12 +3,45 @@
 
 import { describe, expect, test } from "bun:test";
 import type { Sample } from "../../src/data/dataset.ts";
-import { assistant, DPO, faultOf, learnedOf, lines, llama, rowFiles, smollm, textOf, told, user } from "../helpers/rows.ts";
+import { refused } from "../helpers/refused.ts";
+import { assistant, DPO, learnedOf, lines, llama, rowFiles, smollm, textOf, told, user } from "../helpers/rows.ts";
 
 const { fileOf, load } = rowFiles("told");
 
 const sunny = { name: "sky", description: "What the sky is like", parameters: { type: "object", properties: {} } };
 const TOOL = { type: "function", function: sunny };
+
+describe("what a template marks as generated", () => {
+  const row = lines({ messages: [user("a"), assistant("b"), user("c"), assistant(" d ")] });
+  const of = (answer: string, more = "") =>
+    `${more}{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == "assistant" %}${answer}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}`;
+  const [begin, end] = ["{%- generation -%}", "{%- endgeneration -%}"];
+  test.each([
+    ["all", of(`${begin}{{ m.content }}<|im_end|>${end}`), null],
+    ["all, and the line break", of(`${begin}{{ m.content }}<|im_end|>\n${end}`), null],
+    ["in two parts", of(`${begin}{{ m.content }}${end}${begin}<|im_end|>${end}`), null],
+    ["nothing", of("{{ m.content }}<|im_end|>"), null],
+    ["not the end", of(`${begin}{{ m.content }}${end}<|im_end|>`), "'<|im_end|>'"],
+    ["not what it says", of(`{{ m.content }}${begin}<|im_end|>${end}`), "'b'"],
+    [
+      "the last alone",
+      of(`{% if loop.last %}${begin}{{ m.content }}<|im_end|>${end}{% else %}{{ m.content }}<|im_end|>{% endif %}`),
+      "'b<|im_end|>'",
+    ],
+    [
+      "within a macro, where it is not found",
+      of("{{ say(m) }}", `{% macro say(m) %}${begin}{{ m.content }}${end}<|im_end|>{% endmacro %}`),
+      null,
+    ],
+  ])("%s: what is learned besides is reported", (_, template, words) => {
+    const dataset = load(row, { chatTemplate: fileOf(template, "generation.jinja") });
+    const turns = words?.startsWith("'b") && words !== "'b'" ? 1 : 2;
+    expect(told(dataset, "generation")).toEqual(
+      words === null ? null : expect.objectContaining({ rows: 1, turns, example: expect.stringContaining(`turn 2: ${words}`) }),
+    );
+    expect(learnedOf(dataset.train[0]!)).toBe("b<|im_end|> d <|im_end|>");
+  });
+});
 
 describe("thoughts", () => {
   test.each(["reasoning_content", "reasoning", "thinking"])("as %s are those that the template knows", (name) => {
@@ -28,9 +61,9 @@ describe("thoughts", () => {
 
   test("that contradict each other are refused", () => {
     const row = lines({ messages: [user("a"), assistant("b", { reasoning: "x", thinking: "y" })] });
-    expect(faultOf(() => load(row)).message).toContain("different thoughts in messages[1].reasoning and messages[1].thinking");
+    expect(refused(() => load(row)).message).toContain("different thoughts in messages[1].reasoning and messages[1].thinking");
     const inside = lines({ messages: [user("a"), assistant("<think>\nz\n</think>\n\nb", { reasoning: "x" })] });
-    expect(faultOf(() => load(inside)).message).toContain("and others within messages[1].content");
+    expect(refused(() => load(inside)).message).toContain("and others within messages[1].content");
   });
 
   const long = [user("1?"), assistant("one", { reasoning: "first" }), user("2?"), assistant("two", { reasoning: "second" })];
@@ -91,7 +124,7 @@ describe("thoughts", () => {
       "{% for m in messages if m.role == 'user' %}{{ m.content }}<|im_end|>{% endfor %}x<|im_end|>",
       "deaf.jinja",
     );
-    expect(faultOf(() => load(lines({ messages: [user("a"), assistant("b")] }), { chatTemplate })).code).toBe("data.row");
+    expect(refused(() => load(lines({ messages: [user("a"), assistant("b")] }), { chatTemplate })).code).toBe("data.row");
   });
 });
 
@@ -125,7 +158,7 @@ describe("tools", () => {
   });
 
   test.each([[3], ["no JSON"], [{ name: "sky" }], [["sky"]]])("%p is refused", (tools) => {
-    expect(faultOf(() => load(lines({ ...row, tools }))).message).toContain(
+    expect(refused(() => load(lines({ ...row, tools }))).message).toContain(
       "in 'tools', expected a list of tools, or its JSON text",
     );
   });
@@ -202,11 +235,11 @@ describe("turns that are context", () => {
     [{ train: "no" }, "in messages[1].train, expected true or false"],
     [{ weight: 1, train: false }, "has weight 1 and train false in messages[1]"],
   ])("%p is refused", (mark, said) => {
-    expect(faultOf(() => load(chat(mark))).message).toContain(said);
+    expect(refused(() => load(chat(mark))).message).toContain(said);
   });
 
   test("a chat without a turn to learn is refused", () => {
-    expect(faultOf(() => load(chat({ weight: 0 }, { weight: 0 }))).message).toContain("has no turn that is learned");
+    expect(refused(() => load(chat({ weight: 0 }, { weight: 0 }))).message).toContain("has no turn that is learned");
   });
 });
 
@@ -258,7 +291,7 @@ describe("in fields next to the turns", () => {
     expect(
       textOf(load(parts({ type: "text", text: "a" }, { type: "text", text: "b" }), {}, smollm).train[0]!, smollm),
     ).toContain("user\nab<|im_end|>");
-    expect(faultOf(() => load(parts({ type: "image_url", image_url: {} }))).message).toContain(
+    expect(refused(() => load(parts({ type: "image_url", image_url: {} }))).message).toContain(
       'part of type "image_url" in messages[0].content[0]',
     );
   });
@@ -293,14 +326,14 @@ describe("preferences", () => {
     expect(dataset.train).toHaveLength(1);
     expect(dataset.counts.dropped).toBe(2);
     expect(told(dataset, "same answers")).toMatchObject({ rows: 2 });
-    expect(faultOf(() => load(lines(same), DPO, smollm)).message).toContain("two answers with the same tokens");
+    expect(refused(() => load(lines(same), DPO, smollm)).message).toContain("two answers with the same tokens");
   });
 
   test("that are one conversation, or one that begins the other, are reported as that", () => {
     const whole = [user("a"), assistant("b")];
-    expect(faultOf(() => load(lines({ chosen: whole, rejected: whole }), DPO)).message).toContain("has the same conversation");
+    expect(refused(() => load(lines({ chosen: whole, rejected: whole }), DPO)).message).toContain("has the same conversation");
     const more = [...whole, user("c"), assistant("d")];
-    expect(faultOf(() => load(lines({ chosen: more, rejected: whole }), DPO)).message).toContain(
+    expect(refused(() => load(lines({ chosen: more, rejected: whole }), DPO)).message).toContain(
       "has in 'rejected' the beginning of",
     );
   });
@@ -309,5 +342,5 @@ describe("preferences", () => {
 test("a character that the tokenizer has no token for is refused in plain text, too", () => {
   const chosen = ["\u0000", "\u0004", "\u{50000}"].filter((char) => !smollm.decode(smollm.encode(`a${char}b`)).includes(char));
   for (const char of chosen)
-    expect(faultOf(() => load(lines({ text: `a${char}b` }), {}, smollm)).message).toContain("has the character U+");
+    expect(refused(() => load(lines({ text: `a${char}b` }), {}, smollm)).message).toContain("has the character U+");
 });

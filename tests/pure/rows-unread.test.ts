@@ -2,7 +2,8 @@
 // what is read otherwise than it may be meant, special tokens within a text.
 
 import { expect, test } from "bun:test";
-import { assistant, DPO, faultOf, learnedOf, lines, rowFiles, smollm, textOf, told, user } from "../helpers/rows.ts";
+import { refused } from "../helpers/refused.ts";
+import { assistant, DPO, learnedOf, lines, rowFiles, smollm, textOf, told, user } from "../helpers/rows.ts";
 
 const { fileOf, load } = rowFiles("unread");
 
@@ -51,12 +52,12 @@ test.each([
   const dataset = load(rows, {}, smollm);
   expect(dataset.train.map((row) => learnedOf(row, smollm))).toEqual(["4<|im_end|>", "4<|im_end|>", "4<|im_end|>"]);
   expect(dataset.notices.map(({ kind }) => kind)).toEqual([]);
-  const refused = (first: object, second = {}) => faultOf(() => load(lines({ messages: turns(first, second) }), {}, smollm));
-  expect(refused({ [key]: 0.5 }).message).toContain(
+  const faultOf = (first: object, second = {}) => refused(() => load(lines({ messages: turns(first, second) }), {}, smollm));
+  expect(faultOf({ [key]: 0.5 }).message).toContain(
     `has 0.5 in messages[1].${key}, expected ${key === "weight" ? "0 or 1" : "true or false"}`,
   );
   const other = key === "weight" ? "train" : "weight";
-  expect(refused({ [key]: no, [other]: key === "weight" ? true : 1 }).message).toContain("leave one out");
+  expect(faultOf({ [key]: no, [other]: key === "weight" ? true : 1 }).message).toContain("leave one out");
 });
 
 test("turns that hold a special token are reported, and read as transformers reads them", () => {

@@ -206,6 +206,17 @@ describe("learning rates", () => {
     ]);
   });
 
+  test("that do not fall are reported where they have a least, which nothing comes to", () => {
+    const of = (name: string, scheduler: string, minRatio: number) => ({
+      ...{ name, steps: 30 },
+      recipe: { schedule: { name: scheduler, warmup: 0, minRatio }, optimizer: { learningRate: 2e-4 } } as AdapterRecipe,
+    });
+    const quiet = [of("a", "constant", 0), of("b", "constant", 1), of("c", "linear", 0.1), of("d", "cosine", 0.1)];
+    expect(rateNotices([...quiet, of("e", "constant", 0.1)])).toEqual([
+      'e: min_lr_ratio = 0.1 does nothing with the scheduler "constant", whose rate does not fall',
+    ]);
+  });
+
   test("a share of less than one step warms nothing up, so that a run of one step learns", () => {
     const steps = (warmup: number, all: number) => warmupSteps({ name: "cosine", warmup, minRatio: 0 }, all);
     expect([1, 2, 33, 34, 67].map((all) => steps(0.03, all))).toEqual([0, 0, 0, 2, 3]);

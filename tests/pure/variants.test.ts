@@ -12,19 +12,14 @@ import type { Argument, Grid } from "../../src/device/cuda/kernel.ts";
 import { compiled } from "../../src/device/cuda/kernels.ts";
 import type { KernelRow, Kind } from "../../src/device/cuda/manifest.ts";
 import { titleOf, VariantSet } from "../../src/device/cuda/variants.ts";
-import { fewRowsScratch, MOST_ROWS } from "../../src/device/fewrows.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import { weightsOf } from "../../src/engine/weight-source.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearsOfModel } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
-import { RANK_TILE } from "../../src/methods/layout.ts";
-import { CHOICE_WIDTH, chooseTokens } from "../../src/ops/choose.ts";
 import { convolutionDecode, convolutionKeep } from "../../src/ops/convolution.ts";
 import { attentionDecode, cacheWrite } from "../../src/ops/decode.ts";
 import { deltaDecode } from "../../src/ops/deltanet.ts";
-import { fewRowsNorm, fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
-import { fewRowsForward } from "../../src/ops/fewrows.ts";
 import { randomFill } from "../../src/ops/fill.ts";
 import { gegluBackward } from "../../src/ops/geglu.ts";
 import { groupnormBackward, groupnormForward } from "../../src/ops/groupnorm.ts";
@@ -35,6 +30,7 @@ import { copyColumns, valueNormBackward, valueNormForward } from "../../src/ops/
 import { pack } from "../../src/schedule/pack.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { kernelRows, kernelSignatures } from "../helpers/kernel-rows.ts";
+import { launchFew, launchFewExperts } from "../helpers/launch-few.ts";
 import { adapterOn, LINEARS, placedOn, randomTokens, tinyExperts, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 
 const ROWS = kernelRows();
@@ -116,8 +112,10 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   const out = arena.tensor(gpu.compute, 4, heads * headDim);
   const [pages, tiles] = [arena.tensor("i32", 2), arena.tensor("i32", 1, 2)];
   cacheWrite(gpu, { qkv, places, pages, cache, heads, kvHeads, headDim });
-  const attending = { qkv, cache, pages, bounds, tiles, sinks: null, out, heads, kvHeads, headDim };
+  const attending = { qkv, cache, pages, bounds, tiles, areAllTiled: false, sinks: null, out, heads, kvHeads, headDim };
   attentionDecode(gpu, { ...attending, scale: 1, window: 0, cap: 0 });
+  const own = { qkv: arena.tensor(gpu.compute, 4, 3 * kvHeads * headDim), out: arena.tensor(gpu.compute, 4, kvHeads * headDim) };
+  attentionDecode(gpu, { ...attending, ...own, heads: kvHeads, scale: 1, window: 0, cap: 0 }); // each head has its own keys
   const [x, y] = [arena.tensor(gpu.compute, 8, 64), arena.tensor(gpu.compute, 4, 64)];
   poolForward(gpu, { x, bounds, y });
   poolBackward(gpu, { dy: y, bounds, dx: x });
@@ -178,59 +176,6 @@ function launchConvolved(gpu: DryGpu, { hidden: C }: ModelSpec): void {
   const kept = { places, window: arena.tensor(gpu.compute, 2, 2, C), capacity: 8 };
   shortconvKeep(gpu, { bcx, bounds, ...kept });
   shortconvDecode(gpu, { bcx, weight, y, ...kept });
-}
-
-/** What is left of generation: few rows, each with its own adapter, and the tokens that are chosen of their logits. */
-function launchFew(gpu: DryGpu): void {
-  using arena = new Arena(gpu, 1 << 23, "a test");
-  const [N, K, G] = [64, 96, 2];
-  const weight = arena.tensor(gpu.compute, N, K);
-  gpu.reserveScratch(fewRowsScratch({ M: MOST_ROWS, K, N: 512, W: G * RANK_TILE, dense: null }).bytes);
-  const tables = {
-    span: { least: 4, most: 4 },
-    factors: arena.tensor("i64", 1, G, 4),
-    ranks: arena.tensor("i32", 1, G),
-    scale: arena.tensor("f32", 1, G),
-    firstColumn: [0, 32, N],
-    gains: null,
-  };
-  for (const rows of [1, 17, 65, 129, MOST_ROWS]) {
-    const [x, y] = [arena.tensor(gpu.compute, rows, K), arena.tensor(gpu.compute, rows, N)];
-    const lora = { ...tables, rowAdapter: arena.tensor("i32", rows) };
-    for (const bias of [null, arena.tensor(gpu.compute, N)])
-      for (const residual of [null, y])
-        for (const adapters of [null, lora]) fewRowsForward(gpu, { x, weight, bias, residual, y, lora: adapters });
-    const h = arena.tensor(gpu.compute, rows, N / 2);
-    for (const bias of [null, arena.tensor(gpu.compute, N)])
-      for (const adapters of [null, lora]) fewRowsSwiglu(gpu, { x, weight, bias, y, h, lora: adapters });
-  }
-  for (const hidden of [72, 4096, 8192, 16384]) {
-    const [x, y, weight] = [
-      arena.tensor(gpu.compute, 3, hidden),
-      arena.tensor(gpu.compute, 3, hidden),
-      arena.tensor("f32", hidden),
-    ];
-    for (const residual of [null, x]) fewRowsNorm(gpu, { x, weight, residual, y, rstd: arena.tensor("f32", 3), eps: 1e-6 });
-  }
-  for (const headDim of [24, 64, 128]) {
-    const [rows, heads, kvHeads] = [3, 2, 1];
-    const N = (heads + 2 * kvHeads) * headDim;
-    const [x, out] = [arena.tensor(gpu.compute, rows, K), arena.tensor(gpu.compute, rows, N)];
-    const lora = { ...tables, rowAdapter: arena.tensor("i32", rows), firstColumn: [0, heads * headDim, N] };
-    const kept = { cache: arena.tensor(gpu.compute, 64, 2 * headDim), pages: arena.tensor("i32", 2) };
-    const angles = { cos: arena.tensor("f32", 9, headDim / 2), sin: arena.tensor("f32", 9, headDim / 2), queryScale: null };
-    const rotation = { positions: arena.tensor("i32", rows), ...angles, rotated: headDim, eps: 1e-6, heads, kvHeads, headDim };
-    for (const norm of [null, arena.tensor("f32", headDim)])
-      for (const bias of [null, arena.tensor(gpu.compute, N)])
-        for (const adapters of [null, lora]) {
-          const product = { x, weight: arena.tensor(gpu.compute, N, K), bias, lora: adapters };
-          const places = arena.tensor("i32", rows);
-          fewRowsRope(gpu, { ...product, ...rotation, ...kept, places, y: out, out, qWeight: norm, kWeight: norm });
-        }
-  }
-  const [logits, settings] = [arena.tensor(gpu.compute, 3, 40), arena.tensor("f32", 3, CHOICE_WIDTH)];
-  const of = { logits, settings, classes: 37, targets: arena.tensor("i32", 3), chosen: arena.tensor("f32", 3, CHOICE_WIDTH) };
-  for (const cap of [0, 30]) chooseTokens(gpu, { ...of, scale: 1, cap });
 }
 
 async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): Promise<ReadonlySet<KernelRow>> {
@@ -333,6 +278,7 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   await train(open(), newSpec({ qkNorm: true }), { rank: 4, scale: 1, targets: ["q_proj"] }, "dense");
   launchOthers(open(), aligned);
   launchFew(open());
+  launchFewExperts(open());
   for (const row of found) expect(row.kinds, titleOf(row)).toContain(kind);
   return found;
 }

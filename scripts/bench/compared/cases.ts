@@ -43,6 +43,7 @@ const ROOT = join(import.meta.dir, "..", "..", "..");
 const BASE: Flags = { shape: "llama2-7b", rows: 8, length: 512, rank: 16, targets: "qkvo", dropout: 0.05, device: "cuda" };
 const GENERATED = { shape: "llama2-7b", targets: "qkvo", "prompt-tokens": 64, "new-tokens": 128, rounds: 2 };
 const SMALL: Flags = { shape: "smollm2-135m", rows: 4, length: 64, rank: 16, targets: "all-linear", dropout: 0, device: "cpu" };
+const IN_BF16: Flags = { ...SMALL, adapters: 1, precision: "bf16" };
 const COMPILED = { PEFT: ["--compile"] };
 
 /** Of training on a GPU: the base's flags with changes; Unsloth's fused path has no dropout, so it gets none. */
@@ -111,8 +112,8 @@ export const CASES: readonly Case[] = [
   ),
   training(
     "full recomputation",
-    "Llama-2-7B, q, k, v, o, layers computed again",
-    { recomputation: "full" },
+    "Llama-2-7B, q, k, v, o, layers computed again, their inputs on the host",
+    { recomputation: "offload" },
     {
       peers: { PEFT: BASE, Unsloth: unsloth({ recomputation: "offload" }) },
       extra: { PEFT: ["--checkpointing"] },
@@ -165,6 +166,13 @@ export const CASES: readonly Case[] = [
     const name = `CPU, ${adapters} ${adapters === 1 ? "adapter" : "adapters"}`;
     return { name, about, on: "CPU", unit: "tokens/s", own, peers: { PEFT: own }, asked: [to("PEFT", 2)] };
   }),
+  {
+    name: "CPU, bf16",
+    about: "SmolLM2-135M, all linears, 4 x 64 tokens, 1 adapter, base in bf16",
+    ...{ on: "CPU", unit: "tokens/s", asked: [] },
+    own: IN_BF16,
+    peers: { PEFT: IN_BF16 },
+  },
 ];
 
 /** How programs are called here. */

@@ -52,13 +52,33 @@ export async function resultOfCommand(
   return { error: `it ended with ${code}: ${lastLines(err) || lastLines(out)}` };
 }
 
+/** A program that has a case, and what came of it. */
+export type Having = { readonly program: Program; readonly command: readonly string[]; readonly results: Result[] };
+
+export const havingOf = (of: Case, { tools, programs }: Pick<Options, "tools" | "programs">): Having[] =>
+  PROGRAMS.filter((program) => programs.includes(program)).flatMap((program) => {
+    const command = commandOf(of, program, tools);
+    return command ? [{ program, command, results: [] }] : [];
+  });
+
+export const said = (of: Case, program: Program, found: Result): string =>
+  `${of.name}, ${program}: ${"error" in found ? `fails: ${found.error}` : `${found.value} ${of.unit}`}`;
+
+/** A row of each program. */
+export function rowsOf(of: Case, having: readonly Having[], { machine, versions, about }: Options): Row[] {
+  const devices = having.flatMap(({ results }) =>
+    results.flatMap((result) => ("error" in result ? [] : (result.device ?? []))),
+  );
+  const where = devices[0] ?? machine(of.on);
+  return having.map(({ program, results }) =>
+    rowOf(of, program, results, { ...about, machine: where, version: versions[program] ?? "" }),
+  );
+}
+
 /** Measures a case by all programs in turn, in another order each round, and gives a row for each. */
 export async function measureCase(of: Case, options: Options): Promise<Row[]> {
-  const { tools, programs, rounds, limit, environment, hindered, versions, about, say } = options;
-  const having = PROGRAMS.filter((program) => programs.includes(program)).flatMap((program) => {
-    const command = commandOf(of, program, tools);
-    return command ? [{ program, command, results: [] as Result[] }] : [];
-  });
+  const { rounds, limit, environment, hindered, say } = options;
+  const having = havingOf(of, options);
   for (const round of range(rounds))
     for (const i of having.keys()) {
       const { program, command, results } = having[(i + round) % having.length]!;
@@ -66,12 +86,7 @@ export async function measureCase(of: Case, options: Options): Promise<Row[]> {
       if (before && "error" in before) continue; // it would fail again
       const why = hindered(program);
       results.push(why === null ? await resultOfCommand(of, command, limit, environment(program)) : { error: why });
-      const found = results.at(-1)!;
-      say(`${of.name}, ${program}: ${"error" in found ? `fails: ${found.error}` : `${found.value} ${of.unit}`}`);
+      say(said(of, program, results.at(-1)!));
     }
-  const said = having.flatMap(({ results }) => results.flatMap((result) => ("error" in result ? [] : (result.device ?? []))));
-  const machine = said[0] ?? options.machine(of.on);
-  return having.map(({ program, results }) =>
-    rowOf(of, program, results, { ...about, machine, version: versions[program] ?? "" }),
-  );
+  return rowsOf(of, having, options);
 }

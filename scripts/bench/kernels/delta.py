@@ -1,5 +1,5 @@
 """Times the gated delta rule's kernels and those of flash-linear-attention in the same run: python3
-scripts/bench/kernels/delta.py [SHAPE ..] [--tune] [--write] [--compile PART/PARTS]
+scripts/bench/kernels/delta.py [SHAPE ..] [--work=1x16384] [--tune] [--write] [--compile PART/PARTS]
 
 bf16, layers of Qwen3.5-4B (16 heads of q and k, 32 of v) and of the 27B (16, 48), all heads of 128, with 4 x 2048 and 1 x 16384
 tokens. Ours are what a layer launches, from b and a and q, k of any length; flash-linear-attention's chunk_gated_delta_rule
@@ -194,8 +194,9 @@ def main():
     rows, fla = [], has_fla()
     if not fla:
         print("no flash-linear-attention here: ours alone", flush=True)
+    asked = [of for of in WORK if f"--work={of[0]}x{of[1]}" in sys.argv] or WORK
     for shape, heads in shapes().items():
-        for work in WORK:
+        for work in asked:
             case = Case(heads, *work)
             runs = {"forward": case.forward, "backward": case.backward}
             if fla:
@@ -215,7 +216,7 @@ def main():
             rows.append("| " + " | ".join([*cells, f"{ms['backward']:.2f}", theirs("backward"), ratio("backward"), ratio("forward", "backward")]) + " |\n")
             print(rows[-1], end="", flush=True)
         if "--write" in sys.argv:
-            add_rows("delta", TITLE, HEAD, rows[-len(WORK) :])
+            add_rows("delta", TITLE, HEAD, rows[-len(asked) :])
 
 
 if __name__ == "__main__":

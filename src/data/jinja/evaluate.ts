@@ -114,7 +114,12 @@ class Compiler extends ExpressionCompiler {
       }
       case "generation": {
         const run = this.body(statement.body);
-        return (scope, out) => run(new Scope(scope), out);
+        return (scope, out) => {
+          const from = out.text.length;
+          const ending = run(new Scope(scope), out);
+          out.generated.push({ from, to: out.text.length });
+          return ending;
+        };
       }
       case "break":
       case "continue":

@@ -44,6 +44,8 @@ export class Scope {
 
 export class Output {
   text = "";
+  /** Where {% generation %} blocks wrote into it. */
+  readonly generated: { readonly from: number; readonly to: number }[] = [];
   write(text: string): void {
     this.text = grown(this.text + text);
   }

@@ -31,7 +31,7 @@ export const OLDEST = 8;
 export const isSupported = ({ major }: Pick<Gpu, "major">): boolean => major >= OLDEST;
 
 /** Whether it runs the kernels that are made for Hopper alone. */
-export const isHopper = ({ major, minor }: Pick<Gpu, "major" | "minor">): boolean => major === 9 && minor === 0;
+const isHopper = ({ major, minor }: Pick<Gpu, "major" | "minor">): boolean => major === 9 && minor === 0;
 
 /** Whether its tensor cores multiply e4m3: from Ada on. */
 export const multipliesFp8 = ({ major, minor }: Pick<Gpu, "major" | "minor">): boolean =>

@@ -33,7 +33,7 @@ const PARTS: Readonly<Record<string, string>> = {
 const PLACE = /^blk\.(\d+)\.([a-z_]+)\.(weight|bias)$/;
 
 /** Its own name where there is no other. */
-export function huggingName(name: string): string {
+function huggingName(name: string): string {
   const [, layer, part, kind] = PLACE.exec(name) ?? [];
   return NAMES[name] ?? (part && Object.hasOwn(PARTS, part) ? `model.layers.${layer}.${PARTS[part]}.${kind}` : name);
 }

@@ -7,7 +7,7 @@ import type { Launcher } from "../../device/cuda/launcher.ts";
 import type { Variant } from "../../device/cuda/variants.ts";
 import type { Tensor } from "../../device/device.ts";
 import { cacheWrite, type Places } from "../decode.ts";
-import { computeRows, PRODUCT, productOfRows, type RowProduct } from "../fewrows.ts";
+import { computeRows, type FewRows, gatedFor, PRODUCT, productOfRows, type RowProduct } from "../fewrows.ts";
 import { cdiv, dim, flag, op } from "../op.ts";
 import { NORMALISED, type Normalised, normVariant, rmsnormForward } from "../rmsnorm.ts";
 import { ROTATION, type Rotation, ropeForward, rotationSizes } from "../rope.ts";
@@ -23,6 +23,38 @@ export const fewRowsNorm = op<Normalised>("fewrows_norm", NORMALISED, {
   },
 });
 
+type Normed = FewRows & Pick<Normalised, "rstd" | "eps"> & { readonly norm: Tensor; readonly h: Tensor };
+
+/**
+ * y of fewrows_forward of a single linear, and h = rmsnorm_forward of y with the weight `norm` f32[N]: h c[M, N]. y's low-rank
+ * product is summed otherwise than there. Rows of at most MOST_NORMED columns.
+ */
+export const fewRowsNormed = op<Normed>(
+  "fewrows_normed",
+  { ...PRODUCT, residual: "c M N", y: "c M N", norm: "f32 N", h: "c M N", rstd: "f32 M" },
+  {
+    cpu: (args, host) => {
+      const { y, norm, h, rstd, eps } = args;
+      computeRows(args, host);
+      rmsnormForward.kernel.cpu({ x: y, weight: norm, residual: null, y: h, rstd, eps }, host);
+    },
+    cuda: (args, gpu) => {
+      const { residual, norm, lora, bias, eps } = args;
+      const kernel = normVariant(gpu, "fewrows_normed", dim(args.y, 1));
+      productOfRows(gpu, args, (parts, { rows, from }) => {
+        const [y, h] = [rowsFrom(args.y, from, rows), rowsFrom(args.h, from, rows)];
+        gpu.launch(kernel, [rows], {
+          ...{ ...parts, y, h, weight: norm, residual: residual && rowsFrom(residual, from, rows), eps },
+          ...{ has_bias: flag(bias), has_residual: flag(residual), has_lora: flag(lora) },
+        });
+      });
+    },
+  },
+);
+
+/** Columns that the kernels hold, at most. */
+export const MOST_NORMED = 8192;
+
 /** h = silu(gate) up of y = [gate, up] of fewrows_forward, without a residual: h c[M, I], `y` c[M, 2 I] memory of it. */
 export const fewRowsSwiglu = op<RowProduct & { y: Tensor; h: Tensor }>(
   "fewrows_swiglu",
@@ -32,12 +64,20 @@ export const fewRowsSwiglu = op<RowProduct & { y: Tensor; h: Tensor }>(
       computeRows({ ...args, residual: null }, host);
       swigluForward.kernel.cpu({ gateUp: args.y, h: args.h }, host);
     },
-    cuda: (args, gpu) =>
+    cuda: (args, gpu) => {
+      const [{ x, weight, h }, gated] = [args, gatedFor(gpu, args)];
+      if (gated) {
+        const [[N, K], M] = [weight.shape as [number, number], dim(x, 0)];
+        const grid = [cdiv(N / 2, gated.constant("BN")), cdiv(M, gated.constant("BM"))] as const;
+        gpu.launch(gated, grid, { rows: x, w: weight as Tensor, h, M, N, K });
+        return;
+      }
       productOfRows(gpu, args, (parts, { rows, from }) => {
         const kernel = gpu.kernel("fewrows_swiglu", { BIAS: flag(args.bias), LORA: flag(args.lora) });
         const h = rowsFrom(args.h, from, rows);
         gpu.launch(kernel, [cdiv(dim(h, 1), kernel.constant("BN")), cdiv(rows, kernel.constant("BM"))], { ...parts, h });
-      }),
+      });
+    },
   },
 );
 

@@ -31,12 +31,12 @@ type ChatBody = v.InferOutput<typeof ChatBody>;
 export const FINGERPRINT = `mlora-${VERSION}`;
 
 export function chatRoutes(options: AnswersOptions): Route[] {
-  const chat = async ({ tenant, json, request }: Call): Promise<Response> => {
-    const body = await json(ChatBody);
+  const chat = async ({ tenant, exact: read, request }: Call): Promise<Response> => {
+    const { body, exact } = await read(ChatBody);
     const { logprobs, top_logprobs } = body;
     if (top_logprobs != null && !logprobs) throw badRequest("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs");
     const asked = {
-      ...{ tenant, body, prompts: [promptOf(body, options.texts)] },
+      ...{ tenant, body, prompts: [promptOf(body, exact, options.texts)] },
       maxTokens: body.max_completion_tokens ?? body.max_tokens ?? null,
       logprobs: logprobs ? (top_logprobs ?? 0) : null,
     };
@@ -69,16 +69,17 @@ export function chatRoutes(options: AnswersOptions): Route[] {
   ];
 }
 
-function promptOf(body: ChatBody, texts: TextModel): readonly number[] {
+/** `exact`: all of the body as it is written, for the chat template. */
+function promptOf(body: ChatBody, exact: Readonly<Record<string, unknown>>, texts: TextModel): readonly number[] {
   const { response_format: format, tools, tool_choice: choice } = body;
   if (format && format.type !== "text")
     throw badRequest(`response_format '${format.type}' is not served: answers are plain text.`, "response_format");
   if (choice != null && choice !== "auto" && choice !== "none")
     throw badRequest("'tool_choice' is not served but as auto or none: a model is not made to call a tool.", "tool_choice");
   if (!texts.hasChatTemplate) throw badRequest("The model has no chat template: use /v1/completions.", "messages");
-  const given = tools && tools.length > 0 && choice !== "none" ? { tools } : {};
-  const kwargs = body.chat_template_kwargs ? { chat_template_kwargs: body.chat_template_kwargs } : {};
-  return texts.chatIds({ messages: body.messages, ...given, ...kwargs }, body.add_generation_prompt ?? true);
+  const given = tools && tools.length > 0 && choice !== "none" ? { tools: exact["tools"] } : {};
+  const kwargs = body.chat_template_kwargs ? { chat_template_kwargs: exact["chat_template_kwargs"] } : {};
+  return texts.chatIds({ messages: exact["messages"], ...given, ...kwargs }, body.add_generation_prompt ?? true);
 }
 
 function stream(

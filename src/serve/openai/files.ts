@@ -13,7 +13,7 @@ export type UploadLimits = { readonly file_bytes: number; readonly upload_second
 const MARGIN = 1 << 20;
 const [LEAST_EXPIRY, MOST_EXPIRY] = [3600, 2_592_000];
 
-export const fileObject = ({ id, bytes, created_at, filename, purpose, expires_at }: FileRow) => ({
+const fileObject = ({ id, bytes, created_at, filename, purpose, expires_at }: FileRow) => ({
   ...{ id, object: "file", bytes, created_at, filename, purpose, status: "processed", status_details: null, expires_at },
 });
 

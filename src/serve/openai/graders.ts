@@ -4,7 +4,7 @@ import * as v from "valibot";
 import { expected } from "../../base/check.ts";
 import { now } from "../../base/clock.ts";
 import { faultsOf } from "../../recipe/faults.ts";
-import { columnAt, columnsOf, GRADERS, type Grader, gradesOf, TooLong } from "../../session/rewards.ts";
+import { columnAt, columnsOf, GRADERS, type Grader, gradesFor, TooLong } from "../../session/rewards.ts";
 import { badRequest } from "../errors.ts";
 import type { Route } from "../router.ts";
 
@@ -52,9 +52,9 @@ const ERRORS = {
 };
 
 /** Throws an ApiError where the texts are too long. */
-function graded(...of: Parameters<typeof gradesOf>) {
+function graded(...of: Parameters<typeof gradesFor>) {
   try {
-    return gradesOf(...of);
+    return gradesFor(...of);
   } catch (error) {
     throw error instanceof TooLong ? badRequest(`The grader has ${error.message}.`, "model_sample") : error;
   }
@@ -70,8 +70,10 @@ export function graderRoutes(): Route[] {
     },
     {
       ...{ method: "POST", path: `${path}/run`, summary: "Grade an answer", body: Run },
-      handler: async ({ json }) => {
-        const { grader: given, model_sample: output, item = {} } = await json(Run);
+      handler: async ({ exact }) => {
+        const { body, exact: written } = await exact(Run);
+        const { grader: given, model_sample: output } = body;
+        const item = written["item"] ?? {};
         const began = now();
         const grader = graderIn(given, "grader");
         const lacking = columnsOf(grader).find((column) => columnAt(item, column) === undefined);

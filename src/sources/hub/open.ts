@@ -39,7 +39,7 @@ async function splitOf(repo: OpenRepo, { config, split }: HubName): Promise<stri
 const INDEX = "model.safetensors.index.json";
 const WEIGHTS = "model.safetensors";
 /** Of a model's folder: configuration, tokenizer and templates. */
-const SETTINGS = /^[^/]*\.(json|jinja|txt|model)$/;
+const SETTINGS = /^([^/]*\.(json|jinja|txt|model)|additional_chat_templates\/[^/]*\.jinja)$/;
 const FOREIGN = /^(consolidated|params|adapter_)/;
 
 /** The folder of a model, or of a GGUF file that is named the path of that. */

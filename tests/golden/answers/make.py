@@ -1,7 +1,6 @@
 """Writes trl.json: which parts of chats TRL's training templates mark as the assistant's.
 
-Needs transformers 5.24.0 and trl 1.16.0. The templates are TRL's (Apache-2.0), without their marks: `{% if true %}` stands for
-`{% generation %}`, which writes the same text.
+Needs transformers 5.24.0 and trl 1.16.0. The templates are TRL's (Apache-2.0), but for the date, which is fixed.
 """
 
 import json
@@ -39,11 +38,6 @@ CHATS = {
 }
 
 
-def unmarked(template):
-    template = re.sub(r"\{%(-?) *generation *(-?)%\}", r"{%\1 if true \2%}", template)
-    return re.sub(r"\{%(-?) *endgeneration *(-?)%\}", r"{%\1 endif \2%}", template)
-
-
 def answers(template, chat):
     try:
         texts, spans = render_jinja_template([chat], chat_template=template, return_assistant_tokens_mask=True, **NAMES)
@@ -57,6 +51,6 @@ for family in FAMILIES:
     template = (Path(trl.__file__).parent / "chat_templates" / f"{family}_training.jinja").read_text()
     template = re.sub(r"strftime_now\([^)]*\)", '"2026-01-01"', template)
     found = {name: answers(template, chat) for name, chat in CHATS.items()}
-    families[family] = {"template": unmarked(template), "chats": {name: of for name, of in found.items() if of}}
+    families[family] = {"template": template, "chats": {name: of for name, of in found.items() if of}}
 golden = {"messages": CHATS, "families": families}
 Path(__file__).with_name("trl.json").write_text(json.dumps(golden, ensure_ascii=False, indent=1) + "\n")

@@ -10,11 +10,14 @@ import re
 import sys
 
 import torch
+from triton import knobs
 from triton.experimental.gluon.language import NVMMASharedLayout
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../kernels/triton"))
 from attention_variants import variants  # noqa: E402
+
+knobs.language.default_fp_fusion = False  # as codegen.py compiles
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"

@@ -18,6 +18,7 @@ from linear_pool import DEVICE, INTERPRET, Pool, padded  # noqa: E402
 from linear_variants import (  # noqa: E402
     ACTIVATION_BLOCKS, ADD_BLOCK, COLUMN_BLOCKS, CONFIG, DIVIDED, PART, RANK_BLOCKS, RANKS_BACKWARD, RANKS_FORWARD, SUM_BLOCK, down_grad_config)
 
+triton.knobs.language.default_fp_fusion = False  # as codegen.py compiles
 MOST_PROGRAMS = 32  # of a *_sum kernel for a tile, or for an adapter's later chunks
 cdiv = triton.cdiv
 

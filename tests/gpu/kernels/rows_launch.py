@@ -17,6 +17,8 @@ import adamw  # noqa: E402
 import adamw8  # noqa: E402
 from variants import variants  # noqa: E402
 
+triton.knobs.language.default_fp_fusion = False  # as codegen.py compiles
+
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
 DTYPE = {"tma": torch.bfloat16, "ptr": torch.bfloat16, "f32": torch.float32}

@@ -1,0 +1,74 @@
+"""attention_decode of decode.py where each query head has keys of its own (BM = 1), without tensor cores, of whose tiles of 16
+rows one would be used. A row's numbers depend on nothing but its own keys.
+
+Launch: grid (M, Q), no scratch.
+"""
+import triton
+import triton.language as tl
+
+from decode import cache_row
+from overlap import begin_next, wait_for_previous
+
+
+@triton.jit
+def attended_alone(q_D, cache, pages, key_at, first, low, end, D, width, values_at, scale, cap, sink, has_sinks,
+                   BN: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """
+    f32[HEAD_DIM]: what a row q sees of the keys low .. end - 1 of a sequence that begins at `first`. Each of BN places has a
+    running softmax of its own, over every BN-th key, so that a block of keys needs no sum across warps; they are joined in the
+    end.
+    """
+    d, n = tl.arange(0, HEAD_DIM), tl.arange(0, BN)
+    most = tl.full((BN,), float("-inf"), tl.float32)
+    total = tl.zeros((BN,), tl.float32)
+    acc = tl.zeros((BN, HEAD_DIM), tl.float32)
+    inside_D = (d < D)[None, :]
+    begin = first + (low - first) // BN * BN
+    row = cache_row(pages, begin, begin < end)
+    for at in range(begin, end, BN):
+        key = at + n
+        here = (row + n).to(tl.int64)[:, None] * width + key_at
+        inside = (key < end)[:, None] & inside_D
+        k_ND = tl.load(cache + here + d[None, :], mask=inside, other=0.0)
+        v_ND = tl.load(cache + here + values_at + d[None, :], mask=inside, other=0.0)
+        row = cache_row(pages, at + BN, at + BN < end)
+        s = tl.sum(q_D[None, :] * k_ND.to(tl.float32), axis=1) * scale
+        if cap > 0:
+            s = cap * (2.0 * tl.sigmoid(2.0 * s / cap) - 1.0)
+        s = tl.where((key >= low) & (key < end), s, float("-inf"))
+        larger = tl.maximum(most, s)
+        base = tl.where(larger == float("-inf"), 0.0, larger)  # of a place that has seen no key
+        kept, p = tl.exp(most - base), tl.exp(s - base)
+        total = tl.fma(total, kept, p)
+        acc = tl.fma(tl.broadcast_to(p[:, None], (BN, HEAD_DIM)), v_ND.to(tl.float32), acc * kept[:, None])
+        most = larger
+    larger = tl.max(most, axis=0)
+    if has_sinks != 0:
+        larger = tl.maximum(larger, sink)
+    base = tl.where(larger == float("-inf"), 0.0, larger)
+    kept = tl.exp(most - base)
+    sum_of = tl.sum(total * kept, axis=0)
+    if has_sinks != 0:
+        sum_of += tl.exp(sink - base)
+    return tl.sum(acc * kept[:, None], axis=0) / tl.where(sum_of > 0.0, sum_of, 1.0)
+
+
+@triton.jit
+def attention_decode(qkv, cache, pages, bounds, sinks, out, D, heads, kv_heads, scale, window, cap, has_sinks,
+                     BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, OVERLAPS: tl.constexpr):
+    """One head of one row. See the top of the file."""
+    begin_next(OVERLAPS)
+    if EXACT:
+        D = HEAD_DIM
+    m, head, d = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, HEAD_DIM)
+    first, end = tl.load(bounds + 2 * m), tl.load(bounds + 2 * m + 1)
+    sink = tl.load(sinks + head, mask=has_sinks != 0, other=0.0)
+    wait_for_previous(OVERLAPS)
+    if first < 0:  # of a tile
+        return
+    low = first
+    if window > 0:
+        low = tl.maximum(first, end - window)
+    q_D = tl.load(qkv + (m * (heads + 2 * kv_heads) + head) * D + d, mask=d < D, other=0.0).to(tl.float32)
+    result = attended_alone(q_D, cache, pages, head * D, first, low, end, D, 2 * kv_heads * D, kv_heads * D, scale, cap, sink, has_sinks, BN, HEAD_DIM)
+    tl.store(out + (m * heads + head) * D + d, result.to(out.dtype.element_ty), mask=d < D)
