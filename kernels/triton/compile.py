@@ -198,8 +198,8 @@ def write(path, content):
 
 
 def begin_worker():
-    """Ctrl-C is the parent's to handle, and a worker ends with its parent, however that ends. Python looks for cycles seldom: its
-    looks at what Triton makes are some 5 % of the time."""
+    """Ctrl-C is the parent's to handle, and a worker ends with its parent, however that ends. Python looks for cycles seldom:
+    looking through what Triton makes is some 5 % of the time."""
     gc.set_threshold(200_000, 50, 50)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

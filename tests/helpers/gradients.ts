@@ -87,8 +87,8 @@ export async function expectGradients(
     }),
   );
 
-  // A factor of each adapter at once: the others' losses do not change with it. The same masks: they are a function of seed, step,
-  // module and row.
+  // A factor of each adapter at once: the others' losses do not change with it. The same masks: they are a function of seed,
+  // step, module and row.
   for (let i = 0; tried.some((factors) => i < factors.length); i++) {
     const moving = tried.flatMap((factors) => factors[i] ?? []);
     const [lengths, products] = [moving.filter(({ at }) => at.factor === "M"), moving.filter(({ at }) => at.factor !== "M")];
