@@ -114,6 +114,24 @@ function restoreTexts({ options, matchedCommand }: CAC, args: readonly string[])
   }
 }
 
+/**
+ * Refuses what is empty: a variable of the shell that is not set would be the current folder, the seed 0, the price 0. Texts,
+ * as of prompts, have their own checks.
+ */
+function refuseEmpty({ args: positional, matchedCommand }: CAC, args: readonly string[]): void {
+  const empty = positional.indexOf("");
+  if (empty >= 0) {
+    const { value = "argument" } = matchedCommand?.args[empty] ?? {};
+    throw new RequestError("cli.argument", `<${value}> is empty`, "a variable may not be set; '.' names the current folder");
+  }
+  for (const { rawName } of matchedCommand?.options ?? []) {
+    const flag = /--[\w-]+/.exec(rawName)?.[0];
+    if (flag === undefined || rawName.includes("<text>")) continue;
+    if (args.some((arg, i) => arg === `${flag}=` || (arg === flag && args[i + 1] === "")))
+      throw new RequestError("cli.flag", `${flag} is empty`, "give it a value, or leave it out; a variable may not be set");
+  }
+}
+
 /** Flags that override the recipe. */
 const overrides = ({ output, device, seed, stages }: Overrides): Overrides => ({
   ...(output === undefined ? {} : { output }),
@@ -163,6 +181,7 @@ async function main(args: readonly string[]): Promise<number> {
       cli.outputHelp();
       return WRONG_REQUEST;
     }
+    refuseEmpty(cli, args);
     await cli.runMatchedCommand();
     return 0;
   } catch (error) {

@@ -168,6 +168,7 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
     updates: true,
     reads: SMOLLM,
   },
+  config: { script: "config/make.py", makes: ["config/defaults.json"], packages: [TRANSFORMERS], tolerance: null },
   "tokenizers-random": {
     script: "tokenizers/make_random.py",
     makes: ["tokenizers/random.json"],

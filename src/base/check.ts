@@ -7,9 +7,11 @@ export const show = (value: unknown): string => {
   if (Array.isArray(value)) return "a list";
   if (value instanceof Date) return value.toISOString(); // a date of TOML prints as it is written
   if (typeof value === "object" && value !== null) return "a table";
-  const text = typeof value === "string" ? `"${value}"` : String(value);
+  const text = typeof value === "string" ? escaped(value) : String(value);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 };
+/** In quotes, on one line: signs that a terminal would act on are escaped. */
+const escaped = (value: string): string => `"${value.replace(/[^ -\uffff]/g, (sign) => JSON.stringify(sign).slice(1, -1))}"`;
 /** "a, b or c" */
 export const listed = (names: readonly string[], word: "or" | "and"): string =>
   [names.slice(0, -1).join(", "), ...names.slice(-1)].filter((part) => part !== "").join(` ${word} `);
@@ -19,7 +21,12 @@ export const expected =
   ({ input }: { readonly input: unknown }) =>
     `is ${input === undefined ? "missing" : show(input)}, expected ${what}`;
 
-export const text = v.pipe(v.string(expected("a string")), v.nonEmpty("is empty, expected a string"));
+/** Paths, names and arguments of programs: none of them may hold a NUL. */
+export const text = v.pipe(
+  v.string(expected("a string")),
+  v.nonEmpty("is empty, expected a string"),
+  v.excludes("\0", expected("a string without NUL characters")),
+);
 
 /** Numbers of f32, in which adapters are computed: a larger one becomes infinity there, and a smaller one 0. */
 const [SMALLEST, LARGEST] = [2 ** -126, (2 - 2 ** -23) * 2 ** 127];

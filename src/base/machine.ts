@@ -66,10 +66,17 @@ function requireAddresses(read: Read): void {
 
 /**
  * The processor, if the native kernels can run on it; else a RunError, `machine.processor`. Without this they would end the
- * process. Throws a RequestError, `machine.addresses`, where they could not be called.
+ * process. Throws a RequestError: `machine.addresses` where they could not be called, `machine.files` where the kernel's files
+ * say nothing (no /proc, no file left to open): a guess would choose other products, with other bits.
  */
 export function requireProcessor(read: Read = readFile): Processor {
   requireAddresses(read);
+  if (read("/proc/cpuinfo") === undefined)
+    throw new RequestError(
+      "machine.files",
+      "/proc/cpuinfo cannot be read, which says what the processor can do",
+      "mount /proc, or raise the limit of open files (ulimit -n)",
+    );
   const found = processor(read);
   if (found.missing.length === 0) return found;
   throw new RunError(

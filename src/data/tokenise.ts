@@ -40,8 +40,8 @@ export function tokenise(example: Example, tokenizer: Tokenizer, trainOn: Adapte
       if (tokenizer.eos === null)
         throw new RequestError(
           "model.tokenizer",
-          "tokenizer_config.json names no eos_token that the tokenizer knows, so a completion cannot be ended",
-          'add "eos_token" to it',
+          "tokenizer_config.json of the base model names no eos_token that its tokenizer knows, so a completion cannot be ended",
+          'where the file is missing, the download may be unfinished; else add "eos_token" to it',
         );
       const prompt = begun(example.prompt, tokenizer);
       const ids = ended(begun(wellFormed(example.prompt) + wellFormed(example.completion), tokenizer), tokenizer);

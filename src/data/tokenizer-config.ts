@@ -1,10 +1,10 @@
 // The settings of a tokenizer that are not in tokenizer.json. They are read strictly: a chat template or an end mark of another
 // type than transformers writes would count as none, and rows would be trained without it.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { RequestError, textOf } from "../base/errors.ts";
-import { parsePython } from "../base/python-json.ts";
+import { RequestError } from "../base/errors.ts";
+import { jsonProblem, parseJsonFile } from "../base/json-file.ts";
 import { clip } from "./jsonl.ts";
 import type { Json } from "./pre-tokenise.ts";
 
@@ -83,11 +83,10 @@ export function readJson(folder: string, name: string): Json {
   const path = join(folder, name);
   let value: unknown;
   try {
-    value = parsePython(readFileSync(path, "utf8"));
+    value = parseJsonFile(path);
   } catch (error) {
-    if ((error as { code?: string }).code === "ENOENT")
-      throw unusable(path, "no such file", "the model's folder must hold its tokenizer");
-    throw unusable(path, `cannot be read: ${clip(textOf(error))}`);
+    const { isMissing, what, hint } = jsonProblem(error);
+    throw unusable(path, what, isMissing ? "the model's folder must hold its tokenizer" : hint);
   }
   if (!isObject(value)) throw unusable(path, "is no JSON object");
   return value;

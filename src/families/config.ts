@@ -6,6 +6,8 @@ export type ConfigObject = Readonly<Record<string, unknown>>;
 
 /** The largest size in a config; a larger number is a mistake. */
 const LARGEST = 1 << 30;
+/** The most layers: they are gone through one by one, before anything is held against the weights. */
+const MOST_LAYERS = 1 << 12;
 
 export class ConfigReader {
   constructor(
@@ -32,11 +34,15 @@ export class ConfigReader {
   }
 
   /** A whole number from 1 on. */
-  count(key: string, fallback: number | null): number {
+  count(key: string, fallback: number | null, most = LARGEST): number {
     const value = this.number(key, fallback);
-    if (!Number.isInteger(value) || value > LARGEST)
-      throw this.wrong(key, `is ${value}, expected a whole number from 1 to ${LARGEST}`);
+    if (!Number.isInteger(value) || value > most)
+      throw this.wrong(key, `is ${value}, expected a whole number from 1 to ${most}`);
     return value;
+  }
+
+  layers(fallback: number): number {
+    return this.count("num_hidden_layers", fallback, MOST_LAYERS);
   }
 
   /** A whole number from 0 on. */

@@ -61,7 +61,7 @@ export function readSizes(config: ConfigReader, defaults: Defaults) {
   const kvHeads = config.count("num_key_value_heads", defaults.kvHeads ?? heads);
   if (heads % kvHeads !== 0)
     throw config.wrong("num_key_value_heads", `${kvHeads} does not divide num_attention_heads, ${heads}`);
-  const layers = config.count("num_hidden_layers", defaults.layers ?? 32);
+  const layers = config.layers(defaults.layers ?? 32);
   return {
     ...PLAIN,
     ...{ layers, hidden, heads, kvHeads, headDim },

@@ -25,7 +25,7 @@ export const gemma2 = {
   },
   about: { models: "Gemma 2", golden: null, on: "2026-11-29" },
   read: (config) => {
-    const layers = config.count("num_hidden_layers", DEFAULTS.layers);
+    const layers = config.layers(DEFAULTS.layers);
     const sizes = readGemma(config, DEFAULTS, slidingLayers(config, layers) ?? slidingBut(2, layers));
     return {
       ...sizes,

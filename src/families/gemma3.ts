@@ -35,7 +35,7 @@ export const gemma3 = {
   },
   about: { models: "Gemma 3 (270M to 27B)", golden: "gemma/gemma3", on: "2026-11-29" },
   read: (config) => {
-    const layers = config.count("num_hidden_layers", DEFAULTS.layers);
+    const layers = config.layers(DEFAULTS.layers);
     const sliding = slidingLayers(config, layers) ?? slidingBut(config.count("sliding_window_pattern", 6), layers);
     // transformers has the key, but no cap in the layers.
     if (config.source["attn_logit_softcapping"] != null)

@@ -48,8 +48,7 @@ export const granite4 = {
   isScaleExact: true,
   architectures: ["GraniteMoeHybridForCausalLM"],
   isFor: (config) =>
-    config.source["num_local_experts"] === 0 &&
-    kindsOf(config, config.count("num_hidden_layers", 32)).every((kind) => kind === "attention"),
+    config.source["num_local_experts"] === 0 && kindsOf(config, config.layers(32)).every((kind) => kind === "attention"),
   about: {
     models: "Granite 4.0 micro, 1B and 350M, those without Mamba layers",
     golden: "families/granitemoehybrid",

@@ -1,8 +1,8 @@
 // JSON files, read with errors that name the file.
 
-import { readFileSync, statSync } from "node:fs";
 import * as v from "valibot";
-import { RequestError, textOf } from "../base/errors.ts";
+import { RequestError } from "../base/errors.ts";
+import { jsonProblem, parseJsonFile } from "../base/json-file.ts";
 import { parsePython } from "../base/python-json.ts";
 
 export type JsonObject = Readonly<Record<string, unknown>>;
@@ -17,19 +17,10 @@ export const measured = v.pipe(
 export function readJsonObject(path: string, code: string, mostBytes = 256 << 20): JsonObject {
   let value: unknown;
   try {
-    const { size } = statSync(path);
-    if (size > mostBytes) throw new Error(`it has ${size} bytes, at most ${mostBytes} are read`);
-    value = parsePython(new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path)));
+    value = parseJsonFile(path, mostBytes);
   } catch (error) {
-    const missing = (error as { code?: string }).code === "ENOENT";
-    throw new RequestError(
-      code,
-      missing ? `${path}: no such file` : `${path}: cannot be read as JSON: ${textOf(error)}`,
-      undefined,
-      {
-        cause: error,
-      },
-    );
+    const { what, hint } = jsonProblem(error);
+    throw new RequestError(code, `${path}: ${what}`, hint, { cause: error });
   }
   if (typeof value !== "object" || value === null || Array.isArray(value))
     throw new RequestError(code, `${path}: expected a JSON object, found ${Array.isArray(value) ? "a list" : `${value}`}`);

@@ -4,6 +4,7 @@ import { realpathSync } from "node:fs";
 import { resolve, sep } from "node:path";
 import * as v from "valibot";
 import { expected } from "../base/check.ts";
+import { RequestError } from "../base/errors.ts";
 import { badRequest, notFound } from "./errors.ts";
 import type { Models } from "./models.ts";
 import type { Call, Route } from "./router.ts";
@@ -25,15 +26,15 @@ export function adapterRoutes(models: Models, folder: string): Route[] {
     const at = placeIn(folder, lora_path);
     const known = models.list(tenant).find((row) => row.name === lora_name && row.is_loaded);
     if (known && load_inplace) await models.remove(known);
-    else if (models.isTaken(lora_name))
-      throw badRequest(`The lora adapter '${lora_name}' has already been loaded.`, "lora_name");
+    if (models.isTaken(lora_name)) throw badRequest(`The lora adapter '${lora_name}' has already been loaded.`, "lora_name");
     models.add({ name: lora_name, tenant, folder: at, parent: models.base.name }, true);
     const row = models.find(tenant, lora_name)!;
     try {
       await models.use(row, () => Promise.resolve());
     } catch (error) {
       await models.remove(row);
-      throw error;
+      if (known && load_inplace && !models.isTaken(lora_name)) models.add(known, true); // what answered before does so again
+      throw error instanceof RequestError ? asNamed(error, at, lora_path) : error;
     }
     return new Response(`Success: LoRA adapter '${lora_name}' added successfully.`);
   };
@@ -56,6 +57,12 @@ export function adapterRoutes(models: Models, folder: string): Route[] {
     },
     { method: "POST", path: "/v1/unload_lora_adapter", summary: "Unload it", handler: unload, body: UnloadBody },
   ];
+}
+
+/** The error as the client may see it: with the path that it gave, and not with that of the server. */
+function asNamed({ message, hint, code }: RequestError, at: string, path: string): Error {
+  const text = hint === undefined ? message : `${message}; ${hint}`;
+  return badRequest(text.replaceAll(at, path), "lora_path", code);
 }
 
 /** A folder below `folder`, links followed; else it is not found, whether there is something or not. */

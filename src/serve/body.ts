@@ -1,6 +1,7 @@
 // Bodies of requests: bounded in bytes and in time, whoever sends them.
 
 import * as v from "valibot";
+import { show } from "../base/check.ts";
 import { now } from "../base/clock.ts";
 import { formatBytes } from "../base/units.ts";
 import { exactJson } from "../session/text-model.ts";
@@ -116,11 +117,22 @@ function read(bytes: Uint8Array, parse: (text: string) => unknown): unknown {
   }
 }
 
+/** In OpenAI's words and codes where a key is missing or of another type; else in those of the schema. */
+function faultOf(issue: v.BaseIssue<unknown>): ApiError {
+  const param = v.getDotPath(issue) ?? null;
+  if (param === null) return badRequest(issue.message);
+  if (issue.path?.at(-1)?.origin === "key")
+    return badRequest(`Missing required parameter: '${param}'.`, param, "missing_required_parameter");
+  if (issue.kind !== "schema" || !issue.message.startsWith("Invalid type"))
+    return badRequest(`'${param}' ${issue.message}.`, param);
+  const expected = issue.expected?.replace(/\b(Array|Object)\b/g, (type) => type.toLowerCase());
+  const what = `expected ${expected}, but got ${show(issue.input)} instead`;
+  return badRequest(`Invalid type for '${param}': ${what}.`, param, "invalid_type");
+}
+
 /** Throws an ApiError that names the first key that is wrong. */
 export function checked<S extends v.GenericSchema>(schema: S, value: unknown): v.InferOutput<S> {
   const parsed = v.safeParse(schema, value, { abortEarly: true });
   if (parsed.success) return parsed.output;
-  const [issue] = parsed.issues;
-  const param = v.getDotPath(issue) ?? null;
-  throw badRequest(param === null ? issue.message : `'${param}' ${issue.message}.`, param);
+  throw faultOf(parsed.issues[0]);
 }

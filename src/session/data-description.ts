@@ -59,7 +59,11 @@ export async function describeData(asked: Recipe, { adapter, row, isEval }: Data
       throw new RequestError("data.eval", `adapter '${of.name}' has no files of evaluation rows`, "leave out --eval");
     const rows = take(inspectRows(filesNamed(files, opened), of, tokenizer, spec.vocab), row);
     if (row !== null && rows.length === 0)
-      throw new RequestError("data.row", `adapter '${of.name}' has no row ${row} in ${files.map(shortPath).join(", ")}`);
+      throw new RequestError(
+        "data.row",
+        `adapter '${of.name}' has no row ${row} in ${files.map(shortPath).join(", ")}`,
+        "leave out --row, which counts from 1, to see how many there are",
+      );
     return {
       adapter: of,
       counts: row === null ? countsOf(loadDataset(of, tokenizer, spec.vocab, read, undefined, opened)) : null,

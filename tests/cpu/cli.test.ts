@@ -215,6 +215,24 @@ describe("a bad request is one error with its place, exit code 2, and nothing be
       "'a' is the name of two adapters",
     ],
     ["a name that leaves the folder", () => [one("").replace('"a"', '"../a"')], 'found "../a"'],
+    ["a name of two lines", () => [one("").replace('"a"', '"a\\n\\u001b[2J"')], 'found "a\\n\\u001b[2J"'],
+    [
+      "a folder with a NUL in its name",
+      () => [one("").replace('"out"', '"o\\u0000t"')],
+      'run.output is "o\\u0000t", expected a string without NUL characters',
+    ],
+    ["rows with a NUL in their file's name", () => [one("").replace("d.jsonl", "d\\u0000")], "without NUL characters"],
+    [
+      "a model with too many layers",
+      () => [
+        broken((folder) => {
+          const path = join(folder, "config.json");
+          writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), num_hidden_layers: 1e9 }));
+        }) + one("").slice(HEAD.length),
+        { "d.jsonl": rows(2) },
+      ],
+      "config.json: num_hidden_layers is 1000000000, expected a whole number from 1 to 4096",
+    ],
     ["rank 0", () => [one("rank = 0")], "adapter[0].rank is 0, expected a whole number"],
     ["a target that the model has not", () => [one('targets = ["q_proj", "wqkv"]')], "'wqkv' is no linear layer"],
     ["no adapter to go on from", () => [one('from = "gone"')], "adapter 'a', from: it needs a folder as PEFT writes it"],
@@ -262,6 +280,24 @@ describe("a bad request is one error with its place, exit code 2, and nothing be
       expect([code, out]).toEqual([2, ""]);
       expect(existsSync(join(path, "..", "out"))).toBe(false);
     });
+
+  test.each([
+    [["run", "RECIPE", "--seed", ""], "error[cli.flag]: --seed is empty"],
+    [["run", "RECIPE", "--output="], "error[cli.flag]: --output is empty"],
+    [["run", "RECIPE", "--web", "", "--device", "cpu"], "error[cli.flag]: --web is empty"],
+    [["plan", "RECIPE", "--price", ""], "error[cli.flag]: --price is empty"],
+    [["generate", "--adapter", "", "--prompt", "x"], "error[cli.flag]: --adapter is empty"],
+    [["run", ""], "error[cli.argument]: <recipe> is empty"],
+    [["init", "../model", ""], "error[cli.argument]: <data> is empty"],
+    [["push", "", "me/x"], "error[cli.argument]: <adapter> is empty"],
+    [["stop", "out", ""], "error[cli.argument]: <adapter> is empty"],
+  ])("%j: a variable that is not set is neither 0 nor the current folder", async (args, message) => {
+    const path = project(one(""), { "d.jsonl": rows(2) });
+    const { code, out, err } = await mlora(...args.map((arg) => (arg === "RECIPE" ? path : arg)));
+    expect(err).toStartWith(`${message}\nhint: `);
+    expect([code, out]).toEqual([2, ""]);
+    expect(existsSync(join(path, "..", "out"))).toBe(false);
+  });
 
   test("no such recipe; no such command; no such option", async () => {
     expect((await mlora("run", "nowhere.toml")).code).toBe(2);

@@ -51,8 +51,8 @@ async function ask(imports: string, expression: string, environment: Record<stri
 }
 
 const list = (environment: Record<string, string>) => ask("cuda/gpus.ts", "listGpus()", environment);
-const choose = (wanted: string, environment: Record<string, string>) =>
-  ask("open.ts", `chooseDevice("${wanted}", "auto")`, environment);
+const choose = (wanted: string, environment: Record<string, string>, precision = "auto") =>
+  ask("open.ts", `chooseDevice("${wanted}", "${precision}")`, environment);
 
 test("GPUs are reported with name, memory and compute capability", async () => {
   expect(await list({ FAKE_COUNT: "2", FAKE_MAJOR: "8", FAKE_MINOR: "6" })).toEqual({
@@ -85,6 +85,17 @@ test("a GPU that the kernels do not run on is refused with what it is and what i
   expect(await choose("auto", old)).toMatchObject({ kind: "cpu", note: expect.stringContaining("compute capability 7.5") });
 });
 
+test.each(["fp8", "nf4-fp8"])(
+  "%s is refused on a GPU before Ada, with what it takes and what runs there",
+  async (precision) => {
+    const refused = await choose("cuda", { FAKE_COUNT: "1", FAKE_MAJOR: "8", FAKE_MINOR: "6" }, precision);
+    expect(refused).toMatchObject({
+      ...{ code: "device.precision", exit: 2, hint: 'set precision to "int8" or "nf4", which run on it' },
+      message: expect.stringContaining(`${precision} needs compute capability 8.9 or later (Ada, Hopper)`),
+    });
+  },
+);
+
 test("no GPU: asked for, an error that says why; left to mlora, the cpu and the reason", async () => {
   const none = { FAKE_COUNT: "0" };
   expect(await choose("cuda", none)).toMatchObject({ code: "device.cuda", exit: 2, message: "the NVIDIA driver sees no GPU" });
@@ -112,5 +123,10 @@ needs("kernels")("a GPU that will do", () => {
     expect(report).toMatchObject({ kind: "cuda", name: "NVIDIA A", compute: "bf16", rowTile: 128, totalBytes: 24 * 2 ** 30 });
     expect(report).toMatchObject({ note: "4.00 GiB of its memory are in use" });
     expect((report as { freeBytes: number }).freeBytes).toBeLessThan(20 * 2 ** 30);
+  });
+
+  test.each(["fp8", "nf4-fp8"])("takes %s from Ada on", async (precision) => {
+    for (const [FAKE_MAJOR, FAKE_MINOR] of ["89", "90"].map((of) => [...of] as [string, string]))
+      expect(await choose("cuda", { FAKE_COUNT: "1", FAKE_MAJOR, FAKE_MINOR }, precision)).toMatchObject({ kind: "cuda" });
   });
 });

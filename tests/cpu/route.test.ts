@@ -111,7 +111,8 @@ test("rows are sorted by expert, adapter and row, each adapter's from a tile on;
   const found: number[] = [];
   for (const [t, expert] of tileExpert.entries()) {
     const pairs = source.slice(t * tile, (t + 1) * tile).filter((pair) => pair >= 0);
-    if (expert < 0) expect(pairs).toEqual([]);
+    expect(expert).toBeLessThan(E);
+    expect(pairs.length > 0, `tile ${t}`).toBe(expert >= 0);
     for (const pair of pairs) {
       expect([experts[pair], adapterOf(Math.floor(pair / K))]).toEqual([expert, tileOf[t]!]);
       found.push(pair);
@@ -122,6 +123,8 @@ test("rows are sorted by expert, adapter and row, each adapter's from a tile on;
   expect(found).toEqual(sorted);
   expect(found.length).toBe((M - PADDING.length) * K);
   expect(sum(counts)).toBe(found.length);
+  const tilesBefore = (e: number) => tileExpert.filter((expert) => expert >= 0 && expert < e).length;
+  expect(firstRow).toEqual(range(E + 1).map((e) => tilesBefore(e) * tile));
   expect(counts[5]! + counts[E + 5]! + counts[2 * E + 5]!).toBe(0);
 });
 

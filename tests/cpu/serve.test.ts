@@ -1,7 +1,7 @@
 // `mlora serve` as a process: what survives a kill, and what a client can do to it.
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { loadRecipe } from "../../src/recipe/load.ts";
@@ -241,7 +241,15 @@ describe("one server", () => {
     expect(await (await load("good")).text()).toBe("Success: LoRA adapter 'mine' added successfully.");
     expect(await errorOf(load("good"))).toMatchObject({ status: 400 });
     const json = { model: "mine", prompt: "a", max_tokens: 4, temperature: 0 };
-    expect((await jsonOf(ask("/v1/completions", { json }))).choices[0].text).toBeString();
+    const { text } = (await jsonOf(ask("/v1/completions", { json }))).choices[0];
+    cpSync(join(adapters, "good"), join(adapters, "cut"), { recursive: true });
+    truncateSync(join(adapters, "cut", "adapter_model.safetensors"), 50);
+    const cut = await errorOf(
+      ask("/v1/load_lora_adapter", { json: { lora_name: "mine", lora_path: "cut", load_inplace: true } }),
+    );
+    expect(cut).toMatchObject({ status: 400, param: "lora_path" });
+    expect(cut.message).toStartWith("cut/adapter_model.safetensors: "); // nothing of the server's folders
+    expect((await jsonOf(ask("/v1/completions", { json }))).choices[0].text).toBe(text); // the one before is there again
     expect(await errorOf(ask("/v1/completions", { json, key: "two" }))).toMatchObject({ status: 404 });
     expect((await ask("/v1/unload_lora_adapter", { json: { lora_name: "mine" } })).status).toBe(200);
     expect(await errorOf(ask("/v1/completions", { json }))).toMatchObject({ status: 404 });
@@ -255,7 +263,7 @@ describe("one server", () => {
     const csv = await (await ask("/v1/usage?format=csv")).text();
     expect(csv.split("\n")[0]).toBe("day,model,requests,prompt_tokens,completion_tokens,trained_tokens");
     const metrics = await (await ask("/metrics")).text();
-    expect(metrics).toMatch(/mlora_requests_total\{method="POST",route="\/v1\/completions",status="200"\} 1\n/);
+    expect(metrics).toMatch(/mlora_requests_total\{method="POST",route="\/v1\/completions",status="200"\} 2\n/);
     expect(metrics).toContain('mlora_jobs{status="succeeded"} 3\n');
     expect((await fetch(`${url}/metrics`)).status).toBe(401);
     const document = await jsonOf(fetch(`${url}/openapi.json`));

@@ -102,6 +102,15 @@ describe("a processor", () => {
     expect(processor(cpuinfo(`${flags} avx512f avx512bw avx512dq avx512vl`)).missingBf16).toEqual(["avx512_bf16"]);
   });
 
+  test("of which nothing can be read is not said to lack anything", () => {
+    expect(() => requireProcessor(files({}))).toThrow(
+      expect.objectContaining({
+        code: "machine.files",
+        message: "/proc/cpuinfo cannot be read, which says what the processor can do",
+      }),
+    );
+  });
+
   test("that lacks some is refused, by what it lacks", () => {
     const old = cpuinfo("fpu avx xsave");
     expect(processor(old).missing).toEqual(["avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"]);

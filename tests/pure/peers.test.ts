@@ -208,8 +208,13 @@ describe("the history of scripts/bench/peers", () => {
   test("has what the newest call lacks of the newest other one, marked, and as a ratio to mlora's value there", () => {
     const peerless = [aRow({ date: "2026-11-30 15:00", value: 19_000 })];
     const compiled = aRow({ date: "2026-11-30 15:00", program: "PEFT", value: 15_000, gib: 35 });
-    const alone = aRow({ date: "2026-11-30 14:00", program: "Unsloth", value: 30_000 }); // without mlora: nothing to compare
-    const older = [alone, ...call("2026-11-30 12:00", 23_400), ...call("2026-11-29 12:00", 40_000)];
+    const without = (date: string) => aRow({ date, program: "Unsloth", value: 30_000 }); // mlora: nothing to compare
+    const older = [
+      without("2026-11-30 14:00"),
+      without("2026-11-30 16:00"),
+      ...call("2026-11-30 12:00", 23_400),
+      ...call("2026-11-29 12:00", 40_000),
+    ];
     const rows = [...peerless, compiled, ...older];
     const [table, note] = readmeTables(rows).split("\n\n");
     expect(table!.split("\n")[2]).toEndWith("| 19,000 (25.9) | 15,000 (35.0) | 18,000 (28.7) † | 1.27 | 2026-11-30 |");

@@ -70,11 +70,33 @@ test("added tokens that the normaliser makes one text of are refused by name", (
   expect(tokenizerOf({ model, added_tokens }).encode("e\u0301a\u00e9")).toEqual([2, 0, 1]);
 });
 
+const folderOf = (files: Readonly<Record<string, unknown>>): string => {
+  const folder = mkdtempSync(join(tmpdir(), "mlora-tokenizer-"));
+  for (const [name, value] of Object.entries(files)) writeFileSync(join(folder, name), JSON.stringify(value));
+  return folder;
+};
+
+test("tokens of added_tokens.json are added in the order of their ids, as AutoTokenizer adds them", () => {
+  const model = { type: "BPE", unk_token: null, fuse_unk: false, byte_fallback: false, vocab: { a: 0 }, merges: [] };
+  const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null };
+  for (const ids of [
+    { "<y>": 3, "<x>": 1, "<z>": 2 },
+    { "<y>": 9, "<x>": 7, "<z>": 8 }, // which nothing has yet: they follow the vocabulary
+  ]) {
+    const folder = folderOf({
+      ...{ "tokenizer.json": { version: "1.0", added_tokens: [], ...parts, model }, "added_tokens.json": ids },
+      "tokenizer_config.json": { tokenizer_class: "PreTrainedTokenizerFast" },
+    });
+    const tokenizer = loadTokenizer(folder);
+    expect(["<x>", "<y>", "<z>a"].map((text) => tokenizer.encode(text))).toEqual([[1], [3], [2, 0]]);
+    rmSync(folder, { recursive: true });
+  }
+});
+
 describe.each(configs.map((of, i) => [i, of] as const))("files %i", (_, { files, strings, ids, bos, eos }) => {
   test("name the added tokens that AutoTokenizer has", () => {
-    const folder = mkdtempSync(join(tmpdir(), "mlora-tokenizer-"));
+    const folder = folderOf(files);
     try {
-      for (const [name, value] of Object.entries(files)) writeFileSync(join(folder, name), JSON.stringify(value));
       const tokenizer = loadTokenizer(folder);
       expect(strings.map((text) => [text, tokenizer.encode(text)])).toEqual(strings.map((text, i) => [text, ids[i]!]));
       expect([tokenizer.bos, tokenizer.eos]).toEqual([bos, eos]);

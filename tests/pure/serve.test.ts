@@ -5,9 +5,10 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import * as v from "valibot";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
-import { piecesOf } from "../../src/serve/body.ts";
+import { checked, piecesOf } from "../../src/serve/body.ts";
 import { readConfig } from "../../src/serve/config.ts";
 import { ApiError } from "../../src/serve/errors.ts";
 import { Files } from "../../src/serve/files.ts";
@@ -334,4 +335,32 @@ describe("configs and keys", () => {
     checkpoint("three");
     expect(db.all("SELECT seq FROM tinker_checkpoints ORDER BY seq")).toEqual([{ seq: 1 }, { seq: 3 }]);
   });
+});
+
+test("a body with a wrong key is refused in OpenAI's words, with at most the beginning of what was sent", () => {
+  const schema = v.object({ model: v.string(), rows: v.array(v.object({ role: v.picklist(["user"], "is no role") })) });
+  const faultOf = (body: unknown) => {
+    try {
+      return checked(schema, body);
+    } catch (error) {
+      const { message, param, code } = (error as ApiError).body.error;
+      return { message, param, code };
+    }
+  };
+  const missing = { message: "Missing required parameter: 'model'.", param: "model", code: "missing_required_parameter" };
+  for (const body of [{}, [], { rows: [] }]) expect(faultOf(body)).toEqual(missing);
+  expect(faultOf({ model: "x", rows: [{}] })).toEqual({
+    message: "Missing required parameter: 'rows.0.role'.",
+    param: "rows.0.role",
+    code: "missing_required_parameter",
+  });
+  expect(faultOf({ model: 3, rows: [] })).toEqual({
+    message: "Invalid type for 'model': expected string, but got 3 instead.",
+    param: "model",
+    code: "invalid_type",
+  });
+  const { message } = faultOf({ model: "x", rows: "secret ".repeat(1000) }) as { message: string };
+  expect(message).toMatch(/^Invalid type for 'rows': expected array, but got "secret .{40,60}\.\.\. instead\.$/);
+  expect(faultOf({ model: "x", rows: [{ role: "robot" }] })).toMatchObject({ message: "'rows.0.role' is no role." });
+  expect(faultOf(null)).toMatchObject({ param: null });
 });

@@ -114,7 +114,10 @@ function launchOthers(gpu: DryGpu, spec: ModelSpec): void {
   cacheWrite(gpu, { qkv, places, pages, cache, heads, kvHeads, headDim });
   const attending = { qkv, cache, pages, bounds, tiles, areAllTiled: false, sinks: null, out, heads, kvHeads, headDim };
   attentionDecode(gpu, { ...attending, scale: 1, window: 0, cap: 0 });
-  const own = { qkv: arena.tensor(gpu.compute, 4, 3 * kvHeads * headDim), out: arena.tensor(gpu.compute, 4, kvHeads * headDim) };
+  const own = {
+    qkv: arena.tensor(gpu.compute, 4, 3 * kvHeads * headDim),
+    out: arena.tensor(gpu.compute, 4, kvHeads * headDim),
+  };
   attentionDecode(gpu, { ...attending, ...own, heads: kvHeads, scale: 1, window: 0, cap: 0 }); // each head has its own keys
   const [x, y] = [arena.tensor(gpu.compute, 8, 64), arena.tensor(gpu.compute, 4, 64)];
   poolForward(gpu, { x, bounds, y });

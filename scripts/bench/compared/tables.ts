@@ -1,5 +1,5 @@
-// The tables that scripts/bench/peers makes of its rows: of each machine and case the newest call's. What that call lacks is
-// of the newest other one that has it next to mlora; it is marked, and its ratio is to mlora's value there.
+// The tables that scripts/bench/peers makes of its rows: of each machine and case the newest call's that has mlora. What that
+// call lacks is of the newest other one that has it next to mlora; it is marked, and its ratio is to mlora's value there.
 
 import { type Asked, CASES, type Case, isLessBetter, PROGRAMS, type Program, TITLES } from "./cases.ts";
 import type { Row } from "./results.ts";
@@ -22,8 +22,9 @@ export function newest(rows: readonly Row[]): Found[] {
       const calls = [...Map.groupBy(measured, ({ date }) => date)]
         .toSorted(([a], [b]) => (a < b ? 1 : -1))
         .map(([, call]) => call);
-      const [last, ...earlier] = calls;
       const isThere = (row: Row | undefined): row is Row => row !== undefined && row.value !== null;
+      const last = calls.find((call) => isThere(rowIn(call, "mlora"))) ?? calls[0];
+      const earlier = calls.filter((call) => call !== last);
       const others = PROGRAMS.filter((program) => last && !rowIn(last, program)).flatMap((program) => {
         const call = earlier.find((call) => isThere(rowIn(call, program)) && isThere(rowIn(call, "mlora")));
         return call ? [{ row: rowIn(call, program)!, own: rowIn(call, "mlora")! }] : [];
