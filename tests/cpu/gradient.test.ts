@@ -9,7 +9,7 @@ import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
 import type { Preference } from "../../src/objectives/registry.ts";
 import type { Segment } from "../../src/schedule/pack.ts";
-import { common, expectGradients, preferenceLoss, weightedLoss } from "../helpers/gradients.ts";
+import { common, expectGradients, expectSameRecomputed, preferenceLoss, weightedLoss } from "../helpers/gradients.ts";
 import { inExperts, LINEARS, randomTokens, sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
 
 const adapters: readonly PoolAdapter[] = [
@@ -69,23 +69,23 @@ function smooth({ mamba, ...rest }: ModelSpec): ModelSpec {
 }
 const FAMILIES = Object.entries({ ...tinyFamilies, ...sparseFamilies }).map(([name, spec]) => [name, smooth(spec)] as const);
 
-for (const [name, spec] of FAMILIES)
-  for (const dropout of [0, 0.1])
-    for (const recomputation of ["none", "selective", "full", "offload"] as const)
-      describe(`${name}, dropout ${dropout}, recomputation ${recomputation}`, () => {
-        test("gradients agree with finite differences", () =>
-          expectGradients(
-            spec,
-            { recomputation, hostInputs: 1 },
-            (rng) =>
-              adapters.map((_, adapter) => ({
-                ...common(adapter, dropout),
-                samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
-              })),
-            weightedLoss,
-            adapters,
-          ));
-      });
+const sharesOf = (spec: ModelSpec, of: readonly PoolAdapter[], dropout: number) => (rng: Rng) =>
+  of.map((_, adapter) => ({
+    ...common(adapter, dropout),
+    samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
+  }));
+
+/** With everything kept they are compared with differences, and whatever is computed again gives the same bits. */
+function testGradients(name: string, spec: ModelSpec, of: readonly PoolAdapter[], dropout: number, hostInputs: number): void {
+  const shares = sharesOf(spec, of, dropout);
+  describe(`${name}, dropout ${dropout}`, () => {
+    test("gradients agree with finite differences", () =>
+      expectGradients(spec, { recomputation: "none" }, shares, weightedLoss, of));
+    test("recomputation changes none of their bits", () => expectSameRecomputed(spec, { hostInputs }, shares, of));
+  });
+}
+
+for (const [name, spec] of FAMILIES) for (const dropout of [0, 0.1]) testGradients(name, spec, adapters, dropout, 1);
 
 describe("ranks and scales that differ by layer and linear", () => {
   test("hold what the other adapters do not: linears and layers left out, and no two places alike", () => {
@@ -98,37 +98,12 @@ describe("ranks and scales that differ by layer and linear", () => {
     for (const adapter of [lora!, ...others]) expect(adapter.places).toBeDefined();
   });
 
-  let turn = 0;
-  for (const [name, spec] of FAMILIES)
-    for (const dropout of [0, 0.1]) {
-      const recomputation = (["none", "selective", "full", "offload"] as const)[turn++ % 3]!;
-      test(`${name}, dropout ${dropout}, recomputation ${recomputation}: gradients agree with finite differences`, () =>
-        expectGradients(
-          spec,
-          { recomputation, hostInputs: 2 },
-          (rng) =>
-            uneven.map((_, adapter) => ({
-              ...common(adapter, dropout),
-              samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
-            })),
-          weightedLoss,
-          uneven,
-        ));
-    }
+  for (const [name, spec] of FAMILIES) for (const dropout of [0, 0.1]) testGradients(name, spec, uneven, dropout, 2);
 });
 
 describe("adapters in experts", () => {
   for (const [name, spec] of FAMILIES.filter(([, of]) => of.experts !== null))
-    for (const recomputation of ["none", "selective", "full", "offload"] as const)
-      test(`${name}, recomputation ${recomputation}: gradients agree with finite differences`, () => {
-        const own = inExperts(spec);
-        const sharesOf = (rng: Rng) =>
-          own.map((_, adapter) => ({
-            ...common(adapter, 0.1),
-            samples: [11, 3, 18 + adapter].map((length) => randomTokens(rng, spec.vocab, length)),
-          }));
-        return expectGradients(spec, { recomputation, hostInputs: 1 }, sharesOf, weightedLoss, own);
-      });
+    testGradients(name, spec, inExperts(spec), 0.1, 1);
 });
 
 const PREFERENCES: readonly Preference[] = [

@@ -107,7 +107,7 @@ test("rows that serve both tables are one parameter, with the gradient of both",
       0,
       start.map((at) => ({ ...at, values })),
     );
-    return weightedLoss(batch, (await stage.evaluate(batch))!);
+    return weightedLoss(batch, (await stage.evaluate(batch))!, 0);
   };
   const numeric = ((await lossAt(0.01)) - (await lossAt(-0.01))) / 0.02;
   const along = gradient!.values.reduce((total, g, i) => total + g * direction[i]!, 0);
