@@ -11,7 +11,7 @@ const planOf = (count: number): Plan =>
   ({
     adapters: range(count).map((index) => ({
       name: `a${index}`,
-      ...{ index, steps: 10, tokens: 100, recipe: { objective: { name: "sft" }, train: [`${index}`] } },
+      ...{ index, steps: 10, tokens: 100, recipe: { objective: { name: "sft" }, train: [`${index}`], eval: [] } },
     })),
   }) as unknown as Plan;
 
