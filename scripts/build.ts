@@ -41,15 +41,24 @@ try {
   rmSync(stage, { recursive: true, force: true });
 }
 
-/** The manifest without the compiled code of rows that tests alone launch, on heads that no released model has. */
+/**
+ * The manifest without the compiled code of rows that tests alone launch, on heads that no released model has, and without
+ * hashes of compiled files: those of assets are in assets/manifest.json, and no hash can be packed.
+ */
 function released(content: Uint8Array): Buffer {
   const manifest: Manifest = JSON.parse(new TextDecoder().decode(content));
   const kernels = manifest.kernels.map((row) => {
-    if (!row.launch["tests"] || !isCompiled(row)) return row;
-    const { entry: _, ptx: __, cubins: ___, ...listed } = row;
+    const kept = Object.fromEntries(Object.entries(row).filter(([key]) => key !== "ptx_sha256" && key !== "cubins_sha256"));
+    if (!row.launch["tests"] || !isCompiled(row)) return kept;
+    const { entry: _, ptx: __, cubins: ___, ...listed } = kept;
     return listed;
   });
   return Buffer.from(JSON.stringify({ ...manifest, kernels }));
+}
+
+/** PTX without comments and indents, which are 0.2 of the packed program's 60 MB. */
+function bare(ptx: Uint8Array): Buffer {
+  return Buffer.from(new TextDecoder().decode(ptx).replace(/[ \t]*\/\/.*|^[ \t]+/gm, ""));
 }
 
 /** Writes assets as src/base/assets.ts expects them, with `own` contents of some. Throws a RunError where one is not there. */
@@ -58,7 +67,10 @@ async function stageAssets(folder: string, names: readonly string[], own: Readon
   const made = new Map([...own, ...PAGE_FILES.map((name) => [PAGE_ASSETS + name, page[name]] as const)]);
   mkdirSync(folder);
   const manifest: Record<string, AssetManifest[string]> = {};
-  const native = (name: string) => (isArm64 && NEEDED.includes(name) ? readFileSync(join(ARM64, name)) : readAsset(name));
+  const native = (name: string) => {
+    if (isArm64 && NEEDED.includes(name)) return readFileSync(join(ARM64, name));
+    return name.endsWith(".ptx") ? bare(readAsset(name)) : readAsset(name);
+  };
   for (const [i, pack] of packsOf([...names, ...made.keys()], (name) => made.get(name) ?? native(name)).entries()) {
     const file = `${i}.pack`;
     let from = 0;
