@@ -294,11 +294,13 @@ const ADDITIONAL = "additional_chat_templates";
  */
 function chatTemplatesOf(folder: string, config: Json): ReadonlyMap<string, ChatTemplate> {
   const texts = new Map<string, readonly [text: string, file: string]>();
-  const read = (name: string, file: string) => texts.set(name, [readFileSync(file, "utf8"), file]);
   const [main, others] = [join(folder, "chat_template.jinja"), join(folder, ADDITIONAL)];
-  if (existsSync(main)) read("default", main);
-  const names = existsSync(others) ? readdirSync(others).filter((name) => name.endsWith(".jinja")) : [];
-  for (const name of names) read(name.slice(0, -".jinja".length), join(others, name));
+  const names = existsSync(others) ? readable(others, () => readdirSync(others)) : [];
+  const files = names
+    .filter((name) => name.endsWith(".jinja"))
+    .map((name) => [name.slice(0, -".jinja".length), join(others, name)] as const);
+  if (existsSync(main)) files.unshift(["default", main]);
+  for (const [name, file] of files) texts.set(name, [readable(file, () => readFileSync(file, "utf8")), file]);
   const settings = join(folder, "tokenizer_config.json");
   const inConfig = texts.size > 0 ? null : config["chat_template"];
   const listed =
@@ -309,8 +311,13 @@ function chatTemplatesOf(folder: string, config: Json): ReadonlyMap<string, Chat
 }
 
 function compiled(text: string, file: string): ChatTemplate {
+  return readable(file, () => ({ text, compiled: new Template(text) }));
+}
+
+/** What `read` makes of a file of chat templates; its errors name the file. */
+function readable<T>(file: string, read: () => T): T {
   try {
-    return { text, compiled: new Template(text) };
+    return read();
   } catch (error) {
     throw unusable(file, `its chat template cannot be read: ${clip(textOf(error))}`);
   }

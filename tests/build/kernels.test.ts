@@ -96,9 +96,11 @@ needs("kernels")("the kernels of this checkout", () => {
     const unrounded = /\b(?:add|sub|mul|mad)(?:\.(?:ftz|sat))*\.b?f(?:16|32|64)(?:x2)?\b/g;
     expect("add.f32 mul.ftz.f32 sub.bf16x2 mad.f64".match(unrounded)).toHaveLength(4);
     expect("add.rn.f32 mul.rn.ftz.f32 fma.rn.f32 add.s32 mul.wide.s32".match(unrounded)).toBeNull();
+    // Triton's conversion of int8 to bf16 takes one of two parts of a code's bits from the other: no product is near.
+    const converted = /\bsub\.bf16x2 %r\d+, (?:l1, l2|h1, h2);/g;
     const rounded = new Set<string>();
     for (const { ptx } of kernels()) {
-      const text = textOf(`kernels/${ptx}`);
+      const text = textOf(`kernels/${ptx}`).replace(converted, "");
       expect([...new Set(text.match(unrounded))], ptx).toEqual([]);
       for (const [operation] of text.matchAll(/\b(?:add|sub|mul|fma)\.rn\.f32\b/g)) rounded.add(operation);
     }

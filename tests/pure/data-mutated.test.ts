@@ -113,6 +113,13 @@ describe.each(goldenKinds)("the tokenizer of %s", (kind) => {
     rmSync(join(model, "chat_template.jinja"));
     mkdirSync(join(model, "chat_template.jinja"));
     expect(refusal("folder", () => void loadTokenizer(model))?.message).toContain("chat_template.jinja: its chat template");
+    rmSync(join(model, "chat_template.jinja"), { recursive: true });
+    const others = join(model, "additional_chat_templates");
+    writeFileSync(others, "");
+    expect(refusal("file", () => void loadTokenizer(model))?.message).toStartWith(`${others}: its chat template`);
+    rmSync(others);
+    mkdirSync(join(others, "rag.jinja"), { recursive: true });
+    expect(refusal("among", () => void loadTokenizer(model))?.message).toContain("rag.jinja: its chat template");
   });
 });
 
