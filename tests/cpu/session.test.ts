@@ -134,15 +134,19 @@ test("sessions of one process train concurrently, each to the bytes that it come
   const alone = texts.map((text) => place.project(text, SUMS));
   for (const path of alone) await (await open(path)).done;
   const paths = texts.map((text) => place.project(text, SUMS));
-  const sessions = await Promise.all(paths.map((path) => open(path, { keepOpen: true }))); // until the folder is asked for
-  const events = sessions.map((session) => reader(session.events()));
+  const opened = paths.map(async (path) => {
+    const session = await open(path, { keepOpen: true }); // until the folder is asked for
+    return { session, events: reader(session.events()) }; // from now on: it may end while the other one opens
+  });
+  const sessions = await Promise.all(opened);
   await expect(open(paths[0]!)).rejects.toMatchObject({ code: "output.locked" });
   for (const [i, names] of [["a0", "a3"], ["a1"]].entries()) {
     const wanted = new Set(names);
-    await events[i]!.until((event) => event.type === "ended" && wanted.delete(event.adapter) && wanted.size === 0);
-    sessions[i]!.stop();
+    const { session, events } = sessions[i]!;
+    await events.until((event) => event.type === "ended" && wanted.delete(event.adapter) && wanted.size === 0);
+    session.stop();
   }
-  await Promise.all(sessions.map(({ done }) => done));
+  await Promise.all(sessions.map(({ session }) => session.done));
   for (const name of ["a0", "a3"]) expect(leftOf(outputOf(paths[0]!), name)).toEqual(leftOf(outputOf(alone[0]!), name));
   expect(leftOf(outputOf(paths[1]!), "a1")).toEqual(leftOf(outputOf(alone[1]!), "a1"));
 });
