@@ -5,7 +5,7 @@ import { expect, test } from "bun:test";
 import { bytesOf } from "../../src/base/dtype.ts";
 import type { PackedFormat, WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
-import { alignUp, range, sizeOf, sum } from "../../src/base/shape.ts";
+import { alignUp, range, sum } from "../../src/base/shape.ts";
 import { rowsFrom } from "../../src/device/arena.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { expertHeight, expertSlots } from "../../src/device/fewrows.ts";
@@ -15,6 +15,7 @@ import { toBf16, toF32 } from "../../src/files/convert.ts";
 import type { ExpertActivation } from "../../src/ops/expert-act.ts";
 import { fewExpertsDown, fewExpertsUp, fewRoute } from "../../src/ops/fewexperts.ts";
 import { quantise } from "../../src/ops/packed.ts";
+import { tensorsOn } from "./on-device.ts";
 import { fillMxfp4, packedValues } from "./packed-values.ts";
 
 type Case = {
@@ -109,16 +110,7 @@ export function fewExpertsLikeFloat64(
         const { experts: E, perToken: k, hidden: H, inner: I, rows: M, kind, ranks, isShared = false } = of;
         const exact = (values: Float32Array) => toF32(new Uint8Array(toBf16(values).buffer), "bf16");
         const random = (size: number, scale: number) => exact(Float32Array.from({ length: size }, () => scale * rng.normal()));
-        const take = (dtype: Tensor["dtype"], ...shape: number[]): Tensor => {
-          const to = { ptr: device.allocate(Math.max(256, sizeOf(shape) * bytesOf(dtype)), "a test"), dtype, shape };
-          device.write(to, new Uint8Array(sizeOf(shape) * bytesOf(dtype)).fill(0xff)); // NaN
-          return to;
-        };
-        const put = (dtype: Tensor["dtype"], data: Float32Array | Int32Array | BigInt64Array, ...shape: number[]): Tensor => {
-          const to = take(dtype, ...shape);
-          device.write(to, dtype === "bf16" ? toBf16(data as Float32Array) : data);
-          return to;
-        };
+        const { take, put } = tensorsOn(device);
         const G = kind.squares ? I : 2 * I;
         const columns = kind.squares || kind.interleaved ? [G] : [I, I];
         const weights = async (out: readonly number[], width: number) => {

@@ -7,12 +7,13 @@ import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf, sum } from "../../src/base/shape.ts";
 import { rowsFrom } from "../../src/device/arena.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
-import { toBf16, toF32 } from "../../src/files/convert.ts";
+import { toF32 } from "../../src/files/convert.ts";
 import { cacheWrite, PAGE } from "../../src/ops/decode.ts";
 import { fewRowsNorm, fewRowsNormed, fewRowsRope, fewRowsSwiglu } from "../../src/ops/fewrows/fused.ts";
 import { fewRowsForward, type RowAdapters } from "../../src/ops/fewrows.ts";
 import { ropeForward } from "../../src/ops/rope.ts";
 import { swigluForward } from "../../src/ops/swiglu.ts";
+import { tensorsOn } from "./on-device.ts";
 
 const ROOM = 2 ** 26;
 /** Columns of what the linears read. */
@@ -21,16 +22,7 @@ export const K = 264;
 /** Random tensors on a device, and what they hold. */
 export function opened(device: Device, rng: Rng) {
   const { compute } = device;
-  const take = (dtype: Tensor["dtype"], ...shape: number[]): Tensor => {
-    const to = { ptr: device.allocate(Math.max(256, sizeOf(shape) * bytesOf(dtype)), "a test"), dtype, shape };
-    device.write(to, new Uint8Array(sizeOf(shape) * bytesOf(dtype)).fill(0xff)); // NaN
-    return to;
-  };
-  const put = (dtype: Tensor["dtype"], data: Float32Array | Int32Array | BigInt64Array, ...shape: number[]): Tensor => {
-    const to = take(dtype, ...shape);
-    device.write(to, dtype === "bf16" ? toBf16(data as Float32Array) : data);
-    return to;
-  };
+  const { take, put } = tensorsOn(device);
   const floats = (dtype: "f32" | typeof compute, scale: number, ...shape: number[]) =>
     put(
       dtype,
