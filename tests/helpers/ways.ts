@@ -31,8 +31,8 @@ import { pack, type Tokens } from "../../src/schedule/pack.ts";
 import { frozenOf } from "../../src/session/adapters.ts";
 import { crowdTables, sharedAlike } from "./crowd.ts";
 import { factorsOf, writeAdapter } from "./factors.ts";
-import { nextLogits } from "./generation.ts";
-import { adapterOn, inExperts, LINEARS, randomFactors, randomFill, randomTokens, tinySizes, wholeModel } from "./tiny.ts";
+import { factorsFor, nextLogits } from "./generation.ts";
+import { adapterOn, inExperts, LINEARS, randomFill, randomTokens, tinySizes, wholeModel } from "./tiny.ts";
 
 /** What all of it is tried on. */
 export type Ground = {
@@ -137,7 +137,7 @@ export class Trial implements Disposable {
   async #begin(i: number): Promise<void> {
     const slot = this.#slotOf(i);
     await this.stage.admit(slot, { ...this.#adapter(i), seed: 1000 + i, init: "default" });
-    const factors = await randomFactors(this.stage, slot, 50 + i);
+    const factors = factorsFor(this.ground.spec, this.#adapter(i), 50 + i);
     await writeAdapter(this.stage, slot, sharedAlike(factors, this.ground.spec, this.#adapter(i)));
   }
 
