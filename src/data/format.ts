@@ -187,8 +187,8 @@ const isSame = (one: Turn, other: Turn): boolean => saidBy(one) === saidBy(other
 const saidBy = ({ message }: Turn): string => stringifyJson(message, true)!;
 
 /**
- * Turns before an answer and the answer's own. An answer that is a whole conversation says its prompt's turns again, maybe after
- * a system message: they are there once.
+ * Turns before an answer and the answer's own. An answer that is a whole conversation says its prompt's turns again, maybe
+ * after a system message: they are there once.
  */
 function onceEach(before: readonly Turn[], after: readonly Turn[]): readonly [readonly Turn[], readonly Turn[]] {
   const from = Math.max(

@@ -195,8 +195,8 @@ export type JsonStyle = {
 };
 
 /**
- * A value that parseJson made as JSON again: the same digits, order and kinds; without spaces, as JSON.stringify. `sort`: keys in
- * the order of their characters, so that what says the same is the same text.
+ * A value that parseJson made as JSON again: the same digits, order and kinds; without spaces, as JSON.stringify. `sort`: keys
+ * in the order of their characters, so that what says the same is the same text.
  */
 export const stringifyJson = (value: unknown, sort = false): string | undefined =>
   value === undefined ? undefined : writeJson(value, { item: ",", key: ":", sort }, keysAndValues);

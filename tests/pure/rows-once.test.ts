@@ -7,7 +7,7 @@ import { assistant, DPO, learnedOf, lines, rowFiles, smollm, textOf, told, user 
 
 const { load } = rowFiles("once");
 const system = (content: string) => ({ role: "system", content });
-const KTO = { objective: { name: "kto", beta: 0.1, desirableWeight: 1, undesirableWeight: 1, reference: "start" } } as const;
+const KTO = { objective: { name: "kto", beta: 0.1, desirable: 1, undesirable: 1, reference: "start" } } as const;
 
 /** What a row's sequences read and learn. */
 const said = (row: object, more: Parameters<typeof load>[1] = {}) =>
@@ -55,7 +55,7 @@ describe("an answer that is a whole conversation", () => {
     expect(said(longer, DPO)).toEqual(said({ prompt: [user("Hi"), ...after], chosen: [better], rejected: [worse] }, DPO));
   });
 
-  test("is told of a prompt next to it whose words it does not say", () => {
+  test("does not say the words of a prompt next to it: a notice", () => {
     const whole = { chosen: [user("Hi"), better], rejected: [user("Hi"), worse] };
     expect(told(load(lines({ prompt: "Be a pirate. Hi", ...whole }), DPO, smollm), "fields")?.example).toEndWith(": prompt");
     expect(told(load(lines({ prompt: "Hi\n", ...whole }), DPO, smollm), "fields")).toBeNull();
