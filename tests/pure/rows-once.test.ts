@@ -48,7 +48,7 @@ describe("an answer that is a whole conversation", () => {
     expect(ids([user("Hi"), better])).toEqual(ids([better]));
   });
 
-  test("is asked by the prompt that stands next to it as a text, where it begins with an answer", () => {
+  test("is asked by the prompt that stands next to it as a string, where it begins with an answer", () => {
     expect(said({ prompt: "Hi", chosen: [better], rejected: [worse] }, DPO)).toEqual(apart);
     const after = [assistant("a"), user("b")];
     const longer = { prompt: "Hi", chosen: [...after, better], rejected: [...after, worse] };
