@@ -7,7 +7,7 @@ import { walk } from "./walk.ts";
 
 /** Rows to train on, of the beginning, that held-out rows are looked for among: all of millions would have to be read. */
 const MOST = 1 << 18;
-/** Places of a sequence by which it is told from most others. */
+/** Places of a sequence by which most others differ. */
 const PLACES = 8;
 
 type Kept = { readonly ids: Int32Array; readonly at: number; readonly length: number; readonly row: number };

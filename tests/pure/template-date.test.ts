@@ -1,4 +1,4 @@
-// The day that a chat template writes is a fixed one, or that of `date_string`; what is no day is refused where it is asked for.
+// The day that a chat template writes is a fixed one, or that of `date_string`; what is no day is refused
 
 import { expect, test } from "bun:test";
 import { refused } from "../helpers/refused.ts";
