@@ -3,8 +3,8 @@
 // FOLDER/mlora, without GPU kernels: what scripts/test has tests start.
 //
 // Kernels that a GPU loads are embedded as one file, other assets as one each, with assets/manifest.json, which says where each
-// lies: src/base/assets.ts reads them. What is compressed here xz could not pack again: the archive would be 2 MB larger. What is
-// written so that xz finds more that repeats (src/base/asset-codings.ts) makes it 1.7 MB smaller.
+// lies: src/base/assets.ts reads them. What is compressed here xz could not pack again: the archive would be 2 MB larger. Forms
+// in which xz finds more that repeats (src/base/asset-codings.ts) make it 1.7 MB smaller.
 
 import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";

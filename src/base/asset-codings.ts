@@ -10,8 +10,8 @@ export type CodingName = "addresses" | "registers";
 
 export const CODINGS: Readonly<Record<CodingName, Coding>> = {
   /**
-   * Machine code of x86-64 with absolute addresses in the place of relative ones: whatever calls a function or reads a table then
-   * does so by the same four bytes. What xz calls the BCJ filter, with addresses of data too (LEA and MOV relative to RIP).
+   * Machine code of x86-64 with absolute addresses in the place of relative ones: all calls of a function, and all reads of a
+   * table, then hold the same four bytes: xz's BCJ filter for calls, and addresses of data (LEA and MOV relative to RIP), too.
    */
   addresses: {
     encode: (code) => moved(code, (offset, next) => offset + next),
