@@ -85,6 +85,20 @@ export function tinySpec({
   };
 }
 
+/** Latents of attention; heads of `width` features, unequal ones of each kind. */
+export const tinyLatent = (
+  width: number,
+  { heads, ...changes }: Partial<Omit<Latent, "heads">> & { heads?: Partial<Latent["heads"]> } = {},
+): Partial<ModelSpec> => {
+  const of = { plain: 6, rotated: 4, value: 7, isInterleaved: true, ...heads };
+  return {
+    ...{ headDim: width, kvHeads: 4, attentionScale: 0.3 },
+    ropes: [{ headDim: width, rotated: of.rotated, theta: 300, scaling: null, queryScale: null }],
+    latent: { queryRank: 12, rank: 9, normEps: 0.3, bias: false, ...changes, heads: of },
+  };
+};
+type Latent = NonNullable<ModelSpec["latent"]>;
+
 /** The families whose layers differ, each in its own way. */
 export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
   llama: tinySpec({
@@ -140,6 +154,11 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
     ),
   }),
   olmo3: tinySpec({ family: "olmo3", windows: [5, null], kvHeads: 1, layerRopes: [0, 0] }),
+  youtu: tinySpec({ ...tinyLatent(12, { queryRank: 24, bias: true }), family: "youtu", oBias: true, mlpBias: true }),
+  minicpm3: tinySpec({
+    ...tinyLatent(10, { queryRank: null, heads: { value: 10, isInterleaved: false } }),
+    ...{ family: "minicpm3", normEps: 2e-3, embeddingScale: 3.1, logitScale: 0.6, tiedEmbeddings: true },
+  }),
   muse: tinySpec({
     family: "muse_glimmer",
     tower: "model.language_model",
@@ -223,6 +242,22 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     attentionLayers: [false, false],
     experts: tinyExperts(2, { layers: [true, false], shared: 24, router: { score: "sigmoid", eps: 1e-20, scaling: 1.8 } }),
   }),
+  deepseekV2: tinySpec({
+    ...tinyLatent(10, { queryRank: null }),
+    ...{ family: "deepseek_v2", layers: 3, windows: [null, null, null], layerRopes: [0, 0, 0] },
+    experts: tinyExperts(3, {
+      ...{ layers: [false, true, true], shared: 24 },
+      router: { normalise: false, groups: 4, keptGroups: 2, scaling: 1.8 },
+    }),
+  }),
+  deepseekV3: tinySpec({
+    ...tinyLatent(12, { rank: 24, heads: { plain: 3, rotated: 6, value: 12 } }),
+    family: "deepseek_v3",
+    experts: tinyExperts(2, {
+      ...{ layers: [false, true], shared: 16 },
+      router: { score: "sigmoid", eps: 1e-20, groups: 2, keptGroups: 1, scaling: 1.8 },
+    }),
+  }),
   lfm2moe: tinySpec({
     ...{ family: "lfm2_moe", convolutions: [false, true], layerRopes: [0, null] },
     experts: tinyExperts(2, { layers: [false, true], router: { score: "sigmoid", eps: 1e-6, scaling: 1.8 } }),
@@ -268,6 +303,9 @@ export function inExperts(spec: ModelSpec): readonly PoolAdapter[] {
   ];
 }
 
+/** Linears of latents, which are in the place of those of Llama. */
+const LATENTS: ReadonlySet<Linear> = new Set(["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]);
+
 /** An adapter without what the model lacks, in some layers or in all. */
 export function placedOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T {
   const known = adapter.places?.ranks.length ?? spec.layers;
@@ -275,8 +313,10 @@ export function placedOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T 
   const found = placed(
     spec.layers,
     (layer, linear) => {
-      const rank = layer < known && has(layer, linear) ? rankAt(adapter, layer, linear) : 0;
-      return rank === 0 ? null : { rank, scale: scaleAt(adapter, layer, linear) };
+      if (layer >= known || !has(layer, linear)) return null;
+      const names = [linear, ...((LATENTS.has(linear) && OTHER_NAMES[linear]) || [])] as readonly Linear[];
+      const name = names.find((of) => rankAt(adapter, layer, of) > 0);
+      return name ? { rank: rankAt(adapter, layer, name), scale: scaleAt(adapter, layer, name) } : null;
     },
     sharingOf(adapter),
   );
