@@ -57,8 +57,8 @@ const router = v.strictObject({
   normalise: v.boolean(),
   eps: real,
   /**
-   * Only the best `keptGroups` of as many equal groups of experts are chosen from, by the best of each with a softmax, by the sum
-   * of its two best with sigmoids; 1 for no groups.
+   * Only the best `keptGroups` of as many equal groups of experts are chosen from, by the best of each with a softmax, by the
+   * sum of its two best with a sigmoid; 1 for no groups.
    */
   groups: natural,
   keptGroups: natural,
@@ -141,8 +141,8 @@ export const modelSpec = v.strictObject({
     }),
   ),
   /**
-   * Attention whose keys and values are products of a latent of each token, and whose queries may be, too (MLA); `null` for none.
-   * Its heads are `headDim` features wide, those that no head has being 0.
+   * Attention whose keys and values are products of a latent of each token, and whose queries may be, too (MLA); `null` for
+   * none. Its heads are `headDim` features wide, those that no head has being 0.
    */
   latent: v.nullable(
     v.strictObject({

@@ -40,8 +40,8 @@ export type Behaviour<K extends Kind> = {
   /** Whether the values that it reads next to its input are of the right size. */
   readonly fits?: (of: Op<K>, width: number, ...others: readonly number[]) => boolean;
   /**
-   * Where the gradients of those values go: memory of its own, to the gradient that others have of it, or over the value, as where this
-   * is left out.
+   * Where the gradients of those values go: memory of its own, to the gradient that others have of it, or over the value, as
+   * where this is left out.
    */
   readonly otherGradient?: "own" | "added" | "over";
   /** Whether its output may be computed again in the backward pass: it is no product. Only what restores its input reads it. */

@@ -1,6 +1,6 @@
-// DeepSeek V2 and V3 (DeepSeek-AI 2024), and what is built like them: attention over latents, and after the first layers experts
-// next to some that all tokens pass. V2 chooses by a softmax, greedily or among the groups with the best experts; V3 by
-// sigmoids with a correction.
+// DeepSeek V2 and V3 (DeepSeek-AI 2024), and what is built like them: attention over latents, and after the first layers
+// experts next to some that all tokens pass. V2 chooses by a softmax, greedily or among the groups with the best experts; V3 by
+// a sigmoid of each with a correction.
 
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";

@@ -103,8 +103,8 @@ export type Operation =
   /** Columns of a value, of which other operations read others. */
   | Step<"columns", { first: number; size: number }>
   /**
-   * To q, k and v as attention reads them, from what heads have of the latent of keys and values: of each head its plain features
-   * of k, then v. `queries` is a value with, of each head, its plain and its rotated features, the last columns of `shared` are
+   * To q, k and v as attention reads them, from what heads have of the latent of keys and values: of each its plain features of
+   * k, then v. `queries` is a value with, of each head, its plain and its rotated features; the last columns of `shared` are
    * the rotated features of k that all heads share (ops/latent.ts).
    */
   | Step<"latentHeads", { queries: string; shared: string; heads: LatentHeads }>

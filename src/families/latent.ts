@@ -22,7 +22,7 @@ export type LatentDefaults = Omit<Defaults, "headDim" | "kvHeads"> & {
 /** Heads up to which attention on GPUs has variants that mask what is missing. */
 const MASKED = 64;
 
-/** The width that attention takes heads of `features` as: those that GPUs have variants for, of which none is wasted on a mask. */
+/** The width of heads of `features` in attention: one that GPUs have variants for, without masks where they would be slow. */
 const widthOf = (features: number): number => (features <= MASKED ? alignUp(features, 8) : 2 ** Math.ceil(Math.log2(features)));
 
 /** Latents that q, k and v are made of, and heads as wide as the widest part; the norms of the latents have eps 1e-6 always. */

@@ -2,7 +2,8 @@
 
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { oneRope } from "../../src/families/dense.ts";
-import { tinyExperts, tinyLatent, tinySpec } from "./tiny.ts";
+import { tinyLatent } from "./latent.ts";
+import { tinyExperts, tinySpec } from "./tiny.ts";
 
 /** Families whose layers differ, with head sizes that the kernels treat differently; the vocabulary is odd on purpose. */
 export const gpuFamilies: Readonly<Record<string, ModelSpec>> = {

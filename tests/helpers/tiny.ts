@@ -18,6 +18,7 @@ import { stageMemory } from "../../src/plan/memory.ts";
 import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
+import { LATENTS, tinyLatent } from "./latent.ts";
 import { OTHER_NAMES } from "./other-names.ts";
 
 /** The linears of Llama, and of most families. */
@@ -84,20 +85,6 @@ export function tinySpec({
     ...changes,
   };
 }
-
-/** Latents of attention; heads of `width` features, unequal ones of each kind. */
-export const tinyLatent = (
-  width: number,
-  { heads, ...changes }: Partial<Omit<Latent, "heads">> & { heads?: Partial<Latent["heads"]> } = {},
-): Partial<ModelSpec> => {
-  const of = { plain: 6, rotated: 4, value: 7, isInterleaved: true, ...heads };
-  return {
-    ...{ headDim: width, kvHeads: 4, attentionScale: 0.3 },
-    ropes: [{ headDim: width, rotated: of.rotated, theta: 300, scaling: null, queryScale: null }],
-    latent: { queryRank: 12, rank: 9, normEps: 0.3, bias: false, ...changes, heads: of },
-  };
-};
-type Latent = NonNullable<ModelSpec["latent"]>;
 
 /** The families whose layers differ, each in its own way. */
 export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
@@ -243,12 +230,8 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     experts: tinyExperts(2, { layers: [true, false], shared: 24, router: { score: "sigmoid", eps: 1e-20, scaling: 1.8 } }),
   }),
   deepseekV2: tinySpec({
-    ...tinyLatent(10, { queryRank: null }),
-    ...{ family: "deepseek_v2", layers: 3, windows: [null, null, null], layerRopes: [0, 0, 0] },
-    experts: tinyExperts(3, {
-      ...{ layers: [false, true, true], shared: 24 },
-      router: { normalise: false, groups: 4, keptGroups: 2, scaling: 1.8 },
-    }),
+    ...{ ...tinyLatent(10, { queryRank: null }), family: "deepseek_v2" },
+    experts: tinyExperts(2, { shared: 24, router: { normalise: false, groups: 4, keptGroups: 2, scaling: 1.8 } }),
   }),
   deepseekV3: tinySpec({
     ...tinyLatent(12, { rank: 24, heads: { plain: 3, rotated: 6, value: 12 } }),
@@ -302,9 +285,6 @@ export function inExperts(spec: ModelSpec): readonly PoolAdapter[] {
     at([], "shared-outer", 4),
   ];
 }
-
-/** Linears of latents, which are in the place of those of Llama. */
-const LATENTS: ReadonlySet<Linear> = new Set(["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"]);
 
 /** An adapter without what the model lacks, in some layers or in all. */
 export function placedOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T {
