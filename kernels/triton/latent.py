@@ -11,7 +11,7 @@ Shapes: qkv, dqkv c[M, 3 Q D]; queries, dqueries c[M, Q (N + R)], of each head N
 each other with `interleaved` = 1; keys, dkeys c[M, Q (N + U)], of each head N of k, then U of v; shared, dshared c[M, S];
 from_rows c[M, Q F], to_rows c[M, Q T]. Needs: N, R, U, D, S, F and T multiples of 8, R + N and U at most D.
 
-Launch, no scratch: latent_heads grid (M, ceil(3 Q D / BLOCK)); latent_heads_backward grid (M, ceil(Q (N + R) / BLOCK) + ceil(Q
+Launch, no scratch: latent_heads grid (M, 3 ceil(Q D / BLOCK)); latent_heads_backward grid (M, ceil(Q (N + R) / BLOCK) + ceil(Q
 (N + U) / BLOCK) + 1); heads_narrow grid (M, ceil(Q T / BLOCK)).
 """
 import triton
@@ -32,22 +32,27 @@ def turned_place(j, R, interleaved):
 
 @triton.jit
 def latent_heads(queries, keys, shared, qkv, S, heads, D, N, R, U, interleaved, BLOCK: tl.constexpr):
-    """BLOCK columns of one row. See the top of the file."""
+    """BLOCK columns of q, k or v of one row. See the top of the file."""
     S, D, N, R, U = aligned(S), aligned(D), aligned(N), aligned(R), aligned(U)
-    m, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    part, head, f = i // D // heads, i // D % heads, i % D
-    inside = i < 3 * heads * D
-    turned = f < R
-    among = tl.where(interleaved != 0, 2 * f - tl.where(f < R // 2, 0, R - 1), f)  # of the rotated features as they are given
-    plain = (f >= R) & (f < R + N)
-    q_head, k_head = queries + m * heads * (N + R) + head * (N + R), keys + m * heads * (N + U) + head * (N + U)
-    q_turned = tl.load(q_head + N + among, mask=inside & (part == 0) & turned, other=0.0)
-    q_plain = tl.load(q_head + f - R, mask=inside & (part == 0) & plain, other=0.0)
-    k_turned = tl.load(shared + (m + 1) * S - R + among, mask=inside & (part == 1) & turned, other=0.0)
-    k_plain = tl.load(k_head + f - R, mask=inside & (part == 1) & plain, other=0.0)
-    v = tl.load(k_head + N + f, mask=inside & (part == 2) & (f < U), other=0.0)
-    value = tl.where(part == 2, v, tl.where(part == 1, tl.where(turned, k_turned, k_plain), tl.where(turned, q_turned, q_plain)))
-    tl.store(qkv + m * 3 * heads * D + i, value, mask=inside)
+    W = heads * D
+    each = tl.cdiv(W, BLOCK)
+    m, part = tl.program_id(0).to(tl.int64), tl.program_id(1) // each
+    i = tl.program_id(1) % each * BLOCK + tl.arange(0, BLOCK)
+    head, f, inside = i // D, i % D, i < W
+    to = qkv + m * 3 * W + part * W + i
+    k_head = keys + m * heads * (N + U) + head * (N + U)
+    if part == 2:
+        tl.store(to, tl.load(k_head + N + f, mask=inside & (f < U), other=0.0), mask=inside)
+    else:
+        among = tl.where(interleaved != 0, 2 * f - tl.where(f < R // 2, 0, R - 1), f)  # of the rotated features as they are given
+        turned, plain = inside & (f < R), inside & (f >= R) & (f < R + N)
+        if part == 0:
+            q_head = queries + m * heads * (N + R) + head * (N + R)
+            first, others = tl.load(q_head + N + among, mask=turned, other=0.0), tl.load(q_head + f - R, mask=plain, other=0.0)
+            tl.store(to, tl.where(turned, first, others), mask=inside)
+        else:
+            shared_key, own = tl.load(shared + (m + 1) * S - R + among, mask=turned, other=0.0), tl.load(k_head + f - R, mask=plain, other=0.0)
+            tl.store(to, tl.where(turned, shared_key, own), mask=inside)
 
 
 @triton.jit

@@ -48,7 +48,7 @@ export const latentHeadsForward = op<Heads & { queries: Tensor; keys: Tensor; sh
       c.latent_heads(queries.ptr, keys.ptr, shared.ptr, qkv.ptr, dim(qkv, 0), dim(shared, 1), ...sizesOf(of)),
     cuda: ({ queries, keys, shared, qkv, ...of }, gpu) => {
       const kernel = gpu.kernel("latent_heads");
-      const grid = [dim(qkv, 0), cdiv(dim(qkv, 1), kernel.constant("BLOCK"))] as const;
+      const grid = [dim(qkv, 0), 3 * cdiv(of.heads * of.headDim, kernel.constant("BLOCK"))] as const;
       gpu.launch(kernel, grid, { queries, keys, shared, qkv, S: dim(shared, 1), ...named(of) });
     },
   },

@@ -15,7 +15,7 @@ from rows_launch import INTERPRET, cdiv, find, launch
 
 def forward(kind, queries, keys, shared, qkv, of):
     row = find("latent_heads", kind)
-    launch(row, (len(qkv), cdiv(qkv.shape[1], row["constants"]["BLOCK"])), queries, keys, shared, qkv, shared.shape[1], *of)
+    launch(row, (len(qkv), 3 * cdiv(qkv.shape[1] // 3, row["constants"]["BLOCK"])), queries, keys, shared, qkv, shared.shape[1], *of)
 
 
 def backward(kind, dqkv, dqueries, dkeys, dshared, of):
