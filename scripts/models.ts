@@ -109,7 +109,7 @@ again with the long ones when it passes that length.
 DeepSeek V2 and V3, GLM-4.7-Flash, Youtu-LLM and MiniCPM3 make keys and values of one narrow latent of each token, and most of them queries of another. Adapters act on the linears as the files have them:
 \`q_a_proj\` and \`q_b_proj\`, or \`q_proj\` where there is no latent of queries, \`kv_a_proj_with_mqa\`, \`kv_b_proj\` and \`o_proj\`. The products are computed as they are written, in training and in generation, so that what is kept of
 a generated token are keys and values of each head, not its latent: \`mlora plan\` counts them. Heads of q, k and v are held as wide as the widest of them, and above 64 features as the next power of two (DeepSeek's 192 and 128 as 256),
-for which kernels exist; the rest is zeros, which no score sees. Layers that predict further tokens are not trained.
+for which kernels exist; the rest is zeros, which no score sees. Layers that predict further tokens are not trained. Adapters in attention and in experts have been read back by PEFT 0.21.2; vLLM has not been tried on these models.
 
 ## Mamba
 

@@ -44,7 +44,8 @@ def latent_heads(queries, keys, shared, qkv, S, heads, D, N, R, U, interleaved, 
     if part == 2:
         tl.store(to, tl.load(k_head + N + f, mask=inside & (f < U), other=0.0), mask=inside)
     else:
-        among = tl.where(interleaved != 0, 2 * f - tl.where(f < R // 2, 0, R - 1), f)  # of the rotated features as they are given
+        # Of the rotated features as they are given.
+        among = tl.where(interleaved != 0, 2 * f - tl.where(f < R // 2, 0, R - 1), f)
         turned, plain = inside & (f < R), inside & (f >= R) & (f < R + N)
         if part == 0:
             q_head = queries + m * heads * (N + R) + head * (N + R)
