@@ -54,7 +54,7 @@ def low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j, K, G, dty
     ends = ends_of(three)
     end0, end1, width = ends
     a_row, there = factor_rows(factors, factors_stride, adapter, j, three, ends, K, A, dtype)
-    return width, a_row.to(tl.int64), there
+    return width, a_row, there
 
 
 @triton.jit
@@ -70,7 +70,8 @@ def low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, 
     x_row = x + tl.minimum(m, M - 1).to(tl.int64)[:, None] * K
     left = here
     adapter = tl.max(left, axis=0)
-    width, address, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j[:, None], K, G, dtype)
+    width, a_row, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j[:, None], K, G, dtype)
+    address = a_row.to(tl.int64)
     if OVERLAPS:
         line = part * PART + tl.arange(0, PART // LINE)[None, :] * LINE
         prefetch(address + line * 2, there & (line < K))
@@ -88,7 +89,21 @@ def low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, 
             tl.store(low + at, acc, mask=(here == adapter)[:, None] & (j < width)[None, :])
         left = tl.where(left == adapter, -1, left)
         adapter = tl.max(left, axis=0)
-        width, address, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j[:, None], K, G, dtype)
+        width, a_row, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j[:, None], K, G, dtype)
+        address = a_row.to(tl.int64)
+
+
+@triton.jit
+def piece_of(tile, M, N, K, piece, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUMS: tl.constexpr):
+    """Which piece and which rows and columns a tile of a product is: piece, row and column of tiles, and blocks of columns of x."""
+    tiles_n, blocks = tl.cdiv(N, BN), tl.cdiv(K, BK)
+    pieces = tl.cdiv(blocks, piece)
+    if SUMS:  # rows of tiles that read the same weight follow each other
+        tiles_m = tl.cdiv(M, BM)
+        p, tile_m, tile_n = 0, tile % tiles_m, tile // tiles_m
+    else:
+        p, tile_m, tile_n = tile // tiles_n % pieces, tile // (tiles_n * pieces), tile % tiles_n
+    return p, tile_m, tile_n, blocks
 
 
 @triton.jit
@@ -104,13 +119,7 @@ def fewrows_product(x, rows, w, part, low, factors, ranks, row_adapter, factors_
             low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, tile, M, K, W, G, LM, LJ, LK, PART, OVERLAPS)
             return
         tile -= lows
-    tiles_n, blocks = tl.cdiv(N, BN), tl.cdiv(K, BK)
-    pieces = tl.cdiv(blocks, piece)
-    if SUMS:  # rows of tiles that read the same weight follow each other
-        tiles_m = tl.cdiv(M, BM)
-        p, tile_m, tile_n = 0, tile % tiles_m, tile // tiles_m
-    else:
-        p, tile_m, tile_n = tile // tiles_n % pieces, tile // (tiles_n * pieces), tile % tiles_n
+    p, tile_m, tile_n, blocks = piece_of(tile, M, N, K, piece, BM, BN, BK, SUMS)
     m0, n0 = tile_m * BM, tile_n * BN
     first = p * piece
     if OVERLAPS and not SUMS and not DESC:  # the beginning of the weight's rows, while what makes x still runs

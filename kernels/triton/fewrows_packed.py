@@ -13,7 +13,7 @@ Launch: fewrows_packed as fewrows_product with LOW = 1; without adapters lows = 
 import triton
 import triton.language as tl
 
-from fewrows import low_tile
+from fewrows import low_tile, piece_of
 from overlap import begin_next, prefetch, wait_for_previous
 from packed import power_of_2
 from tile import load_tile
@@ -87,13 +87,7 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
         low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, tile, M, K, W, G, LM, LJ, LK, PART, OVERLAPS)
         return
     tile -= lows
-    tiles_n, blocks = tl.cdiv(N, BN), tl.cdiv(K, BK)
-    pieces = tl.cdiv(blocks, piece)
-    if SUMS:
-        tiles_m = tl.cdiv(M, BM)
-        p, tile_m, tile_n = 0, tile % tiles_m, tile // tiles_m
-    else:
-        p, tile_m, tile_n = tile // tiles_n % pieces, tile // (tiles_n * pieces), tile % tiles_n
+    p, tile_m, tile_n, blocks = piece_of(tile, M, N, K, piece, BM, BN, BK, SUMS)
     n0, m0 = tile_n * BN, tile_m * BM
     n, m = n0 + tl.arange(0, BN), m0 + tl.arange(0, BM)
     inside = (n < N)[:, None] & (m < M)[None, :]
