@@ -96,14 +96,12 @@ def low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, 
 @triton.jit
 def piece_of(tile, M, N, K, piece, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUMS: tl.constexpr):
     """Which piece and which rows and columns a tile of a product is: piece, row and column of tiles, and blocks of columns of x."""
-    tiles_n, blocks = tl.cdiv(N, BN), tl.cdiv(K, BK)
-    pieces = tl.cdiv(blocks, piece)
-    if SUMS:  # rows of tiles that read the same weight follow each other
-        tiles_m = tl.cdiv(M, BM)
-        p, tile_m, tile_n = 0, tile % tiles_m, tile // tiles_m
+    tiles_m, tiles_n, blocks = tl.cdiv(M, BM), tl.cdiv(N, BN), tl.cdiv(K, BK)
+    tile_m, rest = tile % tiles_m, tile // tiles_m  # tiles that read the same weight follow each other
+    if SUMS:
+        return 0, tile_m, rest, blocks
     else:
-        p, tile_m, tile_n = tile // tiles_n % pieces, tile // (tiles_n * pieces), tile % tiles_n
-    return p, tile_m, tile_n, blocks
+        return rest // tiles_n, tile_m, rest % tiles_n, blocks
 
 
 @triton.jit
