@@ -47,14 +47,17 @@ def partial_product(rows, w, scales, nested, x_scale, of_rows, means, n0, m0, n,
         if APART:
             w_NK, x_MK = load_tile(w, n0, block * BK, N, K, BN, BK, DESC), load_tile(rows, m0, block * BK, M, K, BM, BK, DESC)
         else:
-            codes = load_codes(w, n, block * BK, K, BK, FORMAT)
-            x_row = rows + m.to(tl.int64)[:, None] * K
-            if FORMAT == 2:  # whole blocks
-                x_MK = tl.load(x_row + k[None, :])
-                w_NK = unpacked(codes, now, BN, BK, FORMAT, dtype)
+            if DESC > 1:
+                codes = load_tile(w, n0, block * (BK // 2 if FORMAT == 2 else BK), N, K, BN, BK // 2 if FORMAT == 2 else BK, DESC)
             else:
-                x_MK = tl.load(x_row + k[None, :], mask=(k < K)[None, :], other=0.0)
-                w_NK = codes if FORMAT == 3 else codes.to(dtype)
+                codes = load_codes(w, n, block * BK, K, BK, FORMAT)
+            if DESC:
+                x_MK = load_tile(rows, m0, block * BK, M, K, BM, BK, DESC)
+            elif FORMAT == 2:  # whole blocks
+                x_MK = tl.load(rows + m.to(tl.int64)[:, None] * K + k[None, :])
+            else:
+                x_MK = tl.load(rows + m.to(tl.int64)[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
+            w_NK = codes if FORMAT == 3 else unpacked(codes, now, BN, BK, FORMAT, dtype)
         if FORMAT == 2:
             later = load_scales(scales, nested, of_rows, (block + 1) * BK, K, BK, FORMAT)
             own = tl.dot(w_NK, x_MK.T, input_precision="ieee")  # of a block of each row
@@ -93,7 +96,7 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
     inside = (n < N)[:, None] & (m < M)[None, :]
     at = (p * M + m).to(tl.int64)[None, :] * N + n[:, None]
     n, m = tl.minimum(n, N - 1), tl.minimum(m, M - 1)  # what there is: loads need no mask for others
-    if OVERLAPS and not SUMS and not APART:  # the beginning of the codes' rows, while what makes x still runs
+    if OVERLAPS and not SUMS and not APART and DESC < 2:  # the beginning of the codes' rows, while what makes x still runs
         EACH: tl.constexpr = 2 if FORMAT == 2 else 1
         byte = p * piece * BK // EACH + tl.arange(0, AHEAD)[None, :] * LINE
         prefetch(w.to(tl.int64) + n.to(tl.int64)[:, None] * (K // EACH) + byte, (n >= 0)[:, None] & (byte < tl.minimum(K, (p + 1) * piece * BK) // EACH))
