@@ -149,7 +149,7 @@ def fewrows_product(x, rows, w, part, low, factors, ranks, row_adapter, factors_
 
 
 @triton.jit
-def fewrows_norm(x, weight, residual, y, H, eps, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr, OVERLAPS: tl.constexpr):
+def fewrows_norm(x, weight, residual, y, H, eps, has_residual, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr):
     """One row. See the top of the file."""
     begin_next(OVERLAPS)
     H = H // 8 * 8  # as it is
@@ -158,12 +158,9 @@ def fewrows_norm(x, weight, residual, y, H, eps, BLOCK: tl.constexpr, RESIDUAL: 
     w_H = tl.load(weight + h, mask=inside, other=0.0)
     wait_for_previous(OVERLAPS)
     x_H = tl.load(x + m * H + h, mask=inside, other=0.0).to(tl.float32)
-    if RESIDUAL:
-        residual_H = tl.load(residual + m * H + h, mask=inside, other=0.0)
+    residual_H = tl.load(residual + m * H + h, mask=inside & (has_residual != 0), other=0.0)
     y_H = normed(x_H, tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(tl.sum(x_H * x_H), H.to(tl.float32)) + eps)), w_H)
-    if RESIDUAL:
-        y_H += residual_H.to(tl.float32)
-    tl.store(y + m * H + h, y_H.to(y.dtype.element_ty), mask=inside)
+    tl.store(y + m * H + h, (y_H + residual_H.to(tl.float32)).to(y.dtype.element_ty), mask=inside)
 
 
 # What is compiled.
@@ -193,13 +190,13 @@ HALVES = {"bf16": ((32, 1), (64, 1), (128, 0)), "fp32": ((128, 0),)}
 OF_DTYPE = "x rows w y h out cache bias residual".split()
 POINTERS = {"factors": "*i64", "vectors": "*i64", "decomposed": "*i32", "ranks": "*i32", "row_adapter": "*i32", "positions": "*i32", "weight": "*fp32", "places": "*i32", "pages": "*i32", "eps": "fp32"}
 POINTERS |= dict.fromkeys("scale part low cos sin q_scale q_weight k_weight".split(), "*fp32")
-SUM = "bias factors scale ranks row_adapter vectors decomposed factors_stride scale_stride ranks_stride vectors_stride decomposed_stride has_gains M N pieces low_pieces W first1 first2 G"
+SUM = "factors scale ranks row_adapter vectors decomposed factors_stride scale_stride ranks_stride vectors_stride decomposed_stride has_gains has_bias {}M N pieces low_pieces W first1 first2 G"
 NAMES = {
     "fewrows_product": "x rows w part low factors ranks row_adapter factors_stride ranks_stride M N K W G piece lows",
-    "fewrows_sum": SUM.replace("bias", "part low y bias residual"),
-    "fewrows_swiglu": f"part low h {SUM}",
-    "fewrows_rope": f"part low out cache {SUM} positions places pages cos sin q_scale q_weight k_weight heads kv_heads D R scaled eps",
-    "fewrows_norm": "x weight residual y H eps",
+    "fewrows_sum": f"part low y bias residual {SUM.format('has_residual ')}",
+    "fewrows_swiglu": f"part low h bias {SUM.format('')}",
+    "fewrows_rope": f"part low out cache bias {SUM.format('')} positions places pages cos sin q_scale q_weight k_weight heads kv_heads D R scaled eps",
+    "fewrows_norm": "x weight residual y H eps has_residual",
     "fewrows_gated": "rows w h M N K",
 }
 
@@ -241,14 +238,11 @@ def variants():
         yield from products(kind, *MANY[kind], 1)
     for kind, arch in ARCH.items():
         dtype = DTYPE[kind]
-        for bias in (0, 1):
-            for lora in (0, 1):
-                for residual in (0, 1):
-                    yield made("fewrows_sum", [kind], arch, dtype, 4, 1, BM=16, BN=128, RB=16, BIAS=bias, RESIDUAL=residual, LORA=lora)
-                yield made("fewrows_swiglu", [kind], arch, dtype, 4, 1, BM=16, BN=64, RB=16, BIAS=bias, LORA=lora)
-                for half, exact in HALVES[dtype]:
-                    for norm in (0, 1):
-                        yield made("fewrows_rope", [kind], arch, dtype, 8 if half == 128 else 4, 1, BM=16, HALF=half, RB=16, EXACT=exact, NORM=norm, BIAS=bias, LORA=lora)
+        for lora in (0, 1):
+            yield made("fewrows_sum", [kind], arch, dtype, 4, 1, BM=16, BN=128, RB=16, LORA=lora)
+            yield made("fewrows_swiglu", [kind], arch, dtype, 4, 1, BM=16, BN=64, RB=16, LORA=lora)
+            for half, exact in HALVES[dtype]:
+                for norm in (0, 1):
+                    yield made("fewrows_rope", [kind], arch, dtype, 8 if half == 128 else 4, 1, BM=16, HALF=half, RB=16, EXACT=exact, NORM=norm, LORA=lora)
         for block, warps in NORMS[kind]:
-            for residual in (0, 1):
-                yield made("fewrows_norm", [kind], arch, dtype, warps, 1, BLOCK=block, RESIDUAL=residual)
+            yield made("fewrows_norm", [kind], arch, dtype, warps, 1, BLOCK=block)

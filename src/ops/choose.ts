@@ -43,7 +43,7 @@ export const chooseTokens = op<{
       }
     },
     cuda: ({ logits, classes, targets, settings, chosen, scale, cap }, gpu) => {
-      const kernel = gpu.kernel("choose", { SHAPED: scale !== 1 || cap > 0 ? 1 : 0 });
+      const kernel = gpu.kernel("choose");
       const V = dim(logits, 1);
       gpu.launch(kernel, [dim(logits, 0)], { logits, targets, settings, chosen, V, classes, scale, cap });
     },

@@ -60,14 +60,14 @@ export const fewRowsForward = op<FewRows>(
   {
     cpu: (args, host) => computeRows(args, host),
     cuda: (args, gpu) => {
-      const { bias, residual, y } = args;
+      const { residual, y } = args;
       productOfRows(gpu, args, (parts, { rows, from, firstColumn }) => {
-        const kernel = gpu.kernel("fewrows_sum", { BIAS: flag(bias), RESIDUAL: flag(residual), LORA: flag(args.lora) });
+        const kernel = gpu.kernel("fewrows_sum", { LORA: flag(args.lora) });
         const width = kernel.constant("BN");
         const blocks = firstColumn.slice(1).reduce((all, last, g) => all + cdiv(last - firstColumn[g]!, width), 0);
         const part = (t: Tensor) => rowsFrom(t, from, rows);
         const io = { y: part(y), residual: residual && part(residual) };
-        gpu.launch(kernel, [blocks, cdiv(rows, kernel.constant("BM"))], { ...parts, ...io });
+        gpu.launch(kernel, [blocks, cdiv(rows, kernel.constant("BM"))], { ...parts, ...io, has_residual: flag(residual) });
       });
     },
   },
@@ -174,7 +174,7 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
     ...{ vectors: gains?.vectors ?? null, vectors_stride: gains ? strideOf(gains.vectors) : 0, has_gains: flag(gains) },
     ...{ decomposed: gains?.decomposed ?? null, decomposed_stride: gains ? strideOf(gains.decomposed) : 0 },
     ...{ ...parts, ...tables, bias, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0 },
-    ...{ M, N, pieces, low_pieces: lowPieces, W, ...boundaries(firstColumn) },
+    ...{ has_bias: flag(bias), M, N, pieces, low_pieces: lowPieces, W, ...boundaries(firstColumn) },
   };
 }
 
