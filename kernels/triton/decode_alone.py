@@ -12,7 +12,7 @@ from overlap import begin_next, wait_for_previous
 
 @triton.jit
 def attended_alone(q_D, cache, pages, key_at, first, low, end, D, width, values_at, scale, cap, sink, has_sinks,
-                   BN: tl.constexpr, HEAD_DIM: tl.constexpr):
+                   BN: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr):
     """
     f32[HEAD_DIM]: what a row q sees of the keys low .. end - 1 of a sequence that begins at `first`. Each of BN places has a
     running softmax of its own, over every BN-th key, so that a block of keys needs no sum across warps; they are joined in the
@@ -25,7 +25,7 @@ def attended_alone(q_D, cache, pages, key_at, first, low, end, D, width, values_
     inside_D = (d < D)[None, :]
     begin = first + (low - first) // BN * BN
     row = cache_row(pages, begin, begin < end)
-    for at in range(begin, end, BN):
+    for at in tl.range(begin, end, BN, num_stages=STAGES):
         key = at + n
         here = (row + n).to(tl.int64)[:, None] * width + key_at
         inside = (key < end)[:, None] & inside_D
@@ -53,7 +53,7 @@ def attended_alone(q_D, cache, pages, key_at, first, low, end, D, width, values_
 
 @triton.jit
 def attention_decode(qkv, cache, pages, bounds, sinks, out, D, heads, kv_heads, scale, window, cap, has_sinks,
-                     BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, OVERLAPS: tl.constexpr):
+                     BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, STAGES: tl.constexpr, OVERLAPS: tl.constexpr):
     """One head of one row. See the top of the file."""
     begin_next(OVERLAPS)
     if EXACT:
@@ -66,5 +66,5 @@ def attention_decode(qkv, cache, pages, bounds, sinks, out, D, heads, kv_heads, 
         return
     low = seen_from(first, end, window)
     q_D = tl.load(qkv + (m * (heads + 2 * kv_heads) + head) * D + d, mask=d < D, other=0.0).to(tl.float32)
-    result = attended_alone(q_D, cache, pages, head * D, first, low, end, D, 2 * kv_heads * D, kv_heads * D, scale, cap, sink, has_sinks, BN, HEAD_DIM)
+    result = attended_alone(q_D, cache, pages, head * D, first, low, end, D, 2 * kv_heads * D, kv_heads * D, scale, cap, sink, has_sinks, BN, HEAD_DIM, STAGES)
     tl.store(out + (m * heads + head) * D + d, result.to(out.dtype.element_ty), mask=d < D)
