@@ -10,7 +10,7 @@ import { addressesIn, floats, type Host, ints, rowsOfFloats, rowsOfInts } from "
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS, type Reading, readingOf, readsValues } from "../device/fewrows.ts";
+import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS, type Reading, readingOf } from "../device/fewrows.ts";
 import { isPacked, type PackedWeight, type Weight } from "../device/packed.ts";
 import { RANK_TILE } from "../methods/layout.ts";
 import { GAIN } from "./dora.ts";
@@ -164,7 +164,7 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
     rows.rows = { ptr: begin, dtype: "u8", shape: [M, K] };
   }
   const codes = packed && codesOf(packed);
-  const values = packed && readsValues(M, packed.format) ? valuesOfCodes(gpu, packed, begin) : null;
+  const values = packed && kernel.constant("APART") === 1 ? valuesOfCodes(gpu, packed, begin) : null;
   gpu.launch(kernel, [lows + (tilesOf(kernel) / count) * pieces], {
     ...{ x, ...(codes ? { ...rows, ...codes, ...(values && { w: values }) } : { rows: x, w }) },
     ...{ ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
@@ -226,16 +226,15 @@ function productFor(
   return found ?? gpu.kernel(name, { SUMS: 1, ...choice });
 }
 
-/** Rows up to which pieces of K are programs of their own, of several tiles of rows if need be. */
-const IN_PIECES = 256;
+/** Tiles of rows that take the same codes apart each, at most, where another kernel reads their values. */
+const TILES_OF_CODES = 2;
 
 /** The same of a product over codes, or over their values. */
 function packedFor(gpu: Launcher, rows: number, format: PackedFormat): Variant {
-  const isApart = readsValues(rows, format);
-  const all = gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]!, APART: isApart ? 1 : 0 });
+  const all = gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]! });
   const inPieces = all.filter((variant) => variant.constant("SUMS") === 0);
-  const found = inPieces.find((variant) => variant.constant("BM") >= rows);
-  if (found) return found;
-  const summing = all.find((variant) => variant.constant("SUMS") === 1);
-  return summing && (!isApart || rows > IN_PIECES) ? summing : inPieces.at(-1)!;
+  const largest = inPieces.at(-1)!;
+  const many = all.find((variant) => variant.constant("SUMS") === 1);
+  if (many && rows > TILES_OF_CODES * largest.constant("BM")) return many;
+  return inPieces.find((variant) => variant.constant("BM") >= rows) ?? largest;
 }
