@@ -1,6 +1,7 @@
 """The next token of each row of logits: the likeliest, or one by chance among those that temperature, top-k and top-p leave.
 
-    chosen[t] = token (its bits as i32), log-probability by the logits, log-probability among what it was drawn from, 0
+    choose        chosen[t] = token (its bits as i32), log-probability by the logits, log-probability among what it was drawn from, 0
+    next_ids      ids[m] = the token of chosen[source[m]] where source[m] is 0 or more, else as it is
 
 settings[t] = temperature, k, p, u. Tokens in the order of falling logits, of equals the first, have weights exp((z - max z) /
 temperature). With k > 0 only the first k of them come, with p < 1 of these only the first that together have p of the weight;
@@ -14,7 +15,7 @@ Nothing is sorted. A place in that order is a logit and a number of its equals, 
 highest on, finds where a count or a weight is passed: BITS reads of a row, which stays in the caches. Sums of non-negative
 terms in one order only grow with the terms that they have, so the search is exact in f32. A row's numbers depend on no other.
 
-Launch: grid (T), no scratch.
+Launch: choose grid (T), next_ids grid (ceil(M / BLOCK)); no scratch.
 """
 import triton
 import triton.language as tl
@@ -154,12 +155,21 @@ def choose(logits, targets, settings, chosen, V, classes, scale, cap, BITS: tl.c
     tl.store(chosen + 4 * t + 3, 0.0)
 
 
+@triton.jit
+def next_ids(chosen, source, ids, M, BLOCK: tl.constexpr):
+    """BLOCK rows. See the top of the file."""
+    m = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    t = tl.load(source + m, mask=m < M, other=-1)
+    tl.store(ids + m, tl.load(chosen.to(tl.pointer_type(tl.int32)) + 4 * t, mask=t >= 0, other=0), mask=t >= 0)
+
+
 # What is compiled.
 
 from variants import row
 
 
 def variants():
+    yield row("choose", "next_ids", None, "chosen:*fp32 source:*i32 ids:*i32 M:i32", BLOCK=512)
     for kind, bits in (("ptr", 16), ("f32", 32)):
         parameters = "logits:c targets:*i32 settings:*fp32 chosen:*fp32 V:i32 classes:i32 scale:fp32 cap:fp32"
         yield row("choose", "choose", kind, parameters, warps=16, BITS=bits, BLOCK=8192)
