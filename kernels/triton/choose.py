@@ -1,6 +1,6 @@
 """The next token of each row of logits: the likeliest, or one by chance among those that temperature, top-k and top-p leave.
 
-    choose        chosen[t] = token (its bits as i32), log-probability by the logits, log-probability among what it was drawn from, 0
+    choose        chosen[t] = token (its bits as i32), log-probability by the logits, that among what it was drawn from, 0
     next_ids      ids[m] = the token of chosen[source[m]] where source[m] is 0 or more, else as it is
 
 settings[t] = temperature, k, p, u. Tokens in the order of falling logits, of equals the first, have weights exp((z - max z) /

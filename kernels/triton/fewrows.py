@@ -95,7 +95,7 @@ def low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, 
 
 @triton.jit
 def piece_of(tile, M, N, K, piece, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUMS: tl.constexpr):
-    """Which piece and which rows and columns a tile of a product is: piece, row and column of tiles, and blocks of columns of x."""
+    """What a tile of a product is: its piece, row and column of tiles, and how many blocks of columns x has."""
     tiles_m, tiles_n, blocks = tl.cdiv(M, BM), tl.cdiv(N, BN), tl.cdiv(K, BK)
     tile_m, rest = tile % tiles_m, tile // tiles_m  # tiles that read the same weight follow each other
     if SUMS:

@@ -6,8 +6,8 @@
 
 FORMAT as unpack.py has it; with FP8 both factors are e4m3, as in fp8.py: codes[M, K] and scale f32[M] of fp8_quantise in
 `rows` and `x_scale`, x itself for the low-rank product. Else `rows` is x. scales: f32[N] of int8, u8[N] of fp8, absmax of nf4.
-DESC variants take tensor descriptors: rows [BM, BK] and w [BN, BK], of nf4's codes [BN, BK / 2]. values c[N, K], of nf4 two to an
-i32; not of fp8.
+DESC variants take tensor descriptors: rows [BM, BK] and w [BN, BK], of nf4's codes [BN, BK / 2]. values c[N, K], of nf4 two to
+an i32; not of fp8.
 
 Launch: fewrows_packed as fewrows_product with LOW = 1; without adapters lows = 0. fewrows_values grid (ceil(N K / BLOCK)).
 """

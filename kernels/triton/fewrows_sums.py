@@ -2,8 +2,8 @@
 
 What a row comes to must not depend on other rows, nor on which of these kernels sums it. So each sum with a product is tl.fma:
 a compiler may fuse x cos + y sin in one way here and in another there; and no tl.sum is over columns, whose order is that of a
-tensor's layout. Whether there are a bias and a residual is an argument: without them what they add is 0. Without LORA a kernel has
-a third of the registers.
+tensor's layout. Whether there are a bias and a residual is an argument: without them what they add is 0. Without LORA a kernel
+has a third of the registers.
 """
 import triton
 import triton.language as tl

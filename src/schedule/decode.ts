@@ -24,7 +24,7 @@ export type GeneratedSequence = {
   readonly isLong?: boolean;
   /** Left out, the likeliest token. */
   readonly choice?: TokenChoice;
-  /** Its last token is none of `ids`: that which the pass before chooses, which may be under way, for its sequence of this number. */
+  /** One more token follows `ids`: that which the pass before, maybe under way, chooses for its sequence of this number. */
   readonly follows?: number;
   /** Of a sequence of which more than the last token is read: tokens whose keys are kept, now and after this pass. */
   readonly read?: number;

@@ -54,7 +54,7 @@ export type GenerationEngine = {
   readonly reading: Reading;
   /** Tokens of a prompt that is read by tiles, at least, where prompts are read in rows; null for none. */
   readonly tiledPrompt: number | null;
-  /** Whether a pass that extends sequences alone may be given before the one before it is answered (GeneratedSequence.follows). */
+  /** Whether a pass that extends sequences may be given before the last one is answered (GeneratedSequence.follows). */
   readonly follows?: boolean;
   /** Each sequence's next token, in the order of the pass's targets. */
   run(pass: GenerationBatch): Promise<NextTokens>;
