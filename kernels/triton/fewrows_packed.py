@@ -111,7 +111,17 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
     dtype: tl.constexpr = x.dtype.element_ty
     wait_for_previous(OVERLAPS)
     acc = tl.zeros((BN, BM), tl.float32)
-    if SUMS:
+    if SUMS and FORMAT == 2:  # one loop of both has no registers for three sums
+        total = tl.zeros((BN, BM), tl.float32)
+        for first in range(0, blocks, piece):
+            end = tl.minimum(first + piece, blocks)
+            acc = tl.zeros((BN, BM), tl.float32)
+            now = load_scales(scales, nested, of_rows, first * BK, K, BK, FORMAT)
+            tl.assume(first < end)
+            for block in range(first, end):
+                acc, now = multiplied(acc, now, block, rows, w, scales, nested, of_rows, means, n0, m0, n, m, M, N, K, BM, BN, BK, FORMAT, APART, DESC, dtype)
+            total += acc
+    elif SUMS:
         total = tl.zeros((BN, BM), tl.float32)
         now = load_scales(scales, nested, of_rows, 0, K, BK, FORMAT)
         tl.assume(blocks > 0)  # as in fewrows.py
@@ -134,19 +144,24 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
 
 # What is compiled.
 
-# BN, BK, warps and stages by the rows that a tile has. Measured on an H200 with the shapes of a 7B.
-BLOCKS = {
-    "int8": {16: (128, 128, 8, 4), 64: (128, 128, 4, 3)},
-    "nf4": {16: (128, 64, 8, 4), 64: (128, 64, 4, 4)},
-    "fp8": {16: (64, 128, 4, 4), 64: (64, 128, 4, 4)},
+# BM, BN, BK, warps and stages, and the rows up to which a product takes them; of codes, but where SUMS is 1 of their values,
+# fp8's aside. Measured on an H200 with the shapes of a 7B.
+TILES = {
+    ("tma", "int8"): {64: (64, 128, 128, 4, 3), 192: (128, 128, 64, 4, 4), 256: (256, 64, 64, 4, 3)},
+    ("tma", "nf4"): {64: (64, 128, 64, 4, 4), 256: (128, 64, 64, 4, 3)},
+    ("tma", "fp8"): {16: (16, 64, 128, 4, 4), 192: (64, 128, 128, 4, 4), 512: (256, 128, 128, 8, 4)},
+    ("ptr", "int8"): {16: (16, 128, 128, 8, 3), 128: (64, 128, 128, 4, 3)},
+    ("ptr", "nf4"): {16: (16, 128, 64, 8, 3), 128: (64, 128, 64, 4, 3)},
+    ("ptr", "fp8"): {16: (16, 64, 128, 4, 3), 128: (64, 64, 128, 4, 3)},
 }
-# The same of more rows on Hopper, with codes and rows by descriptors.
-HOPPER = {"int8": {128: (128, 128, 8, 3)}, "nf4": {128: (64, 64, 4, 3)}, "fp8": {256: (128, 128, 8, 4)}}
-# BM before them, of more rows than two such tiles have: over values, with SUMS; of fp8 its codes.
 MANY = {
-    "tma": {"int8": (128, 128, 64, 8, 4), "nf4": (128, 64, 64, 4, 4)},
-    "ptr": {"int8": (128, 128, 32, 8, 3), "nf4": (128, 64, 64, 8, 3), "fp8": (128, 128, 128, 8, 3)},
+    ("tma", "int8"): (128, 128, 64, 8, 4),
+    ("tma", "nf4"): (128, 64, 64, 4, 4),
+    ("ptr", "int8"): (128, 128, 32, 8, 3),
+    ("ptr", "nf4"): (128, 64, 64, 8, 3),
+    ("ptr", "fp8"): (128, 128, 128, 8, 3),
 }
+MOST_ROWS = 512
 FORMATS = {"int8": 1, "nf4": 2, "fp8": 3}
 CODES = {"int8": "i8", "nf4": "u8", "fp8": "fp8e4nv"}
 LOW = dict(LM=16, LJ=16, LK=128, PART=1024)
@@ -157,8 +172,8 @@ NUMBERS = "M:i32 N:i32 K:i32 W:i32 G:i32 piece:i32 lows:i32 first1:i32 first2:i3
 ARCH = {"tma": "sm_90a", "ptr": "sm_80"}
 
 
-def product(kind, name, BM, BN, BK, warps, stages, sums=0, desc=0):
-    apart = int(sums and name != "fp8")
+def product(kind, name, until, BM, BN, BK, warps, stages, sums=0):
+    apart, desc = int(sums and name != "fp8"), int(kind == "tma" and BM >= 64)
     rows, codes = CODES["fp8"] if name == "fp8" else "bf16", "bf16" if apart else CODES[name]
     types = dict(rows=f"*{rows}", w=f"*{codes}", scales="*fp32" if name == "int8" else "*u8")
     if desc:
@@ -166,18 +181,16 @@ def product(kind, name, BM, BN, BK, warps, stages, sums=0, desc=0):
     signature = dict(parameter.split(":") for parameter in (PARAMETERS.format(**types) + NUMBERS).split())
     constants = dict(BM=BM, BN=BN, BK=BK, SUMS=sums, FORMAT=FORMATS[name], APART=apart, DESC=desc, OVERLAPS=int(kind == "tma"), **LOW)
     arch = "sm_89" if (kind, name) == ("ptr", "fp8") else ARCH[kind]
-    return dict(module="fewrows_packed", kernel="fewrows_packed", kinds=[kind], launch={}, arch=arch, dtype="bf16", constants=constants, warps=warps,
-                stages=stages if kind == "tma" else min(stages, 3), signature=signature)
+    return dict(module="fewrows_packed", kernel="fewrows_packed", kinds=[kind], launch=dict(UNTIL=until), arch=arch, dtype="bf16", constants=constants, warps=warps,
+                stages=stages, signature=signature)
 
 
 def variants():
-    for kind in ARCH:
-        for name in FORMATS:
-            for BM, of in BLOCKS[name].items():
-                yield product(kind, name, BM, *of)
-            for BM, of in HOPPER[name].items() if kind == "tma" else ():
-                yield product(kind, name, BM, *of, desc=1)
-            if name in MANY[kind]:
-                yield product(kind, name, *MANY[kind][name], sums=1, desc=int(kind == "tma"))
+    """In the order of the rows that they are for."""
+    for (kind, name), tiles in TILES.items():
+        for until, of in tiles.items():
+            yield product(kind, name, until, *of)
+        if (kind, name) in MANY:
+            yield product(kind, name, MOST_ROWS, *MANY[kind, name], sums=1)
     for name in ("int8", "nf4"):
         yield row("fewrows_packed", "fewrows_values", "ptr", f"codes:*{CODES[name]} values:{'*i32' if name == 'nf4' else '*bf16'} size:i32", BLOCK=4096, FORMAT=FORMATS[name])

@@ -226,15 +226,6 @@ function productFor(
   return found ?? gpu.kernel(name, { SUMS: 1, ...choice });
 }
 
-/** Tiles of rows that take the same codes apart each, at most, where another kernel reads their values. */
-const TILES_OF_CODES = 2;
-
-/** The same of a product over codes, or over their values. */
-function packedFor(gpu: Launcher, rows: number, format: PackedFormat): Variant {
-  const all = gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]! });
-  const inPieces = all.filter((variant) => variant.constant("SUMS") === 0);
-  const largest = inPieces.at(-1)!;
-  const many = all.find((variant) => variant.constant("SUMS") === 1);
-  if (many && rows > TILES_OF_CODES * largest.constant("BM")) return many;
-  return inPieces.find((variant) => variant.constant("BM") >= rows) ?? largest;
-}
+/** The same of a product over codes, or over their values: each variant says up to how many rows it is taken. */
+const packedFor = (gpu: Launcher, rows: number, format: PackedFormat): Variant =>
+  gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]! }).find((variant) => variant.constant("UNTIL") >= rows)!;
