@@ -20,9 +20,11 @@ export type LoadedAdapter = PoolAdapter & { readonly factors: readonly FactorTen
 
 /**
  * Whether passes may follow one that is under way: all rows are extended by rows, and the id of a token decides nothing but its
- * row of the embedding. Nothing else is asked of these stages meanwhile, as training would be.
+ * row of the embedding, which is zeros where logits that are no numbers gave none. Rows of a table in the machine's memory are
+ * brought unlooked at. Nothing else is asked of these stages meanwhile, as training would be.
  */
-const canFollow = (plan: GenerationPlan, adapters: readonly LoadedAdapter[]): boolean => {
+export const canFollow = (plan: GenerationPlan, adapters: readonly PoolAdapter[]): boolean => {
+  if (plan.spec.perLayer !== null) return false;
   const [{ sizes, device }] = plan.stages;
   const isByRows =
     readingOn(plan).reading === "rows" && extendsByRow(programOf(plan.spec, wholeModel(plan.spec)), device, sizes);
