@@ -83,7 +83,7 @@ export const command = v.pipe(v.array(text), v.minLength(1, "is empty, expected 
 /** An address that what is sent to it reaches unread: by TLS, or within this machine. */
 export const webAddress = v.pipe(
   text,
-  v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])/, expected("an https URL")),
+  v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])(:\d+)?([/?#]|$))/, expected("an https URL")),
 );
 /** Of a generator of random numbers. */
 export const seed = whole(0, 2 ** 32 - 1);
