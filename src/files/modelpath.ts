@@ -3,6 +3,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { counted } from "../base/units.ts";
 
 export type ModelPlace = {
   /** Of the tokenizer and of the settings of generation. */
@@ -39,7 +40,7 @@ export function modelPlace(path: string): ModelPlace {
   if (found.length < 2) return { folder: path, gguf: found.length === 0 ? null : join(path, found[0]!) };
   throw new RequestError(
     "model.folder",
-    `${path} has ${found.length} models: ${found.slice(0, 3).join(", ")}${found.length > 3 ? " and more" : ""}`,
+    `${path} has ${counted(found.length, "model")}: ${found.slice(0, 3).join(", ")}${found.length > 3 ? " and more" : ""}`,
     "let model.path name the GGUF file",
   );
 }

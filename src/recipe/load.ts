@@ -7,6 +7,7 @@ import * as v from "valibot";
 import { camelKeys, snake } from "../base/case.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { hubText, isHub, REPO } from "../base/source-name.ts";
+import { count, counted } from "../base/units.ts";
 import { checkLength, checkTogether } from "./agree.ts";
 import { type Fault, faultsOf, unknownKey } from "./faults.ts";
 import { type Path, Places } from "./places.ts";
@@ -28,7 +29,8 @@ function readText(path: string): string {
   try {
     const stat = statSync(path);
     if (!stat.isFile()) throw unreadable("is not a file");
-    if (stat.size > MOST_BYTES) throw unreadable(`has ${stat.size} bytes, a recipe has at most ${MOST_BYTES}`);
+    if (stat.size > MOST_BYTES)
+      throw unreadable(`has ${counted(stat.size, "byte")}, a recipe has at most ${count(MOST_BYTES)}`);
     return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path));
   } catch (error) {
     if (error instanceof RequestError) throw error;
@@ -132,7 +134,10 @@ function resolveAll(table: RecipeTable, path: string, seed: number, faults: Faul
   checkLength(defaults, ["defaults"], faults);
   const total = table.adapter.reduce((sum, adapter) => sum + countChoices(adapter), 0);
   if (total > MOST_ADAPTERS) {
-    faults.push({ path: ["adapter"], message: `and its sweeps make ${total} adapters; a recipe has at most ${MOST_ADAPTERS}` });
+    faults.push({
+      path: ["adapter"],
+      message: `and its sweeps make ${counted(total, "adapter")}; a recipe has at most ${count(MOST_ADAPTERS)}`,
+    });
     return [];
   }
   const isPatient = ({ patience, sweep }: AdapterTable) => patience !== undefined || sweep?.["patience"] !== undefined;
@@ -172,7 +177,8 @@ function checkSweep(adapter: AdapterTable, at: Path, faults: Fault[]): void {
 
 function checkName(name: string, path: Path, taken: Map<string, Path>, faults: Fault[]): void {
   const folded = name.toLowerCase(); // some file systems do not tell them apart
-  if (name.length > 64) faults.push({ path, message: `makes the name '${name}' of ${name.length} characters; at most 64` });
+  if (name.length > 64)
+    faults.push({ path, message: `makes the name '${name}' of ${counted(name.length, "character")}; at most 64` });
   const taking = {
     [CHECKPOINTS]: "its checkpoints",
     [TENSORBOARD]: "TensorBoard's files",

@@ -4,7 +4,7 @@ import { readdirSync, realpathSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { shortPath } from "../base/units.ts";
+import { counted, shortPath } from "../base/units.ts";
 import { partOfWeights } from "../engine/initialise.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readJsonObject } from "../files/json.ts";
@@ -25,7 +25,7 @@ function adapterHint(folder: string, command: string): string {
   const found = inside.filter((name) => isFolder(join(folder, name)) && isFile(join(folder, name, "adapter_config.json")));
   const shown = found.slice(0, 3).map((name) => shortPath(join(folder, name)));
   if (shown.length === 0) return "name the folder of one adapter: the run's output and the adapter's name, as runs/first/sums";
-  const further = found.length > shown.length ? ` or another of its ${found.length} adapters` : "";
+  const further = found.length > shown.length ? ` or another of its ${counted(found.length, "adapter")}` : "";
   return `name one adapter: ${shown.join(", ")}${further}${command === "export" ? "; or give --all" : ""}`;
 }
 

@@ -3,6 +3,7 @@
 
 import { RequestError, textOf } from "../base/errors.ts";
 import { memory } from "../base/machine.ts";
+import { counted } from "../base/units.ts";
 import { type AdapterStatus, starting } from "../bus/control.ts";
 import type { ReadProgress } from "../data/reading.ts";
 import { lacking, lateAdapters } from "../plan/late-adapters.ts";
@@ -211,7 +212,9 @@ export class RunAdapters {
     const takes = ({ slots, stages }: Plan) => [slots, ...stages.map(({ sizes }) => sizes.blockBytes + sizes.hostBytes)];
     const isMore = takes(needed).some((is, i) => is > takes(plan)[i]!);
     const room =
-      needed.slots > plan.slots ? `${needed.slots} slots instead of ${plan.slots}` : "memory for more adapters at once";
+      needed.slots > plan.slots
+        ? `${counted(needed.slots, "slot")} instead of ${plan.slots}`
+        : "memory for more adapters at once";
     const more = isMore && !training.controls.hasRoomFor(planned) ? room : null;
     const told = [...late.notices, ...settingNotices(planned)].filter((text) => !known.has(text));
     for (const text of told) this.options.notice(text);

@@ -136,7 +136,7 @@ describe("refused with what was found and what is supported", () => {
     [
       "LongRoPE's factors",
       () => of("Phi3ForCausalLM", { rope_scaling: { type: "su", short_factor: [1] } }),
-      "short_factor is 1 values",
+      "short_factor is 1 value,",
       "",
     ],
   ])("%s", (_, work, found, supported) => {

@@ -292,7 +292,7 @@ describe("a fault is reported with its place", () => {
   test("sweeps that are too many", () => {
     const many = `[${Array.from({ length: 40 }, (_, i) => i + 1)}]`;
     const { lines } = refused(HEAD + adapter(`sweep = { rank = ${many}, steps = ${many} }`));
-    expect(lines[0]).toContain("make 1600 adapters");
+    expect(lines[0]).toContain("make 1,600 adapters");
   });
 });
 
