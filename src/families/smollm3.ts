@@ -40,7 +40,8 @@ export const smollm3 = {
   },
   about: { models: "SmolLM3 3B", golden: "families/smollm3", on: "2026-11-29" },
   read: (config) => {
-    const sizes = readSizes(config, DEFAULTS);
+    const isNull = config.source["num_key_value_heads"] === null; // transformers then takes as many as heads
+    const sizes = readSizes(config, isNull ? { ...DEFAULTS, kvHeads: null } : DEFAULTS);
     const has = rotating(config, sizes.layers);
     const rope = readRope(config, { ...sizes, theta: 2e6 });
     const window = config.flag("use_sliding_window", false) ? readWindow(config, null) : null;

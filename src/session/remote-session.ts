@@ -26,7 +26,7 @@ export const remoteSessions = (options?: RemoteOptions): RemoteSession[] =>
   knownRuns().map((entry) => new RemoteSession(entry, options));
 
 /**
- * Requests wait while the run's stages are being opened, but `status`, which is refused then. They throw what the session throws,
+ * Requests wait while the run's stages are being opened, but `status`, which is refused then. They throw what the session does,
  * and RunErrors: `control.silent`, and `control.lost` where the run is gone.
  */
 export class RemoteSession {

@@ -47,7 +47,7 @@ test("what is thrown is answered by its kind, and what is not the client's is kn
   }
 });
 
-test("stages are lost by errors of theirs, of whatever class, and by no other", () => {
+test("stages are lost by their own errors, of whatever class, and by no other", () => {
   for (const [thrown, , text] of CASES)
     expect(isFatal(thrown), `${thrown}`).toBe(text === AGAIN || text === "does not fit; less");
 });
