@@ -5,6 +5,7 @@ import { dirname, resolve } from "node:path";
 import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { camelKeys, snake } from "../base/case.ts";
+import { isHome } from "../base/check.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { hubText, isHub, REPO } from "../base/source-name.ts";
 import { count, counted } from "../base/units.ts";
@@ -59,7 +60,7 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
     model: { path: modelPath, precision: model.precision },
     run: {
       ...camelKeys(run),
-      output: overrides.output === undefined ? resolve(dirname(path), run.output) : resolve(overrides.output),
+      output: outputOf(overrides) ?? resolve(dirname(path), run.output),
       seed: seedOf(overrides, run.seed),
       device: deviceOf(overrides) ?? run.device,
       tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
@@ -196,6 +197,12 @@ function seedOf({ seed }: Overrides, fallback: number): number {
   if (!Number.isInteger(value) || value < 0 || value > 2 ** 32 - 1)
     throw new RequestError("flag.seed", `--seed ${seed}: expected a whole number from 0 to ${2 ** 32 - 1}`);
   return value;
+}
+
+function outputOf({ output }: Overrides): string | undefined {
+  if (output === undefined) return undefined;
+  if (!isHome(output)) return resolve(output);
+  throw new RequestError("flag.output", `--output ${output}: the shell has left the '~' as it is`, "write the whole path");
 }
 
 function deviceOf({ device }: Overrides): Recipe["run"]["device"] | undefined {
