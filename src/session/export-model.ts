@@ -254,6 +254,12 @@ function heldIn(adapterFolder: string): string | null {
 function freeFolder(path: string, base: string): string {
   const wrong = (what: string) => new RequestError("export.output", what, "give --output a folder that is new or empty");
   const whole = resolve(path);
+  if (/\.gguf$/i.test(whole))
+    throw new RequestError(
+      "export.output",
+      `${whole} would be a folder`,
+      "give --gguf f16, q8_0, ... for a GGUF, or name a folder",
+    );
   try {
     const stat = statSync(whole, { throwIfNoEntry: false });
     if (!stat) return whole;
