@@ -88,7 +88,7 @@ function checkResult({ adapters, stopped }: RunResult, output: string): void {
       `${failed.length} of ${counted(adapters.length, "adapter")} failed: ${failed.map(({ name }) => name).join(", ")}`,
       failed.some(({ status }) => status === "stopped")
         ? "fix what the notices name, and give the same command again: it continues what has stopped"
-        : undefined,
+        : "fix what the lines above name: the same command tries again what has failed, a changed recipe needs another output",
     );
   if (stopped)
     throw new RunError(
