@@ -167,7 +167,7 @@ function refuseNegative(args: readonly string[]): void {
   if (found === undefined) return;
   const flag = args[args.indexOf(found) - 1];
   const way = flag?.startsWith("--") && !flag.includes("=") ? `${flag}=${found}` : `--flag=${found}`;
-  throw new RequestError("cli.usage", `'${found}' begins with '-', as flags do`, `write a value of a flag behind '=': ${way}`);
+  throw new RequestError("cli.usage", `'${found}' begins with '-', as flags do`, `write a flag's value after '=': ${way}`);
 }
 
 /** Returns the exit code. */

@@ -312,9 +312,9 @@ describe("a bad request is one error with its place, exit code 2, and nothing be
   test.each([
     [
       ["plan", "RECIPE", "--price", "-1"],
-      "'-1' begins with '-', as flags do\nhint: write a value of a flag behind '=': --price=-1",
+      "'-1' begins with '-', as flags do\nhint: write a flag's value after '=': --price=-1",
     ],
-    [["plan", "RECIPE", "--price", "-.5"], "behind '=': --price=-.5"],
+    [["plan", "RECIPE", "--price", "-.5"], "after '=': --price=-.5"],
     [["plan", "RECIPE", "--price=-1"], "error[cli.flag]: --price is -1"],
     [["generate", "--adapter", "RECIPE", "--prompt", "x"], "recipe.toml is no folder"],
     [["report", "RECIPE", "--output", "circle"], "error[cli.output]: --output circle: ELOOP"],

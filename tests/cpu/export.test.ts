@@ -300,10 +300,7 @@ describe("refused, with nothing written,", () => {
     truncateSync(path, readFileSync(path).length - 10);
     await refused([short, ...to], "error[safetensors.header]", path);
     await refused([place.model, ...to], "error[export.adapter]", `${place.model} has no adapter_config.json`);
-    await refused([at("nothing"), ...to], "error[export.adapter]", "is no folder");
-    symlinkSync("circle", at("circle"));
-    for (const none of [at("circle"), path, join(path, "below"), at("x".repeat(300))])
-      await refused([none, ...to], "error[export.adapter]", "is no folder");
+    for (const no of [at("no"), path]) await refused([no, ...to], "error[export.adapter]", "is no folder");
     const run = at("output-of-two");
     mkdirSync(join(run, "sums"), { recursive: true });
     writeFileSync(join(run, "sums", "adapter_config.json"), "{}");
