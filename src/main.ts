@@ -160,6 +160,16 @@ function usageError(cli: CAC, message: string): RequestError {
   return new RequestError("cli.usage", text, `${meant ? `did you mean --${meant}? ` : ""}${usage.trim()}`);
 }
 
+/** A number below 0 after a flag is read as flags of one letter. */
+function refuseNegative(args: readonly string[]): void {
+  const end = args.indexOf("--");
+  const found = args.slice(0, end < 0 ? args.length : end).find((arg) => /^-\.?\d/.test(arg));
+  if (found === undefined) return;
+  const flag = args[args.indexOf(found) - 1];
+  const way = flag?.startsWith("--") && !flag.includes("=") ? `${flag}=${found}` : `--flag=${found}`;
+  throw new RequestError("cli.usage", `'${found}' begins with '-', as flags do`, `write a flag's value after '=': ${way}`);
+}
+
 /** Returns the exit code. */
 async function main(args: readonly string[]): Promise<number> {
   if (args[0] === "--version" || args[0] === "-v") {
@@ -170,6 +180,7 @@ async function main(args: readonly string[]): Promise<number> {
   const cli = commandLine();
   try {
     cli.parse(["", "", ...args], { run: false }); // with `run` it would not wait for the command
+    refuseNegative(args);
     for (const [flag, value] of Object.entries(cli.options))
       if (flag !== "--" && Array.isArray(value) && !(REPEATED[cli.matchedCommandName ?? ""] === flag))
         throw usageError(cli, `--${flag} was given ${value.length} times`);

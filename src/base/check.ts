@@ -28,6 +28,14 @@ export const text = v.pipe(
   v.excludes("\0", expected("a string without NUL characters")),
 );
 
+/** Whether a shell would have put the user's folder in the place of its beginning. */
+export const isHome = (path: string): boolean => /^~(\/|$)/.test(path);
+/** A path. */
+export const place = v.pipe(
+  text,
+  v.check((path) => !isHome(path), "begins with '~', which a shell replaces and a recipe does not: write the whole path"),
+);
+
 /** Numbers of f32, in which adapters are computed: a larger one becomes infinity there, and a smaller one 0. */
 const [SMALLEST, LARGEST] = [2 ** -126, (2 - 2 ** -23) * 2 ** 127];
 const isSingle = (value: number): boolean =>

@@ -3,6 +3,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { textOf } from "./errors.ts";
 import { parsePython } from "./python-json.ts";
+import { count, counted } from "./units.ts";
 
 /** What an error of `parseJsonFile` says of its file, and the way out where the file itself is at fault. */
 export function jsonProblem(error: unknown): { readonly isMissing: boolean; readonly what: string; readonly hint?: string } {
@@ -21,7 +22,7 @@ export function parseJsonFile(path: string, mostBytes = 256 << 20): unknown {
   const stat = statSync(path);
   // A pipe would be waited for.
   if (!stat.isFile()) throw new Error(stat.isDirectory() ? "it is a folder" : "it is no regular file");
-  if (stat.size > mostBytes) throw new Error(`it has ${stat.size} bytes, at most ${mostBytes} are read`);
+  if (stat.size > mostBytes) throw new Error(`it has ${counted(stat.size, "byte")}, at most ${count(mostBytes)} are read`);
   const text = textOfBytes(readFileSync(path));
   try {
     return parsePython(text);

@@ -19,9 +19,12 @@ export function formatBytes(bytes: number): string {
 /** 12345 as "12,345". */
 export const count = (n: number): string => Math.round(n).toLocaleString("en-US");
 
+/** 1 as "1 row", 12345 as "12,345 rows"; `many` where an s does not make the plural. */
+export const counted = (n: number, one: string, many = `${one}s`): string => `${count(n)} ${Math.round(n) === 1 ? one : many}`;
+
 /** Seconds as "4.2 s", "3 min 05 s" or "2 h 07 min". */
 export function duration(seconds: number): string {
-  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
   const two = (n: number) => `${n}`.padStart(2, "0");
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
@@ -35,7 +38,7 @@ export function readText(
 ): string {
   const rate = seconds > 0 ? `, ${count(rows / seconds)} rows/s` : "";
   const done = Math.floor((100 * bytes) / Math.max(1, totalBytes));
-  return `${count(rows)} rows, ${formatBytes(bytes)} of ${formatBytes(totalBytes)} (${done} %)${rate}`;
+  return `${counted(rows, "row")}, ${formatBytes(bytes)} of ${formatBytes(totalBytes)} (${done} %)${rate}`;
 }
 
 /** 0.0312 as "3.1 %". */

@@ -98,7 +98,10 @@ export class Answers {
 const MOST_ANSWERS = 1000;
 
 /** The run takes no requests yet, and has done nothing. */
-export const isStarting = (error: unknown): boolean => error instanceof RequestError && error.code === "control.starting";
+export const starting = (): RequestError =>
+  new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");
+export const isStarting = (error: unknown): error is RequestError =>
+  error instanceof RequestError && error.code === "control.starting";
 
 /** A name for a request, the same however often it is asked. */
 export const newRequestNumber = (): string => randomText(20);

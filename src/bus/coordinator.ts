@@ -7,6 +7,7 @@ import { sleep } from "../base/clock.ts";
 import type { DeviceReport } from "../base/device-report.ts";
 import { invariant, type MloraError, RunError, textOf } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
+import { counted } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
 import type { Bus } from "./bus.ts";
 import type { Channel } from "./channel.ts";
@@ -215,7 +216,11 @@ class Gathering implements NatsBus {
     const free = range(this.stages).filter((i) => !this.#places.has(i));
     const stage = wanted ?? free.find((i) => i >= this.#reserved);
     if (stage === undefined)
-      return reject("bus.full", `the run ${this.endpoint.run} has all its ${this.stages} stages`, "start no more of them");
+      return reject(
+        "bus.full",
+        `the run ${this.endpoint.run} has all its ${counted(this.stages, "stage")}`,
+        "start no more of them",
+      );
     if (stage >= this.stages)
       return reject(
         "bus.place",

@@ -3,7 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { jsonText, writeStdout } from "../base/terminal.ts";
-import { count, formatBytes } from "../base/units.ts";
+import { count, counted, formatBytes } from "../base/units.ts";
 import { BENCHMARK_METHODS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
 import {
   benchmarkGeneration,
@@ -57,13 +57,10 @@ function text(report: GenerationBenchmarkReport): string {
       .map(([name, ms]) => `${name} ${ms.toFixed(2)}`)
       .join(", ");
   const [reading, extending] = [listed(report.reading_kernel_ms), listed(report.kernel_ms)];
-  const of =
-    adapters === 0
-      ? "no adapter"
-      : `${adapters} ${adapters === 1 ? "adapter" : "adapters"} of rank ${[...new Set(ranks)].join(", ")}`;
+  const of = adapters === 0 ? "no adapter" : `${counted(adapters, "adapter")} of rank ${[...new Set(ranks)].join(", ")}`;
   return [
-    `${shape} on ${device} in ${compute}: ${of}, ${sequences} sequences of ${prompt_tokens} + ${new_tokens} tokens`,
-    `  ${count(report.tokens_per_s)} tokens/s; a pass that extends all ${report.pass_ms} ms (median), prompts ${report.reading_ms} ms in ${report.reading_passes} passes`,
+    `${shape} on ${device} in ${compute}: ${of}, ${counted(sequences, "sequence")} of ${prompt_tokens} + ${counted(new_tokens, "token")}`,
+    `  ${count(report.tokens_per_s)} tokens/s; a pass that extends all ${report.pass_ms} ms (median), prompts ${report.reading_ms} ms in ${counted(report.reading_passes, "pass", "passes")}`,
     ...(reading === "" ? [] : [`  kernels of the prompts, ms: ${reading}`]),
     ...(extending === "" ? [] : [`  kernels of a pass that extends all, ms: ${extending}`]),
     `  process at its peak ${formatBytes(report.peak_rss_bytes)}`,

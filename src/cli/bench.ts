@@ -4,7 +4,7 @@ import { RequestError } from "../base/errors.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import { jsonText, writeStdout } from "../base/terminal.ts";
-import { count, formatBytes, percent } from "../base/units.ts";
+import { count, counted, formatBytes, percent } from "../base/units.ts";
 import { type BenchmarkOptions, type BenchmarkReport, benchmark } from "../session/benchmark.ts";
 import { BENCHMARK_METHODS, BENCHMARK_SHARINGS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
 import { type Checks, choice, dashed, given, natural, numbersOf, ranksOf } from "./bench-flags.ts";
@@ -68,7 +68,7 @@ function text(report: BenchmarkReport): string {
   const bytes = (key: "planned_bytes" | "device_bytes" | "peak_rss_bytes") => formatBytes(report[key]);
   const families = Object.entries(report.kernel_ms).map(([family, ms]) => `${family} ${ms.toFixed(1)}`);
   return [
-    `${shape} on ${device} in ${compute}: ${adapters} ${adapters === 1 ? "adapter" : "adapters"} of rank ${[...new Set(ranks)].join(", ")}, ${rows} x ${length} tokens each, recomputation ${recomputation}`,
+    `${shape} on ${device} in ${compute}: ${counted(adapters, "adapter")} of rank ${[...new Set(ranks)].join(", ")}, ${rows} x ${counted(length, "token")} each, recomputation ${recomputation}`,
     `  ${count(report.tokens_per_s)} tokens/s, ${report.ms} ms a step (median)`,
     ...(watts === null
       ? []

@@ -3,7 +3,7 @@
 import { basename } from "node:path";
 import { sum } from "../base/shape.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
-import { count, percent, shortPath } from "../base/units.ts";
+import { count, counted, percent, shortPath } from "../base/units.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import {
   type DataDescription,
@@ -55,12 +55,12 @@ function summaryLines({ adapter, counts }: DataDescription, screen: Screen): str
   const files = adapter.train.map((file) => basename(file)).join(", ");
   const heldOut = counts.eval_rows === 0 ? "" : `, ${count(counts.eval_rows)} held out`;
   return [
-    `${adapter.name}: ${count(counts.train_rows)} rows of ${visible(files)}${heldOut}`,
+    `${adapter.name}: ${counted(counts.train_rows, "row")} of ${visible(files)}${heldOut}`,
     `  tokens   ${count(counts.tokens)}, ${count(counts.learned_tokens)} of them learned (${percent(counts.learned_tokens / counts.tokens)})`,
     `  lengths  ${count(lengths.shortest)} to ${count(lengths.longest)}, median ${count(lengths.median)}, 95 % at most ${count(lengths.p95)}; max_length ${count(adapter.maxLength)}`,
     ...drawHistogram(lengths.bins, screen.width - 11).map((line) => `           ${line}`),
-    `  cut      ${count(counts.truncated)} rows to max_length`,
-    `  dropped  ${count(counts.dropped)} rows`,
+    `  cut      ${counted(counts.truncated, "row")} to max_length`,
+    `  dropped  ${counted(counts.dropped, "row")}`,
     ...counts.notices
       .filter(({ kind }) => kind !== "cut")
       .flatMap((notice) => wrapped(visible(noticeText(notice)), screen.width - 2).map((line) => `  ${line}`)),
@@ -78,7 +78,7 @@ function rowLines(row: RowDescription, n: number, decode: DataDescription["decod
     const cut = kept < all.length ? `, ${count(all.length - kept)} cut off` : "";
     const name_ = row.sequences.length > 1 ? ` ${name}` : "";
     const dropped = row.dropped ? "; dropped" : "";
-    const head = `  row ${n}${name_}, ${visible(shortPath(row.place))}: ${count(all.length)} tokens, ${count(learned)} learned${cut}${label}${dropped}`;
+    const head = `  row ${n}${name_}, ${visible(shortPath(row.place))}: ${counted(all.length, "token")}, ${count(learned)} learned${cut}${label}${dropped}`;
     return [head, ...(decode ? idLines(sequence, decode) : drawRuns(sequence.text, colour))];
   });
   return [...lines, ...notices];

@@ -4,7 +4,7 @@
 import { basename, join } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
-import { count, formatBytes, shortPath } from "../base/units.ts";
+import { count, counted, formatBytes, shortPath } from "../base/units.ts";
 import { type ExportedGguf, exportGguf, GGUF_CONTENTS } from "../session/export-gguf.ts";
 import { adaptersOfRun, EXPORT_DTYPES, type ExportedModel, exportModel, exportModels } from "../session/export-model.ts";
 import { oneOf } from "./flags.ts";
@@ -56,13 +56,13 @@ export function exportAdapter(folder: string, flags: ExportFlags): void {
 }
 
 const textOf = (made: ExportedModel): string =>
-  `merged ${count(made.merged_tensors)} of ${count(made.tensors)} tensors (${placesText(made)}) into ` +
-  `${shortPath(made.output)}: ${count(made.parameters)} parameters in ${made.dtype}, ${formatBytes(made.bytes)}, ` +
-  `${made.files.length === 1 ? "1 file" : `${made.files.length} files`}`;
+  `merged ${count(made.merged_tensors)} of ${counted(made.tensors, "tensor")} (${placesText(made)}) into ` +
+  `${shortPath(made.output)}: ${counted(made.parameters, "parameter")} in ${made.dtype}, ${formatBytes(made.bytes)}, ` +
+  counted(made.files.length, "file");
 
 const ggufText = (made: ExportedGguf): string =>
   `wrote ${shortPath(made.output)}: ${made.gguf === "adapter" ? "the adapter alone" : `the merged model in ${made.gguf}`} ` +
-  `(${placesText(made)}), ${count(made.tensors)} tensors, ${count(made.parameters)} values, ${formatBytes(made.bytes)}`;
+  `(${placesText(made)}), ${counted(made.tensors, "tensor")}, ${counted(made.parameters, "value")}, ${formatBytes(made.bytes)}`;
 
 /** "rank 16, scale 2"; of an adapter with several of them, the least and the largest. */
 function placesText({ rank, scale, places }: Pick<ExportedModel, "rank" | "scale" | "places">): string {

@@ -2,7 +2,7 @@
 
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { RequestError } from "../base/errors.ts";
+import { RequestError, textOf } from "../base/errors.ts";
 import { nearest } from "../recipe/suggest.ts";
 
 /** A whole number from `from` on. */
@@ -23,8 +23,14 @@ export const LINKS = ["auto", "ipc", "nccl", "shm", "nats"] as const;
 
 /** The file that `flag` names; its folder has to be there before any long work. A RequestError is `cli.<flag>`. */
 export function fileOf(flag: string, path: string): string {
-  const kindOf = (of: string) => statSync(of, { throwIfNoEntry: false });
   const wrong = (what: string, hint: string) => new RequestError(`cli.${flag}`, `--${flag} ${path}: ${what}`, hint);
+  const kindOf = (of: string) => {
+    try {
+      return statSync(of, { throwIfNoEntry: false });
+    } catch (error) {
+      throw wrong(textOf(error), "name another file");
+    }
+  };
   if (path === "") throw wrong("names no file", "name one");
   if (!kindOf(dirname(resolve(path)))?.isDirectory())
     throw wrong(`the folder ${dirname(path)} is not there`, "make it, or name another file");

@@ -3,7 +3,7 @@
 import { now } from "../base/clock.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
-import { count, duration, shortPath } from "../base/units.ts";
+import { counted, duration, shortPath } from "../base/units.ts";
 import { type GenerationOptions, isExact, prepareGeneration, type TextGeneration } from "../session/text-generation.ts";
 import { DEVICES, oneOf, wholeNumber } from "./flags.ts";
 import { Printer } from "./generate/print.ts";
@@ -64,6 +64,6 @@ function summary({ answers }: TextGeneration, seconds: number): string {
   const exactly = [...Map.groupBy(known, ({ question }) => question.name)].map(([name, of]) => {
     return `${name} ${of.filter((answer) => isExact(answer)).length} of ${of.length}`;
   });
-  const speed = `${count(tokens)} tokens in ${duration(seconds)}, ${(tokens / seconds).toFixed(1)} tokens/s`;
+  const speed = `${counted(tokens, "token")} in ${duration(seconds)}, ${(tokens / seconds).toFixed(1)} tokens/s`;
   return exactly.length === 0 ? speed : `${speed}; exactly right: ${exactly.join(", ")}`;
 }

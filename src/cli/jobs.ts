@@ -7,7 +7,7 @@ import { writeFileAtomic } from "../base/atomic.ts";
 import { sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
 import { jsonText, visible, writeStderr, writeStdout } from "../base/terminal.ts";
-import { shortPath } from "../base/units.ts";
+import { count, counted, shortPath } from "../base/units.ts";
 import { Named, ServerClient, type ServerFlags } from "./server-client.ts";
 import { table } from "./table.ts";
 
@@ -82,7 +82,7 @@ function found(all: readonly Job[], named: string): Job {
   const exact = all.find(({ id }) => id === named);
   const meant = exact ? [exact] : all.filter((job) => job.id.startsWith(named) || job.user_provided_suffix === named);
   if (meant.length === 1) return meant[0]!;
-  const what = meant.length === 0 ? "no job" : `${meant.length} jobs: ${meant.map(({ id }) => id).join(", ")}`;
+  const what = meant.length === 0 ? "no job" : `${counted(meant.length, "job")}: ${meant.map(({ id }) => id).join(", ")}`;
   throw new RequestError("jobs.job", `'${named}' names ${what}`, "name one by its id; mlora jobs lists them");
 }
 
@@ -129,7 +129,10 @@ async function fetchAdapter(server: ServerClient, job: Job, output: unknown): Pr
   for (const { name, bytes } of data) {
     const content = await server.bytes(`${path}/${encodeURIComponent(name)}`);
     if (!/^[\w.-]+$/.test(name) || content.length !== bytes)
-      throw new RunError("server.answer", `the file '${visible(name)}' came with ${content.length} bytes, expected ${bytes}`);
+      throw new RunError(
+        "server.answer",
+        `the file '${visible(name)}' came with ${counted(content.length, "byte")}, expected ${count(bytes)}`,
+      );
     files.set(name, content);
   }
   mkdirSync(folder, { recursive: true });

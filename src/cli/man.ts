@@ -4,7 +4,7 @@ import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { writeGenerated, writeStdout } from "../base/terminal.ts";
-import { shortPath } from "../base/units.ts";
+import { counted, shortPath } from "../base/units.ts";
 import { COMMAND_NAMES, type CommandName } from "./commands.ts";
 import { oneArgument } from "./flags.ts";
 import { RECIPE_PAGE } from "./grammar.ts";
@@ -33,5 +33,5 @@ export function man(page: string | undefined, output: string | undefined): void 
     mkdirSync(dirname(path), { recursive: true });
     writeFileAtomic(path, text);
   }
-  writeStdout(`${pages.size} man pages in ${shortPath(output)}\n`);
+  writeStdout(`${counted(pages.size, "man page")} in ${shortPath(output)}\n`);
 }

@@ -5,7 +5,7 @@ import { writeFileAtomic } from "../base/atomic.ts";
 import type { HeldWeights } from "../base/precision.ts";
 import { sum } from "../base/shape.ts";
 import { jsonText, visible, writeStdout } from "../base/terminal.ts";
-import { count, formatBytes, percent, shortPath } from "../base/units.ts";
+import { count, counted, formatBytes, percent, shortPath } from "../base/units.ts";
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { Overrides } from "../recipe/recipe.ts";
@@ -91,8 +91,7 @@ const hasRanks = (places: AdapterPlan["places"]): boolean => new Set(places?.ran
 const drawnText = (svg: string | null): string[] => (svg === null ? [] : ["", `the schedule is drawn in ${shortPath(svg)}`]);
 
 function titleOf({ recipe, adapters, stages }: Plan): string {
-  const many = (n: number, what: string) => `${n} ${what}${n === 1 ? "" : "s"}`;
-  const where = `${many(adapters.length, "adapter")} on ${basename(recipe.model.path)} in ${many(stages.length, "stage")}`;
+  const where = `${counted(adapters.length, "adapter")} on ${basename(recipe.model.path)} in ${counted(stages.length, "stage")}`;
   return `${basename(recipe.path)}: ${where}`;
 }
 
@@ -143,22 +142,26 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
     rows,
   );
   return [
-    `${shortPath(recipe.path)}: ${adapters.length} ${adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}`,
-    `  base model   ${spec.family}, ${spec.layers} layers, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}, held as ${heldText(sizes, device.compute)}`,
+    `${shortPath(recipe.path)}: ${counted(adapters.length, "adapter")} on ${shortPath(recipe.model.path)}`,
+    `  base model   ${spec.family}, ${counted(spec.layers, "layer")}, hidden ${spec.hidden}, vocabulary ${count(spec.vocab)}, held as ${heldText(sizes, device.compute)}`,
     `  device       ${device.kind} (${device.name}), ${device.compute}, recomputation ${sizes.recomputation}`,
-    `  passes       at most ${count(sizes.rows)} tokens, shared by adapters; a micro-batch at most ${count(plan.tokensPerMicrobatch)} tokens`,
+    `  passes       at most ${counted(sizes.rows, "token")}, shared by adapters; a micro-batch at most ${counted(plan.tokensPerMicrobatch, "token")}`,
     ...(facts.host_bytes > 0
       ? [
-          `  turns        ${plan.resident} of ${plan.slots} adapters are on the device at once; the others wait for their turn in ${formatBytes(facts.host_bytes)} of host memory`,
+          `  turns        ${plan.resident} of ${counted(plan.slots, "adapter")} are on the device at once; the others wait for their turn in ${formatBytes(facts.host_bytes)} of host memory`,
         ]
       : []),
-    ...(plan.slots < adapters.length ? [`  at once      ${plan.slots} adapters; the others wait for one of them to end`] : []),
+    ...(plan.slots < adapters.length
+      ? [
+          `  at once      ${counted(plan.slots, "adapter")}; the others wait for ${plan.slots === 1 ? "it" : "one of them"} to end`,
+        ]
+      : []),
     `  output       ${shortPath(recipe.run.output)}`,
     ...facts.notices.map((notice) => `  notice       ${notice}`),
     "",
     ...adapterLines,
     "",
-    `${count(sum(adapters.map(({ steps }) => steps)))} steps, ${count(sum(adapters.map(({ tokens }) => tokens)))} tokens in all`,
+    `${counted(sum(adapters.map(({ steps }) => steps)), "step")}, ${counted(sum(adapters.map(({ tokens }) => tokens)), "token")} in all`,
     "",
     ...table(
       [
@@ -186,7 +189,5 @@ function planText({ plan, modules }: PlannedRun, facts: PlanFacts): string[] {
 function heldText({ format, denseGroups = [] }: HeldWeights, compute: string): string {
   if (format === "dense") return compute;
   if (format === "bf16-products") return "bf16, and multiplied in bf16";
-  return denseGroups.length === 0
-    ? format
-    : `${format}, ${denseGroups.length} ${denseGroups.length === 1 ? "group" : "groups"} of linears as ${compute}`;
+  return denseGroups.length === 0 ? format : `${format}, ${counted(denseGroups.length, "group")} of linears as ${compute}`;
 }

@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import { parse } from "smol-toml";
 import { RequestError, textOf } from "../base/errors.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
-import { count, duration, formatBytes, shortPath } from "../base/units.ts";
+import { count, counted, duration, formatBytes, shortPath } from "../base/units.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import { findSession, type RemoteSession, remoteSessions } from "../session/remote-session.ts";
 import { openLine } from "./reading.ts";
@@ -47,8 +47,8 @@ function runLines({ session: { run, pid, output }, status, fault }: Known): stri
     `${state} for ${duration(seconds)}`,
     ...(secondsLeft === null ? [] : [`${duration(secondsLeft)} left`]),
     `${count(tokensPerSecond)} tokens/s`,
-    `${stages} ${stages === 1 ? "stage" : "stages"}`,
-    `${slots} ${slots === 1 ? "slot" : "slots"}`,
+    counted(stages, "stage"),
+    counted(slots, "slot"),
     formatBytes(memoryBytes),
   ];
   const lines = table<AdapterStatus>(

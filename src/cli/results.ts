@@ -1,7 +1,7 @@
 // The table of results at the end of a run.
 
 import { join } from "node:path";
-import { count, duration, shortPath } from "../base/units.ts";
+import { count, counted, duration, shortPath } from "../base/units.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Estimate } from "../session/estimate.ts";
 import type { AdapterResult, RunResult } from "../session/events.ts";
@@ -52,7 +52,7 @@ export function summary(
     adapters,
   );
   const expected = estimate ? `, ${duration(estimate.seconds)} were expected` : "";
-  const rate = `${count(tokens)} tokens in ${duration(seconds)}${expected}, ${count(tokens / Math.max(1e-3, seconds))} tokens/s`;
+  const rate = `${counted(tokens, "token")} in ${duration(seconds)}${expected}, ${count(tokens / Math.max(1e-3, seconds))} tokens/s`;
   const legend = best.size > 0 ? ["* the lowest of those that are held against the same rows", ""] : [];
   return ["", ...lines, "", ...legend, `${rate}; metrics in ${shortPath(join(output, "metrics.jsonl"))}`];
 }

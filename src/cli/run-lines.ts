@@ -2,7 +2,7 @@
 
 import { layersText } from "../base/layers.ts";
 import { writeStderr } from "../base/terminal.ts";
-import { shortPath } from "../base/units.ts";
+import { counted, shortPath } from "../base/units.ts";
 import type { EventOf, SessionEvent } from "../session/events.ts";
 import { openProgress, type Progress } from "./progress.ts";
 import { readProgress } from "./reading.ts";
@@ -49,7 +49,9 @@ function linesOf(event: SessionEvent): string[] | null {
     case "reopening":
       return [reopening(event)];
     case "replanned":
-      return [`  ${event.slots} of ${event.adapters} adapters at once, passes of at most ${event.rows} tokens`];
+      return [
+        `  ${event.slots} of ${counted(event.adapters, "adapter")} at once, passes of at most ${counted(event.rows, "token")}`,
+      ];
     default:
       return null;
   }
@@ -58,7 +60,7 @@ function linesOf(event: SessionEvent): string[] | null {
 function invitation({ missing, url, run, keyFile }: EventOf<"invitation">): string[] {
   const how = keyFile === null ? "start, with the same MLORA_RUN_KEY," : `copy ${keyFile} (its key) there, and start`;
   return [
-    `waiting for ${missing} ${missing === 1 ? "stage" : "stages"}: on each machine, ${how}`,
+    `waiting for ${counted(missing, "stage")}: on each machine, ${how}`,
     `  mlora stage --nats ${url} --run ${run}${keyFile === null ? "" : " --key FILE"}`,
   ];
 }
@@ -66,7 +68,7 @@ function invitation({ missing, url, run, keyFile }: EventOf<"invitation">): stri
 function accepted({ run, model, device, adapters, slots, notices, paused }: EventOf<"accepted">): string[] {
   const [stay, they] = paused.length === 1 ? ["stays", "it"] : ["stay", "them"];
   return [
-    `${adapters.length} ${adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(model)}, ${device}`,
+    `${counted(adapters.length, "adapter")} on ${shortPath(model)}, ${device}`,
     ...(slots < adapters.length ? [`  ${slots} of them train at once, the others wait for one to end`] : []),
     ...notices.map((notice) => `notice: ${notice}`),
     ...(paused.length > 0

@@ -3,7 +3,7 @@
 import { basename } from "node:path";
 import { RunError } from "../base/errors.ts";
 import { writeStderr, writeStdout } from "../base/terminal.ts";
-import { shortPath } from "../base/units.ts";
+import { counted, shortPath } from "../base/units.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { Overrides, Recipe } from "../recipe/recipe.ts";
 import type { RunPageFlags } from "../serve/run-page.ts";
@@ -85,10 +85,10 @@ function checkResult({ adapters, stopped }: RunResult, output: string): void {
   if (failed.length > 0)
     throw new RunError(
       "run.failed",
-      `${failed.length} of ${adapters.length} adapters failed: ${failed.map(({ name }) => name).join(", ")}`,
+      `${failed.length} of ${counted(adapters.length, "adapter")} failed: ${failed.map(({ name }) => name).join(", ")}`,
       failed.some(({ status }) => status === "stopped")
         ? "fix what the notices name, and give the same command again: it continues what has stopped"
-        : undefined,
+        : "fix what the lines above name: the same command tries again what has failed, a changed recipe needs another output",
     );
   if (stopped)
     throw new RunError(

@@ -3,7 +3,7 @@
 import { resolve } from "node:path";
 import { RunError } from "../base/errors.ts";
 import { writeStderr, writeStdout } from "../base/terminal.ts";
-import { count } from "../base/units.ts";
+import { counted } from "../base/units.ts";
 import { syncRun } from "../session/sync.ts";
 
 export async function sync(folder: string): Promise<void> {
@@ -13,6 +13,6 @@ export async function sync(folder: string): Promise<void> {
     writeStderr(`notice: ${text}\n`);
   };
   const { lines, url } = await syncRun(resolve(folder), notice, new AbortController().signal);
-  writeStdout(lines === 0 ? `MLflow at ${url} has all of this run\n` : `sent ${count(lines)} lines to MLflow at ${url}\n`);
+  writeStdout(lines === 0 ? `MLflow at ${url} has all of this run\n` : `sent ${counted(lines, "line")} to MLflow at ${url}\n`);
   if (lost > 0) throw new RunError("mlflow.refused", `the server refused ${lost} of the run's adapters`);
 }

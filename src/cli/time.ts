@@ -1,7 +1,7 @@
 // How long a run will take and what it costs, as `mlora plan` says it.
 
 import { MloraError, RequestError } from "../base/errors.ts";
-import { count, duration } from "../base/units.ts";
+import { count, counted, duration } from "../base/units.ts";
 import { type Estimate, withoutEstimate } from "../session/estimate.ts";
 import type { PlannedRun } from "../session/planned-run.ts";
 import { openLine } from "./reading.ts";
@@ -56,7 +56,7 @@ async function measured(planned: PlannedRun): Promise<Estimate> {
   using _signals = onInterrupt(() => stop.abort(new RequestError("plan.stopped", "stopped while it was measured")));
   using line = openLine();
   line.show("measuring: the stages are opened");
-  return await planned.measure(stop.signal, (steps) => line.show(`measuring: ${steps} ${steps === 1 ? "step" : "steps"}`));
+  return await planned.measure(stop.signal, (steps) => line.show(`measuring: ${counted(steps, "step")}`));
 }
 
 const perStep = (seconds: number): string =>

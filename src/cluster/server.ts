@@ -3,13 +3,13 @@
 // The token is in a file while the server starts, in a folder that this user alone may enter; then both are removed, and the
 // token is in memory alone. The server dies with this process, however that ends (spawn.ts).
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { assetPath } from "../base/assets.ts";
 import { now, sleep } from "../base/clock.ts";
 import { RunError } from "../base/errors.ts";
 import { randomToken } from "../base/secret.ts";
+import { newTemporaryFolder } from "../base/temporary.ts";
 import type { Address } from "../bus/address.ts";
 import { type Child, describeEnding, type Ending, startProgram } from "./spawn.ts";
 
@@ -46,7 +46,7 @@ export type Server = AsyncDisposable & {
 export async function startServer(options: ServerOptions = {}): Promise<Server> {
   const { host = "127.0.0.1", port = -1, token = randomToken(), certificate = null } = options;
   const program = assetPath("nats-server");
-  const folder = mkdtempSync(join(tmpdir(), "mlora-nats-")); // mode 0700
+  const folder = newTemporaryFolder("nats");
   try {
     const file = join(folder, "server.conf");
     const write = (name: string, text: string) => writeFileSync(join(folder, name), text, { mode: 0o600, flag: "wx" });

@@ -40,5 +40,5 @@ function attempt<T>(file: string, read: () => T): T {
 export const unreadable = (
   file: string,
   why: string,
-  hint = "data.train and data.eval name files of rows; paths are relative to the recipe",
+  hint = "name a file of rows; paths in a recipe are relative to it",
 ): RequestError => new RequestError("data.file", `${file}: ${why}`, hint);

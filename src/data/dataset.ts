@@ -3,6 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { Rng } from "../base/rng.ts";
 import { rangeOfRows, sum } from "../base/shape.ts";
+import { counted } from "../base/units.ts";
 import type { RowKind } from "../objectives/definition.ts";
 import { rolloutsOf, rowKindOf } from "../objectives/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
@@ -370,7 +371,7 @@ function splitRows(rows: readonly Sample[], sizes: readonly number[], { evalSpli
   if (heldOut >= first)
     throw new RequestError(
       "data.split",
-      `${files.join(", ")}: ${first} rows, ${heldOut} held out: none is left for '${name}'`,
+      `${files.join(", ")}: ${counted(first, "row")}, ${heldOut} held out: none is left for '${name}'`,
       "lower data.split, or give more rows",
     );
   const chosen = new Uint8Array(first);

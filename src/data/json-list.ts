@@ -1,6 +1,7 @@
 // Rows of .json files: the objects of one list, read one by one so that no file is held whole; or JSONL under another name.
 
 import { RequestError } from "../base/errors.ts";
+import { counted } from "../base/units.ts";
 import { chunksOf } from "./bytes.ts";
 import { jsonlRows, LONGEST_ROW, type ReadRow, rowOfJson, tooLong } from "./jsonl.ts";
 
@@ -73,7 +74,7 @@ function* listRows(path: string): Generator<ReadRow> {
     if (!done && depth > 0) take(chunk.length);
     before += chunk.length;
   }
-  if (!done) throw damaged(path, `ends within its list, after ${rows} rows`);
+  if (!done) throw damaged(path, `ends within its list, after ${counted(rows, "row")}`);
 }
 
 const damaged = (path: string, why: string): RequestError =>

@@ -1,6 +1,7 @@
 // What a reader of rows tells of them, by kind: how many rows and turns, and one example. Nothing is left out without a word.
 
 import { sum } from "../base/shape.ts";
+import { counted } from "../base/units.ts";
 import { DATE } from "./jinja.ts";
 import { clip, placeOf, type Source } from "./jsonl.ts";
 
@@ -76,9 +77,8 @@ const MEANINGS: Readonly<Record<NoticeKind, readonly [what: string, hint: string
 
 /** A line for people. */
 export function noticeText({ kind, rows, turns, example }: Notice): string {
-  const many = (n: number, what: string) => `${n.toLocaleString("en-US")} ${what}${n === 1 ? "" : "s"}`;
   const [what, hint] = MEANINGS[kind];
-  const count = turns > 0 ? `${many(turns, "turn")} of ${many(rows, "row")}` : many(rows, "row");
+  const count = turns > 0 ? `${counted(turns, "turn")} of ${counted(rows, "row")}` : counted(rows, "row");
   return `${what}: ${count} (${example})${hint === "" ? "" : `; ${hint}`}`;
 }
 

@@ -6,6 +6,7 @@ import type { DecodedArray, SchemaTree } from "hyparquet";
 import { parquetHeader, readPage } from "hyparquet/src/column.js";
 import { convert as converted } from "hyparquet/src/convert.js";
 import { getMaxRepetitionLevel } from "hyparquet/src/schema.js";
+import { count, counted } from "../base/units.ts";
 
 export type Column = {
   /** Reads bytes of the file. */
@@ -49,7 +50,7 @@ export function* columnRows(column: Column): Generator<readonly unknown[]> {
 export function checkPages(column: Column): void {
   let found = 0;
   for (const { header } of pagesOf(column)) found += valuesOf(header);
-  if (found !== column.values) throw new Error(`has ${found} values, expected ${column.values}`);
+  if (found !== column.values) throw new Error(`has ${counted(found, "value")}, expected ${count(column.values)}`);
 }
 
 const valuesOf = ({ data_page_header: one, data_page_header_v2: two }: Header): number =>
@@ -82,7 +83,9 @@ function pageOf({ read, to }: Column, header: Header, at: number): Uint8Array<Ar
   const { crc, compressed_page_size: size, uncompressed_page_size: unpacked } = header;
   if (!(size >= 0 && at + size <= to)) throw new Error("a page is cut off");
   if (!(unpacked <= MOST_PAGE))
-    throw new Error(`has a page of ${unpacked} bytes, ${MOST_PAGE} at most are read: write it with smaller pages`);
+    throw new Error(
+      `has a page of ${counted(unpacked, "byte")}, ${count(MOST_PAGE)} at most are read: write it with smaller pages`,
+    );
   const page = read(at, size);
   if (crc !== undefined && crc >>> 0 !== Bun.hash.crc32(page))
     throw new Error("a page has another checksum than it was written with");

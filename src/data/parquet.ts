@@ -18,6 +18,7 @@ import { DEFAULT_PARSERS } from "hyparquet/src/convert.js";
 import { getTreePath } from "hyparquet/src/schema.js";
 import { RequestError, textOf } from "../base/errors.ts";
 import { rangeOfRows, sum } from "../base/shape.ts";
+import { counted } from "../base/units.ts";
 import { unreadable } from "./bytes.ts";
 import { floatOf, objectOf, parseJson } from "./json.ts";
 import type { Parsed, ReadRow } from "./jsonl.ts";
@@ -222,7 +223,7 @@ class GroupColumn {
     });
   }
 
-  readonly #short = (found: number) => new Error(`has ${found} values for ${this.group.rows} rows`);
+  readonly #short = (found: number) => new Error(`has ${counted(found, "value")} for ${counted(this.group.rows, "row")}`);
 
   #attempt<T>(work: () => T): T {
     try {

@@ -5,6 +5,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type MessagePort, parentPort } from "node:worker_threads";
 import { RequestError } from "../base/errors.ts";
+import { count, counted } from "../base/units.ts";
 import type { FilesOf } from "./data-file.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles } from "./dataset.ts";
 import type { TokenCache } from "./file-rows.ts";
@@ -76,7 +77,7 @@ function readAll(
       if (heldBefore + held <= mostBytes) return;
       throw new RequestError(
         "data.memory",
-        `${last.file}:${last.line}: the rows up to here take ${heldBefore + held} bytes, ${mostBytes} at most are there for them`,
+        `${last.file}:${last.line}: the rows up to here take ${counted(heldBefore + held, "byte")}, ${count(mostBytes)} at most are there for them`,
         "use fewer rows, or lower max_length",
       );
     },

@@ -7,6 +7,7 @@ import { now } from "../base/clock.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { memory, usableCores } from "../base/machine.ts";
 import { range, sum } from "../base/shape.ts";
+import { count, counted } from "../base/units.ts";
 import { checkDataFile, type FilesOf, filesNamed } from "./data-file.ts";
 import type { Dataset, DatasetRecipe } from "./dataset.ts";
 import type { TokenCache } from "./file-rows.ts";
@@ -153,13 +154,13 @@ const tooSlow = (place: string, ms: number): RequestError =>
 const tooLong = ({ rows, bytes, totalBytes }: ReadProgress, ms: number): RequestError =>
   new RequestError(
     "data.slow",
-    `the data is not read after ${ms / 1000} s: ${rows} rows, ${bytes} bytes of ${totalBytes} so far`,
+    `the data is not read after ${ms / 1000} s: ${counted(rows, "row")}, ${counted(bytes, "byte")} of ${count(totalBytes)} so far`,
     "use fewer rows, or a template that takes less time",
   );
 
 const tooMuch = (place: string, grown: number, most: number): RequestError =>
   new RequestError(
     "data.memory",
-    `${place}: the process has grown by ${grown} bytes while data is read, ${most} at most are there for it`,
+    `${place}: the process has grown by ${counted(grown, "byte")} while data is read, ${count(most)} at most are there for it`,
     "use fewer or shorter rows, or lower max_length",
   );

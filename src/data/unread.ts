@@ -4,6 +4,7 @@
 import { now, sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
+import { counted } from "../base/units.ts";
 import { referenceOf, rowKindOf } from "../objectives/registry.ts";
 import type { FilesOf } from "./data-file.ts";
 import { type Dataset, type DatasetRecipe, loadDataset, type ReadFiles } from "./dataset.ts";
@@ -118,7 +119,7 @@ export class UnreadData implements Disposable {
       if (places.bytes(row) > LARGEST) throw new RowsDiffer(`${file.name}:${line}: is too long to be read by itself`);
       const { samples, faults } = attempt(() => read([{ line, bytes: 0, read: () => places.read(row) }]));
       if (faults.length > 0 || samples.length !== 1)
-        throw new RowsDiffer(faults[0] ?? `${file.name}:${line}: is ${samples.length} rows`);
+        throw new RowsDiffer(faults[0] ?? `${file.name}:${line}: is ${counted(samples.length, "row")}`);
       return ownOf(samples[0]!);
     };
     readNow(0); // settles the form of all

@@ -4,7 +4,7 @@ import type { DeviceChoice, DeviceKind, DeviceReport } from "../base/device-repo
 import { RequestError, RunError } from "../base/errors.ts";
 import { memory, requireProcessor, usableCores } from "../base/machine.ts";
 import { multipliesInFp8, type Precision, withoutBf16Products } from "../base/precision.ts";
-import { formatBytes } from "../base/units.ts";
+import { counted, formatBytes } from "../base/units.ts";
 import { asksForOpenBlas } from "./cpu/host.ts";
 import { CpuDevice } from "./cpu.ts";
 import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST } from "./cuda/gpus.ts";
@@ -57,7 +57,7 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
   if (precision === "bf16" && missingBf16.length > 0)
     throw withoutBf16Products("device.precision", `${model} lacks ${missingBf16.join(", ")}`);
   const { totalBytes, availableBytes: freeBytes } = memory();
-  const name = `${model}, ${cores} cores`;
+  const name = `${model}, ${counted(cores, "core")}`;
   return {
     kind: "cpu",
     name,

@@ -33,6 +33,11 @@ export class ConfigReader {
     return value;
   }
 
+  /** Refuses null: it is not the default, for which the key is left out. */
+  notNull(key: string): void {
+    if (this.source[key] === null) throw this.wrong(key, "is null, expected a number, or no such key");
+  }
+
   /** A whole number from 1 on. */
   count(key: string, fallback: number | null, most = LARGEST): number {
     const value = this.number(key, fallback);

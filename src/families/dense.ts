@@ -3,6 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
 import type { ModelSpec, Rope } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
 import { readRope } from "./rope.ts";
@@ -116,7 +117,8 @@ export function slidingLayers(config: ConfigReader, layers: number): readonly bo
   const types = config.source["layer_types"];
   if (types === undefined || types === null) return null;
   if (!Array.isArray(types)) throw config.wrong("layer_types", `is ${JSON.stringify(types)}, expected a list`);
-  if (types.length !== layers) throw config.wrong("layer_types", `has ${types.length} entries for ${layers} layers`);
+  if (types.length !== layers)
+    throw config.wrong("layer_types", `has ${counted(types.length, "entry", "entries")} for ${counted(layers, "layer")}`);
   return types.map((type, layer) => {
     if (type === "sliding_attention" || type === "full_attention") return type === "sliding_attention";
     throw new RequestError(

@@ -3,6 +3,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec, Rope } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import type { ConfigObject } from "./config.ts";
 
 /** A value of a GGUF's metadata, with the type that llama.cpp reads it as. */
@@ -112,7 +113,9 @@ function noticesOf(form: GgufForm, { windows, ropes }: ModelSpec): readonly stri
   return [
     ...(window == null || form.hasWindows
       ? []
-      : [`llama.cpp computes this model without its sliding window: texts of more than ${window} tokens come out otherwise`]),
+      : [
+          `llama.cpp computes this model without its sliding window: texts of more than ${counted(window, "token")} come out otherwise`,
+        ]),
     ...(long === undefined
       ? []
       : [`llama.cpp takes LongRoPE's factors for long texts wherever its context (-c) is above ${long} tokens`]),

@@ -38,6 +38,7 @@ export const gptOss = {
   read: (config) => {
     const sizes = readDense(withRope(config), DEFAULTS);
     const attentionBias = config.flag("attention_bias", true);
+    config.notNull("sliding_window");
     const window = config.count("sliding_window", 128);
     const sliding = slidingLayers(config, sizes.layers) ?? range(sizes.layers).map((layer) => layer % 2 === 0);
     return {

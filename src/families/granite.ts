@@ -11,7 +11,10 @@ import { NAMES } from "./gguf.ts";
 
 /** The spec with the scalars of the config. */
 export function withScalars<S extends Pick<ModelSpec, "normEps">>(config: ConfigReader, sizes: S) {
-  const scalar = (name: string) => config.number(name, 1);
+  const scalar = (name: string) => {
+    config.notNull(name); // transformers refuses it, or multiplies by what PyTorch takes in its place
+    return config.number(name, 1);
+  };
   const residual = scalar("residual_multiplier");
   return {
     ...sizes,

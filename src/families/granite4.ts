@@ -2,6 +2,7 @@
 // for gate and up, and no rotary embedding unless the config names it.
 
 import { range, sum } from "../base/shape.ts";
+import { counted } from "../base/units.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
 import { dense, oneRope, readSizes } from "./dense.ts";
@@ -13,7 +14,7 @@ export function kindsOf(config: ConfigReader, layers: number): readonly ("attent
   const { source } = config;
   const types = source["layer_types"] ?? source["layers_block_type"] ?? range(layers).map(() => "mamba");
   if (!Array.isArray(types) || types.length !== layers)
-    throw config.wrong("layer_types", `is ${JSON.stringify(types)}, expected one for each of ${layers} layers`);
+    throw config.wrong("layer_types", `is ${JSON.stringify(types)}, expected one for each of ${counted(layers, "layer")}`);
   return types.map((type) => KINDS.get(type) ?? null);
 }
 

@@ -3,6 +3,7 @@
 
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
 import { type Defaults, dense, oneRope, readSizes } from "./dense.ts";
@@ -27,7 +28,7 @@ function othersThanFull(config: ConfigReader, layers: number): boolean[] {
 function readConvolutions(config: ConfigReader, layers: number): boolean[] {
   const types = config.source["layer_types"] ?? null;
   if (!Array.isArray(types) || types.length !== layers)
-    throw config.wrong("layer_types", `is ${JSON.stringify(types)}, expected an entry for each of ${layers} layers`);
+    throw config.wrong("layer_types", `is ${JSON.stringify(types)}, expected an entry for each of ${counted(layers, "layer")}`);
   return types.map((type, layer) => {
     if (type === "conv" || type === "full_attention") return type === "conv";
     throw config.wrong("layer_types", `has ${JSON.stringify(type)} for layer ${layer}, expected "conv" or "full_attention"`);

@@ -1,6 +1,7 @@
 // What families with layers of Mamba 2 share: the layer's operations, and how heads are read.
 
 import type { ModelSpec } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import type { ConfigReader } from "./config.ts";
 import type { MambaHeads, MambaLimits, Operation } from "./definition.ts";
 
@@ -8,7 +9,8 @@ export const TAPS = 4;
 
 /** Refuses heads that do not share groups equally. */
 export function checkHeads(config: ConfigReader, { heads, groups }: MambaHeads, key: string): void {
-  if (heads % groups !== 0) throw config.wrong(key, `is ${groups}, which does not divide the ${heads} heads of Mamba`);
+  if (heads % groups !== 0)
+    throw config.wrong(key, `is ${groups}, which does not divide the ${counted(heads, "head")} of Mamba`);
 }
 
 /** What a number is that JSON has no word for: as transformers 5 writes it. */

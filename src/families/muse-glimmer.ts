@@ -4,6 +4,7 @@
 import { RequestError } from "../base/errors.ts";
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
 import { dense, readSizes, readWindow, slidingLayers } from "./dense.ts";
@@ -24,7 +25,10 @@ function rotating(config: ConfigReader, layers: number): readonly boolean[] {
   const thetas = config.source["layer_rope_theta"];
   if (thetas == null) return range(layers).map((layer) => !isFourth(layers, layer));
   if (!Array.isArray(thetas) || thetas.length !== layers || !thetas.every((theta) => typeof theta === "number" && theta >= 0))
-    throw config.wrong("layer_rope_theta", `is ${JSON.stringify(thetas)}, expected a number for each of ${layers} layers`);
+    throw config.wrong(
+      "layer_rope_theta",
+      `is ${JSON.stringify(thetas)}, expected a number for each of ${counted(layers, "layer")}`,
+    );
   return thetas.map((theta) => theta !== 0);
 }
 

@@ -4,6 +4,7 @@
 
 import { range } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import { ConfigReader } from "./config.ts";
 import type { Definition, Operation } from "./definition.ts";
 import { type Defaults, dense, oneRope, readSizes } from "./dense.ts";
@@ -22,7 +23,7 @@ function readLinear(config: ConfigReader, layers: number): boolean[] {
     return range(layers).map((layer) => (layer + 1) % every !== 0);
   }
   if (!Array.isArray(types) || types.length !== layers)
-    throw config.wrong("layer_types", `is ${JSON.stringify(types)}, expected an entry for each of ${layers} layers`);
+    throw config.wrong("layer_types", `is ${JSON.stringify(types)}, expected an entry for each of ${counted(layers, "layer")}`);
   return types.map((type, layer) => {
     if (type === "linear_attention" || type === "full_attention") return type === "linear_attention";
     throw config.wrong(

@@ -3,6 +3,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { Rope, RopeScaling } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import { type ConfigObject, ConfigReader } from "./config.ts";
 
 export type RopeDefaults = {
@@ -175,7 +176,7 @@ function longrope(given: Given): RopeScaling {
   const factors = (key: string): number[] => {
     const value = inner.source[key];
     if (!Array.isArray(value) || value.length !== pairs || !value.every((of) => Number.isFinite(of) && of > 0))
-      throw inner.wrong(key, `is ${brief(value)}, expected ${pairs} numbers above 0`);
+      throw inner.wrong(key, `is ${brief(value)}, expected ${counted(pairs, "number")} above 0`);
     return value;
   };
   const originalMaxPositions = originalPositions(given);
@@ -190,4 +191,4 @@ function longrope(given: Given): RopeScaling {
   };
 }
 
-const brief = (value: unknown): string => (Array.isArray(value) ? `${value.length} values` : JSON.stringify(value));
+const brief = (value: unknown): string => (Array.isArray(value) ? counted(value.length, "value") : JSON.stringify(value));

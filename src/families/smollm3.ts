@@ -1,6 +1,7 @@
 // SmolLM3 (Hugging Face 2025): Llama's layer, without a rotary embedding in every fourth.
 
 import { range } from "../base/shape.ts";
+import { counted } from "../base/units.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
 import { dense, oneRope, readSizes, readWindow, slidingLayers, withLayerTypes } from "./dense.ts";
@@ -19,7 +20,10 @@ function rotating(config: ConfigReader, layers: number): readonly boolean[] {
   if (flags == null) return range(layers).map((layer) => (layer + 1) % interval !== 0);
   const isRight = Array.isArray(flags) && flags.length >= layers && flags.every((flag) => flag === 0 || flag === 1);
   if (!isRight)
-    throw config.wrong("no_rope_layers", `is ${JSON.stringify(flags)}, expected 0 or 1 for each of ${layers} layers`);
+    throw config.wrong(
+      "no_rope_layers",
+      `is ${JSON.stringify(flags)}, expected 0 or 1 for each of ${counted(layers, "layer")}`,
+    );
   return flags.slice(0, layers).map((flag) => flag === 1);
 }
 
@@ -36,7 +40,8 @@ export const smollm3 = {
   },
   about: { models: "SmolLM3 3B", golden: "families/smollm3", on: "2026-11-29" },
   read: (config) => {
-    const sizes = readSizes(config, DEFAULTS);
+    const isNull = config.source["num_key_value_heads"] === null; // transformers then takes as many as heads
+    const sizes = readSizes(config, isNull ? { ...DEFAULTS, kvHeads: null } : DEFAULTS);
     const has = rotating(config, sizes.layers);
     const rope = readRope(config, { ...sizes, theta: 2e6 });
     const window = config.flag("use_sliding_window", false) ? readWindow(config, null) : null;

@@ -1,8 +1,9 @@
 // Where a base model lies: a Hugging Face folder, or a GGUF file with the tokenizer of the model next to it.
 
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { existsSync, readdirSync, type Stats, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { RequestError } from "../base/errors.ts";
+import { RequestError, textOf } from "../base/errors.ts";
+import { counted } from "../base/units.ts";
 
 export type ModelPlace = {
   /** Of the tokenizer and of the settings of generation. */
@@ -19,15 +20,24 @@ const isGguf = (path: string): boolean => /\.gguf$/i.test(path);
 export const SPLIT = /-(\d{5})-of-(\d{5})\.gguf$/i;
 const isLater = (name: string): boolean => Number(SPLIT.exec(name)?.[1] ?? 1) > 1;
 
+/** What a path names; undefined for nothing. Throws a RequestError, `model.folder`, where that cannot be said. */
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw new RequestError("model.folder", `${path}: ${textOf(error)}`, HINT);
+  }
+}
+
 /** Whether `path` can name a base model at all. */
 export function isModelPath(path: string): boolean {
-  const stat = statSync(path, { throwIfNoEntry: false });
+  const stat = statOf(path);
   return stat !== undefined && (stat.isDirectory() || (stat.isFile() && isGguf(path)));
 }
 
 /** What `path` names. A folder without safetensors may have one GGUF. Throws a RequestError, `model.folder`. */
 export function modelPlace(path: string): ModelPlace {
-  const stat = statSync(path, { throwIfNoEntry: false });
+  const stat = statOf(path);
   if (stat?.isFile() && isGguf(path)) return { folder: dirname(path), gguf: path };
   if (!stat?.isDirectory())
     throw new RequestError("model.folder", `${path}: ${stat ? "is no folder and no GGUF file" : "no such folder"}`, HINT);
@@ -39,7 +49,7 @@ export function modelPlace(path: string): ModelPlace {
   if (found.length < 2) return { folder: path, gguf: found.length === 0 ? null : join(path, found[0]!) };
   throw new RequestError(
     "model.folder",
-    `${path} has ${found.length} models: ${found.slice(0, 3).join(", ")}${found.length > 3 ? " and more" : ""}`,
+    `${path} has ${counted(found.length, "model")}: ${found.slice(0, 3).join(", ")}${found.length > 3 ? " and more" : ""}`,
     "let model.path name the GGUF file",
   );
 }

@@ -19,7 +19,7 @@ function within<T>(folder: string, use: (path: string, names: readonly string[])
   try {
     fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
   } catch (error) {
-    if (["ENOENT", "ENOTDIR", "ELOOP"].includes(codeOf(error))) return null;
+    if (["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes(codeOf(error))) return null;
     throw new RunError("files.folder", `cannot read ${folder}: ${textOf(error)}`, hintOf(error), { cause: error });
   }
   try {

@@ -6,6 +6,7 @@ import { replaceFile } from "../base/atomic.ts";
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { readError, readHintOf } from "../base/faults.ts";
+import { counted } from "../base/units.ts";
 import { beginSync, hasBytes } from "./factors.ts";
 
 const LARGEST_HEADER = 100_000_000; // the limit of the reference implementation
@@ -106,7 +107,7 @@ function readHeader(fd: number, path: string) {
   const stat = fstatSync(fd);
   if (!stat.isFile()) throw wrong("is not a file");
   const { size } = stat;
-  if (size < 8) throw wrong(`has ${size} bytes, a safetensors file has at least 8`);
+  if (size < 8) throw wrong(`has ${counted(size, "byte")}, a safetensors file has at least 8`);
   const prefix = new Uint8Array(new ArrayBuffer(8));
   readAll(fd, prefix, 0, path);
   const said = new DataView(prefix.buffer).getBigUint64(0, true);

@@ -6,7 +6,7 @@
 
 import * as v from "valibot";
 import type { CamelKeys } from "../base/case.ts";
-import { text } from "../base/check.ts";
+import { place } from "../base/check.ts";
 import { count, type Output } from "../base/schema.ts";
 
 /**
@@ -16,7 +16,7 @@ import { count, type Output } from "../base/schema.ts";
 export type Reference = "start" | "base" | { readonly folder: string };
 
 /** The key of objectives that measure against a reference: "start", "base" or the folder of a PEFT adapter. */
-export const reference = v.optional(text, "start");
+export const reference = v.optional(place, "start");
 
 /**
  * An answer; two, of which the first is preferred; one that is desirable or not; the same answer to an

@@ -1,3 +1,5 @@
+import { counted } from "../base/units.ts";
+
 // Formulas over named numbers, as OpenAI's multi graders have them: + - * / ^, parentheses, and a few functions.
 
 const FUNCTIONS: Readonly<Record<string, (...of: number[]) => number>> = {
@@ -69,7 +71,8 @@ export function formulaOf(text: string): Formula {
     const all = [sums(depth + 1)];
     while (take(",")) all.push(sums(depth + 1));
     expect(")");
-    if (ONE_ARGUMENT.has(token) && all.length > 1) throw new FormulaFault(`gives ${token} ${all.length} numbers, expected one`);
+    if (ONE_ARGUMENT.has(token) && all.length > 1)
+      throw new FormulaFault(`gives ${token} ${counted(all.length, "number")}, expected one`);
     return (of) => FUNCTIONS[token]!(...all.map((argument) => argument(of)));
   };
 

@@ -3,7 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import { type ModelSpec, shortPositions } from "../base/spec.ts";
-import { count } from "../base/units.ts";
+import { count, counted } from "../base/units.ts";
 import { linearShape, modulesOf } from "../families/linears.ts";
 import type { PlacedAdapter, PoolAdapter } from "../methods/adapter.ts";
 import { isSvdInit } from "../methods/init.ts";
@@ -149,7 +149,7 @@ function checkRopes({ name, maxLength, objective }: AdapterRecipe, spec: ModelSp
   if (short === null || maxLength <= short) return;
   throw new RequestError(
     "plan.rope",
-    `adapter '${name}': ${objective.name} samples within the model's first ${short} positions, and max_length is ${maxLength}`,
+    `adapter '${name}': ${objective.name} samples within the model's first ${counted(short, "position")}, and max_length is ${count(maxLength)}`,
     `lower max_length to ${short}`,
   );
 }
@@ -166,7 +166,7 @@ function checkedMix({ name, train }: AdapterRecipe, mix: SourceMix, lengths: Len
   const most = counts.indexOf(Math.max(...counts));
   if (sum(counts) <= MOST_EPOCH_ROWS) return mix;
   throw wrong(
-    `by the weights an epoch takes ${count(counts[most]!)} rows of the ${count(mix.sizes[most]!)} of ${train[most]}; ` +
+    `by the weights an epoch takes ${counted(counts[most]!, "row")} of the ${count(mix.sizes[most]!)} of ${train[most]}; ` +
       `it has at most ${count(MOST_EPOCH_ROWS)} in all`,
     'give weights that are less unequal, or stop = "first_exhausted"',
   );
@@ -220,7 +220,7 @@ function checkContrast({ name, recipe, work }: AdapterPlan, tokensPerMicrobatch:
   }
   throw new RequestError(
     "plan.contrast",
-    `adapter '${name}': ${recipe.objective.name} tells the rows of a micro-batch apart, and with ${tokensPerMicrobatch} tokens each row would be alone in its own`,
+    `adapter '${name}': ${recipe.objective.name} tells the rows of a micro-batch apart, and with ${counted(tokensPerMicrobatch, "token")} each row would be alone in its own`,
     "raise run.tokens_per_microbatch, or lower max_length",
   );
 }
@@ -289,7 +289,7 @@ export function longestRow(
   if (longest > spec.maxPositions)
     throw new RequestError(
       "plan.length",
-      `adapter '${name}': a row has ${longest} tokens, the base model has ${spec.maxPositions} positions`,
+      `adapter '${name}': a row has ${counted(longest, "token")}, the base model has ${counted(spec.maxPositions, "position")}`,
       `set max_length to ${spec.maxPositions} or fewer`,
     );
   return longest;

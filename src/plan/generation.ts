@@ -5,7 +5,7 @@ import { RequestError } from "../base/errors.ts";
 import type { HeldWeights, WeightFormat } from "../base/precision.ts";
 import { alignUp, maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { formatBytes } from "../base/units.ts";
+import { counted, formatBytes } from "../base/units.ts";
 import { CUDA_ROW_TILE, sameOrderPlaces } from "../device/tile.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { type CacheSizes, keepsStates, pagesOfSequence } from "../engine/kv-cache.ts";
@@ -108,7 +108,7 @@ export function planGeneration(
   if (!cache)
     throw new RequestError(
       "generate.memory",
-      `one sequence of ${capacity} tokens needs ${formatBytes(bytes({ sequences: 1, pages: pagesOfSequence({ capacity }) }))} on ${device.name}, which has ${formatBytes(free)} for it`,
+      `one sequence of ${counted(capacity, "token")} needs ${formatBytes(bytes({ sequences: 1, pages: pagesOfSequence({ capacity }) }))} on ${device.name}, which has ${formatBytes(free)} for it`,
       "lower --max-new-tokens, or hold the base in fewer bits: --precision nf4",
     );
   const stage = { layerRange: layers, sizes: sizesFor(cache), device: { ...device, host: "" } };

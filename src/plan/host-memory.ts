@@ -5,7 +5,7 @@ import type { DeviceReport } from "../base/device-report.ts";
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { formatBytes } from "../base/units.ts";
+import { counted, formatBytes } from "../base/units.ts";
 import { hostNeed } from "../engine/stage-buffers.ts";
 import { linearElements } from "../families/linears.ts";
 import { stageHostBytes, stageStreamBytes } from "./memory.ts";
@@ -86,7 +86,7 @@ export function requireStreams(spec: ModelSpec, stages: readonly StagePlan[], to
     "plan.host",
     `the run needs ${lack}`,
     rows > tokensPerMicrobatch
-      ? `lower max_length: the longest row has ${rows} tokens; or set run.recomputation to "full", or free memory of the machine`
+      ? `lower max_length: the longest row has ${counted(rows, "token")}; or set run.recomputation to "full", or free memory of the machine`
       : `lower run.tokens_per_microbatch (${tokensPerMicrobatch}), set run.recomputation to "full", or free memory of the machine`,
   );
 }

@@ -1,7 +1,7 @@
 // Adapters that join a run under way: they take what room the stages have, as these were opened.
 
 import { maxOf } from "../base/shape.ts";
-import { formatBytes } from "../base/units.ts";
+import { count, counted, formatBytes } from "../base/units.ts";
 import { LOW_KEYS } from "../methods/layout.ts";
 import { DEFINITIONS, PEFT_METHODS } from "../methods/registry.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
@@ -39,9 +39,12 @@ export function lacking(plan: Plan, late: readonly AdapterPlan[], data: readonly
       return `room for an adapter of ${formatBytes(most)}: they have it for ${formatBytes(sizes.blockBytes)}`;
   }
   const positions = maxOf(late.map(({ recipe }, i) => longestRow(recipe, spec, data[i]!)));
-  if (positions > sizes.positions) return `room for rows of ${positions} tokens: they have it for ${sizes.positions}`;
+  if (positions > sizes.positions)
+    return `room for rows of ${counted(positions, "token")}: they have it for ${count(sizes.positions)}`;
   const answers = maxOf(late.map(({ work, prompts }) => (prompts === null ? 0 : maxOf(work.lengths) + 1)));
-  if (answers > (sizes.cache?.capacity ?? 0)) return `cache for answers of ${answers} tokens with their prompts`;
+  if (answers > (sizes.cache?.capacity ?? 0)) return `cache for answers of ${counted(answers, "token")} with their prompts`;
   const rows = maxOf(late.map((adapter, i) => largestRows(adapter, data[i]!, tokensPerMicrobatch, device.rowTile)));
-  return rows > sizes.rows ? `room for a micro-batch of ${rows} tokens: they have it for ${sizes.rows}` : null;
+  return rows > sizes.rows
+    ? `room for a micro-batch of ${counted(rows, "token")}: they have it for ${count(sizes.rows)}`
+    : null;
 }

@@ -6,6 +6,7 @@ import { bytesOf } from "../base/dtype.ts";
 import { RequestError } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import type { Device } from "../device/device.ts";
 import type { StageSizes } from "../engine/buffers.ts";
 import { hostStreamBytes, stageBufferBytes, stageScratchBytes } from "../engine/stage-buffers.ts";
@@ -66,7 +67,7 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
       if (width % WIDTH !== 0 || out % WIDTH !== 0)
         refuse(
           "device.widths",
-          `the base model's ${linear} has ${out} rows of ${width}, expected multiples of ${WIDTH} on a GPU`,
+          `the base model's ${linear} has ${counted(out, "row")} of ${width}, expected multiples of ${WIDTH} on a GPU`,
         );
   if (spec.experts === null) return;
   const { count, perToken } = spec.experts;

@@ -11,6 +11,7 @@ import { type LayerRange, layersIn } from "../base/layers.ts";
 import type { WeightFormat } from "../base/precision.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import type { StageLayers } from "../engine/weights.ts";
 import { weightsPassed } from "../families/linears.ts";
 import { canCut, operationsIn } from "../families/parts.ts";
@@ -99,14 +100,14 @@ function given(spec: ModelSpec, layers: readonly number[]): readonly number[] {
   if (sum(layers) !== spec.layers)
     throw new RequestError(
       "plan.stages",
-      `run.stages gives ${layers.join(" + ")} = ${sum(layers)} layers to its stages; the base model has ${spec.layers}`,
+      `run.stages gives ${layers.join(" + ")} = ${counted(sum(layers), "layer")} to its stages; the base model has ${spec.layers}`,
       `give numbers that add up to ${spec.layers}, or the number of stages alone`,
     );
   const fewest = fewestLast(spec);
   if (layers.length > 1 && layers.at(-1)! < fewest && fewest > 1)
     throw new RequestError(
       "plan.stages",
-      `run.stages gives ${layers.at(-1)} layers to the last stage; the last ${fewest} layers share keys and values, and stay together`,
+      `run.stages gives ${counted(layers.at(-1)!, "layer")} to the last stage; the last ${counted(fewest, "layer")} share keys and values, and stay together`,
       `give ${fewest} or more to the last stage, or the number of stages alone`,
     );
   const ends = layers.map((_, i) => sum(layers.slice(0, i + 1)));
@@ -130,7 +131,7 @@ function balanced(spec: ModelSpec, stages: number, targets: number, costs: Costs
     throw new RequestError(
       "plan.stages",
       most === spec.layers
-        ? `${stages} stages are more than the base model's ${spec.layers} layers`
+        ? `${stages} stages are more than the base model's ${counted(spec.layers, "layer")}`
         : `${stages} stages are too many: the last ${fewestLast(spec)} of the base model's ${spec.layers} layers share keys and values`,
       `set run.stages to ${most} or fewer`,
     );

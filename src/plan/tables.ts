@@ -3,6 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isAll, isNamed, isTargeted, patternValue } from "../base/targeting.ts";
+import { count, counted } from "../base/units.ts";
 import { tableModules } from "../families/tensors.ts";
 import { isSvdInit } from "../methods/init.ts";
 import { scaleOf } from "../methods/placement.ts";
@@ -109,7 +110,7 @@ function checkTokens(recipe: AskedTables, { vocab }: ModelSpec, tokens: readonly
   if (tokens.length > MOST_TOKENS)
     throw wrong(
       recipe,
-      `trainable_tokens has ${tokens.length} tokens, at most ${MOST_TOKENS} are trained`,
+      `trainable_tokens has ${counted(tokens.length, "token")}, at most ${count(MOST_TOKENS)} are trained`,
       "train the whole table: name it among the targets",
     );
 }

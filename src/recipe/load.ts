@@ -5,8 +5,10 @@ import { dirname, resolve } from "node:path";
 import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { camelKeys, snake } from "../base/case.ts";
+import { isHome } from "../base/check.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { hubText, isHub, REPO } from "../base/source-name.ts";
+import { count, counted } from "../base/units.ts";
 import { checkLength, checkTogether } from "./agree.ts";
 import { type Fault, faultsOf, unknownKey } from "./faults.ts";
 import { type Path, Places } from "./places.ts";
@@ -28,7 +30,8 @@ function readText(path: string): string {
   try {
     const stat = statSync(path);
     if (!stat.isFile()) throw unreadable("is not a file");
-    if (stat.size > MOST_BYTES) throw unreadable(`has ${stat.size} bytes, a recipe has at most ${MOST_BYTES}`);
+    if (stat.size > MOST_BYTES)
+      throw unreadable(`has ${counted(stat.size, "byte")}, a recipe has at most ${count(MOST_BYTES)}`);
     return new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path));
   } catch (error) {
     if (error instanceof RequestError) throw error;
@@ -57,7 +60,7 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
     model: { path: modelPath, precision: model.precision },
     run: {
       ...camelKeys(run),
-      output: overrides.output === undefined ? resolve(dirname(path), run.output) : resolve(overrides.output),
+      output: outputOf(overrides) ?? resolve(dirname(path), run.output),
       seed: seedOf(overrides, run.seed),
       device: deviceOf(overrides) ?? run.device,
       tokensPerMicrobatch: run.tokens_per_microbatch ?? null,
@@ -132,7 +135,10 @@ function resolveAll(table: RecipeTable, path: string, seed: number, faults: Faul
   checkLength(defaults, ["defaults"], faults);
   const total = table.adapter.reduce((sum, adapter) => sum + countChoices(adapter), 0);
   if (total > MOST_ADAPTERS) {
-    faults.push({ path: ["adapter"], message: `and its sweeps make ${total} adapters; a recipe has at most ${MOST_ADAPTERS}` });
+    faults.push({
+      path: ["adapter"],
+      message: `and its sweeps make ${counted(total, "adapter")}; a recipe has at most ${count(MOST_ADAPTERS)}`,
+    });
     return [];
   }
   const isPatient = ({ patience, sweep }: AdapterTable) => patience !== undefined || sweep?.["patience"] !== undefined;
@@ -172,7 +178,8 @@ function checkSweep(adapter: AdapterTable, at: Path, faults: Fault[]): void {
 
 function checkName(name: string, path: Path, taken: Map<string, Path>, faults: Fault[]): void {
   const folded = name.toLowerCase(); // some file systems do not tell them apart
-  if (name.length > 64) faults.push({ path, message: `makes the name '${name}' of ${name.length} characters; at most 64` });
+  if (name.length > 64)
+    faults.push({ path, message: `makes the name '${name}' of ${counted(name.length, "character")}; at most 64` });
   const taking = {
     [CHECKPOINTS]: "its checkpoints",
     [TENSORBOARD]: "TensorBoard's files",
@@ -190,6 +197,12 @@ function seedOf({ seed }: Overrides, fallback: number): number {
   if (!Number.isInteger(value) || value < 0 || value > 2 ** 32 - 1)
     throw new RequestError("flag.seed", `--seed ${seed}: expected a whole number from 0 to ${2 ** 32 - 1}`);
   return value;
+}
+
+function outputOf({ output }: Overrides): string | undefined {
+  if (output === undefined) return undefined;
+  if (!isHome(output)) return resolve(output);
+  throw new RequestError("flag.output", `--output ${output}: the shell has left the '~' as it is`, "write the whole path");
 }
 
 function deviceOf({ device }: Overrides): Recipe["run"]["device"] | undefined {

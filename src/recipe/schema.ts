@@ -12,6 +12,7 @@ import {
   notNegative,
   oneOf,
   pattern,
+  place,
   positive,
   seed,
   show,
@@ -121,7 +122,7 @@ export const adapterEntries = {
     'Jinja texts of prompt and completion over the fields of a row, as "{{ question }}"; for `format = "template"`',
   ),
   chat_template: about(
-    v.union([truth, text], expected("true, false or the file of a template")),
+    v.union([truth, place], expected("true, false or the file of a template")),
     "whether rows go through the chat template; a path: that template in place of the model's",
     true,
   ),
@@ -185,7 +186,7 @@ export const adapterEntries = {
     ),
     'the only layers: a list, or the first and the last as "8-23"',
   ),
-  from: about(text, "a folder of a PEFT adapter to continue"),
+  from: about(place, "a folder of a PEFT adapter to continue"),
   optimizer: about(
     oneOf(...OPTIMIZERS),
     "AdamW or SGD as PyTorch computes them, or AdamW with moments of 8 bits in place of 32",
@@ -309,7 +310,7 @@ export const RecipeTable = v.strictObject({
   model: table(
     {
       path: v.exactOptional(
-        about(text, "a Hugging Face folder of the base model, or a GGUF file; paths are relative to the recipe"),
+        about(place, "a Hugging Face folder of the base model, or a GGUF file; paths are relative to the recipe"),
       ),
       name: v.exactOptional(about(repo, 'the base model on the Hugging Face hub, as "org/name", in place of path')),
       revision: v.exactOptional(about(text, "a branch, tag or commit of the model that name names; main where none is given")),
@@ -322,7 +323,7 @@ export const RecipeTable = v.strictObject({
     "a table, or the base model's name or path",
   ),
   run: table({
-    output: about(text, "the run's own folder; each adapter gets a folder in it"),
+    output: about(place, "the run's own folder; each adapter gets a folder in it"),
     seed: about(seed, "the same seed gives the same adapters", 42),
     device: about(oneOf("auto", "cpu", "cuda"), '"auto" is a GPU where there is one that works', "auto"),
     tokens_per_microbatch: v.exactOptional(

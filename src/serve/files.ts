@@ -4,6 +4,7 @@ import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readdirSync, renam
 import { join } from "node:path";
 import { wallTime } from "../base/clock.ts";
 import { randomText } from "../base/secret.ts";
+import { counted } from "../base/units.ts";
 import { ApiError, notFound } from "./errors.ts";
 import type { Database } from "./store.ts";
 
@@ -59,7 +60,7 @@ export class Files {
       tenant,
     )!;
     const full = (what: string) => new ApiError(400, `This key has ${what}: delete files first.`, { code: "quota_exceeded" });
-    if (held.files >= this.limits.files) throw full(`${held.files} files, as many as it may have`);
+    if (held.files >= this.limits.files) throw full(`${counted(held.files, "file")}, as many as it may have`);
     const id = `file-${randomText(24)}`;
     const part = join(this.#folder, `${id}.part`);
     const to = openSync(part, "wx", 0o600);
@@ -80,12 +81,12 @@ export class Files {
         }
         bytes += piece.length;
         if (bytes > this.limits.file_bytes)
-          throw new ApiError(413, `The file has more than ${this.limits.file_bytes} bytes.`, {
+          throw new ApiError(413, `The file has more than ${counted(this.limits.file_bytes, "byte")}.`, {
             param: "file",
             code: "file_too_large",
           });
         if (held.bytes + bytes > this.limits.disk_bytes)
-          throw full(`files of ${held.bytes} bytes, and this one is too large for the rest`);
+          throw full(`files of ${counted(held.bytes, "byte")}, and this one is too large for the rest`);
         for (let at = 0; at < piece.length; ) at += writeSync(to, piece, at);
       },
       keep: ({ filename, purpose, expires_at }) => {

@@ -4,6 +4,7 @@ import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { MloraError } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
+import { counted } from "../base/units.ts";
 import type { LatestRows } from "../session/controls.ts";
 import { ApiError, badRequest, failureText, isFatal } from "./errors.ts";
 import { type Halt, JobFault, type JobOptions, JobRun } from "./job-run.ts";
@@ -65,7 +66,7 @@ export class Jobs {
       throw badRequest("This 'Idempotency-Key' was another job's: each has a key of its own.", null, "idempotency_key_reused");
     if (known) return known;
     if (store.open(tenant).length >= most)
-      throw new ApiError(429, `This key has ${most} jobs that are not over, the most that it may have.`, {
+      throw new ApiError(429, `This key has ${counted(most, "job")} that are not over, the most that it may have.`, {
         code: "rate_limit_exceeded",
       });
     const job = store.db.together(() => {

@@ -4,6 +4,7 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
 import { RequestError, textOf } from "../base/errors.ts";
 import { randomToken } from "../base/secret.ts";
+import { counted } from "../base/units.ts";
 import { ApiError } from "./errors.ts";
 import type { Database } from "./store.ts";
 
@@ -107,7 +108,8 @@ function readKeys(file: string): { readonly name: string; readonly key: string; 
     if (words.length > 3 || !(weight > 0 && Number.isFinite(weight)) || !/^[A-Za-z0-9_-]{1,64}$/.test(name!))
       throw wrong(`:${i + 1}: expected a name of letters, digits, '_' and '-', a key, and perhaps a weight above 0`);
     if (key === undefined) throw wrong(`:${i + 1}: has no key`);
-    if (key.length < LEAST) throw wrong(`:${i + 1}: the key has ${key.length} characters, expected ${LEAST} or more`);
+    if (key.length < LEAST)
+      throw wrong(`:${i + 1}: the key has ${counted(key.length, "character")}, expected ${LEAST} or more`);
     return [{ name: name!, key, weight, line: i + 1 }];
   });
   if (found.length === 0) throw wrong(": has no key", "write a line of a name and a key");

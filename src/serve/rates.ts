@@ -1,6 +1,7 @@
 // Tokens a minute of a key's answers: a bucket that fills all the time, and that an answer takes its tokens from.
 
 import { now } from "../base/clock.ts";
+import { count, counted } from "../base/units.ts";
 import { ApiError } from "./errors.ts";
 
 const MINUTE_MS = 60_000;
@@ -23,17 +24,21 @@ export class Rates {
     const most = this.perMinute;
     if (most === null) return () => undefined;
     if (tokens > most)
-      throw new ApiError(400, `The request needs up to ${tokens} tokens; this key has ${most} a minute.`, {
+      throw new ApiError(400, `The request needs up to ${counted(tokens, "token")}; this key has ${count(most)} a minute.`, {
         param: "max_tokens",
         code: "rate_limit_exceeded",
       });
     const bucket = this.#filled(tenant, most);
     if (bucket.left < tokens) {
       const seconds = Math.ceil(((tokens - bucket.left) * MINUTE_MS) / most / 1000);
-      throw new ApiError(429, `Rate limit reached: this key has ${most} tokens a minute. Please try again in ${seconds} s.`, {
-        code: "rate_limit_exceeded",
-        headers: { "retry-after": `${seconds}` },
-      });
+      throw new ApiError(
+        429,
+        `Rate limit reached: this key has ${counted(most, "token")} a minute. Please try again in ${seconds} s.`,
+        {
+          code: "rate_limit_exceeded",
+          headers: { "retry-after": `${seconds}` },
+        },
+      );
     }
     bucket.left -= tokens;
     return (unused) => {

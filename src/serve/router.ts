@@ -5,6 +5,7 @@ import { now, wallTime } from "../base/clock.ts";
 import { textOf } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
 import { jsonText, writeStderr } from "../base/terminal.ts";
+import { counted } from "../base/units.ts";
 import { type BodyLimits, bytesOf, type Exact, exactOf, jsonOf, passOver } from "./body.ts";
 import { ApiError, apiErrorOf, errorResponse, unavailable } from "./errors.ts";
 import type { Keys } from "./keys.ts";
@@ -145,7 +146,7 @@ export class Router {
   async #limited(tenant: string, work: () => Response | Promise<Response>): Promise<Response> {
     const open = this.#open.get(tenant) ?? 0;
     if (open >= this.options.limits.requests)
-      throw new ApiError(429, `This key has ${open} requests in flight, the most that it may have.`, {
+      throw new ApiError(429, `This key has ${counted(open, "request")} in flight, the most that it may have.`, {
         code: "rate_limit_exceeded",
         headers: { "retry-after": "1" },
       });

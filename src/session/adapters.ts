@@ -1,10 +1,10 @@
 // Folders of saved adapters and their base models, for commands on trained adapters.
 
-import { readdirSync, realpathSync, statSync } from "node:fs";
+import { readdirSync, realpathSync, type Stats, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { shortPath } from "../base/units.ts";
+import { counted, shortPath } from "../base/units.ts";
 import { partOfWeights } from "../engine/initialise.ts";
 import { openBaseModel } from "../files/basemodel.ts";
 import { readJsonObject } from "../files/json.ts";
@@ -16,8 +16,18 @@ import { frozenAs } from "../methods/registry.ts";
 /** The command, for the codes of its errors, and its flag that names a base model. */
 export type Asking = { readonly command: string; readonly flag: string };
 
-export const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
-export const isFile = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+export const isFolder = (path: string): boolean => statOf(path)?.isDirectory() ?? false;
+export const isFile = (path: string): boolean => statOf(path)?.isFile() ?? false;
+
+/** Undefined also of what is named below a file, of a circle of links, and of a name too long to be one. */
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    if (["ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes((error as { code?: string }).code ?? "")) return undefined;
+    throw error;
+  }
+}
 
 /** Names the adapters of a run whose output stands in place of one of them. */
 function adapterHint(folder: string, command: string): string {
@@ -25,7 +35,7 @@ function adapterHint(folder: string, command: string): string {
   const found = inside.filter((name) => isFolder(join(folder, name)) && isFile(join(folder, name, "adapter_config.json")));
   const shown = found.slice(0, 3).map((name) => shortPath(join(folder, name)));
   if (shown.length === 0) return "name the folder of one adapter: the run's output and the adapter's name, as runs/first/sums";
-  const further = found.length > shown.length ? ` or another of its ${found.length} adapters` : "";
+  const further = found.length > shown.length ? ` or another of its ${counted(found.length, "adapter")}` : "";
   return `name one adapter: ${shown.join(", ")}${further}${command === "export" ? "; or give --all" : ""}`;
 }
 

@@ -2,7 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import { alignUp, maxOf, range } from "../base/shape.ts";
-import { percent } from "../base/units.ts";
+import { counted, percent } from "../base/units.ts";
 import { costsOf, partition, partWork } from "../plan/partition.ts";
 import type { Plan, StageDevice } from "../plan/plan.ts";
 import type { Recipe } from "../recipe/recipe.ts";
@@ -56,7 +56,7 @@ function againstUneven(request: Request, plan: Plan, simulated: SimulatedRun): s
   const recipe = { ...request.recipe, run: { ...request.recipe.run, stages: enough } };
   const then = simulatedOf({ ...request, recipe }, devicesOf(plan).slice(0, enough));
   if (!then || speedOf(then) * WORTH < speedOf(simulated)) return [];
-  return [`${enough} stage${enough === 1 ? "" : "s"} would be as fast: the busiest has the same work.`];
+  return [`${counted(enough, "stage")} would be as fast: the busiest has the same work.`];
 }
 
 const devicesOf = ({ stages }: Plan): StageDevice[] => stages.map(({ device }) => device);

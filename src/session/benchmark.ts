@@ -2,12 +2,11 @@
 // downloaded. The same stage, schedule and kernels as a run. What it reports is the median step; one more step, which is not
 // counted, is timed kernel by kernel.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { rmSync } from "node:fs";
 import { now, processorTime } from "../base/clock.ts";
 import { median, range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { newTemporaryFolder } from "../base/temporary.ts";
 import type { Bus } from "../bus/bus.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { openStages } from "../cluster/open-stages.ts";
@@ -149,7 +148,7 @@ function energyReport(energy: readonly EnergyReading[], tokens: number, ms: numb
 
 /** A checkpoint store in a temporary folder, which counts its saves. */
 function countingStore() {
-  const folder = mkdtempSync(join(tmpdir(), "mlora-bench-"));
+  const folder = newTemporaryFolder("bench");
   const store = diskStore(folder, 1);
   const save: CheckpointStore["save"] = async (...of) => {
     await store.save(...of);

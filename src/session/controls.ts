@@ -4,6 +4,7 @@
 import { sleep } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
+import { count, counted } from "../base/units.ts";
 import type { AdapterStatus } from "../bus/control.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { nearest } from "../recipe/suggest.ts";
@@ -167,7 +168,7 @@ export class Controls {
     if (plan.steps <= after)
       throw new RequestError(
         "control.fork",
-        `'${name}' has made ${after} steps, '${plan.name}' would end after ${plan.steps}`,
+        `'${name}' has made ${counted(after, "step")}, '${plan.name}' would end after ${count(plan.steps)}`,
         "give it more steps",
       );
     adapter.forks.push({ plan, data: adapter.data, after, isMade: false });

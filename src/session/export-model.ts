@@ -13,7 +13,7 @@ import { hintOf, writeError } from "../base/faults.ts";
 import { isQuantised, type Precision } from "../base/precision.ts";
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import { count, duration, formatBytes, shortPath } from "../base/units.ts";
+import { count, counted, duration, formatBytes, shortPath } from "../base/units.ts";
 import { answerEnds } from "../data/ends.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { type BaseModelFiles, openBaseModel } from "../files/basemodel.ts";
@@ -210,7 +210,7 @@ function noticeRounded(
   const wider = tensors.map(({ from }) => merge.base.tensor(from).dtype).filter((dtype) => dtype === "f32" || dtype === "f16");
   if (wider.length === 0) return;
   print(
-    `notice: bf16 rounds ${count(wider.length)} of ${count(tensors.length)} tensors, which are in ${listed([...new Set(wider)].sort(), "and")} ` +
+    `notice: bf16 rounds ${count(wider.length)} of ${counted(tensors.length, "tensor")}, which are in ${listed([...new Set(wider)].sort(), "and")} ` +
       `in ${shortPath(baseFolder)}; --dtype fp32 keeps their digits`,
   );
 }
@@ -254,6 +254,12 @@ function heldIn(adapterFolder: string): string | null {
 function freeFolder(path: string, base: string): string {
   const wrong = (what: string) => new RequestError("export.output", what, "give --output a folder that is new or empty");
   const whole = resolve(path);
+  if (/\.gguf$/i.test(whole))
+    throw new RequestError(
+      "export.output",
+      `${whole} would be a folder`,
+      "give --gguf f16, q8_0, ... for a GGUF, or name a folder",
+    );
   try {
     const stat = statSync(whole, { throwIfNoEntry: false });
     if (!stat) return whole;
@@ -367,8 +373,8 @@ function writeWeights(models: readonly Written[], print: ExportOptions["print"])
   for (const [i, shard] of shards.entries()) {
     const started = now();
     writeShards(models.map(({ folder, merge, shards }) => ({ folder, merge, shard: shards[i]! })));
-    const size = `${count(shard.tensors.length)} ${shard.tensors.length === 1 ? "tensor" : "tensors"}, ${formatBytes(shard.bytes)}`;
-    const of = models.length === 1 ? "" : ` of each of ${models.length} models`;
+    const size = `${counted(shard.tensors.length, "tensor")}, ${formatBytes(shard.bytes)}`;
+    const of = models.length === 1 ? "" : ` of each of ${counted(models.length, "model")}`;
     print(`wrote file ${i + 1} of ${shards.length}${of}: ${size}, ${duration((now() - started) / 1000)}`);
   }
   for (const { folder, shards } of models) writeIndex(folder, shards);

@@ -5,7 +5,7 @@ import { basename, dirname, join, relative, resolve } from "node:path";
 import { RequestError } from "../base/errors.ts";
 import { maxOf } from "../base/shape.ts";
 import { isHub, isRemote, REPO } from "../base/source-name.ts";
-import { count, shortPath } from "../base/units.ts";
+import { count, counted, shortPath } from "../base/units.ts";
 import { checkDataFile, type DataFile, rowsOf } from "../data/data-file.ts";
 import { formatOf } from "../data/format.ts";
 import { inspectRows } from "../data/inspect.ts";
@@ -92,7 +92,7 @@ export function firstRecipe(
   const isSplit = rows >= HELD_OUT_FROM;
   const data = isSplit ? { train: here(file), split: HELD_OUT } : here(file);
   const notes = [
-    `${isAll ? `All ${count(rows)} rows were` : `The first ${count(rows)} rows were`} read; the longest has ${count(longest)} tokens${longest > length ? `, of which ${count(longest - length)} are cut` : ""}.`,
+    `${isAll ? `${counted(rows, "row")} in all;` : `The first ${counted(rows, "row")} of the file:`} the longest has ${counted(longest, "token")}${longest > length ? `, of which ${count(longest - length)} are cut` : ""}.`,
     ...(isSplit
       ? []
       : ["Too few to hold some out: give eval rows in data = { train = ..., eval = ... } to measure what is learned."]),

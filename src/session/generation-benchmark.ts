@@ -9,6 +9,7 @@ import { hash, Rng } from "../base/rng.ts";
 import type { Sampling } from "../base/sample.ts";
 import { maxOf, median, range, sizeOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import type { KernelSpan } from "../bus/messages.ts";
 import { describeDevice } from "../engine/probe.ts";
 import { fillUniform } from "../files/factors.ts";
@@ -52,7 +53,7 @@ export async function benchmarkGeneration(options: GenerationBenchmarkOptions) {
   if (promptTokens + newTokens > spec.maxPositions)
     throw new RequestError(
       "bench.length",
-      `${promptTokens + newTokens} tokens of a sequence, and ${shape} has ${spec.maxPositions} positions`,
+      `${counted(promptTokens + newTokens, "token")} of a sequence, and ${shape} has ${counted(spec.maxPositions, "position")}`,
       "lower --prompt-tokens or --new-tokens",
     );
   const { rank, targets, method, device: wantedDevice, precision } = { ...BENCHMARK_DEFAULTS, ...work };

@@ -4,6 +4,7 @@
 import { now } from "../base/clock.ts";
 import { layersIn } from "../base/layers.ts";
 import { range, sum } from "../base/shape.ts";
+import { counted } from "../base/units.ts";
 import { type Init, isSvdInit } from "../methods/init.ts";
 import { type AdapterSlot, admit } from "./slot.ts";
 
@@ -29,7 +30,7 @@ export async function begin(
       done++;
       if (now() - last < silence) continue;
       last = now();
-      progress(`${init}: ${done} of ${all} layers are decomposed`);
+      progress(`${init}: ${done} of ${counted(all, "layer")} decomposed`);
     }
   };
   await Promise.all(range(bus.stages).map(through));

@@ -3,6 +3,7 @@
 import { existsSync, realpathSync } from "node:fs";
 import { stringify } from "smol-toml";
 import { RequestError } from "../base/errors.ts";
+import { count, counted } from "../base/units.ts";
 import { placeAdapter } from "../plan/places.ts";
 import { DEFAULT_TOKENS, type Plan } from "../plan/plan.ts";
 import { parseRecipe } from "../recipe/load.ts";
@@ -51,7 +52,7 @@ export function checkAdded(asked: Recipe, { recipe }: Request, plan: Plan, taken
   if ((precision !== "auto" && precision !== recipe.model.precision) || tokens !== plan.tokensPerMicrobatch)
     throw new RequestError(
       "control.otherwise",
-      `${path} has precision ${precision} and ${tokens} tokens a micro-batch, the run ${recipe.model.precision} and ${plan.tokensPerMicrobatch}: they would train to different weights in this run`,
+      `${path} has precision ${precision} and ${counted(tokens, "token")} a micro-batch, the run ${recipe.model.precision} and ${count(plan.tokensPerMicrobatch)}: they would train to different weights in this run`,
       "give it the run's model.precision and run.tokens_per_microbatch",
     );
   checkNames(adapters, taken);

@@ -143,7 +143,8 @@ export function patient(append: (line: string) => void, notice: (text: string) =
     },
     flush: () => {
       drain();
-      if (waiting.length + lost > 0) notice(`${textOf(fault)}; its last ${count(waiting.length + lost)} lines are missing`);
+      const gone = waiting.length + lost;
+      if (gone > 0) notice(`${textOf(fault)}; its last ${gone === 1 ? "line is" : `${count(gone)} lines are`} missing`);
     },
   };
 }

@@ -1,7 +1,7 @@
 // What a mixed epoch has of each source: counted before training, for people.
 
 import { isAddress } from "../base/source-name.ts";
-import { count, shortPath } from "../base/units.ts";
+import { count, counted, shortPath } from "../base/units.ts";
 import type { AdapterRecipe } from "../recipe/recipe.ts";
 import { mixedCounts } from "../schedule/mix.ts";
 import { inputLength, type Row } from "../schedule/pack.ts";
@@ -19,7 +19,7 @@ export function mixNotices(
     if (mix === null || sizes.includes(0)) return [];
     const counts = mixedCounts({ ...mix, sizes }, rows.map(inputLength));
     const parts = counts.map(
-      (rows, source) => `${count(rows)} of the ${count(sizes[source]!)} rows of ${sourceText(train[source]!)}`,
+      (rows, source) => `${count(rows)} of the ${counted(sizes[source]!, "row")} of ${sourceText(train[source]!)}`,
     );
     return [{ name, text: `an epoch has ${parts.join(", ")}` }];
   });

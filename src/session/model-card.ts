@@ -1,5 +1,6 @@
 // The README.md of an adapter on a hub: what it is, how it is used, and how it was trained.
 
+import { counted } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
 import type { Outcome } from "../files/record.ts";
 
@@ -96,7 +97,7 @@ function resultTable({ before, after, steps, tokens }: NonNullable<Card["outcome
     `| loss | ${of(before)} | ${of(after)} |`,
     `| exact match | ${exact(before)} | ${exact(after)} |`,
   ];
-  return `\n${after === null ? "" : `${held.join("\n")}\n\n`}Trained for ${steps} steps on ${tokens} tokens.\n`;
+  return `\n${after === null ? "" : `${held.join("\n")}\n\n`}Trained for ${counted(steps, "step")} on ${counted(tokens, "token")}.\n`;
 }
 
 function trainingOf(settings: NonNullable<Card["settings"]>, data: readonly string[]): string {

@@ -5,7 +5,7 @@ import { basename } from "node:path";
 import { environment } from "../base/env.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
-import { count, duration } from "../base/units.ts";
+import { count, counted, duration } from "../base/units.ts";
 import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import type { NOTIFIED } from "../recipe/schema.ts";
@@ -75,7 +75,7 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
         const facts = { adapter: event.adapter, status, steps, loss: after?.loss ?? null };
         tell(
           "adapter",
-          `${event.adapter} is ${status} after ${count(steps)} steps${message === null ? "" : `: ${message}`}`,
+          `${event.adapter} is ${status} after ${counted(steps, "step")}${message === null ? "" : `: ${message}`}`,
           facts,
         );
         if (isFailure(event.result) && !on.includes("adapter")) tell("failed", `${event.adapter} failed: ${message}`, facts);
@@ -94,7 +94,7 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
       const what = stopped
         ? "stopped"
         : failed.length > 0
-          ? `ended, ${failed.length} of ${adapters.length} adapters failed`
+          ? `ended, ${failed.length} of ${counted(adapters.length, "adapter")} failed`
           : "done";
       const results = adapters.map(({ name: adapter, status, steps, after }) => ({
         adapter,
@@ -102,7 +102,7 @@ export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null
         steps,
         loss: after?.loss ?? null,
       }));
-      tell(about, `${what} after ${duration(seconds)}, ${count(tokens)} tokens`, { seconds, tokens, adapters: results });
+      tell(about, `${what} after ${duration(seconds)}, ${counted(tokens, "token")}`, { seconds, tokens, adapters: results });
       return all();
     },
     failed: (error) => {

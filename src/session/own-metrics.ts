@@ -1,11 +1,11 @@
 // Metrics that a program of the recipe computes: it is given the adapter's folder, as PEFT writes it, and prints a JSON object.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { rmSync } from "node:fs";
+import { basename } from "node:path";
 import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
 import { RequestError, RunError } from "../base/errors.ts";
+import { newTemporaryFolder } from "../base/temporary.ts";
 import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 import type { Evaluation } from "./evaluate.ts";
@@ -49,7 +49,7 @@ export function checkMetrics({ adapters }: Recipe): void {
 
 /** A folder of its own; disposing removes it. */
 export function temporaryFolder(): Disposable & { readonly path: string } {
-  const path = mkdtempSync(join(tmpdir(), "mlora-metrics-"));
+  const path = newTemporaryFolder("metrics");
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
 }
 

@@ -2,6 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { Sampling } from "../base/sample.ts";
+import { count, counted } from "../base/units.ts";
 import type { GroupPolicy } from "../objectives/group-policy.ts";
 import type { PolicyLoss } from "../objectives/policy.ts";
 import { isContrastive, isPreference, type Objective, referenceOf, rowKindOf } from "../objectives/registry.ts";
@@ -98,8 +99,8 @@ function checkSampled(name: string, rows: readonly Row[], objective: Objective, 
 function faultOf({ ids, mask, weights, targets }: Tokens, vocab: number, mayBeIdle: boolean): string | null {
   const { length } = ids;
   if (length < 2) return `expected 2 tokens or more, found ${length}`;
-  if (mask.length !== length) return `expected a mask of ${length} tokens, found ${mask.length}`;
-  if (weights && weights.length !== length) return `expected ${length} weights, found ${weights.length}`;
+  if (mask.length !== length) return `expected a mask of ${counted(length, "token")}, found ${count(mask.length)}`;
+  if (weights && weights.length !== length) return `expected ${counted(length, "weight")}, found ${count(weights.length)}`;
   const unknown = ids.findIndex((id) => !isWhole(id, 0, vocab - 1));
   if (unknown >= 0) return `token ${unknown} is ${ids[unknown]}; the model has ${vocab}`;
   if (targets && targets.length !== length) return `expected ${length} targets, found ${targets.length}`;
@@ -129,7 +130,7 @@ export function checkFits(
     if (longestSequence(row) > positions)
       throw new RequestError(
         "primitives.rows",
-        `adapter '${name}', row ${i} has ${longestSequence(row) + 1} tokens; the stages have room for ${positions + 1}`,
+        `adapter '${name}', row ${i} has ${counted(longestSequence(row) + 1, "token")}; the stages have room for ${count(positions + 1)}`,
         hint,
       );
   for (const batch of batches) {
@@ -138,7 +139,7 @@ export function checkFits(
     if (needed > most)
       throw new RequestError(
         "primitives.rows",
-        `adapter '${name}': a micro-batch of ${batch.length} rows takes ${needed} rows of a pass; the stages have ${most}`,
+        `adapter '${name}': a micro-batch of ${counted(batch.length, "row")} takes ${counted(needed, "row")} of a pass; the stages have ${count(most)}`,
         hint,
       );
   }
@@ -146,7 +147,7 @@ export function checkFits(
     throw new RequestError(
       "primitives.rows",
       `adapter '${name}': ${objective.name} contrasts the rows of a micro-batch, and each row is alone in its own`,
-      `give 2 rows or more, of together ${tokensPerMicrobatch} tokens or fewer`,
+      `give 2 rows or more, of together ${counted(tokensPerMicrobatch, "token")} or fewer`,
     );
 }
 
@@ -210,7 +211,7 @@ export function checkPrompts(
     const atOnce = reading === "whole" ? length : Math.min(length, PIECE);
     if (length + maxTokens > most || (reading !== "rows" && promptRows(atOnce, tile) > sizes.rows))
       throw refuse(
-        `prompt ${i} of ${length} tokens and ${maxTokens} more: a sequence has ${most} at most`,
+        `prompt ${i} of ${counted(length, "token")} and ${count(maxTokens)} more: a sequence has ${count(most)} at most`,
         most < spec.maxPositions ? "open the primitives with a cache of more capacity" : "give it a shorter prompt",
       );
   }

@@ -1,6 +1,6 @@
 // What becomes of learning rates that are not what a recipe may be thought to say, for people.
 
-import { count } from "../base/units.ts";
+import { count, counted } from "../base/units.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
 import { onlyWarms, rateFactor } from "../schedule/rate.ts";
 
@@ -13,7 +13,7 @@ export function rateNotices(adapters: readonly Pick<AdapterPlan, "name" | "steps
     if (steps === 1 || !onlyWarms(schedule, steps)) return idles;
     const highest = optimizer.learningRate * rateFactor(schedule, steps - 1, steps);
     const text =
-      `the learning rate rises in all ${count(steps)} steps (warmup = ${count(schedule.warmup)}), to ` +
+      `the learning rate rises in all ${counted(steps, "step")} (warmup = ${count(schedule.warmup)}), to ` +
       `${Number(highest.toPrecision(3))} of ${optimizer.learningRate}; lower warmup, which below 1 is a share of the steps`;
     return [...idles, { name, text }];
   });

@@ -3,7 +3,7 @@
 import { resolve } from "node:path";
 import { now, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError } from "../base/errors.ts";
-import { askControl, type ControlRequest, isStarting, newRequestNumber, type RunStatus } from "../bus/control.ts";
+import { askControl, type ControlRequest, isStarting, newRequestNumber, type RunStatus, starting } from "../bus/control.ts";
 import { connectSealed } from "../bus/seal.ts";
 import { knownRuns, type RunEntry } from "../cluster/registry.ts";
 import { formatRecipe } from "../recipe/load.ts";
@@ -25,7 +25,10 @@ export type RemoteOptions = {
 export const remoteSessions = (options?: RemoteOptions): RemoteSession[] =>
   knownRuns().map((entry) => new RemoteSession(entry, options));
 
-/** Requests throw what the session throws, and RunErrors: `control.silent`, and `control.lost` where the run is gone. */
+/**
+ * Requests wait while the run's stages are being opened, but `status`, which is refused then. They throw what the session does,
+ * and RunErrors: `control.silent`, and `control.lost` where the run is gone.
+ */
 export class RemoteSession {
   constructor(
     private readonly entry: RunEntry,
@@ -70,35 +73,49 @@ export class RemoteSession {
   /** The run reads the data of the recipe; `reading` is called with its progress, in words. */
   async add(recipe: Recipe, reading: (text: string) => void = () => undefined): Promise<string> {
     const ask = (request: Extract<ControlRequest, { type: "add" | "outcome" }>) => this.#ask(request);
-    let answer = await ask({ type: "add", text: formatRecipe(recipe), path: recipe.path });
+    const begin = () => ask({ type: "add", text: formatRecipe(recipe), path: recipe.path });
+    let answer = await begin();
     while (typeof answer !== "string") {
       reading(answer.reading);
-      answer = await ask({ type: "outcome", ticket: answer.ticket });
+      answer = await ask({ type: "outcome", ticket: answer.ticket }).catch((error) => {
+        if (isStarting(error)) return begin(); // stages that were opened again meanwhile know nothing of it
+        throw error;
+      });
     }
     return answer;
   }
 
-  /** Asks, and where the run's server is gone asks again under the same number at the run's next address. */
+  /**
+   * Asks, and where the run's server is gone, or its stages are being opened, asks again under the same number at the run's
+   * next address.
+   */
   async #ask<R extends ControlRequest>(request: R) {
     const { entry, options } = this;
-    const patience = request.type === "status" ? PATIENCE_MS.status : PATIENCE_MS.other;
+    const isStatus = request.type === "status";
+    const patience = isStatus ? PATIENCE_MS.status : PATIENCE_MS.other;
     const number = newRequestNumber();
-    const begin = now();
-    let lost: MloraError | null = null;
+    let begin = now();
     let away = begin;
+    let lost: MloraError | null = null;
+    let awaited: MloraError | null = null;
     for (let at: RunEntry | undefined = entry; ; at = knownRuns().find(({ run }) => run === entry.run)) {
-      if (lost && !at) throw new RunError("control.lost", `${lost.message}, and the run is over`, "look into its folder");
+      if (awaited && !at) throw new RunError("control.lost", `${awaited.message}, and the run is over`, "look into its folder");
       try {
-        if (!at?.reach) throw new RequestError("control.starting", "its stages are being opened", "ask again when they are");
+        if (!at?.reach) throw starting();
         await using connection = await connectSealed(at.reach.address, "mlora control", at.reach.key);
         return await askControl(connection, entry.run, request, patience, number);
       } catch (error) {
         if (isGone(error)) {
-          if (!lost && request.type !== "status") options.notice?.(`${error.message}; it is asked again where it answers next`);
+          if (!lost && !isStatus) options.notice?.(`${error.message}; it is asked again where it answers next`);
           lost = error;
-        } else if (!lost || !isStarting(error)) throw error;
-        if (isStarting(error)) away = now(); // it opens its stages
-        if (now() - begin > patience || now() - away > AWAY_MS) throw lost;
+        } else if (!isStarting(error) || request.type === "outcome" || (isStatus && !lost)) throw error;
+        else {
+          if (!awaited) options.notice?.(`${error.message}: it is asked when they are open`);
+          away = now();
+          if (!isStatus) begin = away; // however long that takes
+        }
+        awaited = error;
+        if (now() - begin > patience || now() - away > AWAY_MS) throw lost ?? error;
       }
       await sleep(LOOK_MS);
     }

@@ -3,6 +3,7 @@
 import { environment } from "../base/env.ts";
 import { RequestError } from "../base/errors.ts";
 import { isLoopback } from "../base/loopback.ts";
+import { counted } from "../base/units.ts";
 import { fileOf, parseAddress } from "../bus/address.ts";
 import { newRunKey } from "../bus/seal.ts";
 import { newRunId, runId } from "../bus/subjects.ts";
@@ -47,7 +48,7 @@ export function remoteStagesOf(
   const stages = typeof run.stages === "number" ? run.stages : run.stages.length;
   const started = here ?? 0;
   if (started > stages)
-    throw new RequestError("cli.flag", `--here is ${started}, of ${stages} stages`, "start no more than there are");
+    throw new RequestError("cli.flag", `--here is ${started}, of ${counted(stages, "stage")}`, "start no more than there are");
   const server = nats === undefined ? listenOf(`${listen}`, insecure) : { address: parseAddress(`${nats}`) };
   const given = givenKey();
   const key = { key: given ?? newRunKey(), keyGiven: given !== null };

@@ -6,6 +6,7 @@ import * as v from "valibot";
 import { onAbort } from "../base/abort.ts";
 import { MOST_TIMER_MS, now, sleep } from "../base/clock.ts";
 import { MloraError, RequestError, RunError, textOf } from "../base/errors.ts";
+import { count, counted } from "../base/units.ts";
 import { endWithin, programFault, startProgram } from "../cluster/spawn.ts";
 import { parseOwnJson, stringifyJson } from "../data/json.ts";
 import { columnAt, columnsOf, type Grader, gradesOf, TooLong } from "../objectives/graders.ts";
@@ -121,7 +122,7 @@ async function rewardsFrom(
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof MloraError)) throw error;
-      const why = `the reward '${reward.name}' of ${asked.length} answers is missing: ${textOf(error)}`;
+      const why = `the reward '${reward.name}' of ${counted(asked.length, "answer")} is missing: ${textOf(error)}`;
       if (attempt === ATTEMPTS)
         throw new RunError("reward.failed", why, "fix it, and give the same command again: the run continues from here");
       notice(`${why}; it is asked again`);
@@ -176,7 +177,9 @@ async function ofProgram(
   if (fault !== null) throw failed(`${program} ${fault}`);
   const lines = stdout.split("\n").filter((line) => line.trim() !== "");
   if (lines.length !== asked.length)
-    throw failed(`expected ${asked.length} lines of ${program}, found ${lines.length}: one number for each answer`);
+    throw failed(
+      `expected ${counted(asked.length, "line")} of ${program}, found ${count(lines.length)}: one number for each answer`,
+    );
   return lines.map((line, i) => {
     const parsed = v.safeParse(v.pipe(v.string(), v.parseJson(), value), line);
     if (parsed.success) return parsed.output;

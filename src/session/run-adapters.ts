@@ -3,7 +3,8 @@
 
 import { RequestError, textOf } from "../base/errors.ts";
 import { memory } from "../base/machine.ts";
-import type { AdapterStatus } from "../bus/control.ts";
+import { counted } from "../base/units.ts";
+import { type AdapterStatus, starting } from "../bus/control.ts";
 import type { ReadProgress } from "../data/reading.ts";
 import { lacking, lateAdapters } from "../plan/late-adapters.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
@@ -149,7 +150,7 @@ export class RunAdapters {
       [Symbol.dispose]: () => {
         this.#savePaused(training);
         this.#attended = null;
-        this.#joinable.abort(opening());
+        this.#joinable.abort(starting());
       },
     };
   }
@@ -211,7 +212,9 @@ export class RunAdapters {
     const takes = ({ slots, stages }: Plan) => [slots, ...stages.map(({ sizes }) => sizes.blockBytes + sizes.hostBytes)];
     const isMore = takes(needed).some((is, i) => is > takes(plan)[i]!);
     const room =
-      needed.slots > plan.slots ? `${needed.slots} slots instead of ${plan.slots}` : "memory for more adapters at once";
+      needed.slots > plan.slots
+        ? `${counted(needed.slots, "slot")} instead of ${plan.slots}`
+        : "memory for more adapters at once";
     const more = isMore && !training.controls.hasRoomFor(planned) ? room : null;
     const told = [...late.notices, ...settingNotices(planned)].filter((text) => !known.has(text));
     for (const text of told) this.options.notice(text);
@@ -250,7 +253,7 @@ export class RunAdapters {
   /** `joins`: for an adapter that joins, which stages that are about to close cannot take. */
   #attend(joins = false): Attended {
     if (joins && this.options.stop.aborted) throw ending();
-    if (!this.#attended || (joins && this.#suspend.signal.aborted)) throw opening();
+    if (!this.#attended || (joins && this.#suspend.signal.aborted)) throw starting();
     return this.#attended;
   }
 
@@ -295,7 +298,3 @@ const withNotices = (sentence: string, notices: readonly string[]): string =>
 /** A copy as an adapter of this plan. */
 const copyOn = (plan: Plan, { recipe: { adapters }, data }: Request): AdapterPlan =>
   lateAdapters(plan, adapters, summariesOf(data))[0]!;
-
-/** The run cannot take the request just now, and has done nothing. */
-export const opening = (): RequestError =>
-  new RequestError("control.starting", "the run's stages are being opened", "ask again when they are");

@@ -3,6 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { heldWeights } from "../base/precision.ts";
 import type { Sampling } from "../base/sample.ts";
+import { counted } from "../base/units.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { describeDevice } from "../engine/probe.ts";
 import { stopTokens } from "../files/generation.ts";
@@ -86,7 +87,7 @@ function limitOf({ spec, questions }: GenerateRequest, i: number, wanted: number
       "generate.length",
       ids.length === 0
         ? `${place}: the prompt has no token`
-        : `${place}: the prompt has ${ids.length} tokens, the base model ${spec.maxPositions} positions`,
+        : `${place}: the prompt has ${counted(ids.length, "token")}, the base model ${counted(spec.maxPositions, "position")}`,
       "give it another prompt",
     );
   return Math.min(left, Math.max(wanted, expected?.length ?? 0));

@@ -62,6 +62,7 @@ export class WaitingBytes {
   end(): void {
     this.write();
     const lost = this.#lost + [...this.#of.values()].flat().length;
-    if (lost > 0 && this.#fault !== null) this.notice(`${textOf(this.#fault)}; ${count(lost)} of its last records are missing`);
+    if (lost > 0 && this.#fault !== null)
+      this.notice(`${textOf(this.#fault)}; ${count(lost)} of its last records ${lost === 1 ? "is" : "are"} missing`);
   }
 }

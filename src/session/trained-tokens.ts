@@ -2,6 +2,7 @@
 
 import { RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { counted } from "../base/units.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
 
@@ -30,7 +31,7 @@ function idOf({ name }: AdapterRecipe, text: string, tokenizer: Tokenizer): numb
   if (ids.length === 1) return ids[0]!;
   throw new RequestError(
     "plan.tokens",
-    `adapter '${name}': trainable_tokens has ${JSON.stringify(text)}, expected one token, found the ${ids.length} tokens ${ids.join(", ")}`,
+    `adapter '${name}': trainable_tokens has ${JSON.stringify(text)}, expected one token, found the ${counted(ids.length, "token")} ${ids.join(", ")}`,
     "add it to the tokenizer, resize the base model and save both (tokenizer.add_tokens, model.resize_token_embeddings), or name its tokens by their ids",
   );
 }

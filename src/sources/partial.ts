@@ -19,7 +19,7 @@ import { sleep } from "../base/clock.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { writeError } from "../base/faults.ts";
 import { randomText } from "../base/secret.ts";
-import { formatBytes } from "../base/units.ts";
+import { count, counted, formatBytes } from "../base/units.ts";
 import { type Ask, ask, shown } from "./http.ts";
 
 export type Wanted = {
@@ -65,7 +65,7 @@ export async function download(wanted: Wanted): Promise<string> {
   const found = sizeOf(partial);
   const wrong =
     wanted.size !== null && found !== wanted.size
-      ? `has ${found} bytes, expected ${wanted.size}`
+      ? `has ${counted(found, "byte")}, expected ${count(wanted.size)}`
       : wanted.hash && hashFile(partial, wanted.hash.kind) !== wanted.hash.hex
         ? "has another hash than its server says"
         : null;
@@ -166,7 +166,11 @@ async function append(partial: string, wanted: Wanted): Promise<void> {
   }
   const missing = size === null ? (Number.isNaN(length) ? 0 : length - (written - from)) : size - written;
   if (missing > 0)
-    throw new RunError("source.failed", `${shown(url)} ended ${missing} bytes early`, "try again: it continues from there");
+    throw new RunError(
+      "source.failed",
+      `${shown(url)} ended ${counted(missing, "byte")} early`,
+      "try again: it continues from there",
+    );
 }
 
 /** An answer that is no file: a RunError where a later try may get it, else a RequestError. */

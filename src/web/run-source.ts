@@ -2,7 +2,7 @@
 
 import { parse } from "smol-toml";
 import { RequestError, textOf } from "../base/errors.ts";
-import { shortPath } from "../base/units.ts";
+import { count, counted, shortPath } from "../base/units.ts";
 import type { SessionEvent } from "../session/events.ts";
 import { earlierMetrics } from "../session/metrics.ts";
 import type { Session } from "../session/session.ts";
@@ -82,7 +82,7 @@ export function runSource(title: string, output: string): RunSource {
       if (ids.length > most)
         throw new RequestError(
           "web.answer",
-          `the prompt has ${ids.length} tokens; the run has room for ${most}`,
+          `the prompt has ${counted(ids.length, "token")}; the run has room for ${count(most)}`,
           "use mlora generate with what an adapter has saved",
         );
       const asked = { texts, ids, maxTokens: Math.min(maxTokens, most - ids.length + 1), signal };

@@ -2,6 +2,11 @@
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { join } from "node:path";
+import { serveControl, starting } from "../../src/bus/control.ts";
+import { connectSealed, newRunKey } from "../../src/bus/seal.ts";
+import { newRunId } from "../../src/bus/subjects.ts";
+import { announce } from "../../src/cluster/registry.ts";
+import { startServer } from "../../src/cluster/server.ts";
 import { loadRecipe } from "../../src/recipe/load.ts";
 import { findSession, remoteSessions } from "../../src/session/remote-session.ts";
 import { openSession, type Session, type SessionOptions } from "../../src/session/session.ts";
@@ -55,6 +60,63 @@ needs("nats")("a session", () => {
     await alone.done;
     expect(leftOf(outputOf(path), "a4")).toEqual(leftOf(outputOf(lateAlone), "a4"));
   }, 300_000);
+
+  test("is asked while its stages are being opened: what changes it waits until they are, its status does not", async () => {
+    const text = longer(unlike([2], "cpu", "slots = 2"), 20);
+    const path = place.project(text, { ...SUMS, "late.toml": longer(unlike([4], "cpu"), 10) });
+    await using session = await open(path, { keepOpen: true });
+    const told: string[] = [];
+    const remote = findSession(outputOf(path), ({ run }) => run, { notice: (text) => told.push(text) });
+    expect(remote.isOpen).toBe(false);
+    const [added, paused] = [remote.add(loadRecipe(join(path, "..", "late.toml"))), remote.pause("a2")];
+    await expect(remote.status()).rejects.toMatchObject({ code: "control.starting" });
+    expect([await added, await paused]).toEqual([expect.stringContaining("a4: added"), "a2: paused until resumed"]);
+    expect(told).toEqual(Array(2).fill("the run's stages are being opened: it is asked when they are open"));
+    await until("the late one ends", 120_000, () => stateOf(session, "a4") === "done");
+    expect(stateOf(session, "a2")).toBe("paused");
+    expect(session.status().adapters.find(({ name }) => name === "a2")!.step).toBeLessThan(180);
+
+    const ended = place.project(unlike([0], "cpu"), SUMS);
+    await using short = await open(ended);
+    const waiting = find(outputOf(ended));
+    short.stop();
+    await expect(waiting.pause("a0")).rejects.toMatchObject({
+      code: "control.lost",
+      message: expect.stringContaining("is over"),
+    });
+  }, 300_000);
+
+  test("is asked again for an addition that was being read when its stages were opened again", async () => {
+    await using server = await startServer();
+    const [run, key] = [newRunId(), newRunKey()];
+    await using answering = await connectSealed(server.address, "a run", key);
+    using known = announce({ run, output: place.root });
+    known.reachable({ address: server.address, key });
+    const heard: string[] = [];
+    const outcomes = [
+      { ticket: "first", reading: "2 rows" },
+      starting(),
+      { ticket: "second", reading: "3 rows" },
+      "late: added",
+    ];
+    using _serving = serveControl(
+      answering,
+      run,
+      async (request) => {
+        heard.push(request.type === "outcome" ? request.ticket : request.type);
+        const outcome = outcomes.shift()!;
+        if (outcome instanceof Error) throw outcome;
+        return outcome;
+      },
+      () => undefined,
+    );
+    await answering.flush();
+    const path = place.project(unlike([0], "cpu"), SUMS);
+    const progress: string[] = [];
+    expect(await find(run).add(loadRecipe(path), (text) => progress.push(text))).toBe("late: added");
+    expect(heard).toEqual(["add", "first", "add", "second"]);
+    expect(progress).toEqual(["2 rows", "3 rows"]);
+  });
 
   test("of several stages continues after one is killed, reports it in an event, and comes to the bytes of one stage", async () => {
     const text = longer(unlike([0, 1], "cpu", "checkpoint = { steps = 4 }\nrestarts = 1"), 20);

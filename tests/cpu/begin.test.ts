@@ -52,7 +52,7 @@ test.each(["pissa", "pissa_niter_2", "olora"] as const)("%s", async (init) => {
     expect(got.factors).toEqual(want.factors);
     expect(got.said.length).toBe(2 * (1 + spec.layers));
     expect(got.said[0]).toContain(`a part of the base model's weights (${init}), which is computed now`);
-    expect(got.said.at(-1)).toBe(`${init}: ${spec.layers} of ${spec.layers} layers are decomposed`);
+    expect(got.said.at(-1)).toBe(`${init}: ${spec.layers} of ${spec.layers} layers decomposed`);
   }
 });
 

@@ -1,7 +1,17 @@
 // The program as a person uses it: whole runs from the command line, bad requests, and interruptions.
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readModelSpec } from "../../src/files/config.ts";
@@ -297,6 +307,26 @@ describe("a bad request is one error with its place, exit code 2, and nothing be
     expect(err).toStartWith(`${message}\nhint: `);
     expect([code, out]).toEqual([2, ""]);
     expect(existsSync(join(path, "..", "out"))).toBe(false);
+  });
+
+  test.each([
+    [
+      ["plan", "RECIPE", "--price", "-1"],
+      "'-1' begins with '-', as flags do\nhint: write a flag's value after '=': --price=-1",
+    ],
+    [["plan", "RECIPE", "--price", "-.5"], "after '=': --price=-.5"],
+    [["plan", "RECIPE", "--price=-1"], "error[cli.flag]: --price is -1"],
+    [["generate", "--adapter", "RECIPE", "--prompt", "x"], "recipe.toml is no folder"],
+    [["report", "RECIPE", "--output", "circle"], "error[cli.output]: --output circle: ELOOP"],
+    [["run", "RECIPE", "--output", "~/out"], "the shell has left the '~' as it is"],
+  ])("%j: a number below 0, a file for a folder, a circle of links, a home", async (args, message) => {
+    const path = project(one(""), { "d.jsonl": rows(2) });
+    rmSync(join(root, "circle"), { force: true });
+    symlinkSync("circle", join(root, "circle"));
+    const { code, out, err } = await mlora(...args.map((arg) => (arg === "RECIPE" ? path : arg)));
+    expect(err).toContain(message);
+    expect([code, out]).toEqual([2, ""]);
+    expect(existsSync(join(root, "~"))).toBe(false);
   });
 
   test("no such recipe; no such command; no such option", async () => {

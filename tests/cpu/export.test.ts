@@ -284,6 +284,7 @@ describe("refused, with nothing written,", () => {
     await refused([adapter, "--output", taken], "error[export.output]", `${taken} is not empty: it holds notes.txt`);
     expect(readdirSync(taken)).toEqual(["notes.txt"]);
     await refused([adapter, "--output", join(taken, "notes.txt")], "error[export.output]", "is no folder");
+    await refused([adapter, "--output", at("file.gguf")], "error[export.output]", "file.gguf would be a folder", "--gguf f16");
     const before = readdirSync(place.model);
     await refused([adapter, "--output", place.model], "error[export.output]", "the base model's own folder");
     symlinkSync(place.model, at("alias"));
@@ -299,7 +300,7 @@ describe("refused, with nothing written,", () => {
     truncateSync(path, readFileSync(path).length - 10);
     await refused([short, ...to], "error[safetensors.header]", path);
     await refused([place.model, ...to], "error[export.adapter]", `${place.model} has no adapter_config.json`);
-    await refused([at("nothing"), ...to], "error[export.adapter]", "is no folder");
+    for (const no of [at("no"), path]) await refused([no, ...to], "error[export.adapter]", "is no folder");
     const run = at("output-of-two");
     mkdirSync(join(run, "sums"), { recursive: true });
     writeFileSync(join(run, "sums", "adapter_config.json"), "{}");

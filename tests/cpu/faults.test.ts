@@ -128,7 +128,11 @@ describe("NaN and infinity", () => {
       const path = place.project(withThat(once, "a0", `${settings}\nscheduler = "constant"\nwarmup = 0`), SUMS);
       for (const goesOn of [false, true]) {
         const ended = await place.mlora("run", path);
-        expectFailed(ended, /^a0: failed: .*(lower the learning rate|no finite numbers)/m, "1 of 2 adapters failed: a0");
+        expectFailed(
+          ended,
+          /^a0: failed: .*(lower the learning rate|no finite numbers)/m,
+          "1 of 2 adapters failed: a0\nhint: fix what the lines above name",
+        );
         expect(ended.err.includes("a1 is done")).toBe(goesOn);
         expect(readRecord(outputOf(path)).get("a0")!.status).toBe("failed");
         expect(readdirSync(outputOf(path))).not.toContain("a0");

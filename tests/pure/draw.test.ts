@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
+import { counted } from "../../src/base/units.ts";
 import { legendOf } from "../../src/cli/draw/looks.ts";
 import { drawSvg } from "../../src/cli/draw/svg.ts";
 import { drawTerminal } from "../../src/cli/draw/terminal.ts";
@@ -201,7 +202,9 @@ test("numbers that are reported are the simulation's, and those of what is drawn
       expect(simulation.bubble).toBeCloseTo(bubble, 9);
       const [said] = numbersOf(plan, simulated);
       expect(said).toStartWith(`Bubble ${(100 * bubble).toFixed(1)} % of all stages' time`);
-      expect(said).toEndWith(` (${new Set(spans[0]!.flatMap(({ pass }) => pass ?? [])).size} passes, the whole run).`);
+      expect(said).toEndWith(
+        ` (${counted(new Set(spans[0]!.flatMap(({ pass }) => pass ?? [])).size, "pass", "passes")}, the whole run).`,
+      );
     }
   const cut = simulateRun(planOf(4, 2), 5);
   expect(cut.whole).toBe(false);

@@ -133,10 +133,11 @@ describe("refused with what was found and what is supported", () => {
       "",
     ],
     ["a mixture of convolutions without kinds", () => of("Lfm2MoeForCausalLM"), "layer_types is null", ""],
+    ["a window of null", () => of("GptOssForCausalLM", { sliding_window: null }), "sliding_window is null", ""],
     [
       "LongRoPE's factors",
       () => of("Phi3ForCausalLM", { rope_scaling: { type: "su", short_factor: [1] } }),
-      "short_factor is 1 values",
+      "short_factor is 1 value,",
       "",
     ],
   ])("%s", (_, work, found, supported) => {
@@ -144,6 +145,13 @@ describe("refused with what was found and what is supported", () => {
     expect(message).toContain(found);
     expect(message).not.toContain("\n");
     expect(hint ?? "").toContain(supported);
+  });
+
+  test("scalars of null, which are not their defaults", () => {
+    for (const name of ["GraniteForCausalLM", "GraniteMoeForCausalLM", GRANITE4])
+      for (const key of ["attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"])
+        expect(refused(() => of(name, { [key]: null })).message).toContain(`${key} is null, expected a number, or no such key`);
+    expect(of("SmolLM3ForCausalLM", { num_key_value_heads: null }).kvHeads).toBe(SIZES.num_attention_heads);
   });
 
   test("targets in a part that is not trained", () => {

@@ -392,5 +392,7 @@ describe("an output folder", () => {
     expect(refused(() => claimOutput(writeIn(fresh(), "metrics.jsonl", ""))).code).toBe("output.foreign");
     expect(refused(() => claimOutput(writeIn(fresh(), "thesis.doc", ""))).message).toContain("thesis.doc");
     expect(refused(() => claimOutput(join(writeIn(fresh(), "f", ""), "f"))).code).toBe("output.folder");
+    for (const long of ["x".repeat(300), "x".repeat(200).concat("/").repeat(30)])
+      expect(refused(() => claimOutput(join(fresh(), long))).message).toContain("ENAMETOOLONG");
   });
 });

@@ -202,7 +202,7 @@ describe("scales and codes that do not fit", () => {
       "another shape",
       "nf4-plain",
       (t) => t.set(STATE, state({ quant_type: "nf4", blocksize: 64, shape: [64, 32] })),
-      "has 512 bytes of codes, expected 1024",
+      "has 512 bytes of codes, expected 1,024 bytes",
     ],
     [
       "an absurd shape",

@@ -101,7 +101,7 @@ describe("the cache", () => {
     const asked = server.asked.length;
     expect(await texts(name, offline)).toEqual(rows);
     const error = await failure(texts(set, offline));
-    expect(error.message).toBe("the dataset org/rows is not whole in the cache: 1 of 1 files are missing, as README.md");
+    expect(error.message).toBe("the dataset org/rows is not whole in the cache: 1 of 1 file is missing, as README.md");
     expect(server.asked).toHaveLength(asked);
     notices.length = 0;
     expect(await texts(name, { endpoint: "http://127.0.0.1:9" })).toEqual(rows);

@@ -142,7 +142,7 @@ test("what an epoch has of each source is said without what may be secret in an 
   const mix = { weights: [1, 1], stop: "first_exhausted", by: "rows" } as const;
   const said = mixNotices([{ name: "a", train, mix } as never], [{ train: [row, row, row], sizes: [1, 2] }]);
   expect(said).toEqual([
-    "a: an epoch has 1 of the 1 rows of https://host.example/a.jsonl?..., 1 of the 2 rows of hf://datasets/org/rows",
+    "a: an epoch has 1 of the 1 row of https://host.example/a.jsonl?..., 1 of the 2 rows of hf://datasets/org/rows",
   ]);
 });
 

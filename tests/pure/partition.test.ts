@@ -6,6 +6,7 @@ import { WEIGHT_FORMATS, type WeightFormat } from "../../src/base/precision.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { maxOf, sum } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
+import { counted } from "../../src/base/units.ts";
 import { costsOf, headWork, layerWork, mostStages, partition, partWork } from "../../src/plan/partition.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
 import { tinySpec } from "../helpers/tiny.ts";
@@ -100,7 +101,7 @@ describe("the layers of the stages", () => {
       const spec = randomSpec(rng);
       const stages = spec.layers + 1 + rng.below(5);
       expect(codeOf(() => partition(spec, stages, 1))).toMatch(
-        new RegExp(`^plan.stages: ${stages} stages are more than the base model's ${spec.layers} layers$`),
+        new RegExp(`^plan.stages: ${stages} stages are more than the base model's ${counted(spec.layers, "layer")}$`),
       );
     }
   });

@@ -284,6 +284,25 @@ describe("a fault is reported with its place", () => {
     expect(lines[0]).toMatch(/^\/here\/r\.toml:1:\d+: not TOML/);
   });
 
+  test("paths that a shell would have changed", () => {
+    const all = `[model]
+path = "~/models/m"
+[run]
+output = "~/out"
+[[adapter]]
+name = "a"
+data = { train = ["~/a.jsonl", { path = "~/b.jsonl" }], eval = "~" }
+chat_template = "~/t.jinja"
+objective = { name = "dpo", reference = "~/reference" }
+`;
+    const { lines } = refused(all);
+    const told = lines.filter((line) => line.includes("begins with '~', which a shell replaces")).join("\n");
+    for (const key of ["model.path", "run.output", "data", "chat_template"]) expect(told).toContain(key);
+    expect(refused(HEAD + adapter('from = "~/adapter"')).lines[0]).toContain("from begins with '~'");
+    expect(refused(HEAD + adapter(), { output: "~/out" }).lines[0]).toBe("--output ~/out: the shell has left the '~' as it is");
+    expect(parse(`${HEAD}${adapter()}`, { output: "~out" }).run.output).toEndWith("/~out"); // a name like any other
+  });
+
   test("bad flags", () => {
     expect(refused(HEAD + adapter(), { device: "tpu" }).lines[0]).toContain("--device tpu");
     expect(refused(HEAD + adapter(), { seed: "x" }).lines[0]).toContain("--seed x");
@@ -292,7 +311,7 @@ describe("a fault is reported with its place", () => {
   test("sweeps that are too many", () => {
     const many = `[${Array.from({ length: 40 }, (_, i) => i + 1)}]`;
     const { lines } = refused(HEAD + adapter(`sweep = { rank = ${many}, steps = ${many} }`));
-    expect(lines[0]).toContain("make 1600 adapters");
+    expect(lines[0]).toContain("make 1,600 adapters");
   });
 });
 

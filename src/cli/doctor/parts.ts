@@ -7,7 +7,7 @@ import { dirname } from "node:path";
 import { assetNames, assetPath, readAsset } from "../../base/assets.ts";
 import { MloraError } from "../../base/errors.ts";
 import { memory, processor, requireProcessor } from "../../base/machine.ts";
-import { formatBytes } from "../../base/units.ts";
+import { counted, formatBytes } from "../../base/units.ts";
 import { describeDevice, type Gpus, listGpus } from "../../engine/probe.ts";
 import { checkBus } from "./bus.ts";
 import { checkProducts } from "./native.ts";
@@ -41,7 +41,7 @@ function cpu(): Answer {
   const { model, cores, avx512, missingBf16 } = requireProcessor();
   const bf16 = missingBf16.length === 0;
   const instructions = bf16 ? 'AVX-512 with bf16 (precision = "bf16" multiplies by it)' : avx512 ? "AVX-512" : "AVX2";
-  const text = `${model}, ${cores} ${cores === 1 ? "core" : "cores"} to use, ${instructions}`;
+  const text = `${model}, ${counted(cores, "core")} to use, ${instructions}`;
   return { text, facts: { model, cores, avx512, bf16 } };
 }
 
@@ -103,7 +103,7 @@ function gpuKernels(): Answer {
   const compiled = kernels.filter(({ ptx }) => ptx !== undefined);
   const counts = [...Map.groupBy(compiled, ({ arch }) => arch)].map(([arch, { length }]) => [arch, length] as const).sort();
   const missing = kernels.length - compiled.length;
-  const note = missing === 0 ? "" : `; ${missing} others were not compiled (scripts/kernels does it)`;
+  const note = missing === 0 ? "" : `; ${missing} more not compiled (scripts/kernels does it)`;
   return {
     text: `${counts.map(([arch, n]) => `${n} for ${arch}`).join(", ")}${note}`,
     facts: { archs: Object.fromEntries(counts), missing },

@@ -1,7 +1,7 @@
 // What a simulated run came to, in words: the same in the terminal and in the SVG.
 
 import { layersText } from "../../base/layers.ts";
-import { count, percent } from "../../base/units.ts";
+import { counted, percent } from "../../base/units.ts";
 import type { Plan, StagePlan } from "../../plan/plan.ts";
 import type { SimulatedRun } from "../../session/simulated-run.ts";
 
@@ -18,7 +18,7 @@ const UNEVEN = 0.01;
 export function numbersOf(plan: Plan, simulated: SimulatedRun): string[] {
   const { simulation, whole, uneven, overBound, headLayers } = simulated;
   const { bubble, steadyBubble, passes } = simulation;
-  const of = whole ? `${count(passes)} passes, the whole run` : `the first ${count(passes)} passes`;
+  const of = whole ? `${counted(passes, "pass", "passes")}, the whole run` : `the first ${counted(passes, "pass", "passes")}`;
   if (plan.stages.length === 1) return [`${of}.`];
   const steady = steadyBubble === null ? "" : `, ${percent(steadyBubble)} in the steady part`;
   const shortest = `${(1 / overBound).toFixed(3)} of this`;

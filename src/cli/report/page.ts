@@ -1,7 +1,7 @@
 // The report of a run as one HTML file: nothing is loaded from elsewhere, and all that is foreign is escaped.
 
 import { basename } from "node:path";
-import { count, duration, shortPath } from "../../base/units.ts";
+import { count, counted, duration, shortPath } from "../../base/units.ts";
 import { VERSION } from "../../base/version.ts";
 import type { CurveName, ReportedAdapter, RunReport } from "../../session/run-report.ts";
 import { drawSvg } from "../draw/svg.ts";
@@ -121,14 +121,12 @@ function scheduleOf({ planned, recipe }: RunReport): string {
 function summaryOf({ adapters, recipe, time }: RunReport): string[] {
   const statuses = Map.groupBy(adapters, ({ outcome }) => outcome?.status ?? "not ended");
   const counts = [...statuses].map(([status, of]) => `${of.length} ${status}`).join(", ");
-  const lines = [
-    `${count(adapters.length)} ${adapters.length === 1 ? "adapter" : "adapters"} on ${shortPath(recipe.model.path)}: ${counts}`,
-  ];
+  const lines = [`${counted(adapters.length, "adapter")} on ${shortPath(recipe.model.path)}: ${counts}`];
   if (time === null) return lines;
   const expected = time.estimated_seconds === null ? "" : `, ${duration(time.estimated_seconds)} were expected (${time.basis})`;
   return [
     ...lines,
-    `${count(time.tokens)} tokens in ${duration(time.seconds)}${expected}, ${count(time.tokens_per_second)} tokens/s`,
+    `${counted(time.tokens, "token")} in ${duration(time.seconds)}${expected}, ${count(time.tokens_per_second)} tokens/s`,
   ];
 }
 

@@ -5,6 +5,7 @@ import { closeSync, fstatSync, openSync } from "node:fs";
 import { RequestError, textOf } from "../../base/errors.ts";
 import { readHintOf } from "../../base/faults.ts";
 import { sizeOf } from "../../base/shape.ts";
+import { counted } from "../../base/units.ts";
 import { readAll } from "../safetensors.ts";
 import { isStoredType, STORED_TYPES, type StoredType } from "../stored.ts";
 
@@ -112,7 +113,8 @@ class Cursor {
   take(count: number): number {
     const begin = this.at;
     const end = begin + count;
-    if (end > this.size) throw this.wrong(`its header needs ${end} bytes, the file has ${this.size}`);
+    if (end > this.size)
+      throw this.wrong(`its header needs ${counted(end, "byte")}, the file has ${counted(this.size, "byte")}`);
     if (end > MOST_HEADER) throw this.wrong(`its header has more than ${MOST_HEADER} bytes`);
     if (end > this.#bytes.length) {
       const bytes = new Uint8Array(new ArrayBuffer(Math.min(this.size, Math.max(end, 2 * this.#bytes.length, CHUNK))));
@@ -196,7 +198,8 @@ function readValue(cursor: Cursor, type: number, key: string, isKept: boolean): 
   const [of, length] = [cursor.u32(), cursor.u64(`the length of ${key}`)];
   const width = WIDTHS[of];
   if (of !== TEXT && width == null) throw cursor.wrong(`${key} is a list of type ${of}`);
-  if (length * (width ?? 8) > cursor.size) throw cursor.wrong(`${key} has ${length} values, the file ${cursor.size} bytes`);
+  if (length * (width ?? 8) > cursor.size)
+    throw cursor.wrong(`${key} has ${counted(length, "value")}, the file ${counted(cursor.size, "byte")}`);
   if (isKept || length <= KEPT_LIST) return Array.from({ length }, () => (of === TEXT ? cursor.text(key) : cursor.number(of)));
   if (of === TEXT) for (let i = 0; i < length; i++) cursor.skipText();
   else cursor.take(length * width!);
@@ -218,7 +221,9 @@ function readHeader(fd: number, path: string, kept: readonly string[]): Pick<Ggu
     );
   const [tensorCount, pairCount] = [cursor.u64("the number of tensors"), cursor.u64("the number of keys")];
   if ((tensorCount + pairCount) * 12 > stat.size)
-    throw wrong(`says that it has ${tensorCount} tensors and ${pairCount} keys; the file has ${stat.size} bytes`);
+    throw wrong(
+      `says that it has ${counted(tensorCount, "tensor")} and ${counted(pairCount, "key")}; the file has ${counted(stat.size, "byte")}`,
+    );
   const metadata = new Map<string, GgufValue>();
   const places = new Map<string, readonly [number, number]>();
   for (let i = 0; i < pairCount; i++) {
@@ -259,7 +264,9 @@ function bytesIn(cursor: Cursor, name: string, type: StoredType, shape: readonly
   const { values, bytes } = STORED_TYPES[type];
   const width = shape.at(-1) ?? 1;
   if (width % values !== 0)
-    throw cursor.wrong(`the tensor ${name} is ${type} with rows of ${width} values, expected multiples of ${values}`);
+    throw cursor.wrong(
+      `the tensor ${name} is ${type} with rows of ${counted(width, "value")}, expected multiples of ${values}`,
+    );
   return (sizeOf(shape) / values) * bytes;
 }
 

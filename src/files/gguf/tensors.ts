@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { basename } from "node:path";
 import { RequestError } from "../../base/errors.ts";
 import { range, sizeOf } from "../../base/shape.ts";
+import { counted } from "../../base/units.ts";
 import { partsOf, SPLIT } from "../modelpath.ts";
 import { isStoredType, STORED_TYPES, storedValues } from "../stored.ts";
 import { decoder, type ModelTensor, plainTensor, scratch } from "../tensor.ts";
@@ -79,12 +80,16 @@ export function openParts(path: string): readonly GgufFile[] {
       new RequestError("gguf.split", `${path}: ${what}`, "fetch all files of the model into one folder");
     const [, number, all] = SPLIT.exec(basename(path)) ?? [];
     if (Number(first!.metadata.get("split.no") ?? 0) !== 0 || Number(number ?? 1) !== 1)
-      throw new RequestError("gguf.split", `${path} is not the first of ${count} files`, "let model.path name the first");
+      throw new RequestError(
+        "gguf.split",
+        `${path} is not the first of ${counted(count, "file")}`,
+        "let model.path name the first",
+      );
     if (Number(all) !== count)
-      throw wrong(`is one of ${count} files, and is not named as llama.cpp names them (-00001-of-0000${count})`);
+      throw wrong(`is one of ${counted(count, "file")}, and is not named as llama.cpp names them (-00001-of-0000${count})`);
     for (const [index, next] of partsOf(path).entries()) {
       if (index === 0) continue;
-      if (!existsSync(next)) throw wrong(`the model has ${count} files, and ${basename(next)} is missing`);
+      if (!existsSync(next)) throw wrong(`the model has ${counted(count, "file")}, and ${basename(next)} is missing`);
       const file = openGguf(next);
       files.push(file);
       if (Number(file.metadata.get("split.no")) !== index || Number(file.metadata.get("split.count")) !== count)
@@ -115,7 +120,14 @@ function tensorOf(file: GgufFile, { type, shape, offset }: GgufTensor, heads: nu
   const { values, bytes } = STORED_TYPES[type];
   const rows = shape.length === 0 ? 1 : shape[0]!;
   if (heads !== null && rows % (2 * heads) !== 0)
-    return { type, dtype: "f32", shape, fault: `has ${rows} rows for ${heads} heads`, nf4: null, read: () => undefined };
+    return {
+      type,
+      dtype: "f32",
+      shape,
+      fault: `has ${counted(rows, "row")} for ${counted(heads, "head")}`,
+      nf4: null,
+      read: () => undefined,
+    };
   const row = (sizeOf(shape) / rows / values) * bytes; // of bytes
   const halves = heads === null ? null : halvesOf(rows, heads);
   const readBytes = (into: Uint8Array, from: number): void => {

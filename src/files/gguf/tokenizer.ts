@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { RequestError } from "../../base/errors.ts";
+import { counted } from "../../base/units.ts";
 import { type JsonObject, readJsonObject } from "../json.ts";
 import { openGguf } from "./header.ts";
 
@@ -17,7 +18,7 @@ export function checkTokenizer(gguf: string, folder: string): void {
   if (listed === null) return;
   for (const [token, id] of entriesOf(readJsonObject(path, "model.tokenizer"))) {
     if (listed[id] === token) continue;
-    const there = id < listed.length ? JSON.stringify(listed[id]) : `only ${listed.length} tokens`;
+    const there = id < listed.length ? JSON.stringify(listed[id]) : `only ${counted(listed.length, "token")}`;
     throw new RequestError(
       "model.tokenizer",
       `${path}: token ${id} is ${JSON.stringify(token)}, and ${gguf} has ${there}`,

@@ -4,6 +4,7 @@
 import * as v from "valibot";
 import { textOf } from "../../base/errors.ts";
 import { sizeOf } from "../../base/shape.ts";
+import { counted } from "../../base/units.ts";
 import { codes4Values, nf4Tables } from "../stored.ts";
 import { decoder, type ModelTensor, type Nf4Parts, scratch } from "../tensor.ts";
 import { bytesOfTensor, type RawTensor } from "./raw.ts";
@@ -70,7 +71,7 @@ function tensorOf(codes: RawTensor, state: RawTensor, parts: Parts): ModelTensor
 }
 
 function readState(state: RawTensor): State | string {
-  if (state.bytes > MOST_STATE) return `has a quant_state of ${state.bytes} bytes`;
+  if (state.bytes > MOST_STATE) return `has a quant_state of ${counted(state.bytes, "byte")}`;
   try {
     const { success, output, issues } = v.safeParse(
       stateSchema,
@@ -87,11 +88,11 @@ function faultOf(codes: RawTensor, { shape, blocksize, nested_blocksize: nestedB
   const count = sizeOf(shape);
   const blocks = Math.ceil(count / blocksize);
   const isNested = parts.nested_absmax !== undefined;
-  if (count % 2 !== 0) return `has ${count} values, expected an even number`;
+  if (count % 2 !== 0) return `has ${counted(count, "value")}, expected an even number`;
   if (isNested && nestedBlock === undefined)
     return "has nested scales, and its quant_state does not say how many values share one";
   // of any type: bnb_4bit_quant_storage packs them into wider ones
-  if (codes.bytes !== count / 2) return `has ${codes.bytes} bytes of codes, expected ${count / 2}`;
+  if (codes.bytes !== count / 2) return `has ${counted(codes.bytes, "byte")} of codes, expected ${counted(count / 2, "byte")}`;
   const wanted: readonly (readonly [string, RawTensor | undefined, string, number])[] = [
     ["absmax", parts.absmax, isNested ? "U8" : "F32", blocks],
     ["quant_map", parts.quant_map, "F32", 16],

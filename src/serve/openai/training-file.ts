@@ -2,6 +2,7 @@
 // tokenised.
 
 import { createReadStream } from "node:fs";
+import { counted } from "../../base/units.ts";
 import { columnAt } from "../../session/rewards.ts";
 import { ApiError } from "../errors.ts";
 import { type Method, methodOf } from "./methods.ts";
@@ -56,7 +57,7 @@ export async function checkTrainingFile(
   if (size > 0 && faults.length < SHOWN) check(Buffer.concat(held));
   if (faults.length > 0)
     throw invalid(`${faults.join("; ")}${faults.length === SHOWN ? "; later lines were not checked" : ""}`);
-  if (rows < least) throw invalid(`The file has ${rows} ${rows === 1 ? "row" : "rows"}, expected ${least} or more.`);
+  if (rows < least) throw invalid(`The file has ${counted(rows, "row")}, expected ${least} or more.`);
   return rows;
 }
 

@@ -1,6 +1,7 @@
 // Data of a request as rows of the engine, and the engine's log-probabilities as those of the data.
 
 import { range } from "../../base/shape.ts";
+import { count, counted } from "../../base/units.ts";
 import type { PolicyLoss, Row } from "../../session/primitives.ts";
 import { badRequest } from "../errors.ts";
 import type { Datum, DatumLogProbs, ForwardBackward, Tensor } from "./messages.ts";
@@ -122,8 +123,10 @@ export function denseOf({ dtype, shape, values, sparse }: Tensor, name: string, 
   const [rows, columns = 1] = shape;
   if (length === 0) throw new DatumFault("has no token");
   if (shape.length < 1 || shape.length > 2 || rows !== length)
-    throw new DatumFault(`${name} have the shape [${shape.join(", ")}], expected ${length} rows as there are tokens`);
-  if (!(columns >= 1) || length * columns > MOST_CELLS) throw new DatumFault(`${name} have ${columns} columns`);
+    throw new DatumFault(
+      `${name} have the shape [${shape.join(", ")}], expected ${counted(length, "row")} as there are tokens`,
+    );
+  if (!(columns >= 1) || length * columns > MOST_CELLS) throw new DatumFault(`${name} have ${counted(columns, "column")}`);
   for (let i = 0; i < values.length; i++) {
     const value = values[i]!;
     if (!Number.isFinite(value) || (type === "int64" && Math.abs(value) >= 2 ** 31))
@@ -131,7 +134,7 @@ export function denseOf({ dtype, shape, values, sparse }: Tensor, name: string, 
   }
   const cells = sparse ? scattered(name, values, sparse, length, columns) : values;
   if (cells.length !== length * columns)
-    throw new DatumFault(`${name} have ${cells.length} values, expected ${length * columns}`);
+    throw new DatumFault(`${name} have ${counted(cells.length, "value")}, expected ${count(length * columns)}`);
   const column = (at: number) => (columns === 1 ? cells : Float64Array.from({ length }, (_, i) => cells[i * columns + at]!));
   return { columns, width: shape.length === 2 ? columns : null, column };
 }

@@ -3,6 +3,7 @@
 
 import { MloraError } from "../../base/errors.ts";
 import { range } from "../../base/shape.ts";
+import { count, counted } from "../../base/units.ts";
 import { distributionOf, type Sampling } from "../../session/distribution.ts";
 import type { Primitives, Row, SampledToken } from "../../session/primitives.ts";
 import type { TextModel } from "../../session/text-model.ts";
@@ -59,7 +60,7 @@ export class Samples {
     if (!store.request(sampler.id, seq_id)) {
       store.openSession(tenant, sampler.session);
       if ((this.#open.get(tenant) ?? 0) >= most)
-        throw tooMany(`This key has ${most} samples in flight, the most that it may have.`);
+        throw tooMany(`This key has ${counted(most, "sample")} in flight, the most that it may have.`);
       this.#take(tenant, `${sampler.id}:${seq_id}`, body);
     }
     const of = { tenant, session: sampler.session, owner: sampler.id, number: seq_id, kind: "sample", seed, body };
@@ -128,7 +129,9 @@ export class Samples {
     const room = this.#room;
     const maxTokens = params.max_tokens ?? room - prompt.length;
     if (prompt.length + maxTokens > room || maxTokens < 1)
-      throw badRequest(`The prompt has ${prompt.length} tokens, and ${maxTokens} may follow: a sequence has ${room} at most.`);
+      throw badRequest(
+        `The prompt has ${counted(prompt.length, "token")}, and ${count(maxTokens)} may follow: a sequence has ${count(room)} at most.`,
+      );
     const { scored, sequences } = await models.use(this.#modelOf(sampler), async (adapter) => ({
       scored: await this.#score(adapter, prompt, asked),
       sequences: await Promise.all(range(n).map((i) => this.#one(adapter, row, prompt, asked, maxTokens, i))),

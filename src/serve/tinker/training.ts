@@ -6,6 +6,7 @@ import { now } from "../../base/clock.ts";
 import { MloraError, RequestError } from "../../base/errors.ts";
 import { WireFault } from "../../base/protobuf.ts";
 import { sum } from "../../base/shape.ts";
+import { counted } from "../../base/units.ts";
 import { inputLength } from "../../session/primitives.ts";
 import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
@@ -85,7 +86,7 @@ export class Training {
     const { store, most } = this.options;
     const known = store.knownModel(row.id);
     if (!known && store.openModels(row.tenant) >= most)
-      throw tooMany(`This key has ${most} models in open sessions, the most that it may have.`);
+      throw tooMany(`This key has ${counted(most, "model")} in open sessions, the most that it may have.`);
     const request = store.db.together(() => {
       if (!known) store.addModel(row);
       return store.addRequest({ ...this.#of(store.knownModel(row.id)!), number: 0, kind, body });

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { makeFolder, removeQuietly, writeFileAtomic } from "../../base/atomic.ts";
 import { RequestError, RunError } from "../../base/errors.ts";
+import { counted } from "../../base/units.ts";
 import { shelf } from "../cache.ts";
 import type { Opening } from "../open.ts";
 import { download, settle } from "../partial.ts";
@@ -101,7 +102,7 @@ async function checkThere(cache: RepoCache, name: string, commit: string, paths:
   if (missing.length === 0 && shards === null) return;
   throw new RunError(
     "hub.offline",
-    `the ${name} is not whole in the cache: ${shards ?? `${missing.length} of ${paths.length} files are missing, as ${missing[0]}`}`,
+    `the ${name} is not whole in the cache: ${shards ?? `${missing.length} of ${counted(paths.length, "file")} ${missing.length === 1 ? "is" : "are"} missing, as ${missing[0]}`}`,
     "fetch it where the hub can be reached",
   );
 }
@@ -114,7 +115,9 @@ function shardsMissing(paths: readonly string[]): string | null {
     if (stem !== undefined) found.set(`${stem}-of-${count}`, (found.get(`${stem}-of-${count}`) ?? 0) + 1);
   }
   const short = [...found].find(([key, count]) => count < Number(key.slice(-5)));
-  return short ? `${short[1]} of ${Number(short[0].slice(-5))} shards of ${short[0].replace(/-of-\d+$/, "")} are there` : null;
+  return short
+    ? `${short[1]} of ${counted(Number(short[0].slice(-5)), "shard")} of ${short[0].replace(/-of-\d+$/, "")} are there`
+    : null;
 }
 
 const names = v.pipe(v.string(), v.parseJson(), v.array(v.string()));

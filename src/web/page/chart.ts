@@ -252,7 +252,7 @@ export class Chart {
     const last = this.#lines.flatMap(({ adapter: { label }, ys }) => (ys.length > 0 ? [`${label} ${number(ys.at(-1)!)}`] : []));
     this.#plot.setAttribute(
       "aria-label",
-      `${TITLES[this.#measure]} of ${count(others + names.length)} adapters. Last: ${last.join(", ")}`,
+      `${TITLES[this.#measure]} of ${count(others + names.length)} ${others + names.length === 1 ? "adapter" : "adapters"}. Last: ${last.join(", ")}`,
     );
   }
 }
