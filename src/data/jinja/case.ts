@@ -1,5 +1,5 @@
-// Letters' cases as Python's str methods have them. JavaScript knows upper and lower case of texts alone: neither the title case
-// of a letter (ß is SS, and Ss where a word begins) nor the folded one.
+// Letters' cases as Python's str methods have them. JavaScript knows upper and lower case of texts alone: neither the title
+// case of a letter (ß is SS, and Ss where a word begins) nor the folded one.
 
 import { charsOf } from "./values.ts";
 
@@ -60,7 +60,7 @@ export function swapcase(text: string): string {
   });
 }
 
-/** Cherokee is folded to its capitals, and a dotless i to nothing else; all others by way of their capitals. */
+/** Cherokee is folded to its capitals, an i without its dot to itself; all others by way of their capitals. */
 const FOLDED = /[\u{13a0}-\u{13f5}ı]/u;
 const CHEROKEE = /[\u{13f8}-\u{13fd}\u{ab70}-\u{abbf}]/u;
 
