@@ -2,11 +2,12 @@
 
 import { floatOf } from "../json.ts";
 import { asInt, asText, bindArgs } from "./args.ts";
+import { capitalize } from "./case.ts";
 import { formatPercent } from "./format.ts";
 import { indent } from "./indent.ts";
 import { TemplateError } from "./lexer.ts";
 import { charge, fits, sized } from "./limits.ts";
-import { capitalize, joinTexts, replace, strip } from "./methods.ts";
+import { joinTexts, replace, strip } from "./methods.ts";
 import { rounded, toFloat, toInt } from "./numbers.ts";
 import { attributeOf, calculate, itemOf } from "./operators.ts";
 import { runTest } from "./tests.ts";
@@ -113,7 +114,10 @@ const escapeHtml = (value: unknown): string =>
 const title = (text: string): string =>
   text
     .split(/([-\s({[<]+)/)
-    .map((part) => capitalize(part))
+    .map((part) => {
+      const first = charsOf(part)[0] ?? "";
+      return first.toUpperCase() + part.slice(first.length).toLowerCase();
+    })
     .join("");
 
 const FILTERS: Readonly<Record<string, Filter>> = {

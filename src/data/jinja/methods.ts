@@ -1,6 +1,7 @@
 // Methods of Python's texts, lists, tuples and dicts. What would change a list or a dict is refused, as in Jinja's sandbox.
 
 import { asInt, asText, bindArgs } from "./args.ts";
+import { capitalize, casefold, DIGITS, isTitle, NUMERIC, swapcase, title } from "./case.ts";
 import { formatBraces } from "./format.ts";
 import { SPACES, TemplateError } from "./lexer.ts";
 import { charge, fits, sized } from "./limits.ts";
@@ -98,13 +99,6 @@ export function replace(text: string, old: string, by: string, count: number): s
   return [...parts.slice(0, times), parts.slice(times).join(old)].join(by);
 }
 
-export function capitalize(text: string): string {
-  const [first = "", ...rest] = charsOf(text);
-  return first.toUpperCase() + rest.join("").toLowerCase();
-}
-
-const title = (text: string): string => text.replace(/\p{Cased}+/gu, (word) => capitalize(word));
-
 /** Where a part of a text lies, in code points; -1 where it does not. */
 function find(text: string, part: unknown, start: unknown, end: unknown, last: boolean): number {
   const [from, to] = bounds(text, start, end);
@@ -173,16 +167,10 @@ const TEXT: Readonly<Record<string, Method<string>>> = {
   ],
   upper: [[], (text) => sized(text.toUpperCase())],
   lower: [[], (text) => sized(text.toLowerCase())],
-  casefold: [[], (text) => sized(text.toLowerCase().replaceAll("ß", "ss"))],
+  casefold: [[], (text) => sized(casefold(text))],
   capitalize: [[], (text) => capitalize(text)],
   title: [[], (text) => title(sized(text))],
-  swapcase: [
-    [],
-    (text) =>
-      charsOf(text)
-        .map((char) => (isUpper(char) ? char.toLowerCase() : char.toUpperCase()))
-        .join(""),
-  ],
+  swapcase: [[], (text) => sized(swapcase(text))],
   startswith: [["prefix", "start?", "end?"], (text, ends, start, end) => hasEnd(text, ends, start, end, "startsWith")],
   endswith: [["suffix", "start?", "end?"], (text, ends, start, end) => hasEnd(text, ends, start, end, "endsWith")],
   removeprefix: [
@@ -241,15 +229,15 @@ const TEXT: Readonly<Record<string, Method<string>>> = {
   ],
   isalnum: [[], (text) => all(text, /^[\p{L}\p{Nd}\p{No}\p{Nl}]+$/u)],
   isalpha: [[], (text) => all(text, /^\p{L}+$/u)],
-  isdigit: [[], (text) => all(text, /^[\p{Nd}²³¹⁰⁴-⁹₀-₉①-⑨]+$/u)],
+  isdigit: [[], (text) => all(text, DIGITS)],
   isdecimal: [[], (text) => all(text, /^\p{Nd}+$/u)],
-  isnumeric: [[], (text) => all(text, /^\p{N}+$/u)],
+  isnumeric: [[], (text) => all(text, NUMERIC)],
   isspace: [[], (text) => text !== "" && strip(text, null, true, false) === ""],
   islower: [[], isLower],
   isupper: [[], isUpper],
-  istitle: [[], (text) => /\p{Cased}/u.test(text) && title(text) === text],
+  istitle: [[], isTitle],
   isascii: [[], (text) => /^[\0-\x7f]*$/.test(text)],
-  isidentifier: [[], (text) => all(text, /^[\p{ID_Start}_][\p{ID_Continue}]*$/u)],
+  isidentifier: [[], (text) => all(text, /^[\p{XID_Start}_][\p{XID_Continue}]*$/u)],
 };
 
 export function joinTexts(by: string, texts: readonly string[]): string {

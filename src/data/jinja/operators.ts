@@ -25,6 +25,7 @@ import {
   Namespace,
   present,
   Range,
+  Safe,
   Tuple,
   typeFault,
   typeName,
@@ -216,6 +217,10 @@ function elementOf(object: unknown, index: number): unknown {
     if (!hasPairs(object)) return object[at(object.length)];
     const chars = charsOf(object);
     return chars[at(chars.length)];
+  }
+  if (object instanceof Safe) {
+    const char = elementOf(object.text, index);
+    return char === undefined ? undefined : new Safe(char as string);
   }
   const items = listOf(object);
   return items?.[at(items.length)];
