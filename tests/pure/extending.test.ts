@@ -111,12 +111,12 @@ async function namesIn(path: string): Promise<string[]> {
 }
 
 test("a kernel", async () => {
-  // Its C alone: the rest is as it was, so the library that there is stands behind it, and has no name that it has.
+  // Its C alone: the rest is as it was, so it is linked with the library that there is, which has no name that it has.
   copy.ownLibrary();
   const gcc = [process.env["CC"] ?? "gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-march=x86-64-v3", "-pthread"];
-  const [ours, behind] = ["ffi/build/libmlora.so", join(ROOT, "ffi/build/libmlora.so")];
-  expect(await copy.run(...gcc, "-shared", "-fPIC", "-o", ours, "ffi/native/scale.c", behind, "-lm")).toEqual([0, ""]);
-  const [its, others] = [await namesIn(ours), new Set(await namesIn(behind))];
+  const [ours, rest] = ["ffi/build/libmlora.so", join(ROOT, "ffi/build/libmlora.so")];
+  expect(await copy.run(...gcc, "-shared", "-fPIC", "-o", ours, "ffi/native/scale.c", rest, "-lm")).toEqual([0, ""]);
+  const [its, others] = [await namesIn(ours), new Set(await namesIn(rest))];
   expect(its.length).toBeGreaterThan(0);
   expect(its.filter((name) => others.has(name))).toEqual([]);
   const python = join(ROOT, ".venv/bin/python");
