@@ -86,7 +86,7 @@ test("xz packs it into at most 60 MB", async () => {
     const part = CODINGS.addresses.encode(await Bun.file(join(ROOT, name)).bytes());
     const at = rest.indexOf(part);
     expect(at, name).toBeGreaterThan(0);
-    bytes += await packedPart(name, part);
+    bytes += await packedPart(name, new Uint8Array(part));
     rest = Buffer.concat([rest.subarray(0, at), rest.subarray(at + part.length)]);
   }
   const own = await packed(new Uint8Array(rest));
