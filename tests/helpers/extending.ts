@@ -69,13 +69,19 @@ export class CopyOfSources implements Disposable {
     return paths.filter((path) => !known.has(path) || textOf(ROOT, path) !== textOf(this.root, path));
   }
 
-  async run(...command: string[]): Promise<[code: number, out: string]> {
-    const { exited, stdout } = Bun.spawn(command, { cwd: this.root, stdout: "pipe", stderr: "pipe" });
+  run(...command: string[]): Promise<[code: number, out: string]> {
+    return this.#run(command);
+  }
+
+  async #run(command: string[], environment: Readonly<Record<string, string>> = {}): Promise<[code: number, out: string]> {
+    const env = { ...process.env, ...environment };
+    const { exited, stdout } = Bun.spawn(command, { cwd: this.root, env, stdout: "pipe", stderr: "pipe" });
     return [await exited, await new Response(stdout).text()];
   }
 
+  /** In one thread and with room for garbage, which is 0.55 of the CPU that the compiler takes otherwise. */
   check(): Promise<[code: number, out: string]> {
-    return this.run("node_modules/.bin/tsc", "-p", ".");
+    return this.#run(["node_modules/.bin/tsc", "-p", ".", "--singleThreaded"], { GOGC: "400" });
   }
 
   [Symbol.dispose](): void {

@@ -8,9 +8,10 @@ import { writeTinyModel } from "./model.ts";
 
 /**
  * A run of a test ends before the time that Bun's compiler of JavaScript takes is won back: with these, a function is called 10
- * and 30 times as often before it is compiled, and then optimised, as otherwise. It costs a run a quarter less of CPU.
+ * times as often before it is compiled as otherwise, and is never optimised. It costs a run a third less of CPU. What is
+ * optimised runs in tests that call functions of the program themselves.
  */
-const SHORT = ["BUN_JSC_thresholdForJITAfterWarmUp=5000", "BUN_JSC_thresholdForOptimizeAfterWarmUp=30000"];
+const SHORT = ["BUN_JSC_thresholdForJITAfterWarmUp=5000", "BUN_JSC_useDFGJIT=0"];
 
 /**
  * The beginning of its command line: one file, where scripts/test has made it of this checkout, since its start costs half as

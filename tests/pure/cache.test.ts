@@ -61,6 +61,16 @@ describe("a cached file", () => {
     expect(readFileSync(put(folder("mended")))).toEqual(Buffer.from(content));
   });
 
+  test("is looked at to its last byte", () => {
+    const big = new Uint8Array(300_001).fill(7);
+    const bigSha = new Bun.CryptoHasher("sha256").update(big).digest("hex");
+    const putBig = () => cachedFile("big", bigSha, () => big, [folder("whole")]);
+    for (const wrong of [big.with(300_000, 8), big.with(70_000, 8), new Uint8Array([...big, 7]), big.subarray(1)]) {
+      writeFileSync(putBig(), wrong);
+      expect(readFileSync(putBig()).equals(big)).toBe(true);
+    }
+  });
+
   test("lies next to another of the same name", () => {
     const other = new TextEncoder().encode("other");
     const otherSha = new Bun.CryptoHasher("sha256").update(other).digest("hex");
