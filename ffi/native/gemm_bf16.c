@@ -1,13 +1,15 @@
-// Products of rows with a weight in bf16 by AVX512-BF16: both factors in bf16, sums in f32. Tiles and panels are those of
-// gemm.c, with pairs of terms in the place of terms.
+// Products of rows with a weight in bf16: both factors in bf16, sums in f32. By AVX512-BF16 tiles and panels are those of gemm.c,
+// with pairs of terms in the place of terms; where the processor has AMX, the same rows and panels are multiplied by that
+// (gemm_amx.c).
 //
 // Rows are rounded to bf16 (to nearest, even between two; below the least normal number to zero) as they are needed: some at a
 // time, to scratch. An element's sum is the same whatever the sizes of the product, the place of its row and column in it, and
 // the number of threads: each instruction adds a pair of products, blocks of DEPTH pairs follow each other from the first on,
 // and their sums are added in turn. So an adapter's results do not depend on what it is co-batched with.
+#include "gemm_amx.h"
 #include "packed.h"
-#include "tiles.h"
 #include <stdlib.h>
+#include <string.h>
 
 // Terms of a row that are rounded at a time, of MOST_ROWS rows: whole blocks. src/device/scratch.ts computes the room for them.
 #define DEEPEST 6912
@@ -131,9 +133,16 @@ static lines_ahead source_of(const block *b, int column, int columns, int k, int
   return lines_of(b->w + k * b->ldw + column, 2 * b->ldw, terms, 2 * columns);
 }
 
+// As much as AMX reads of a panel that has `depth` pairs is zero beyond them.
+static void zero_end(int32_t *panel, int depth) {
+  int whole = (depth + AMX_STEP - 1) / AMX_STEP * AMX_STEP;
+  memset(panel + depth * PANEL, 0, sizeof(int32_t) * PANEL * (size_t)(whole - depth));
+}
+
 // Rows [row, end) of c by columns [column, last). After it the columns from `following` on will be needed, if that is not below 0.
 static void piece(const block *b, int row, int end, int column, int last, int following) {
   int32_t *panel = panel_of_thread();
+  const int amx = amx_works();
   const char *ahead[MOST_AHEAD + DEPTH / STRIDE];
   for (int k = 0; k < b->terms; k += 2 * DEPTH) {
     int terms = least(b->terms - k, 2 * DEPTH);
@@ -147,7 +156,14 @@ static void piece(const block *b, int row, int end, int column, int last, int fo
       if (next >= last) next = column, next_k = k + 2 * DEPTH;
       if (next_k >= b->terms) next = following, next_k = 0, next_last = following < 0 ? -1 : b->n;
       lines_ahead source = source_of(b, next, least(next_last - next, PANEL), next_k, least(b->terms - next_k, 2 * DEPTH));
-      for (int m = row; m < end; m += ROWS) {
+      if (amx) zero_end(panel, t.depth);
+      for (int m = row; m < end && amx; m += AMX_ROWS) {
+        amx_args a = {b->a + m * b->pitch + k / 2, b->pitch, panel, t.depth, vectors, ahead, 0, t.to};
+        a.each = next_lines(&source, (end - m + AMX_ROWS - 1) / AMX_ROWS, t.depth, ahead);
+        a.to.rows = least(end - m, AMX_ROWS), a.to.c = b->c + m * b->ldc + first;
+        amx_tile(&a);
+      }
+      for (int m = row; m < end && !amx; m += ROWS) {
         t.each = next_lines(&source, (end - m + ROWS - 1) / ROWS, t.depth, ahead);
         t.to.rows = least(end - m, ROWS);
         for (int i = 0; i < ROWS; i++) // what is not written may be computed twice
@@ -163,12 +179,14 @@ static void piece(const block *b, int row, int end, int column, int last, int fo
 
 static void block_range(void *context, int64_t begin, int64_t end) {
   const block *b = context;
+  if (amx_works()) amx_begin();
   for (int64_t at = begin; at < end; at++) {
     int row = (int)(at / b->to.across) * b->to.rows, column = (int)(at % b->to.across) * b->to.columns;
     int64_t next = piece_after(at, begin, end);
     int following = next < 0 ? -1 : (int)(next % b->to.across) * b->to.columns;
     piece(b, row, least(row + b->to.rows, b->rows), column, least(column + b->to.columns, b->n), following);
   }
+  if (amx_works()) amx_end();
 }
 
 static void multiply_block(block *b) {
@@ -178,7 +196,7 @@ static void multiply_block(block *b) {
 }
 
 // c[m, n] = a op(w) + beta c with a weight in bf16, [n, k] where op transposes, else [k, n]; a is rounded to bf16. `scratch`
-// has room for MOST_ROWS or m rows of DEEPEST or k values of 16 bits, k rounded up to 32.
+// has room for MOST_ROWS or m rows, and 15 that AMX may read after them, of DEEPEST or k values of 16 bits, k rounded up to 32.
 void product_bf16(int transposed, int m, int n, int k, const float *a, int lda, const packed_weight *w, float beta, float *c, int ldc,
                   void *scratch) {
   const uint16_t *codes = w->linears[0].codes; // those of all linears lie under each other

@@ -126,8 +126,8 @@ needs("bf16")("products in bf16", () => {
   });
 
   test("what is rounded at a time has a bound", () => {
-    expect(roundedBytes(7, 33)).toBe(7 * 64 * 2);
-    expect(roundedBytes(100_000, 1_000_000)).toBe(480 * 6912 * 2);
+    expect(roundedBytes(7, 33)).toBe((7 + 15) * 64 * 2);
+    expect(roundedBytes(100_000, 1_000_000)).toBe(495 * 6912 * 2);
   });
 
   const families = { ...tinyFamilies, mixtral: sparseFamilies["mixtral"]!, gemma4: sparseFamilies["gemma4"]! };

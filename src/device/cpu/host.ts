@@ -42,6 +42,8 @@ export function openHost(threads: number, scratch: (bytes: number) => number, as
     gemm,
     /** Whether the processor has what ffi/native/gemm_bf16.c is made of. */
     multipliesBf16: base.native_bf16() === 1,
+    /** Whether it does so by AMX (gemm_amx.c). */
+    multipliesByAmx: base.native_amx(1) === 1,
     /** c[m, n] = alpha op(a) op(b) + beta c, where op transposes: a is [m, k] or, transposed, [k, m]; b likewise. */
     product(
       [m, n, k]: readonly [number, number, number],
