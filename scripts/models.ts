@@ -76,8 +76,8 @@ LFM2 has an \`out_proj\` in layers of both kinds, so that \`conv.out_proj\` and 
 
 ## Mixtures of experts
 
-Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5, Qwen3-VL, Qwen 3.5, Qwen3-Next, LFM2, Granite 4's hybrids and Nemotron 3 Nano. Routers and the gates of shared experts stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
-The routers differ by numbers alone (softmax or sigmoid, normalised or not, groups, a correction, a factor), which each family reads from config.json. Of logits as large the lower expert comes first.
+Mixtral, Qwen 3, gpt-oss, Granite 3, GLM 4.5, Qwen3-VL, Qwen 3.5, Qwen3-Next, LFM2, Granite 4's hybrids, Nemotron 3 Nano, DeepSeek V2 and V3 and GLM-4.7-Flash. Routers and the gates of shared experts stay as they are: naming one as a target is refused, and the gradient that passes through their weights is part of the stream's.
+The routers differ by numbers alone (softmax or sigmoid, normalised or not, groups, a correction, a factor), which each family reads from config.json. Of groups of experts those with the best two together are chosen from, or, with a softmax (DeepSeek V2), those with the best one. Of logits as large the lower expert comes first.
 A plan for a GPU refuses Qwen 3.5's mixtures and Qwen3-Next, and experts that are more than 512 in a layer or 16 for a token.
 
 Adapters act in attention and dense MLPs as in other models, and in experts where \`targets\` names their linears (\`gate_proj\`, \`up_proj\`, \`down_proj\`; \`w1\`, \`w2\`, \`w3\`; \`gate_up_proj\`). "all-linear" has none of
@@ -104,6 +104,13 @@ LongRoPE has factors for short and for long sequences, and transformers chooses 
 \`original_max_position_embeddings\`. A generated sequence has the long ones where its prompt and the tokens that may follow are more; transformers begins a sequence with the short ones and reads it
 again with the long ones when it passes that length.
 
+## Latent attention (MLA)
+
+DeepSeek V2 and V3, GLM-4.7-Flash, Youtu-LLM and MiniCPM3 make keys and values of one narrow latent of each token, and most of them queries of another. Adapters act on the linears as the files have them:
+\`q_a_proj\` and \`q_b_proj\`, or \`q_proj\` where there is no latent of queries, \`kv_a_proj_with_mqa\`, \`kv_b_proj\` and \`o_proj\`. The products are computed as they are written, in training and in generation, so that what is kept of
+a generated token are keys and values of each head, not its latent: \`mlora plan\` counts them. Heads of q, k and v are held as wide as the widest of them, and above 64 features as the next power of two (DeepSeek's 192 and 128 as 256),
+for which kernels exist; the rest is zeros, which no score sees. Layers that predict further tokens are not trained. Adapters in attention and in experts have been read back by PEFT 0.21.2; vLLM has not been tried on these models.
+
 ## Mamba
 
 Layers of Mamba 2 are computed token by token on CPUs, and in chunks of 64 tokens on GPUs, whose states go from chunk to chunk in fp32: in bf16 for heads of up to 128 features and
@@ -126,7 +133,7 @@ The adapter alone is in f32, LoRA of any scale, ranks and layers, VeRA as the Lo
 
 ## Not supported
 
-Other mixtures of experts, experts of projected features (Nemotron 3 Super), Mamba 1, linear attention other than the gated delta rule and Mamba 2, chunked attention, latent attention (MLA), encoders of images and sound.
+Other mixtures of experts, experts of projected features (Nemotron 3 Super), Mamba 1, linear attention other than the gated delta rule and Mamba 2, chunked and sparse attention, latent attention in hybrids (Kimi Linear), encoders of images and sound.
 `;
 }
 

@@ -25,10 +25,10 @@ static void best(const float *score, int n, int count, int *chosen) {
   }
 }
 
-// Of groups of experts all but the best, by the sum of their two best scores, are left out.
-static void drop_groups(float *score, int n, int groups, int kept) {
+// Of groups of experts all but the best, by their best score, or by the sum of their `counted` two best, are left out.
+static void drop_groups(float *score, int n, int groups, int kept, int counted) {
   float sums[MOST_EXPERTS];
-  int chosen[MOST_EXPERTS], size = n / groups, two = size < 2 ? size : 2;
+  int chosen[MOST_EXPERTS], size = n / groups, two = size < counted ? size : counted;
   for (int g = 0; g < groups; g++) {
     int top[2] = {0, 0};
     best(score + g * size, size, two, top);
@@ -61,7 +61,7 @@ static void choose_range(void *context, int64_t begin, int64_t end) {
       continue;
     }
     for (int i = 0; i < E; i++) score[i] = a->sigmoid ? sigmoid_of(logits[i]) + (a->correction ? a->correction[i] : 0) : logits[i];
-    if (a->groups > 1) drop_groups(score, E, a->groups, a->kept);
+    if (a->groups > 1) drop_groups(score, E, a->groups, a->kept, a->sigmoid ? 2 : 1);
     best(score, E, k, chosen);
     float most = most_of(logits, E);
     for (int j = 0; j < k; j++) {

@@ -38,8 +38,9 @@ def best_of(key, i, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def keep_groups(key, e, E, groups, kept, BLOCK: tl.constexpr):
-    """Of equal groups of experts all but the best, by the sum of their two best keys, become what there is not."""
+def keep_groups(key, e, E, groups, kept, sums, BLOCK: tl.constexpr):
+    """Of equal groups of experts all but the best, by their best key, or with `sums` by the sum of their two best, become what
+    there is not."""
     size = E // groups
     group = e // size
     score = tl.full((BLOCK,), float("-inf"), tl.float32)
@@ -47,7 +48,7 @@ def keep_groups(key, e, E, groups, kept, BLOCK: tl.constexpr):
         own = tl.where((group == g) & (e < E), key, float("-inf"))
         first = best_of(own, e, BLOCK)
         second = tl.max(tl.where(e == first, float("-inf"), own))
-        score = tl.where(e == g, tl.max(own) + tl.where(size > 1, second, 0.0), score)
+        score = tl.where(e == g, tl.max(own) + tl.where((sums != 0) & (size > 1), second, 0.0), score)
     keeps = e < 0
     for i in range(kept):
         best = best_of(score, e, BLOCK)
@@ -68,7 +69,7 @@ def route_choose(logits, correction, bounds, experts, weights, place, E, k, sigm
     key = tl.where(sigmoid != 0, score + tl.load(correction + e, mask=e < E * has_correction, other=0.0), logit)
     key = tl.where(e < E, tl.where(key > LOWEST, key, LOWEST), float("-inf"))  # NaN, too
     if groups > 1:
-        key = keep_groups(key, e, E, groups, kept, BLOCK)
+        key = keep_groups(key, e, E, groups, kept, sigmoid, BLOCK)
     found = tl.full((SLOTS,), -1, tl.int32)
     weight = tl.zeros((SLOTS,), tl.float32)
     for j in range(k):

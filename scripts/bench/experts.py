@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from gpu import ROOT, arguments, commit_of, flags
 
 TOKENS = 8192
-QWEN3, GPT_OSS = dict(shape="qwen3-30b-a3b"), dict(shape="gpt-oss-20b", precision="bf16")
+QWEN3, GPT_OSS, GLM = dict(shape="qwen3-30b-a3b"), dict(shape="gpt-oss-20b", precision="bf16"), dict(shape="glm4.7-flash")
 ATTENTION, EXPERTS = dict(targets="qkvo"), dict(targets="all-linear")
 FULL = dict(recomputation="full")
 ONE, FEW, MANY = dict(adapters=1, rows=4, length=2048), dict(adapters=8, rows=4, length=256), dict(adapters=32, rows=1, length=256)
@@ -41,6 +41,8 @@ CASES = {
     "qwen3-30b-a3b, with experts, nf4": (QWEN3 | EXPERTS | ONE | FULL | dict(precision="nf4"), ("GiB", 24)),
     **cases_of("gpt-oss-20b, attention", GPT_OSS, ATTENTION, {}),
     **cases_of("gpt-oss-20b, with experts", GPT_OSS, EXPERTS, {}),
+    **cases_of("glm4.7-flash, attention", GLM, ATTENTION, {}),
+    "glm4.7-flash, with experts": (GLM | EXPERTS | ONE, TO_PEFT),
     "gpt-oss-20b, attention, mxfp4": (GPT_OSS | ATTENTION | ONE | FULL | dict(precision="auto"), ("GiB", 18)),
     "gpt-oss-20b, with experts, mxfp4": (GPT_OSS | EXPERTS | ONE | FULL | dict(precision="auto"), ("GiB", 18)),
 }

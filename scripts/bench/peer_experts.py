@@ -36,12 +36,15 @@ QWEN3 = dict(
     rope_parameters=dict(rope_type="default", rope_theta=1e6),
 )
 GPT_OSS = dict(num_hidden_layers=24, num_local_experts=32)
+GLM = dict(rope_parameters=dict(rope_type="default", rope_theta=1e6))
 # Attention that each has, the fastest first: gpt-oss' sinks are not for torch's own.
 SHAPES = {
     "qwen3-30b-a3b": (transformers.Qwen3MoeConfig, QWEN3, ("sdpa",)),
+    "glm4.7-flash": (transformers.Glm4MoeLiteConfig, GLM, ("sdpa",)),
     "gpt-oss-20b": (transformers.GptOssConfig, GPT_OSS, ("flex_attention", "eager")),
 }
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
+LATENT = {"glm4.7-flash": ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]}
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
@@ -51,7 +54,7 @@ def make_model(args: argparse.Namespace) -> peft.PeftModel:
     lora = peft.LoraConfig(
         r=args.rank,
         lora_alpha=args.rank,
-        target_modules=QKVO,
+        target_modules=LATENT.get(args.shape, QKVO),
         target_parameters=EXPERTS if args.targets == "all-linear" else None,
         task_type="CAUSAL_LM",
     )

@@ -208,6 +208,7 @@ export const MAKERS: Readonly<Record<string, Maker>> = {
 export const INPUTS: readonly string[] = ["trl116/template.jinja", "tokenizers/*/*.jinja", "wandb/offline.json"];
 /** Scripts of tests/golden that make nothing that is kept, and what makers import. */
 export const HELPERS: readonly string[] = [
+  "families/latents.py",
   "families/models.py",
   "jinja/conversations.py",
   "jinja/snippets.py",

@@ -1,16 +1,28 @@
 // The files that come with the program: native libraries, nats-server, kernels.
 //
-// In a checkout they lie where scripts/setup and scripts/kernels put them. In the compiled binary they are embedded; what the
-// system has to open by a path is copied into a cache folder first (cache.ts).
+// In a checkout they lie where scripts/setup and scripts/kernels put them. In the compiled binary they are embedded, some in a
+// form that xz packs better (asset-codings.ts); what the system has to open by a path is copied into a cache folder first
+// (cache.ts).
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { CODINGS, type CodingName } from "./asset-codings.ts";
 import { cachedFile } from "./cache.ts";
 import { RunError } from "./errors.ts";
 
-/** What scripts/build embeds with the assets: the hash of each asset's content, and where it begins in which file. */
+/** What scripts/build embeds with the assets: where each begins in which file, and how many bytes it has there. */
 export type AssetManifest = Readonly<
-  Record<string, { readonly sha256: string; readonly bytes: number; readonly file: string; readonly from: number }>
+  Record<
+    string,
+    {
+      readonly file: string;
+      readonly from: number;
+      readonly bytes: number;
+      readonly coding?: CodingName;
+      /** Hash of the content, of assets that are opened by a path alone: no hash can be packed. */
+      readonly sha256?: string;
+    }
+  >
 >;
 
 const EMBEDDED = "/$bunfs/root/assets";
@@ -32,11 +44,11 @@ export function assetNames(): string[] {
 /** An asset's content. Throws a RunError where there is no such asset. */
 export function readAsset(name: string): Uint8Array {
   if (!Bun.isStandaloneExecutable) return readFileSync(inCheckout(name));
-  const { bytes, file, from } = entry(name);
+  const { bytes, file, from, coding } = entry(name);
   if (latest.file !== file) latest = { file, content: readFileSync(join(EMBEDDED, file)) };
   const content = latest.content.subarray(from, from + bytes);
   if (content.length === latest.content.length) latest = NOTHING;
-  return content;
+  return coding ? CODINGS[coding].decode(content) : content;
 }
 
 const NOTHING = { file: "", content: new Uint8Array(0) };
@@ -46,7 +58,9 @@ let latest: { readonly file: string; readonly content: Uint8Array } = NOTHING;
 /** The absolute path of an asset in the file system, executable. Throws a RunError where it cannot be had. */
 export function assetPath(name: string): string {
   if (!Bun.isStandaloneExecutable) return inCheckout(name);
-  return cachedFile(name, entry(name).sha256, () => readAsset(name));
+  const { sha256 } = entry(name);
+  if (!sha256) throw new Error(`${name} was built to be read, not to be opened by a path`);
+  return cachedFile(name, sha256, () => readAsset(name));
 }
 
 let known: AssetManifest | undefined; // read once: it lists hundreds of kernels

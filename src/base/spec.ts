@@ -56,7 +56,10 @@ const router = v.strictObject({
   /** The weights of a token's experts are divided by their sum and `eps`. */
   normalise: v.boolean(),
   eps: real,
-  /** Only the best `keptGroups` of as many equal groups of experts are chosen from; 1 for no groups. */
+  /**
+   * Only the best `keptGroups` of as many equal groups of experts are chosen from, by the best of each with a softmax, by the
+   * sum of its two best with a sigmoid; 1 for no groups.
+   */
   groups: natural,
   keptGroups: natural,
   /** What the weights are multiplied by. */
@@ -135,6 +138,28 @@ export const modelSpec = v.strictObject({
       /** Of the norm of its output. */
       normEps: real,
       layers: v.array(v.boolean()),
+    }),
+  ),
+  /**
+   * Attention whose keys and values are products of a latent of each token, and whose queries may be, too (MLA); `null` for
+   * none. Its heads are `headDim` features wide, those that no head has being 0.
+   */
+  latent: v.nullable(
+    v.strictObject({
+      /** Features of the latent of queries; `null` where these are a product of the stream. */
+      queryRank: v.nullable(natural),
+      /** Features of that of keys and values. */
+      rank: natural,
+      heads: v.strictObject({
+        /** Features of a head of q and k that are not rotated, that are, and of a head of v. */
+        ...{ plain: natural, rotated: natural, value: natural },
+        /** Rotated features are paired with their neighbours, not by halves. */
+        isInterleaved: v.boolean(),
+      }),
+      /** Of the norms of the latents. */
+      normEps: real,
+      /** Of the linears that make the latents, and of o. */
+      bias: v.boolean(),
     }),
   ),
   /** Where layers have either attention or an MLP, for each whether it has attention; nothing at all where all have both. */

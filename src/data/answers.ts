@@ -93,8 +93,7 @@ function beginOf(turn: number, { chat, text, contents, renderer }: Place, floor:
   if (before !== null) {
     const whole = text.startsWith(before);
     const common = whole ? before.length : commonTokens(before, text, renderer.specials);
-    const previous = contents.get(turn - 1)?.to;
-    const isBehind = whole || (previous !== undefined && common > previous); // else they part earlier, in another turn
+    const isBehind = whole || common >= endBefore(turn, { chat, text, contents, renderer }); // else they part in another turn
     if (isBehind && common >= floor && common <= (said?.from ?? text.length)) return common;
   }
   if (said === undefined) return null;
@@ -102,6 +101,14 @@ function beginOf(turn: number, { chat, text, contents, renderer }: Place, floor:
   const lead = content.slice(0, content.length - content.trimStart().length);
   const from = text.slice(floor, said.from).endsWith(lead) ? said.from - lead.length : said.from;
   return from > floor && text[from - 1] === " " ? from - 1 : from; // a space after a header is the assistant's to write
+}
+
+/** A place in the text before which no turn but those before this one says anything; infinite where none is known. */
+function endBefore(turn: number, { chat, text, contents, renderer }: Place): number {
+  const previous = contents.get(turn - 1)?.to;
+  if (previous !== undefined) return previous + 1;
+  const before = attempt({ ...chat, messages: chat.messages.slice(0, turn) }, false, renderer); // it says nothing, maybe
+  return before !== null && text.startsWith(before) ? before.length : Number.POSITIVE_INFINITY;
 }
 
 /**
@@ -173,8 +180,10 @@ function closedAt(text: string, at: number, renderer: Renderer): number | null {
 const callsTools = ({ tool_calls: calls }: Message): boolean => Array.isArray(calls) && calls.length > 0;
 
 /** A span holds what its turn says, and nothing of what another says. */
-function isSound({ from, to }: Span, turn: number, { contents }: Place): boolean {
+function isSound({ from, to }: Span, turn: number, { chat, text, contents }: Place): boolean {
   if (to <= from) return false;
+  const words = chat.messages[turn]!.content.trim();
+  if (!contents.has(turn) && words !== "" && !text.slice(from, to).includes(words) && text.includes(words, from)) return false;
   for (const [i, said] of contents) {
     if (i === turn ? said.from < from || said.to > to : said.from < to && said.to > from) return false;
   }
@@ -214,8 +223,17 @@ function commonTokens(one: string, other: string, specials: readonly string[]): 
   return cut;
 }
 
-/** What stands in the place of what a turn says: characters of private use, which no template knows. */
-const markOf = (turn: number): string => `\u{f8fe}${turn}\u{f8ff}`;
+/** What stands in the place of what a turn says: characters of private use, which no template knows, around its number. */
+const markOf = (turn: number, mark: number = PRIVATE.to): string =>
+  `${String.fromCodePoint(mark)}${turn}${String.fromCodePoint(mark)}`;
+const PRIVATE = { from: 0xe000, to: 0xf8ff } as const;
+
+/** One of these characters that the text does not have. */
+function markFor(text: string): number {
+  let mark: number = PRIVATE.to;
+  while (mark > PRIVATE.from && text.includes(String.fromCodePoint(mark))) mark--;
+  return mark;
+}
 
 /**
  * Where what the turns say lies, without the white space around it. Of all turns where the template writes them as they are,
@@ -230,12 +248,15 @@ function findContents(chat: Chat, answers: readonly number[], text: string, rend
 }
 
 function findMarked(chat: Chat, turns: readonly number[], text: string, renderer: Renderer): Map<number, Span> | null {
+  const mark = markFor(`${text}${chat.messages.map(({ content }) => content).join("")}`);
   const said = new Map(turns.map((turn) => [turn, saidIn(chat.messages[turn]!)]));
   const messages = chat.messages.map((message, i) => {
     const part = said.get(i);
-    return part ? { ...message, content: replaceLast(message.content, part, markOf(i)) } : message;
+    return part ? { ...message, content: replaceLast(message.content, part, markOf(i, mark)) } : message;
   });
-  const pieces = (attempt({ ...chat, messages }, false, renderer) ?? "").split(/\u{f8fe}(\d+)\u{f8ff}/u);
+  const pieces = (attempt({ ...chat, messages }, false, renderer) ?? "").split(
+    new RegExp(markOf(0, mark).replace("0", "(\\d+)"), "u"),
+  );
   const spans = new Map<number, Span>();
   let rebuilt = pieces[0]!;
   for (let i = 1; i < pieces.length; i += 2) {
@@ -249,7 +270,8 @@ function findMarked(chat: Chat, turns: readonly number[], text: string, renderer
 }
 
 /** What a turn says after its thoughts, the part that every template keeps; "" where there is no such text. */
-const saidIn = ({ content }: Message): string => (typeof content === "string" ? content.split("</think>").at(-1)!.trim() : "");
+const saidIn = ({ role, content }: Message): string =>
+  (role === "assistant" ? content.split("</think>").at(-1)! : content).trim();
 
 function replaceLast(text: string, part: string, by: string): string {
   const at = text.lastIndexOf(part);

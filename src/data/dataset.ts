@@ -23,6 +23,7 @@ import {
   unaskedArguments,
   unusedFields,
 } from "./format.ts";
+import { trainedToo } from "./held-out.ts";
 import { stringifyJson } from "./json.ts";
 import { type Fields, RowFault, type Source } from "./jsonl.ts";
 import { mergedNotices, type Notice, type NoticeBook, type NoticeKind } from "./notices.ts";
@@ -130,12 +131,17 @@ export function loadDataset(
   const total = (count: "rows" | "truncated" | "dropped") => sum([...train, ...heldOut].map((file) => file[count]));
   const samples = joined(train.map((file) => file.samples));
   const sizes = sources.map((of) => sum(of.map((one) => one.samples.length)));
-  return {
-    ...(heldOut.length > 0 || recipe.evalSplit === 0
+  const rows =
+    heldOut.length > 0 || recipe.evalSplit === 0
       ? { train: samples, eval: joined(heldOut.map((file) => file.samples)), sizes }
-      : splitRows(samples, sizes, recipe)),
+      : splitRows(samples, sizes, recipe);
+  return {
+    ...rows,
     counts: { rows: total("rows"), truncated: total("truncated"), dropped: total("dropped") },
-    notices: mergedNotices([...new Set([...train, ...heldOut])].map(({ notices }) => notices)),
+    notices: mergedNotices([
+      ...[...new Set([...train, ...heldOut])].map(({ notices }) => notices),
+      trainedToo(rows.train, rows.eval).notices,
+    ]),
   };
 }
 

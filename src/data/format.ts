@@ -8,7 +8,7 @@ import { keysOf, stringifyJson } from "./json.ts";
 import { clip, type Fields, RowFault } from "./jsonl.ts";
 import { compileTemplates } from "./template.ts";
 import { forTemplate, withoutThoughts } from "./thoughts.ts";
-import { isAsked, isSilent, type Message, plainTurn, type Turn, turnsOf } from "./turns.ts";
+import { isAsked, isSilent, type Message, plainTurn, saysNothing, type Turn, turnsOf } from "./turns.ts";
 import { variablesOf } from "./variables.ts";
 
 /** What a chat template is given in addition to the turns, by name: `tools`, and whatever else it asks for. */
@@ -90,9 +90,22 @@ export function pairedReader(options: FormatOptions): (fields: Fields) => Prefer
     const { prompt, chosen, rejected } = withPrompt(fields);
     const answer = (name: string, completion: unknown) =>
       naming(name, () => pairOf({ ...fields, prompt, completion }, options));
-    return { own: answer("chosen", chosen), other: answer("rejected", rejected), label: true };
+    const [own, other] = [answer("chosen", chosen), answer("rejected", rejected)];
+    if (promptOf(own) !== promptOf(other)) throw new RowFault("has in 'chosen' and 'rejected' answers to different prompts");
+    return { own, other, label: true };
   };
 }
+
+/** What an answer follows, for comparison. */
+const promptOf = (example: Example): string =>
+  example.kind === "chat"
+    ? example.messages
+        .slice(0, example.answersFrom)
+        .map((message) => saidBy({ message, learned: true }))
+        .join("\n")
+    : example.kind === "pair"
+      ? example.prompt
+      : "";
 
 /** A row of OpenAI's preferences under the names that others have: its prompt, and what goes with it, stands in `input`. */
 function preferenceFields(fields: Fields): Fields {
@@ -149,28 +162,46 @@ function naming<T>(name: string, read: () => T, known = "completion"): T {
 function withPrompt(fields: Fields): Record<"prompt" | "chosen" | "rejected", unknown> {
   const { prompt, chosen, rejected } = fields;
   const conversations = Array.isArray(chosen) && Array.isArray(rejected);
-  if (Array.isArray(prompt) && conversations) {
-    const isAgain = (answer: readonly unknown[]) =>
-      answer.length > prompt.length && prompt.every((turn, i) => isSame(turn, answer[i]));
-    if (!isAgain(chosen) || !isAgain(rejected)) return { prompt, chosen, rejected };
-    return { prompt, chosen: chosen.slice(prompt.length), rejected: rejected.slice(prompt.length) };
-  }
   if (prompt !== undefined && !(typeof prompt === "string" && conversations)) return { prompt, chosen, rejected };
   if (!conversations)
     throw new RowFault("lacks the field 'prompt'; only two conversations, in 'chosen' and 'rejected', can do without");
+  const [better, worse] = [turnsOf(fields, "chosen"), turnsOf(fields, "rejected")];
+  // A text is the question that answers without one follow; else it says again what stands in both conversations.
+  const isAsked = prompt !== undefined && [better, worse].every(([turn]) => turn!.message.role === "assistant");
+  const question = isAsked ? [{ role: "user", content: prompt }] : [];
   let common = 0;
-  while (common < Math.min(chosen.length, rejected.length) && isSame(chosen[common], rejected[common])) common++;
+  while (common < Math.min(better.length, worse.length) && isSame(better[common]!, worse[common]!)) common++;
   if (common === chosen.length && common === rejected.length)
     throw new RowFault("has the same conversation in 'chosen' and in 'rejected': it prefers nothing");
   if (common === chosen.length || common === rejected.length) {
     const [less, more] = common === chosen.length ? ["chosen", "rejected"] : ["rejected", "chosen"];
     throw new RowFault(`has in '${less}' the beginning of the conversation in '${more}', and no answer of its own`);
   }
-  if (common === 0) throw new RowFault("has in 'chosen' and 'rejected' conversations that begin differently");
-  return { prompt: chosen.slice(0, common), chosen: chosen.slice(common), rejected: rejected.slice(common) };
+  if (common === 0 && !isAsked) throw new RowFault("has in 'chosen' and 'rejected' conversations that begin differently");
+  const asked = [...question, ...chosen.slice(0, common)];
+  return { prompt: asked, chosen: chosen.slice(common), rejected: rejected.slice(common) };
 }
 
-const isSame = (one: unknown, other: unknown): boolean => stringifyJson(one) === stringifyJson(other);
+/** Whether two turns say the same, in whatever form and order of keys. */
+const isSame = (one: Turn, other: Turn): boolean => saidBy(one) === saidBy(other);
+const saidBy = ({ message }: Turn): string => stringifyJson(message, true)!;
+
+/**
+ * Turns before an answer and the answer's own. An answer that is a whole conversation says its prompt's turns again, maybe
+ * after a system message: they are there once.
+ */
+function onceEach(before: readonly Turn[], after: readonly Turn[]): readonly [readonly Turn[], readonly Turn[]] {
+  const from = Math.max(
+    0,
+    after.findIndex((turn) => !isSystem(turn)),
+  );
+  for (const lead of new Set([0, from])) {
+    const end = lead + before.length;
+    if (after.length > end && before.every((turn, i) => isSame(turn, after[lead + i]!)))
+      return [after.slice(0, end), after.slice(end)];
+  }
+  return [before, after];
+}
 
 /** The form of a row, by its fields. */
 export function formatOf(fields: Fields): Exclude<Format, "auto" | "template"> {
@@ -249,15 +280,24 @@ function pair(
   return { kind: "pair", prompt: system === null ? prompt : `${system}\n\n${prompt}`, completion };
 }
 
+/** A prompt that is no row's, whatever its text, with a completion. Throws a RowFault for one that is empty. */
+export const promptExample = (text: string, completion: string, options: FormatOptions): Example =>
+  pair(nonEmpty(text, "prompt"), completion, {}, options);
+
+/** The text of a list of turns, in JSON or as Python prints it: tables of texts have it. */
+const TURNS_AS_TEXT = /^\s*\[\s*\{\s*(['"])(role|from|content|value)\1\s*:/;
+
 function pairOf(fields: Fields, options: FormatOptions): Example {
   const { prompt, completion } = fields;
+  if (typeof prompt === "string" && TURNS_AS_TEXT.test(prompt))
+    throw new RowFault("has turns as text in 'prompt', expected a list of turns (or one turn whose content is that text)");
   if (!Array.isArray(prompt) && !Array.isArray(completion))
     return pair(textField(fields, "prompt"), textField(fields, "completion"), fields, options);
   // One of them may be a text: it is the turn that its place says.
   const turns = (name: "prompt" | "completion", role: string): Turn[] =>
     Array.isArray(fields[name]) ? turnsOf(fields, name) : [plainTurn(role, textField(fields, name))];
-  const before = turns("prompt", "user");
-  return chatOf([...before, ...turns("completion", "assistant")], before.length, fields, options);
+  const [before, after] = onceEach(turns("prompt", "user"), turns("completion", "assistant"));
+  return chatOf([...before, ...after], before.length, fields, options);
 }
 
 /** As a chat the instruction is the user's turn; without a chat template it is put into the text of Stanford's Alpaca. */
@@ -320,6 +360,7 @@ export function unusedFields(
   const asks = (name: string) => isChat && chatTemplate !== null && isAsked(name, chatTemplate);
   return keysOf(fields).filter((name) => {
     if (saysNothing(fields[name])) return false;
+    if (kind === "paired" && name === "prompt" && isChat) return !isSaidIn(fields[name], example);
     if (name === "tools") return !asks(name);
     if (name === "chat_template_kwargs") return !isChat;
     if (SYSTEM.includes(name))
@@ -328,9 +369,10 @@ export function unusedFields(
   });
 }
 
+/** Whether a text is among what a chat's turns say; a list of turns is the chat. */
+const isSaidIn = (text: unknown, { messages }: Chat): boolean =>
+  typeof text !== "string" || messages.some(({ content }) => content.includes(text.trim()));
+
 /** Names of arguments that the template does not read. */
 export const unaskedArguments = (given: ChatVariables, chatTemplate: string | null): string[] =>
   Object.keys(given).filter((name) => chatTemplate === null || !isAsked(name, chatTemplate));
-
-const saysNothing = (value: unknown): boolean =>
-  value == null || value === "" || (typeof value === "object" && Object.keys(value).length === 0);

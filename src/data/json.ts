@@ -194,9 +194,12 @@ export type JsonStyle = {
   readonly sort?: boolean;
 };
 
-/** A value that parseJson made as JSON again: the same digits, order and kinds; without spaces, as JSON.stringify. */
-export const stringifyJson = (value: unknown): string | undefined =>
-  value === undefined ? undefined : writeJson(value, { item: ",", key: ":" }, keysAndValues);
+/**
+ * A value that parseJson made as JSON again: the same digits, order and kinds; without spaces, as JSON.stringify. `sort`: keys
+ * in the order of their characters, so that what says the same is the same text.
+ */
+export const stringifyJson = (value: unknown, sort = false): string | undefined =>
+  value === undefined ? undefined : writeJson(value, { item: ",", key: ":", sort }, keysAndValues);
 
 const keysAndValues = (value: object): readonly (readonly [string, unknown])[] | null =>
   Array.isArray(value) ? null : keysOf(value).map((key) => [key, (value as Record<string, unknown>)[key]] as const);

@@ -21,6 +21,7 @@ export type NoticeKind =
   | "nothing to learn"
   | "same answers"
   | "joined prompts"
+  | "held out"
   | "today"
   | "cut";
 
@@ -61,6 +62,10 @@ const MEANINGS: Readonly<Record<NoticeKind, readonly [what: string, hint: string
   "joined prompts": [
     "a prompt whose last token changes when its completion follows",
     "end prompts where a token ends, not in a space",
+  ],
+  "held out": [
+    "held-out rows whose tokens a training row has, too, so that their loss says how well they are remembered",
+    "leave them out of one of the two",
   ],
   today: [
     `today's date in the chat template is ${DATE}, so that rows read the same on any day`,

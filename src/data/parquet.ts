@@ -276,24 +276,15 @@ function textFrom(bytes: Uint8Array): string {
   }
 }
 
-/** As Python's str() prints a datetime. */
-function timeText(seconds: bigint, fraction: bigint, digits: number): string {
-  const whole = seconds - (fraction < 0n ? 1n : 0n);
-  const part = fraction < 0n ? fraction + 10n ** BigInt(digits) : fraction;
-  const text = new Date(Number(whole) * 1000).toISOString().slice(0, 19).replace("T", " ");
-  const written =
-    part === 0n
-      ? ""
-      : `.${`${part}`
-          .padStart(digits, "0")
-          .padEnd(6, "0")
-          .replace(/(?<=\.?\d{6})0+$/, "")}`;
-  return text + written;
-}
-const timeBy = (digits: number) => (value: bigint | number) => {
+/** As Python's str() prints a datetime: `value` counts units, of which a second has 10 to the power of `digits`. */
+function timeText(value: bigint, digits: number): string {
   const unit = 10n ** BigInt(digits);
-  return timeText(BigInt(value) / unit, BigInt(value) % unit, digits) as never;
-};
+  const part = ((value % unit) + unit) % unit;
+  const text = new Date(Number((value - part) / unit) * 1000).toISOString().slice(0, 19).replace("T", " ");
+  const fraction = `${part}`.padStart(digits, "0").padEnd(6, "0");
+  return part === 0n ? text : `${text}.${fraction.replace(/(?<=\d{6})0+$/, "")}`;
+}
+const timeBy = (digits: number) => (value: bigint | number) => timeText(BigInt(value), digits) as never;
 
 const PARSERS = {
   ...DEFAULT_PARSERS,
@@ -326,6 +317,15 @@ function conversionOf(element: SchemaElement): {
     const { converted_type: _, logical_type: __, ...plain } = element;
     return { element: plain, convert: each((value) => decimalText(value, scale)) };
   }
+  const digits = digitsOfDay(element);
+  if (digits !== null) {
+    const { converted_type: _, logical_type: __, ...plain } = element;
+    const dayTime = (value: unknown) => (value == null ? null : timeText(BigInt(value as number | bigint), digits).slice(11));
+    return { element: plain, convert: each(dayTime) };
+  }
+  // Python's datetime has a zone there: that of Parquet's moments is UTC.
+  if (logical_type?.type === "TIMESTAMP" && logical_type.isAdjustedToUTC)
+    return { element, convert: each((value) => (value == null ? null : `${value}+00:00`)) };
   const isFloat = type === "FLOAT" || type === "DOUBLE" || logical_type?.type === "FLOAT16";
   return {
     element,
@@ -338,6 +338,14 @@ function conversionOf(element: SchemaElement): {
   };
 }
 
+const DIGITS = { MILLIS: 3, MICROS: 6, NANOS: 9 } as const;
+
+/** Of a column of times of a day, the digits of a second's fraction; null of any other. */
+function digitsOfDay({ converted_type, logical_type }: SchemaElement): number | null {
+  if (logical_type?.type === "TIME") return DIGITS[logical_type.unit];
+  return converted_type === "TIME_MILLIS" ? DIGITS.MILLIS : converted_type === "TIME_MICROS" ? DIGITS.MICROS : null;
+}
+
 /** Of a value, or of each in lists of them. */
 const each = (convert: (value: unknown) => unknown) =>
   function all(value: unknown): unknown {
@@ -347,13 +355,16 @@ const each = (convert: (value: unknown) => unknown) =>
 
 const safe = (value: bigint): number | bigint => (Number.isSafeInteger(Number(value)) ? Number(value) : value);
 
-/** As Python's str() prints a Decimal of this scale. */
+/** As Python's str() prints a Decimal of this scale: with an exponent where more than five zeros would follow the point. */
 function decimalText(value: unknown, scale: number): unknown {
   if (value == null) return null;
   const whole = value instanceof Uint8Array ? signed(value) : BigInt(value as number | bigint);
-  const digits = `${whole < 0n ? -whole : whole}`.padStart(scale + 1, "0");
+  const [sign, own] = whole < 0n ? ["-", `${-whole}`] : ["", `${whole}`];
+  const exponent = own.length - 1 - scale;
+  if (exponent < -6) return `${sign}${own[0]}${own.length > 1 ? `.${own.slice(1)}` : ""}E${exponent}`;
+  const digits = own.padStart(scale + 1, "0");
   const at = digits.length - scale;
-  return `${whole < 0n ? "-" : ""}${digits.slice(0, at)}${scale > 0 ? `.${digits.slice(at)}` : ""}`;
+  return `${sign}${digits.slice(0, at)}${scale > 0 ? `.${digits.slice(at)}` : ""}`;
 }
 
 function signed(bytes: Uint8Array): bigint {

@@ -5,7 +5,7 @@ import { RequestError } from "../base/errors.ts";
 import { renamed } from "./columns.ts";
 import { checkDataFile, type DataFile, rowsOf } from "./data-file.ts";
 import { checkIds } from "./dataset.ts";
-import { type Example, exampleReader, type FormatOptions, type SettledForm } from "./format.ts";
+import { type Example, exampleReader, type FormatOptions, promptExample, type SettledForm } from "./format.ts";
 import { type Fields, placeOf, RowFault } from "./jsonl.ts";
 import { promptIds, tokenise } from "./tokenise.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -35,8 +35,7 @@ export function splitAnswer({ ids, mask }: { readonly ids: ArrayLike<number>; re
 
 /** A prompt by itself: a user's turn where there is a chat template and it is wanted, else plain text. */
 export function promptOf(text: string, { options, tokenizer }: Reading): Prompt {
-  const read = exampleReader({ ...options, format: "prompt-completion", template: null });
-  return unanswered(read({ prompt: text, completion: ANSWER }), tokenizer);
+  return unanswered(promptExample(text, ANSWER, options), tokenizer);
 }
 
 /** A row that is to be answered may lack the answer. */

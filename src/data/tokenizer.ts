@@ -132,8 +132,9 @@ function withTemplate(read: Read, template: ChatTemplate | null, ofTools: ChatTe
   const { named, ...tokenizer } = read;
   let dated = false;
   const today = (date: unknown) => {
-    const day = (typeof date === "string" ? parseDay(date) : null) ?? parseDay(DATE)!;
-    return strftimeNow(day, () => {
+    const day = parseDay(date == null ? DATE : String(date));
+    return strftimeNow(day ?? parseDay(DATE)!, () => {
+      if (day === null) throw new TemplateError(`date_string is '${date}', expected a day as 2026-07-26 or 26 Jul 2026`);
       dated = true;
     });
   };

@@ -51,6 +51,8 @@ function turnOf(turn: unknown, place: string): Turn {
   const role = roleKey === "from" ? (SHAREGPT_ROLES.get(String(said)) ?? said) : said;
   if (typeof role !== "string" || !ROLES.includes(role))
     throw new RowFault(`has ${clip(stringify(said))} as ${place}.${roleKey}; known are ${ROLES.join(", ")}`);
+  if (roleKey === "from" && rest["content"] !== undefined && rest["content"] !== written)
+    throw new RowFault(`has ${place}.value and another ${place}.content: leave one out`);
   const { learned, more } = learnedOf(rest, role, place);
   if (roleKey === "from" && said === "function_call")
     return { message: { ...more, role, content: "", tool_calls: callsIn(written, `${place}.${contentKey}`) }, learned };
@@ -156,6 +158,13 @@ export function splitThoughts(content: string): { readonly thoughts: string | nu
   return block ? { thoughts: block[1]!, answer: content.slice(block[0].length) } : { thoughts: null, answer: content };
 }
 
+/** Keys of a part of a content: its text, and what a service was to do with it. */
+const OF_PARTS = ["type", "text", "cache_control"];
+
+/** Whether a value is there for the form alone. */
+export const saysNothing = (value: unknown): boolean =>
+  value == null || value === "" || (typeof value === "object" && Object.keys(value).length === 0);
+
 /** A text, or OpenAI's list of parts, of which only texts can be read: they are put together. */
 function contentOf(content: unknown, at: string): string {
   if (typeof content === "string") return content;
@@ -166,6 +175,8 @@ function contentOf(content: unknown, at: string): string {
       if (type !== undefined && type !== "text")
         throw new RowFault(`has a part of type ${clip(stringify(type))} in ${at}[${i}]; only text is trained on`);
       if (typeof text !== "string") throw new RowFault(`has no text in ${at}[${i}]`);
+      const more = keysOf(part as object).find((key) => !OF_PARTS.includes(key) && !saysNothing((part as Fields)[key]));
+      if (more !== undefined) throw new RowFault(`has '${clip(more)}' in ${at}[${i}]; of a part only its text is trained on`);
       return text;
     })
     .join("");

@@ -202,9 +202,11 @@ export const keyShareBytes = (rows: number, kvHeads: number, headDim: number, sh
 /** Bounds that of any GPU: not each divides them. */
 function attentionScratch({ spec, rows }: ScratchNeed): number {
   const { heads, fullHeads } = spec;
-  const bytes = [spec, ...(fullHeads ? [fullHeads] : [])].map(({ kvHeads, headDim }) =>
-    headDim < DIVIDED ? 0 : keyShareBytes(rows, kvHeads, headDim, keyShares(heads, kvHeads)),
-  );
+  const bytes = [spec, ...(fullHeads ? [fullHeads] : [])].map(({ kvHeads, headDim }) => {
+    const shares = keyShares(heads, kvHeads);
+    const isDivided = headDim > DIVIDED || (headDim === DIVIDED && shares > 1); // wider heads always, in a share at least
+    return isDivided ? keyShareBytes(rows, kvHeads, headDim, shares) : 0;
+  });
   return maxOf(bytes);
 }
 

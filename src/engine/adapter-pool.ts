@@ -374,7 +374,8 @@ export class AdapterPool implements Disposable {
   }
 
   #arrayOf(slot: number, what: Block): Tensor {
-    return what === "grads" ? this.#gradientsOf(slot) : this.#blockOf(slot, what);
+    // As they are: an adapter that is set aside between two calls adds up further on as it would have.
+    return what === "grads" ? this.#gradients.take(slot, this.layout(slot).size) : this.#blockOf(slot, what);
   }
 
   #blockOf(slot: number, what: BlockName): Tensor {

@@ -5,7 +5,7 @@ import { columnsFrom, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
 import type { Op, Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
-import { INPUT, otherOf, residualOf } from "../families/parts.ts";
+import { INPUT, othersOf, residualOf } from "../families/parts.ts";
 import { roundsSwiglu } from "../ops/linear/fp8.ts";
 import { type DownInput, makesInputs } from "../ops/lora.ts";
 import * as adapted from "./adapted-linear.ts";
@@ -95,7 +95,7 @@ export class LayerPass {
     const operations = this.program.operations.filter((of) => !kept.includes(of));
     const last = operations.find((of) => of.to === output && isLinears(of));
     const isRead = (name: string) =>
-      operations.some((of) => of !== last && [of.from, otherOf(of), residualOf(of)].includes(name));
+      operations.some((of) => of !== last && [of.from, ...othersOf(of), residualOf(of)].includes(name));
     for (const operation of operations) {
       if (operation.to === output && isExperts(operation)) expertsAgain(operation, this);
       else if (operation !== last && (!this.of.acts.transient.has(operation.to) || isRead(operation.to))) this.#run(operation);

@@ -25,6 +25,7 @@ import * as adapted from "./adapted-linear.ts";
 import { attend } from "./attend.ts";
 import { expertsPassBackward, expertsPassForward } from "./experts.ts";
 import { convolution, deltaRule, gatedNorm, gatedWidth, regrouped, tokenGate, ungated } from "./gated-operations.ts";
+import { columns, latentHeads, narrow } from "./latent-operations.ts";
 import type { LayerPass } from "./layer-pass.ts";
 import { shortConvolution } from "./short-convolution.ts";
 import { groupNorm, stateSpace } from "./state-space.ts";
@@ -36,11 +37,11 @@ export type Behaviour<K extends Kind> = {
   readonly width: (of: Op<K>, width: number) => number;
   /** Whether the output overwrites the input; left out: never. */
   readonly isInPlace?: (of: Op<K>) => boolean;
-  /** Whether the value that it reads next to its input, of width `other`, is of the right size. */
-  readonly fits?: (of: Op<K>, width: number, other: number) => boolean;
+  /** Whether the values that it reads next to its input are of the right size. */
+  readonly fits?: (of: Op<K>, width: number, ...others: readonly number[]) => boolean;
   /**
-   * Where the gradient of that value goes: memory of its own, to the gradient that others have of it, or over it, as where this
-   * is left out.
+   * Where the gradients of those values go: memory of its own, to the gradient that others have of it, or over the value, as
+   * where this is left out.
    */
   readonly otherGradient?: "own" | "added" | "over";
   /** Whether its output may be computed again in the backward pass: it is no product. Only what restores its input reads it. */
@@ -380,6 +381,7 @@ const BEHAVIOURS: { readonly [K in Kind]: Behaviour<K> } = {
   ...{ norm, spans, linears, rope, attention, gate, swiglu, squaredRelu, geglu, experts },
   ...{ valueNorm, keepKv, sharedKv, perLayer, scale },
   ...{ ungated, convolution, deltaRule, gatedNorm, tokenGate, shortConvolution, stateSpace, groupNorm, regroup: regrouped },
+  ...{ columns, latentHeads, narrow },
 };
 
 /** The compiler knows each behaviour by its own operation; here any of them goes with an operation of its kind. */

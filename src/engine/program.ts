@@ -9,7 +9,7 @@ import { invariant } from "../base/errors.ts";
 import { type LayerRange, layersIn } from "../base/layers.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Op, Operation } from "../families/definition.ts";
-import { canCut, INPUT, operationsIn, otherOf, residualOf } from "../families/parts.ts";
+import { canCut, INPUT, operationsIn, othersOf, residualOf } from "../families/parts.ts";
 import { behaviourOf } from "./operations.ts";
 
 /** The working memory of the stream's gradient. */
@@ -85,7 +85,7 @@ const restores = (operation: Operation): boolean =>
 const restoresOther = (operation: Operation): boolean => operation.op === "tokenGate";
 
 /** Operations that write the gradient of some columns of their input, of which another has written the rest. */
-const FILLING: ReadonlySet<Operation["op"]> = new Set(["ungated", "convolution"]);
+const FILLING: ReadonlySet<Operation["op"]> = new Set(["ungated", "convolution", "columns"]);
 
 /** Throws an Error where operations do not fit together. */
 export function resolve(operations: readonly Operation[], layer: number, hidden: number): LayerProgram {
@@ -102,13 +102,16 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
     invariant(!overwritten.has(from), `${at}: its input has been overwritten`);
     const last = current.get(input.kind);
     invariant(last === undefined || (last === from && restores(operation)), `${at}: its input may have to be computed again`);
-    const name = otherOf(operation);
-    const other = name === null ? null : values.get(name);
-    invariant(other === null || (other && !overwritten.has(name!)), `${at}: ${name} is read before it is computed`);
-    const now = other && current.get(other.kind);
-    const isThere = now === undefined || (now === name && restoresOther(operation));
-    const isOther = !other || (fits!(operation, input.width, other.width) && isThere);
-    invariant(isOther, `${at}: ${name} is no gate of it`);
+    const others = othersOf(operation).map((name) => {
+      const other = values.get(name);
+      invariant(other && !overwritten.has(name), `${at}: ${name} is read before it is computed`);
+      const now = current.get(other.kind);
+      const isThere = now === undefined || (now === name && restoresOther(operation));
+      invariant(isThere, `${at}: ${name} may have to be computed again`);
+      return other;
+    });
+    const isFit = others.length === 0 || fits!(operation, input.width, ...others.map((other) => other.width));
+    invariant(isFit, `${at}: ${othersOf(operation)} are of other widths`);
     if (isInPlace?.(operation)) overwritten.add(from);
     const residual = residualOf(operation);
     invariant(residual === null || values.has(residual), `${at}: ${residual} is added before it is computed`);
@@ -120,7 +123,7 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
       made: operation,
       memory: isInPlace?.(operation) ? input.memory : to,
       kind,
-      isTrained: input.isTrained || isAdapted(operation) || (other?.isTrained ?? false),
+      isTrained: input.isTrained || isAdapted(operation) || others.some((other) => other.isTrained),
     });
   }
   const output = operations.at(-1)!.to;
@@ -142,8 +145,7 @@ export function resolve(operations: readonly Operation[], layer: number, hidden:
 
 /** Those that lie between two products, one after the other. */
 function activationsOf(operations: readonly Operation[]): ReadonlyMap<string, Activation> {
-  const reads = (name: string) =>
-    operations.filter((of) => of.from === name || otherOf(of) === name || residualOf(of) === name).length;
+  const reads = (name: string) => operations.filter((of) => [of.from, ...othersOf(of), residualOf(of)].includes(name)).length;
   const found = operations.flatMap((of, i) => {
     const [up, down] = [operations[i - 1], operations[i + 1]];
     if (of.op !== "swiglu" || !up || !down || !isLinears(up) || !isLinears(down)) return [];
@@ -172,8 +174,7 @@ function resolveGradients(reversed: readonly Operation[], values: ReadonlyMap<st
       busy.set(kind, name);
     };
     const { inputGradient, otherGradient } = behaviourOf(operation);
-    const other = otherOf(operation);
-    if (other !== null) {
+    for (const other of othersOf(operation)) {
       const adds = otherGradient === "added";
       invariant(gradients.has(other) === adds, `${operation.op} cannot ${adds ? "begin" : "add to"} the gradient of ${other}`);
       const { kind } = values.get(other)!;

@@ -2,7 +2,7 @@
 // generated passes fewer kernels. The bits are those of one after the other.
 
 import type { Op, Operation } from "../families/definition.ts";
-import { INPUT, otherOf, residualOf } from "../families/parts.ts";
+import { INPUT, othersOf, residualOf } from "../families/parts.ts";
 import { fewRowsNormed, fewRowsRope, fewRowsSwiglu, MOST_NORMED, MOST_ROTATED } from "../ops/fewrows/fused.ts";
 import { rowAdapters } from "./adapted-linear.ts";
 import { attend } from "./attend.ts";
@@ -15,7 +15,7 @@ export function fuse(operations: readonly Operation[], i: number, pass: LayerPas
   if (!rowAdapter || first?.op !== "linears" || second?.from !== first.to) return 0;
   if (second.op === "norm") return normed(first, pass, second, pass) ? 2 : 0;
   if (first.residual !== null) return 0;
-  const reads = (of: Operation) => of.from === first.to || otherOf(of) === first.to || residualOf(of) === first.to;
+  const reads = (of: Operation) => [of.from, ...othersOf(of), residualOf(of)].includes(first.to);
   if (operations.slice(i + 2).some(reads)) return 0;
   if (second.op === "swiglu") {
     fewRowsSwiglu(pass.device, { ...productOf(first, pass), y: pass.value(first.to), h: pass.value(second.to) });

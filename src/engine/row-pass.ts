@@ -43,7 +43,7 @@ const BY_ROW: ReadonlySet<Operation["op"]> = new Set([
   ...(["norm", "spans", "linears", "rope", "attention", "gate", "swiglu", "squaredRelu", "geglu"] as const),
   ...(["valueNorm", "keepKv", "sharedKv", "scale", "experts", "perLayer"] as const),
   ...(["ungated", "convolution", "deltaRule", "gatedNorm", "tokenGate", "shortConvolution"] as const),
-  ...(["stateSpace", "groupNorm", "regroup"] as const),
+  ...(["stateSpace", "groupNorm", "regroup", "columns", "latentHeads", "narrow"] as const),
 ]);
 
 /** Whether a device that has products over few rows extends sequences of this model so; a pass of tiles does otherwise. */

@@ -17,6 +17,9 @@ export type DeltaHeads = NonNullable<ModelSpec["delta"]>["heads"];
 export type MambaHeads = NonNullable<ModelSpec["mamba"]>["heads"];
 export type MambaLimits = NonNullable<ModelSpec["mamba"]>["limits"];
 
+/** Heads of attention over latents: how many, what each has, and how wide attention takes them. */
+export type LatentHeads = NonNullable<ModelSpec["latent"]>["heads"] & { readonly heads: number; readonly headDim: number };
+
 /** What is added to the weights of a norm; they are held with it, in f32. */
 export type NormOffset = 0 | 1;
 /** Weights of norms, by their path within the layer; null for none. */
@@ -97,6 +100,16 @@ export type Operation =
     >
   /** RMSNorms of the first columns of a value and of those after them, of these sizes; the others stay as they are. */
   | Step<"spans", { weights: readonly [string, string]; sizes: readonly [number, number]; eps: number }>
+  /** Columns of a value, of which other operations read others. */
+  | Step<"columns", { first: number; size: number }>
+  /**
+   * To q, k and v as attention reads them, from what heads have of the latent of keys and values: of each its plain features of
+   * k, then v. `queries` is a value with, of each head, its plain and its rotated features; the last columns of `shared` are
+   * the rotated features of k that all heads share (ops/latent.ts).
+   */
+  | Step<"latentHeads", { queries: string; shared: string; heads: LatentHeads }>
+  /** The first `size` of the `width` features of each of `heads` heads. */
+  | Step<"narrow", { heads: number; width: number; size: number }>
   /** A value times the sigmoid of another of its size; with `heads`, of the gates that follow each head of q in another. */
   | Step<"gate", { gate: string; heads?: Heads }>
   /**

@@ -39,6 +39,7 @@ export const PLAIN = {
   perLayer: null,
   delta: null,
   mamba: null,
+  latent: null,
   convolutions: [] as boolean[],
   attentionLayers: [] as boolean[],
   experts: null,

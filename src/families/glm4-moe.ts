@@ -2,8 +2,9 @@
 // DeepSeek's router chooses, next to some that all tokens pass.
 
 import { range } from "../base/shape.ts";
+import type { ModelSpec } from "../base/spec.ts";
 import { ConfigReader } from "./config.ts";
-import type { Definition } from "./definition.ts";
+import type { Definition, Operation } from "./definition.ts";
 import { dense, oneRope, readSizes } from "./dense.ts";
 import { mixed, PLAIN_EXPERTS, sharedMlp } from "./moe.ts";
 import { readRope } from "./rope.ts";
@@ -46,6 +47,28 @@ function readExperts(config: ConfigReader, layers: number) {
   };
 }
 
+/** A layer whose MLP is experts, after some that all tokens pass, as DeepSeek's files have them. */
+export function withSharedExperts(
+  operations: readonly Operation[],
+  spec: ModelSpec,
+  correction: string | null,
+): readonly Operation[] {
+  const each = { path: "mlp.experts", files: "each", bias: false } as const;
+  const mixture = mixed(
+    operations,
+    spec,
+    {
+      routerPath: "mlp.gate",
+      up: { ...each, group: "expertUp", linears: ["gate_proj", "up_proj"] },
+      down: { ...each, group: "expertDown", linears: ["down_proj"] },
+    },
+    { residual: "shared", correction },
+  );
+  const { shared } = spec.experts!;
+  const ofAll = sharedMlp(spec.hidden, shared!, ["sharedGateUp", "sharedDown"], { to: "shared", residual: "mid" });
+  return [...mixture.slice(0, -1), ...ofAll, mixture.at(-1)!];
+}
+
 export const glm4moe = {
   ...dense,
   groups: {
@@ -70,21 +93,7 @@ export const glm4moe = {
   },
   layer: (spec, index) => {
     const operations = dense.layer(spec, index);
-    const { layers, shared } = spec.experts!;
-    if (!layers[index]) return operations;
-    const each = { path: "mlp.experts", files: "each", bias: false } as const;
-    const mixture = mixed(
-      operations,
-      spec,
-      {
-        routerPath: "mlp.gate",
-        up: { ...each, group: "expertUp", linears: ["gate_proj", "up_proj"] },
-        down: { ...each, group: "expertDown", linears: ["down_proj"] },
-      },
-      { residual: "shared", correction: "mlp.gate.e_score_correction_bias" },
-    );
-    const ofAll = sharedMlp(spec.hidden, shared!, ["sharedGateUp", "sharedDown"], { to: "shared", residual: "mid" });
-    return [...mixture.slice(0, -1), ...ofAll, mixture.at(-1)!];
+    return spec.experts!.layers[index] ? withSharedExperts(operations, spec, "mlp.gate.e_score_correction_bias") : operations;
   },
   tokenizer: { class: null, isFixed: false },
 } as const satisfies Definition;

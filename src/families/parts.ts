@@ -11,11 +11,12 @@ import { familyOf } from "./registry.ts";
 /** The value that a layer begins with. */
 export const INPUT = "x";
 
-/** The value that an operation reads next to its input; null for none. */
-export function otherOf(operation: Operation): string | null {
-  if (operation.op === "deltaRule") return operation.gates;
-  if (operation.op === "stateSpace") return operation.steps;
-  return "gate" in operation ? operation.gate : null;
+/** The values that an operation reads next to its input. */
+export function othersOf(operation: Operation): readonly string[] {
+  if (operation.op === "deltaRule") return [operation.gates];
+  if (operation.op === "stateSpace") return [operation.steps];
+  if (operation.op === "latentHeads") return [operation.queries, operation.shared];
+  return "gate" in operation ? [operation.gate] : [];
 }
 
 /** The value that an operation adds to its output; null for none. */
@@ -24,7 +25,7 @@ export const residualOf = (operation: Operation): string | null =>
 
 /** How many operations of a layer come before the place within it; null where it has no such place. */
 export function cutOf(operations: readonly Operation[]): number | null {
-  const reads = operations.map((of) => [of.from, otherOf(of), residualOf(of)]);
+  const reads = operations.map((of) => [of.from, ...othersOf(of), residualOf(of)]);
   const at = operations.findIndex(({ to }, i) => {
     const later = new Set([to, ...operations.slice(i + 1).map((of) => of.to)]);
     return reads.slice(i + 1).every((names) => names.every((name) => name === null || later.has(name)));

@@ -4,11 +4,13 @@
 import { invariant, RequestError } from "../base/errors.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { type ConfigObject, ConfigReader } from "./config.ts";
+import { deepseekV2, deepseekV3 } from "./deepseek.ts";
 import type { Definition } from "./definition.ts";
 import { gemma2 } from "./gemma2.ts";
 import { gemma3, gemma3Text } from "./gemma3.ts";
 import { gemma4, gemma4Text } from "./gemma4.ts";
 import { glm4moe } from "./glm4-moe.ts";
+import { glm4MoeLite } from "./glm4-moe-lite.ts";
 import { gptOss } from "./gpt-oss.ts";
 import { granite } from "./granite.ts";
 import { graniteH } from "./granite-h.ts";
@@ -17,6 +19,7 @@ import { granite4 } from "./granite4.ts";
 import { lfm2 } from "./lfm2.ts";
 import { lfm2Moe } from "./lfm2-moe.ts";
 import { llama } from "./llama.ts";
+import { miniCpm3 } from "./minicpm3.ts";
 import { ministral3 } from "./ministral3.ts";
 import { mistral, mistral3 } from "./mistral.ts";
 import { mixtral } from "./mixtral.ts";
@@ -33,6 +36,7 @@ import { qwen3moe } from "./qwen3-moe.ts";
 import { qwen3Next } from "./qwen3-next.ts";
 import { smollm3 } from "./smollm3.ts";
 import { towerOf, WRAPPERS } from "./wrappers.ts";
+import { youtu } from "./youtu.ts";
 
 /**
  * By `model_type`, but for families that share one. The order is that of groups and linears (linears.ts), which numbers them:
@@ -74,6 +78,11 @@ export const FAMILIES = {
   lfm2_moe: lfm2Moe,
   granite_h: graniteH,
   nemotron_h: nemotronH,
+  deepseek_v2: deepseekV2,
+  deepseek_v3: deepseekV3,
+  glm4_moe_lite: glm4MoeLite,
+  youtu,
+  minicpm3: miniCpm3,
 } as const satisfies Readonly<Record<string, Definition>>;
 
 export type Family = keyof typeof FAMILIES;

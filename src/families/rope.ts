@@ -31,6 +31,21 @@ export function readRope(config: ConfigReader, defaults: RopeDefaults): Rope {
   return ropeOf(new ConfigReader(table, `${config.path}: ${key}`), config, defaults);
 }
 
+/**
+ * What the scores of attention over latents are multiplied by where its rope is scaled: transformers squares mscale_all_dim's
+ * share of YaRN's magnitude into them, whatever the scaling.
+ */
+export function readScoreScale(config: ConfigReader): number {
+  const { key, table } = tableOf(config);
+  const type = table["rope_type"] ?? table["type"] ?? "default";
+  if (type === "default" || !table["mscale_all_dim"]) return 1;
+  const inner = new ConfigReader(table, `${config.path}: ${key}`);
+  return magnitudeOf(inner.number("factor", null), inner.number("mscale_all_dim", null)) ** 2;
+}
+
+/** YaRN's magnitude of positions that are `factor` times as many, with a share of its growth. */
+const magnitudeOf = (factor: number, share: number): number => (factor <= 1 ? 1 : 0.1 * share * Math.log(factor) + 1);
+
 /** Where the config has rope_parameters by kind of layer, those of one kind; null where it has none. */
 export function readRopeOf(config: ConfigReader, kind: string, defaults: RopeDefaults): Rope | null {
   const { key, table } = tableOf(config);
@@ -140,7 +155,7 @@ function yarn(given: Given): RopeScaling {
   const { inner, maxPositions } = given;
   const originalMaxPositions = originalPositions(given);
   const factor = inner.number("factor", maxPositions / originalMaxPositions);
-  const scale = (of: number) => (factor <= 1 ? 1 : 0.1 * of * Math.log(factor) + 1);
+  const scale = (of: number) => magnitudeOf(factor, of);
   const isSet = inner.source["mscale"] && inner.source["mscale_all_dim"];
   const own = isSet ? scale(inner.number("mscale", null)) / scale(inner.number("mscale_all_dim", null)) : scale(1);
   return {

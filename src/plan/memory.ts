@@ -30,6 +30,9 @@ export const linkCapacity = (spec: ModelSpec, { rows }: StageSizes, compute: Dev
 /** Kernels on GPUs read 16 bytes of bf16 at once: widths of linears are multiples of this. */
 const WIDTH = 8;
 
+/** Features of a head of which some are rotated that kernels on GPUs take (kernels/triton/rope.py). */
+const WIDEST_LATENT = 256;
+
 /** Experts of a layer and of a token that kernels on GPUs choose from (kernels/triton/route.py): BLOCK and SLOTS. */
 const MOST_ON_GPUS = { count: 512, perToken: 16 };
 
@@ -39,6 +42,16 @@ export function requireKernels(spec: ModelSpec, { kind, name }: Pick<DeviceRepor
   const refuse = (code: string, what: string) => {
     throw new RequestError(code, `${what}; the device is ${name}`, 'set device to "cpu"');
   };
+  if (spec.latent !== null) {
+    const { rank, queryRank, heads } = spec.latent;
+    const sizes = [heads.plain, heads.rotated, heads.value, rank, queryRank ?? WIDTH];
+    if (sizes.some((size) => size % WIDTH !== 0) || spec.headDim > WIDEST_LATENT)
+      refuse(
+        "device.widths",
+        `the base model's heads have ${heads.plain} plain and ${heads.rotated} rotated features and ${heads.value} of values, of latents of ${rank}, ` +
+          `expected multiples of ${WIDTH}, and up to ${WIDEST_LATENT} features on a GPU`,
+      );
+  }
   if (spec.mamba !== null) {
     const { heads, headDim, groups, stateDim } = spec.mamba.heads;
     const [group, keys] = [(heads * headDim) / groups, 2 * groups * stateDim];

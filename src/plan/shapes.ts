@@ -129,6 +129,23 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
     tie_word_embeddings: true,
     ...{ embedding_multiplier: 12, attention_multiplier: 0.015625, residual_multiplier: 0.22, logits_scaling: 8 },
   }),
+  // As deepseek-ai/DeepSeek-V2-Lite and zai-org/GLM-4.7-Flash have them.
+  "deepseek-v2-lite": shape("DeepseekV2ForCausalLM", {
+    num_hidden_layers: 27,
+    hidden_size: 2048,
+    intermediate_size: 10944,
+    moe_intermediate_size: 1408,
+    num_attention_heads: 16,
+    q_lora_rank: null,
+    ...{ num_experts_per_tok: 6, first_k_dense_replace: 1 },
+    rms_norm_eps: 1e-6,
+    max_position_embeddings: 163840,
+    rope_scaling: {
+      ...{ type: "yarn", factor: 40, original_max_position_embeddings: 4096, beta_fast: 32, beta_slow: 1 },
+      ...{ mscale: 707e-3, mscale_all_dim: 707e-3 },
+    },
+  }),
+  "glm4.7-flash": shape("Glm4MoeLiteForCausalLM", { rope_theta: 1e6, max_position_embeddings: 202752 }),
   // As google/gemma-3-4b-it, gemma-4-E4B-it and gemma-4-12B-it have them; what is left out is the default of transformers 5.24.
   "gemma3-4b": shape("Gemma3ForCausalLM", {
     num_hidden_layers: 34,

@@ -14,8 +14,14 @@ import type { AdapterTable } from "../recipe/schema.ts";
 import type { Tokens } from "../schedule/pack.ts";
 import type { AdapterData } from "./training.ts";
 
+const [QKVO, LATENT] = [
+  ["q_proj", "k_proj", "v_proj", "o_proj"],
+  ["q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"],
+] as const satisfies readonly (readonly Linear[])[];
+
 const TARGETS = {
-  qkvo: () => ["q_proj", "k_proj", "v_proj", "o_proj"],
+  /** Where q, k and v are made of latents, the linears of these, too. */
+  qkvo: (spec) => (spec.latent ? linearsIn(spec).filter((linear) => LATENT.some((of) => of === linear)) : QKVO),
   "all-linear": linearsIn,
 } satisfies Readonly<Record<string, (spec: ModelSpec) => readonly Linear[]>>;
 export const targetsOf = (spec: ModelSpec, targets: keyof typeof TARGETS): readonly Linear[] => TARGETS[targets](spec);

@@ -40,7 +40,7 @@ import { AdapterFiles, loadFrom } from "./primitive-files.ts";
 import { cutBaseRows, cutRows } from "./primitive-segments.ts";
 import { readingOn } from "./reading.ts";
 import { Sampler } from "./sampler.ts";
-import { squaresOf } from "./shared-rows.ts";
+import { hasEarlySquares, squaresOf } from "./shared-rows.ts";
 import { Shares } from "./shares.ts";
 import { type AsideBlocks, admit, readParams, readState, release, setAside, writeState } from "./slot.ts";
 import { type Resident, resident, Slots } from "./slots.ts";
@@ -380,15 +380,15 @@ export class Primitives implements AsyncDisposable {
   async #through(name: string, rows: readonly Row[], options: LossOptions, isTraining: boolean): Promise<Losses> {
     const trained = this.#of(name);
     const { microBatches, segmentOf } = cutRows(this.plan, trained, rows, options, isTraining);
-    const { owner } = trained;
     const packer = this.#packers[isTraining ? "train" : "evaluate"];
-    const call = { owner, rows, microBatches, top: options.top ?? 0 };
+    const call = { owner: trained.owner, rows, microBatches, top: options.top ?? 0 };
+    const isAsked = isTraining && hasEarlySquares(this.plan.spec, trained.plan);
     const ended = (squares: Promise<Squares>) => {
       trained.squares = squares;
     };
     const work = (slot: number) => {
       if (isTraining) trained.squares = null; // of gradients that these are added to
-      return packer.add({ ...call, slot, segmentOf: (of) => segmentOf(of, slot), ...(isTraining ? { ended } : {}) });
+      return packer.add({ ...call, slot, segmentOf: (of) => segmentOf(of, slot), ...(isAsked ? { ended } : {}) });
     };
     return isTraining ? this.#change(trained, work) : this.#read(trained, work);
   }

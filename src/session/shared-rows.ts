@@ -11,6 +11,12 @@ export const needsSum = (bus: Pick<Bus, "stages">, spec: ModelSpec, { tables }: 
   bus.stages > 1 && sharesRows(spec, tables);
 
 /**
+ * Whether the stages may be asked for an adapter's squares after each call whose gradients add up. Those of shared rows are
+ * summed when they are asked for: before a step, once, so that sums are the same on one stage, on several and in a run.
+ */
+export const hasEarlySquares = (spec: ModelSpec, { tables }: Pick<PoolAdapter, "tables">): boolean => !sharesRows(spec, tables);
+
+/**
  * To be called after the mini-batch's last backward pass on all stages: gives both stages the sum of the two gradients, added
  * as on one stage. Returns `squares`, those of each stage, with the sum counted once.
  */

@@ -11,7 +11,7 @@ import type { MicroBatch } from "../schedule/micro-batch.ts";
 type Losses = readonly SequenceLoss[];
 /** The squares of an adapter's gradients, tensor by tensor, of each stage. */
 export type Squares = readonly Float32Array[];
-/** An adapter whose last micro-batch of a call is in a pass; it is given its squares as they are after the pass. */
+/** An adapter whose last micro-batch of a call is in a pass; `ended` is given its squares as they are after the pass. */
 export type Ended = { readonly slot: number; readonly ended?: (squares: Promise<Squares>) => void };
 
 /** What a stage is asked for after a pass's forward. */
@@ -32,17 +32,18 @@ export class TrainingPasses {
 
   /** Resolves with the losses of a pass when all stages are done with it: after that many more, or `finish`. */
   async run(batch: MicroBatch, ends: readonly Ended[] = []): Promise<Losses> {
+    const asked = ends.filter(({ ended }) => ended);
     const { stages } = this.bus;
     const pass = this.#passes++;
     const forwards = requestAll(this.bus, { type: "forward", pass, batch });
     const backwards = range(stages).map(() => Promise.withResolvers<Answers>());
-    this.#sent.push({ pass, slots: ends.map(({ slot }) => slot), unsent: new Set(range(stages)), backwards });
+    this.#sent.push({ pass, slots: asked.map(({ slot }) => slot), unsent: new Set(range(stages)), backwards });
     for (const stage of range(stages)) {
       const due = this.#sent.find((of) => of.pass === pass - (stages - 1 - stage));
       if (due) this.#backward(due, stage);
     }
     const [answers] = await Promise.all([Promise.all(backwards.map(({ promise }) => promise)), forwards]);
-    for (const [i, { ended }] of ends.entries())
+    for (const [i, { ended }] of asked.entries())
       ended?.(Promise.all(answers.map(({ squares }) => squares)).then((all) => all.map((of) => of[i]!)));
     return answers.at(-1)!.losses!;
   }

@@ -1,6 +1,6 @@
 // Qwen 3.5 as a person trains it: a wrapper with an encoder and a head that predicts several tokens, an adapter on all linears;
 // killed and continued, over two stages, generated from, merged. Its mixtures, Qwen3-Next, LFM2, dense and with experts,
-// Granite 4 with Mamba and Nemotron-H are continued, over two stages, too.
+// Granite 4 with Mamba, Nemotron-H and DeepSeek V3 are continued, over two stages, too.
 
 import { afterAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -76,6 +76,14 @@ writeTinyModel(nemotron, 9, {
   ...{ moe_intermediate_size: 24, moe_shared_expert_intermediate_size: 40 },
 });
 
+const latents = join(place.root, "latents");
+writeTinyModel(latents, 3, {
+  ...{ architectures: ["DeepseekV3ForCausalLM"], model_type: "deepseek_v3", num_attention_heads: 4, num_key_value_heads: 4 },
+  ...{ q_lora_rank: 12, kv_lora_rank: 20, qk_nope_head_dim: 10, qk_rope_head_dim: 6, v_head_dim: 9 },
+  ...{ first_k_dense_replace: 1, n_routed_experts: 8, num_experts_per_tok: 3, n_group: 4, topk_group: 2 },
+  ...{ moe_intermediate_size: 24, rope_scaling: { type: "yarn", factor: 8, mscale: 1, mscale_all_dim: 1 } },
+});
+
 /** What the second adapter acts on. */
 const SOME = new Map([
   [model, ["o_proj", "in_proj_a", "in_proj_qkv"]],
@@ -84,6 +92,7 @@ const SOME = new Map([
   [convolved, ["in_proj", "out_proj", "w3"]],
   [convolvedMixture, ["in_proj", "self_attn.out_proj", "w1"]],
   [mamba, ["in_proj", "q_proj", "output_linear"]],
+  [latents, ["q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "experts.up_proj"]],
   [nemotron, ["in_proj", "o_proj", "mixer.up_proj", "shared_experts.down_proj"]],
 ]);
 const recipe = (run = "", steps = 40, of = model) =>
@@ -135,6 +144,7 @@ test.each([
   ["LFM2 with experts", convolvedMixture, 20],
   ["Granite 4 with Mamba", mamba, 20],
   ["Nemotron-H", nemotron, 20],
+  ["DeepSeek V3", latents, 20],
 ] as const)(
   "killed and continued, and over two stages, it learns the same, %s",
   async (_, of, steps) => {

@@ -26,8 +26,8 @@ const TOLD = `notice: ${other}/config.json ties the output head to the embedding
 const recipe = (model: string, keys = "steps = 6", name = "a") =>
   place.project(
     `[model]\npath = "${model}"\nprecision = "fp32"\n[run]\noutput = "out"\ndevice = "cpu"\n[[adapter]]\nname = "${name}"
-data = { train = "rows.jsonl", eval = "rows.jsonl" }\nlearning_rate = 1e-2\neval_every = 6\n${keys}\n`,
-    { "rows.jsonl": sums(12) },
+data = { train = "rows.jsonl", eval = "held.jsonl" }\nlearning_rate = 1e-2\neval_every = 6\n${keys}\n`,
+    { "rows.jsonl": sums(12), "held.jsonl": sums(24).split("\n").slice(12).join("\n") },
   );
 const ran = async (...args: string[]) => {
   const ended = await place.mlora(...args);

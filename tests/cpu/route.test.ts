@@ -98,6 +98,18 @@ describe("the choice", () => {
   });
 });
 
+test("with a softmax groups are dropped by their best score alone, the lower group first where two are as good", async () => {
+  const router: Router = { ...NORMALISED, normalise: false, groups: 4, keptGroups: 2, scaling: 3 };
+  const own = [1, 1, 0.9, 0.8, 1.5, -9, 1, -9]; // best of groups: 1, 0.9, 1.5, 1; by sums of two the third and fourth would go
+  const { experts, weights } = await routed(
+    Float32Array.from({ length: M * E }, (_, i) => own[i % E]!),
+    router,
+  );
+  expect(experts.slice(0, K)).toEqual([4, 0, 1]);
+  const exps = own.map(Math.exp);
+  for (const [j, e] of [4, 0, 1].entries()) expect(weights[j]!).toBeCloseTo((3 * exps[e]!) / sum(exps), 5); // shares of all
+});
+
 test("rows are sorted by expert, adapter and row, each adapter's from a tile on; an expert may have none", async () => {
   const logits = random(2);
   for (const m of range(M)) logits[m * E + 5] = -100; // never chosen
@@ -132,6 +144,7 @@ const ROUTERS: readonly Router[] = [
   NORMALISED,
   { ...NORMALISED, normalise: false },
   { ...NORMALISED, scaling: 1.7 },
+  { ...NORMALISED, normalise: false, groups: 2, keptGroups: 1, scaling: 2.5 },
   { score: "sigmoid", normalise: true, eps: 1e-20, groups: 2, keptGroups: 1, scaling: 2.5 },
   { score: "sigmoid", normalise: false, eps: 1e-20, groups: 1, keptGroups: 1, scaling: 1 },
 ];

@@ -28,7 +28,7 @@ afterAll(() => {
   programs[Symbol.dispose]();
 });
 
-const NAMES = ["lora", "dora", "vera", "pissa", "sgd"];
+const NAMES = ["lora", "dora", "vera", "pissa", "sgd", "tokens"];
 
 /** The stages of these adapters with `slots` slots. `requests` counts those of each type. */
 async function shared(slots: number, timing: PrimitivesOptions) {
@@ -75,6 +75,24 @@ test("adapters that are set aside between any two calls, with gradients, come ba
   for (const name of NAMES) expect(await weightsOf(place, on, name)).toBe(expected.get(name)!);
   expect(most()).toBe(2);
   expect(requests["release"]).toBeGreaterThan(NAMES.length); // they did make room for each other
+});
+
+test("calls that add up make the same step where the adapter makes room between them, and on two stages", async () => {
+  const { on } = await shared(1, {});
+  await using _on = on;
+  await using alone = await place.open(NAMES);
+  await using staged = await place.open(NAMES, 2);
+  for (const name of ["vera", "tokens"]) {
+    for (const rows of [ofStep(name, 0).slice(0, 3), ofStep(name, 0).slice(3), ofStep(name, 1)]) {
+      for (const each of [alone, staged, on]) await each.forwardBackward(name, rows);
+      await on.forward("lora", rows); // takes the one slot
+    }
+    const made = await alone.step(name);
+    for (const each of [staged, on]) {
+      expect(await each.step(name), name).toEqual(made);
+      expect(await weightsOf(place, each, name), name).toBe(await weightsOf(place, alone, name));
+    }
+  }
 });
 
 test("an adapter that is not used gives its memory to others; one that is removed is gone", async () => {

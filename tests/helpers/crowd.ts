@@ -222,7 +222,11 @@ export async function train(
 }
 
 /** With one value for rows that serve both tables. */
-function sharedAlike(factors: readonly FactorTensor[], spec: ModelSpec, { tables }: PoolAdapter): readonly FactorTensor[] {
+export function sharedAlike(
+  factors: readonly FactorTensor[],
+  spec: ModelSpec,
+  { tables }: PoolAdapter,
+): readonly FactorTensor[] {
   if (!sharesRows(spec, tables)) return factors;
   const values = (at: FactorTensor) => at.values.map((_, i) => 0.3 * Math.sin(i));
   return factors.map((at) => (at.factor === "rows" ? { ...at, values: values(at) } : at));

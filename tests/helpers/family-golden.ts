@@ -28,6 +28,11 @@ export const FAMILY_GOLDENS = [
     "lfm2_moe",
     "granite_h",
     "nemotron_h",
+    "deepseek_v2",
+    "deepseek_v3",
+    "glm4_moe_lite",
+    "youtu",
+    "minicpm3",
   ],
 ];
 

@@ -2,6 +2,7 @@
 
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { oneRope } from "../../src/families/dense.ts";
+import { tinyLatent } from "./latent.ts";
 import { tinyExperts, tinySpec } from "./tiny.ts";
 
 /** Families whose layers differ, with head sizes that the kernels treat differently; the vocabulary is odd on purpose. */
@@ -54,6 +55,10 @@ export const gpuFamilies: Readonly<Record<string, ModelSpec>> = {
   muse: tinySpec({
     ...{ family: "muse_glimmer", hidden: 64, intermediate: 136, headDim: 64, layerRopes: [0, null], windows: [60, null] },
     ...{ embeddingNorm: 1e-2, postNormEps: 1e-8, logitScale: 1.7, logitCap: 9, attentionScale: 0.4 },
+  }),
+  youtu: tinySpec({
+    ...tinyLatent(64, { queryRank: 72, rank: 40, heads: { plain: 24, rotated: 16, value: 64 } }),
+    ...{ family: "youtu", hidden: 72, intermediate: 136, tiedEmbeddings: true },
   }),
   gemma2: tinySpec({
     ...{ family: "gemma2", hidden: 64, intermediate: 136, headDim: 256, heads: 2, kvHeads: 1, windows: [60, null] },
@@ -117,6 +122,31 @@ export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
   lfm2: tinySpec({
     ...{ family: "lfm2", hidden: 72, intermediate: 136, headDim: 64, heads: 4, kvHeads: 2, vocab: 1003, tiedEmbeddings: true },
     ...{ convolutions: [true, false], layerRopes: [null, 0], normEps: 3e-3 },
+  }),
+  deepseekV2: tinySpec({
+    ...tinyLatent(256, { queryRank: null, rank: 40, bias: true, heads: { plain: 128, rotated: 64, value: 128 } }),
+    ...{
+      family: "deepseek_v2",
+      hidden: 64,
+      intermediate: 136,
+      heads: 2,
+      kvHeads: 2,
+      vocab: 1003,
+      oBias: true,
+      attentionScale: 0.07,
+    },
+    experts: tinyExperts(2, {
+      ...{ count: 16, perToken: 4, intermediate: 72, shared: 136, layers: [false, true] },
+      router: { normalise: false, groups: 4, keptGroups: 2, scaling: 1.8 },
+    }),
+  }),
+  deepseekV3: tinySpec({
+    ...tinyLatent(128, { queryRank: 48, rank: 32, heads: { plain: 64, rotated: 24, value: 80, isInterleaved: false } }),
+    ...{ family: "deepseek_v3", hidden: 64, intermediate: 136, heads: 3, kvHeads: 3, vocab: 1003, attentionScale: 0.1 },
+    experts: tinyExperts(2, {
+      ...{ count: 16, perToken: 4, intermediate: 72, shared: 64 },
+      router: { score: "sigmoid", eps: 1e-20, groups: 2, keptGroups: 1, scaling: 1.8 },
+    }),
   }),
   lfm2moe: tinySpec({
     ...{ family: "lfm2_moe", hidden: 64, headDim: 64, heads: 2, kvHeads: 1, vocab: 1003 },

@@ -24,6 +24,7 @@ const ADAPTERS: Readonly<Record<string, string>> = {
   pissa: 'rank = 2\ninit = "pissa"',
   sgd: 'rank = 4\noptimizer = "sgd"\nmomentum = 0.9\nlearning_rate = 0.05',
   eight: 'rank = 4\noptimizer = "adamw-8bit"\nmethod = "dora"\nweight_decay = 0.02\nlearning_rate = 0.01',
+  tokens: `rank = 2\ntargets = ["v_proj"]\ntrainable_tokens = [${range(65).map((i) => 4 * i)}]\nlearning_rate = 0.02`,
   dpo: 'rank = 4\nobjective = { name = "dpo", beta = 0.3 }',
 };
 export const NAMES = Object.keys(ADAPTERS);

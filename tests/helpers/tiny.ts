@@ -18,6 +18,7 @@ import { stageMemory } from "../../src/plan/memory.ts";
 import { totalBytes } from "../../src/plan/plan.ts";
 import type { Tokens } from "../../src/schedule/pack.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
+import { LATENTS, tinyLatent } from "./latent.ts";
 import { OTHER_NAMES } from "./other-names.ts";
 
 /** The linears of Llama, and of most families. */
@@ -140,6 +141,11 @@ export const tinyFamilies: Readonly<Record<string, ModelSpec>> = {
     ),
   }),
   olmo3: tinySpec({ family: "olmo3", windows: [5, null], kvHeads: 1, layerRopes: [0, 0] }),
+  youtu: tinySpec({ ...tinyLatent(12, { queryRank: 24, bias: true }), family: "youtu", oBias: true, mlpBias: true }),
+  minicpm3: tinySpec({
+    ...tinyLatent(10, { queryRank: null, heads: { value: 10, isInterleaved: false } }),
+    ...{ family: "minicpm3", normEps: 2e-3, embeddingScale: 3.1, logitScale: 0.6, tiedEmbeddings: true },
+  }),
   muse: tinySpec({
     family: "muse_glimmer",
     tower: "model.language_model",
@@ -223,6 +229,18 @@ export const sparseFamilies: Readonly<Record<string, ModelSpec>> = {
     attentionLayers: [false, false],
     experts: tinyExperts(2, { layers: [true, false], shared: 24, router: { score: "sigmoid", eps: 1e-20, scaling: 1.8 } }),
   }),
+  deepseekV2: tinySpec({
+    ...{ ...tinyLatent(10, { queryRank: null }), family: "deepseek_v2" },
+    experts: tinyExperts(2, { shared: 24, router: { normalise: false, groups: 4, keptGroups: 2, scaling: 1.8 } }),
+  }),
+  deepseekV3: tinySpec({
+    ...tinyLatent(12, { rank: 24, heads: { plain: 3, rotated: 6, value: 12 } }),
+    family: "deepseek_v3",
+    experts: tinyExperts(2, {
+      ...{ layers: [false, true], shared: 16 },
+      router: { score: "sigmoid", eps: 1e-20, groups: 2, keptGroups: 1, scaling: 1.8 },
+    }),
+  }),
   lfm2moe: tinySpec({
     ...{ family: "lfm2_moe", convolutions: [false, true], layerRopes: [0, null] },
     experts: tinyExperts(2, { layers: [false, true], router: { score: "sigmoid", eps: 1e-6, scaling: 1.8 } }),
@@ -275,8 +293,10 @@ export function placedOn<T extends PoolAdapter>(spec: ModelSpec, adapter: T): T 
   const found = placed(
     spec.layers,
     (layer, linear) => {
-      const rank = layer < known && has(layer, linear) ? rankAt(adapter, layer, linear) : 0;
-      return rank === 0 ? null : { rank, scale: scaleAt(adapter, layer, linear) };
+      if (layer >= known || !has(layer, linear)) return null;
+      const names = [linear, ...((LATENTS.has(linear) && OTHER_NAMES[linear]) || [])] as readonly Linear[];
+      const name = names.find((of) => rankAt(adapter, layer, of) > 0);
+      return name ? { rank: rankAt(adapter, layer, name), scale: scaleAt(adapter, layer, name) } : null;
     },
     sharingOf(adapter),
   );

@@ -370,7 +370,10 @@ test("preferences may be whole conversations, also with the prompt once more as 
   expect(read(whole)).toEqual(read(apart));
   expect(read({ prompt: "Hi", ...whole })).toEqual(read(apart));
   expect(read({ prompt: "Hi", chosen: "Hello", rejected: "Go away" })).toEqual(read(apart));
-  expect(refused(() => load(lines({ ...apart, prompt: "Hi" }), dpo)).message).toContain("begin differently");
+  expect(read({ ...apart, prompt: "Hi" })).toEqual(read(apart));
+  expect(refused(() => load(lines({ chosen: talk("a"), rejected: talk("a").slice(1) }), dpo)).message).toContain(
+    "begin differently",
+  );
   const { prompt: messages, chosen: preferred_output, rejected: non_preferred_output } = apart;
   const openAi = { input: { messages, tools: [], parallel_tool_calls: true }, preferred_output, non_preferred_output };
   expect(read(openAi)).toEqual(read(apart));

@@ -24,11 +24,11 @@ const QWEN35 = "Qwen3_5ForCausalLM";
 
 describe("refused with what was found and what is supported", () => {
   test.each<[string, () => unknown, found: string, supported: string]>([
-    ["a family", () => of("DeepseekV3ForCausalLM", { model_type: "deepseek_v3" }), "DeepseekV3ForCausalLM", "LlamaForCausalLM"],
+    ["a family", () => of("DeepseekV4ForCausalLM", { model_type: "deepseek_v4" }), "DeepseekV4ForCausalLM", "LlamaForCausalLM"],
     [
       "its model_type",
-      () => of("DeepseekV3ForCausalLM", { model_type: "deepseek_v3" }),
-      "model_type deepseek_v3",
+      () => of("DeepseekV4ForCausalLM", { model_type: "deepseek_v4" }),
+      "model_type deepseek_v4",
       "mlora trains",
     ],
     [

@@ -135,7 +135,10 @@ test.each<[string, readonly Operation[]]>([
       linears("d", "e", "c"),
     ],
   ],
-  ["is no gate of it", [norm("x", "a"), linears("a", "b"), norm("x", "c"), gate("b", "d", "c"), linears("d", "e", "x")]],
+  [
+    "may have to be computed again",
+    [norm("x", "a"), linears("a", "b"), norm("x", "c"), gate("b", "d", "c"), linears("d", "e", "x")],
+  ],
   [
     "cannot add to the gradient of b",
     [linears("x", "a"), linears("x", "b"), gate("a", "c", "b"), linears("b", "d"), linears("c", "e", "d")],

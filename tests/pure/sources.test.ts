@@ -91,6 +91,14 @@ describe("the same rows", () => {
     expect(rows.map(({ who }) => who as unknown)).toEqual([{ name: "x", ages: [1, 2] }, { ages: [] }, null]);
   });
 
+  test("times of a day, moments of a zone and small decimals print as Python prints them", () => {
+    const path = golden("moments.parquet");
+    const rows = [...rowsOf({ name: path, path })].map((row) => ("fields" in row ? row.fields : {}));
+    const said = JSON.parse(readFileSync(golden("moments.json"), "utf8")) as Record<string, string>[];
+    const print = (value: unknown) => new Template("{{ value }}").render({ value });
+    expect(rows.map((row) => Object.keys(said[0]!).map((key) => print(row[key])))).toEqual(said.map(Object.values));
+  });
+
   test("columns give fields their rows under other names", async () => {
     const renamed = readFileSync(golden("rows.csv"), "utf8").replace("prompt,completion", "question,answer");
     const columns = { prompt: "question", completion: "answer" };

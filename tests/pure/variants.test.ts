@@ -256,6 +256,8 @@ async function launchedBy([kind, compute, capability]: (typeof GPUS)[number]): P
   await train(open(), sparseGpuFamilies["gemma4"]!, { rank: 4, scale: 1, targets: ["q_proj", "down_proj"] }, "dense");
   await train(open(), sparseGpuFamilies["lfm2"]!, adapterOn(sparseGpuFamilies["lfm2"]!, few), "dense");
   launchConvolved(open(), sparseGpuFamilies["lfm2"]!);
+  const latents = sparseGpuFamilies["deepseekV2"]!;
+  await train(open(), latents, placedOn(latents, { rank: 4, scale: 1, targets: linearsOfModel(latents) }), "dense");
   const nemotron = sparseGpuFamilies["nemotronH"]!;
   for (const [headDim, stateDim] of compute === "f32" ? SMALL_HEADS : ([[64, 128], [80, 128], ...SMALL_HEADS] as const)) {
     const mamba = { ...nemotron.mamba!, heads: { heads: 16, headDim, groups: 2, stateDim } };

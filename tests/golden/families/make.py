@@ -24,6 +24,7 @@ from pathlib import Path
 import peft
 import torch
 import transformers
+from latents import LATENT_FAMILIES
 from models import EXPERTS, FAMILIES, Family, hashed
 from safetensors.torch import load_file, save_file
 
@@ -323,7 +324,7 @@ if __name__ == "__main__":
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for family in FAMILIES:
+    for family in [*FAMILIES, *LATENT_FAMILIES]:
         if not arguments.names or family.name in arguments.names:
             with tempfile.TemporaryDirectory() as model:
                 if arguments.check:

@@ -123,6 +123,21 @@ def main():
     said = [{key: str(value) for key, value in row.items()} for row in values]
     (HERE / "types.json").write_text(json.dumps(said, indent=1), encoding="utf-8", newline="")
 
+    clock = datetime.time(1, 2, 3, 4000)
+    moments = [
+        {"ms": clock, "us": clock, "ns": clock, "utc": time, "utc_ms": time, "small": decimal.Decimal("-1E-10")},
+        {"ms": datetime.time(0), "us": datetime.time(23, 59, 59, 999999), "ns": datetime.time(12), "small": decimal.Decimal("1.5E-8")},
+        {"utc": datetime.datetime(2024, 2, 29), "utc_ms": datetime.datetime(1, 1, 1), "small": decimal.Decimal("0")},
+        {"small": decimal.Decimal("0.0000010"), "utc": datetime.datetime(2024, 2, 29, 1, 2, 3, 4)},
+        {"small": decimal.Decimal("12345678901234567890.0000000001")},
+    ]
+    units = [("ms", pa.time32("ms")), ("us", pa.time64("us")), ("ns", pa.time64("ns"))]
+    zoned = [("utc", pa.timestamp("us", "UTC")), ("utc_ms", pa.timestamp("ms", "UTC")), ("small", pa.decimal128(38, 10))]
+    pq.write_table(pa.Table.from_pylist(moments, pa.schema(units + zoned)), HERE / "moments.parquet")
+    back = pq.read_table(HERE / "moments.parquet").to_pylist()
+    plain = [{key: str(value) for key, value in row.items()} for row in back]
+    (HERE / "moments.json").write_text(json.dumps(plain, indent=1), encoding="utf-8", newline="")
+
 
 if __name__ == "__main__":
     main()
