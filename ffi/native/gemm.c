@@ -146,7 +146,7 @@ static float *panel_of_thread(void) {
   return panel;
 }
 
-// Rows [row, end) of c by columns [column, last). After it the columns from `following` on will be needed, if that is not below 0.
+// Rows [row, end) of c by columns [column, last). The columns from `following` on are needed next, where it is not below 0.
 static void piece(const gemm_args *g, int row, int end, int column, int last, int following) {
   float *panel = panel_of_thread();
   const char *ahead[MOST_AHEAD + DEPTH / STRIDE];

@@ -1,6 +1,6 @@
-// Products of rows with a weight in bf16: both factors in bf16, sums in f32. By AVX512-BF16 tiles and panels are those of gemm.c,
-// with pairs of terms in the place of terms; where the processor has AMX, the same rows and panels are multiplied by that
-// (gemm_amx.c).
+// Products of rows with a weight in bf16: both factors in bf16, sums in f32. By AVX512-BF16 tiles and panels are those of
+// gemm.c, with pairs of terms in the place of terms; where the processor has AMX, the same rows and panels are multiplied by
+// that (gemm_amx.c).
 //
 // Rows are rounded to bf16 (to nearest, even between two; below the least normal number to zero) as they are needed: some at a
 // time, to scratch. An element's sum is the same whatever the sizes of the product, the place of its row and column in it, and
@@ -139,7 +139,7 @@ static void zero_end(int32_t *panel, int depth) {
   memset(panel + depth * PANEL, 0, sizeof(int32_t) * PANEL * (size_t)(whole - depth));
 }
 
-// Rows [row, end) of c by columns [column, last). After it the columns from `following` on will be needed, if that is not below 0.
+// Rows [row, end) of c by columns [column, last). The columns from `following` on are needed next, where it is not below 0.
 static void piece(const block *b, int row, int end, int column, int last, int following) {
   int32_t *panel = panel_of_thread();
   const int amx = amx_works();

@@ -45,7 +45,7 @@ static inline cut cut_of(int m, int n, int pieces) {
   return c;
 }
 
-// Which piece the thread that computes piece `at` of [begin, end) takes next, as far as can be told: those of a pool are taken
+// Which piece the thread that computes piece `at` of [begin, end) takes next, as far as is known: those of a pool are taken
 // from the last to the first (parallel.c), by threads that are about as fast. Below 0: none.
 static inline int64_t piece_after(int64_t at, int64_t begin, int64_t end) {
   return at + 1 < end ? at + 1 : begin - pool_threads() * (end - begin);

@@ -28,7 +28,10 @@ export const deviceReport = v.strictObject({
 export type DeviceReport = Output<typeof deviceReport>;
 export type DeviceKind = DeviceReport["kind"];
 
-/** A device to open, with the row tile that all stages have, left out: its own; `stagesOnHost` processes of the run share its machine's cores, this one among them. */
+/**
+ * A device to open. `rowTile` is that of all stages, left out: its own; `stagesOnHost` processes of the run share its machine's
+ * cores, this one among them.
+ */
 export const deviceChoice = v.strictObject({
   ...v.pick(deviceReport, ["kind", "compute", "ordinal"]).entries,
   rowTile: v.exactOptional(count),

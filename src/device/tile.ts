@@ -4,8 +4,8 @@ import { range } from "../base/shape.ts";
 import type { Device } from "./device.ts";
 
 /**
- * Rows of a tile on a CPU: of products of our own (ffi/native/gemm.c), which sum an element alike wherever its row lies, as many
- * as one of their tiles has; of OpenBLAS's a multiple of the rows that its x86 kernels take at a time (12 and 16 divide 48; 24
+ * Rows of a tile on a CPU: of products of our own (ffi/native/gemm.c), which sum an element alike wherever its row lies, as
+ * many as one of their tiles has; of OpenBLAS's a multiple of the rows that its x86 kernels take at a time (12 and 16 divide 48; 24
  * was enough on all of them). A device of either kind computes with the larger, too: stages of both have that in common.
  */
 export const CPU_ROW_TILE = 8;
@@ -15,7 +15,8 @@ export const CUDA_ROW_TILE = 128;
 
 /**
  * Places within a tile where a row's products are summed alike. OpenBLAS's kernels for Haswell and Zen have two ways, six rows
- * each in turn; its others have one (tests/cpu/cores.test.ts tries them). Our own and GPU kernels treat all rows of a tile alike.
+ * each in turn; its others have one (tests/cpu/cores.test.ts tries them). Our own products and GPU kernels treat all rows of a
+ * tile alike.
  */
 export const sameOrderPlaces = ({ kind, rowTile }: Pick<Device, "kind" | "rowTile">): readonly number[] =>
   range(rowTile).filter((place) => kind !== "cpu" || rowTile === CPU_ROW_TILE || place % 12 < 6);

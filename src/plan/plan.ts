@@ -308,7 +308,10 @@ function choicesOf({ run }: Recipe, kind: DeviceReport["kind"], stages: number):
   );
 }
 
-/** What the plan may rely on for all stages; the largest row tile, which is a multiple of each. Throws a RequestError, `plan.devices`, where they have not the same. */
+/**
+ * What the plan may rely on for all stages, with the largest row tile, which is a multiple of each. Throws a RequestError,
+ * `plan.devices`, where they have not the same.
+ */
 function commonOf(devices: readonly StageDevice[]): StageDevice {
   const first = devices[0]!;
   const other = devices.findIndex(({ kind, compute }) => kind !== first.kind || compute !== first.compute);
