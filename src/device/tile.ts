@@ -5,8 +5,8 @@ import type { Device } from "./device.ts";
 
 /**
  * Rows of a tile on a CPU: of products of our own (ffi/native/gemm.c), which sum an element alike wherever its row lies, as
- * many as one of their tiles has; of OpenBLAS's a multiple of the rows that its x86 kernels take at a time (12 and 16 divide 48; 24
- * was enough on all of them). A device of either kind computes with the larger, too: stages of both have that in common.
+ * many as one of their tiles has; of OpenBLAS's a multiple of the rows that its x86 kernels take at a time (12 and 16 divide
+ * 48; 24 was enough on all of them). A device of either kind computes with the larger, too: stages of both have that in common.
  */
 export const CPU_ROW_TILE = 8;
 export const OPENBLAS_ROW_TILE = 24;
