@@ -92,8 +92,10 @@ static void pack_nf4(void *context, int64_t begin, int64_t end) {
     uint8_t *to = (uint8_t *)a->to->codes + first / 2;
     float most = absolute_most(from, count), inverse = most > 0 ? 1 / most : 0;
     a->absmax[block] = most;
-    for (int64_t i = 0; i < count; i += 2)
-      to[i / 2] = (uint8_t)(nearest(BOOK, 16, from[i] * inverse) << 4 | nearest(BOOK, 16, from[i + 1] * inverse));
+    for (int64_t i = 0; i < count; i += 2) {
+      float next = i + 1 < count ? from[i + 1] : 0;
+      to[i / 2] = (uint8_t)(nearest(BOOK, 16, from[i] * inverse) << 4 | nearest(BOOK, 16, next * inverse));
+    }
   }
 }
 
@@ -137,11 +139,13 @@ static void expand_nf4(const packed_linear *from, int64_t first, int64_t count, 
   for (int64_t at = first, end = first + count; at < end;) {
     int64_t block = at / NF4_BLOCK, stop = (block + 1) * NF4_BLOCK < end ? (block + 1) * NF4_BLOCK : end;
     float absmax = dynamic[from->absmax[block]] * from->nested[block / NESTED_BLOCK] + *from->mean;
-    for (; at < stop; at += 2, to += 2) {
+    if (at % 2) *to++ = pairs[codes[at / 2]][1] * absmax, at++; // rows of an odd width begin and end within a byte
+    for (; at + 1 < stop; at += 2, to += 2) {
       const float *two = pairs[codes[at / 2]];
       to[0] = two[0] * absmax;
       to[1] = two[1] * absmax;
     }
+    if (at < stop) *to++ = pairs[codes[at / 2]][0] * absmax, at++;
   }
 }
 

@@ -48,6 +48,15 @@ def grad_norm_sum(part, squares, size, SLICES: tl.constexpr, BLOCK: tl.constexpr
 
 
 @triton.jit
+def adamw_update(p, g, m_I, v_I, lr, rest1, beta2, rest2, eps, decay, correction1, correction2):
+    """Parameters and both moments after a step, of a gradient."""
+    m_I += (g - m_I) * rest1
+    v_I = beta2 * v_I + rest2 * g * g
+    below = tl.div_rn(tl.sqrt_rn(v_I), tl.sqrt_rn(correction2)) + eps
+    return p * (1.0 - lr * decay) - tl.div_rn(tl.div_rn(lr, correction1) * m_I, below), m_I, v_I
+
+
+@triton.jit
 def adamw_step(params, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr, COPY: tl.constexpr):
     """BLOCK parameters. See the top of the file."""
     adam = tl.load(table) == 1.0
@@ -64,10 +73,7 @@ def adamw_step(params, grads, m, v, copy, factors, table, P, BLOCK: tl.constexpr
     p = tl.load(params + i, mask=inside, other=0.0)
     g *= coefficient
     if adam:
-        m_I += (g - m_I) * rest1
-        v_I = beta2 * v_I + rest2 * g * g
-        below = tl.div_rn(tl.sqrt_rn(v_I), tl.sqrt_rn(correction2)) + eps
-        p = p * (1.0 - lr * decay) - tl.div_rn(tl.div_rn(lr, correction1) * m_I, below)
+        p, m_I, v_I = adamw_update(p, g, m_I, v_I, lr, rest1, beta2, rest2, eps, decay, correction1, correction2)
     else:
         momentum, nesterov = rest1, beta2
         d = g + decay * p

@@ -13,6 +13,8 @@ Launch: grid (ceil(F / BLOCKS)), no scratch
 import triton
 import triton.language as tl
 
+from adamw import adamw_update
+
 
 @triton.jit
 def nearest(values, most, halves):
@@ -41,10 +43,7 @@ def adamw8_step(params, grads, m, v, m_absmax, v_absmax, codes, copy, factors, t
     m_I = tl.load(codes + tl.load(m + i, mask=mask, other=0).to(tl.int32)) * tl.load(m_absmax + block, mask=inside, other=0.0)[:, None]
     v_I = tl.load(codes + 512 + tl.load(v + i, mask=mask, other=0).to(tl.int32)) * tl.load(v_absmax + block, mask=inside, other=0.0)[:, None]
     g *= coefficient
-    m_I += (g - m_I) * rest1
-    v_I = beta2 * v_I + rest2 * g * g
-    below = tl.div_rn(tl.sqrt_rn(v_I), tl.sqrt_rn(correction2)) + eps
-    p = p * (1.0 - lr * decay) - tl.div_rn(tl.div_rn(lr, correction1) * m_I, below)
+    p, m_I, v_I = adamw_update(p, g, m_I, v_I, lr, rest1, beta2, rest2, eps, decay, correction1, correction2)
     m_most, v_most = tl.max(tl.abs(m_I), axis=1), tl.max(v_I, axis=1)
     m_code, v_code = nearest(m_I, m_most, codes + 256), nearest(v_I, v_most, codes + 768)
     # Threads read and write tiles of other shapes, so what one has to read another writes: all must have read (adamw.py).

@@ -18,9 +18,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-LOG2E = gl.constexpr(1.4426950408889634)
-LN2 = gl.constexpr(0.6931471805599453)
-LOWEST = gl.constexpr(-3.4028234663852886e38)  # a maximum before the first score: finite, so that no inf - inf arises
+from attention import LN2, LOG2E, LOWEST, first_seen, place
+
 ROWS = gl.constexpr(64)  # of a warp group
 LOADER_REGISTERS = gl.constexpr(24)
 
@@ -105,21 +104,6 @@ def write_rows(rows, row0, column, through, value):
     through.store(value.to(gl.bfloat16))
     fence_async_shared()
     tma.async_copy_shared_to_global(rows, [row0, column], through)
-
-
-@gluon.jit
-def place(heads):
-    """Tile and head of a program: all heads of a tile come before the next tile."""
-    program = gl.program_id(1) * gl.num_programs(0) + gl.program_id(0)
-    return program // heads, program % heads
-
-
-@gluon.jit
-def first_seen(bounds, m, M, window):
-    """i32: the first row that each of rows m sees, M for padding; and whether the row is one of a sequence."""
-    first, last = gl.load(bounds + 2 * m), gl.load(bounds + 2 * m + 1)
-    begin = gl.maximum(first, gl.where(window > 0, m - window + 1, 0))
-    return gl.where(first < last, begin, M), first < last
 
 
 @gluon.jit

@@ -7,15 +7,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from attention_hopper import LOADER_REGISTERS, LOG2E, ROWS, arrived, barriers, claim, load_both, place, release, tile_of, tile_ring, write_rows
-
-
-@gluon.jit
-def seen_until(bounds, n, M, window):
-    """i32: one past the last row that sees each of rows n, 0 for padding; and whether the row is one of a sequence."""
-    first, last = gl.load(bounds + 2 * n), gl.load(bounds + 2 * n + 1)
-    end = gl.minimum(last, gl.where(window > 0, n + gl.minimum(window, M), M))
-    return gl.where(first < last, end, 0), first < last
+from attention import LOG2E, place, seen_until
+from attention_hopper import LOADER_REGISTERS, ROWS, arrived, barriers, claim, load_both, release, tile_of, tile_ring, write_rows
 
 
 @gluon.jit

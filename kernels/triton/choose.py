@@ -1,6 +1,7 @@
 """The next token of each row of logits: the likeliest, or one by chance among those that temperature, top-k and top-p leave.
 
-    chosen[t] = token (its bits as i32), log-probability by the logits, log-probability among what it was drawn from, 0
+    choose        chosen[t] = token (its bits as i32), log-probability by the logits, that among what it was drawn from, 0
+    next_ids      ids[m] = the token of chosen[source[m]] where source[m] is 0 or more, else as it is
 
 settings[t] = temperature, k, p, u. Tokens in the order of falling logits, of equals the first, have weights exp((z - max z) /
 temperature). With k > 0 only the first k of them come, with p < 1 of these only the first that together have p of the weight;
@@ -14,7 +15,7 @@ Nothing is sorted. A place in that order is a logit and a number of its equals, 
 highest on, finds where a count or a weight is passed: BITS reads of a row, which stays in the caches. Sums of non-negative
 terms in one order only grow with the terms that they have, so the search is exact in f32. A row's numbers depend on no other.
 
-Launch: grid (T), no scratch.
+Launch: choose grid (T), next_ids grid (ceil(M / BLOCK)); no scratch.
 """
 import triton
 import triton.language as tl
@@ -31,40 +32,40 @@ def order_of(z, BITS: tl.constexpr):
 
 
 @triton.jit
-def weights_of(z, top, temperature, inside, scale, cap, SHAPED: tl.constexpr):
-    return tl.where(inside, tl.exp((shaped(z, scale, cap, SHAPED) - top) / temperature), 0.0)
+def weights_of(z, top, temperature, inside, scale, cap):
+    return tl.where(inside, tl.exp((shaped(z, scale, cap, True) - top) / temperature), 0.0)
 
 
 @triton.jit
-def mass_from(row, least, top, temperature, V, classes, scale, cap, COUNT: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr, SHAPED: tl.constexpr):
+def mass_from(row, least, top, temperature, V, classes, scale, cap, COUNT: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr):
     """The weight, or the number, of the tokens whose order is `least` or more."""
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, classes, BLOCK):
         i = first + tl.arange(0, BLOCK)
         z = tl.load(row + i, mask=i < classes, other=0.0).to(tl.float32)
         there = (i < classes) & (order_of(z, BITS) >= least)
-        total += tl.where(there, 1.0, 0.0) if COUNT else weights_of(z, top, temperature, there, scale, cap, SHAPED)
+        total += tl.where(there, 1.0, 0.0) if COUNT else weights_of(z, top, temperature, there, scale, cap)
     return tl.sum(total)
 
 
 @triton.jit
-def above_of(row, order, top, temperature, V, classes, scale, cap, COUNT: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr, SHAPED: tl.constexpr):
+def above_of(row, order, top, temperature, V, classes, scale, cap, COUNT: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr):
     """The weight, or the number, of the tokens above an order."""
     step: tl.constexpr = 1 << (32 - BITS)
-    mass = mass_from(row, order + step, top, temperature, V, classes, scale, cap, COUNT, BITS, BLOCK, SHAPED)
+    mass = mass_from(row, order + step, top, temperature, V, classes, scale, cap, COUNT, BITS, BLOCK)
     return tl.where(order >= 4294967296 - step, 0.0, mass)  # nothing is above the highest, whose next is 0
 
 
 @triton.jit
-def find(row, target, strict, top, temperature, V, classes, scale, cap, COUNT: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr, SHAPED: tl.constexpr):
+def find(row, target, strict, top, temperature, V, classes, scale, cap, COUNT: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr):
     """The largest order from which on there is `target` or more (strict: more), and what there is above it."""
     order, bit = tl.full((), 0, tl.uint32), tl.full((), 0x80000000, tl.uint32)
     for _ in range(BITS):
         tried = order | bit
-        mass = mass_from(row, tried, top, temperature, V, classes, scale, cap, COUNT, BITS, BLOCK, SHAPED)
+        mass = mass_from(row, tried, top, temperature, V, classes, scale, cap, COUNT, BITS, BLOCK)
         order = tl.where((mass > target) | ((mass == target) & (strict == 0)), tried, order)
         bit = bit >> 1
-    return order, above_of(row, order, top, temperature, V, classes, scale, cap, COUNT, BITS, BLOCK, SHAPED)
+    return order, above_of(row, order, top, temperature, V, classes, scale, cap, COUNT, BITS, BLOCK)
 
 
 @triton.jit
@@ -77,7 +78,7 @@ def value_of(order, BITS: tl.constexpr):
 
 
 @triton.jit
-def choose(logits, targets, settings, chosen, V, classes, scale, cap, BITS: tl.constexpr, BLOCK: tl.constexpr, SHAPED: tl.constexpr):
+def choose(logits, targets, settings, chosen, V, classes, scale, cap, BITS: tl.constexpr, BLOCK: tl.constexpr):
     """One row. See the top of the file."""
     V = V // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
     t = tl.program_id(0).to(tl.int64)
@@ -95,12 +96,12 @@ def choose(logits, targets, settings, chosen, V, classes, scale, cap, BITS: tl.c
         largest = tl.maximum(largest, tl.where(i < classes, order_of(z, BITS), 0))
         wrong |= ((i < classes) & (z != z)).to(tl.int32)
     last = tl.max(largest, axis=0)
-    top = shaped(value_of(last, BITS), scale, cap, SHAPED)
+    top = shaped(value_of(last, BITS), scale, cap, True)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, classes, BLOCK):
         i = first + tl.arange(0, BLOCK)
         z = tl.load(row + i, mask=i < classes, other=0.0).to(tl.float32)
-        total += weights_of(z, top, 1.0, i < classes, scale, cap, SHAPED)
+        total += weights_of(z, top, 1.0, i < classes, scale, cap)
     log_all = tl.log(tl.sum(total))
 
     order, place = last, 0
@@ -109,21 +110,21 @@ def choose(logits, targets, settings, chosen, V, classes, scale, cap, BITS: tl.c
     if is_drawn:
         # Where the tokens end that are left: an order, and how many of its equals are left.
         end, equals = tl.full((), 0, tl.uint32), 2147483647.0
-        mass = mass_from(row, end, top, temperature, V, classes, scale, cap, False, BITS, BLOCK, SHAPED)
+        mass = mass_from(row, end, top, temperature, V, classes, scale, cap, False, BITS, BLOCK)
         if (k > 0.0) & (k < classes):
-            end, before = find(row, k, 0, top, temperature, V, classes, scale, cap, True, BITS, BLOCK, SHAPED)
+            end, before = find(row, k, 0, top, temperature, V, classes, scale, cap, True, BITS, BLOCK)
             equals = k - before
-            above = above_of(row, end, top, temperature, V, classes, scale, cap, False, BITS, BLOCK, SHAPED)
-            mass = above + equals * tl.exp((shaped(value_of(end, BITS), scale, cap, SHAPED) - top) / temperature)
+            above = above_of(row, end, top, temperature, V, classes, scale, cap, False, BITS, BLOCK)
+            mass = above + equals * tl.exp((shaped(value_of(end, BITS), scale, cap, True) - top) / temperature)
         if p < 1.0:
-            found, above = find(row, p * mass, 0, top, temperature, V, classes, scale, cap, False, BITS, BLOCK, SHAPED)
-            each = tl.exp((shaped(value_of(found, BITS), scale, cap, SHAPED) - top) / temperature)
+            found, above = find(row, p * mass, 0, top, temperature, V, classes, scale, cap, False, BITS, BLOCK)
+            each = tl.exp((shaped(value_of(found, BITS), scale, cap, True) - top) / temperature)
             count = tl.maximum(tl.ceil((p * mass - above) / each), 1.0)
             equals = tl.where(found == end, tl.minimum(count, equals), tl.where(found > end, count, equals))
             end = tl.maximum(found, end)
             mass = above + equals * each
-        order, above = find(row, u * mass, 1, top, temperature, V, classes, scale, cap, False, BITS, BLOCK, SHAPED)
-        each = tl.exp((shaped(value_of(order, BITS), scale, cap, SHAPED) - top) / temperature)
+        order, above = find(row, u * mass, 1, top, temperature, V, classes, scale, cap, False, BITS, BLOCK)
+        each = tl.exp((shaped(value_of(order, BITS), scale, cap, True) - top) / temperature)
         index = tl.maximum(tl.floor((u * mass - above) / each), 0.0)
         is_beyond = (order < end) | ((order == end) & (index >= equals))  # rounding
         index = tl.where(is_beyond, equals - 1.0, index)
@@ -143,7 +144,7 @@ def choose(logits, targets, settings, chosen, V, classes, scale, cap, BITS: tl.c
             last_equal = tl.max(tl.where(equal, i, -1), axis=0)
         seen += count
     token = tl.where(token < 0, last_equal, token)  # rounding
-    z = shaped(value_of(order, BITS), scale, cap, SHAPED)
+    z = shaped(value_of(order, BITS), scale, cap, True)
     own = z - top - log_all
     drawn = tl.where(is_drawn, (z - top) / tl.where(is_drawn, temperature, 1.0) - drawn_mass, tl.where(temperature > 0.0, 0.0, own))
     is_wrong = (tl.max(wrong, axis=0) != 0) | (tl.abs(top) == float("inf"))
@@ -154,13 +155,21 @@ def choose(logits, targets, settings, chosen, V, classes, scale, cap, BITS: tl.c
     tl.store(chosen + 4 * t + 3, 0.0)
 
 
+@triton.jit
+def next_ids(chosen, source, ids, M, BLOCK: tl.constexpr):
+    """BLOCK rows. See the top of the file."""
+    m = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    t = tl.load(source + m, mask=m < M, other=-1)
+    tl.store(ids + m, tl.load(chosen.to(tl.pointer_type(tl.int32)) + 4 * t, mask=t >= 0, other=0), mask=t >= 0)
+
+
 # What is compiled.
 
 from variants import row
 
 
 def variants():
+    yield row("choose", "next_ids", None, "chosen:*fp32 source:*i32 ids:*i32 M:i32", BLOCK=512)
     for kind, bits in (("ptr", 16), ("f32", 32)):
         parameters = "logits:c targets:*i32 settings:*fp32 chosen:*fp32 V:i32 classes:i32 scale:fp32 cap:fp32"
-        for shaped in (0, 1):
-            yield row("choose", "choose", kind, parameters, warps=16, BITS=bits, BLOCK=8192, SHAPED=shaped)
+        yield row("choose", "choose", kind, parameters, warps=16, BITS=bits, BLOCK=8192)

@@ -48,6 +48,23 @@ def cache_write(qkv, places, pages, cache, W, skip, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def capped(s, cap):
+    """Scores, with a cap > 0 within it."""
+    if cap > 0:
+        s = cap * (2.0 * tl.sigmoid(2.0 * s / cap) - 1.0)
+    return s
+
+
+@triton.jit
+def seen_from(first, end, window):
+    """The first key that a row sees of those of its sequence."""
+    low = first
+    if window > 0:
+        low = tl.maximum(first, end - window)
+    return low
+
+
+@triton.jit
 def attended(q_MD, cache, pages, key_at, first, low_M, end_M, D, width, values_at, scale, cap, sink_M, has_sinks,
              BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr):
     """f32[BM, HEAD_DIM]: what rows q see of the keys low .. end - 1 of a sequence that begins at `first`."""
@@ -63,9 +80,7 @@ def attended(q_MD, cache, pages, key_at, first, low_M, end_M, D, width, values_a
         inside = (key < last)[:, None] & (d < D)[None, :]
         k_ND = tl.load(cache + row + d[None, :], mask=inside, other=0.0)
         v_ND = tl.load(cache + row + values_at + d[None, :], mask=inside, other=0.0)
-        s = tl.dot(q_MD, k_ND.T, input_precision="ieee") * scale
-        if cap > 0:
-            s = cap * (2.0 * tl.sigmoid(2.0 * s / cap) - 1.0)
+        s = capped(tl.dot(q_MD, k_ND.T, input_precision="ieee") * scale, cap)
         s = tl.where((key[None, :] >= low_M[:, None]) & (key[None, :] < end_M[:, None]), s, float("-inf"))
         larger = tl.maximum(most, tl.max(s, axis=1))
         base = tl.where(larger == float("-inf"), 0.0, larger)  # of a row that has seen no key
@@ -101,9 +116,7 @@ def attention_decode(qkv, cache, pages, bounds, sinks, out, D, heads, kv_heads, 
     wait_for_previous(OVERLAPS)
     if first < 0:  # of a tile
         return
-    low = first
-    if window > 0:
-        low = tl.maximum(first, end - window)
+    low = seen_from(first, end, window)
     inside = there[:, None] & (d < D)[None, :]
     q_MD = tl.load(qkv + (m * (heads + 2 * kv_heads) + head[:, None]) * D + d[None, :], mask=inside, other=0.0)
     low_M, end_M = tl.zeros((BM,), tl.int32) + low, tl.zeros((BM,), tl.int32) + end
@@ -148,10 +161,9 @@ HEADS = {
 }
 # Keys at once and stages of attention_decode, by HEAD_DIM where EXACT = 1: many programs share a multiprocessor.
 FEW = {128: (32, 2)}
-# Heads, where each has keys of its own, that decode_alone.py attends; keys at once and warps: 40 us of a 7B's layer with 64
-# sequences of 128 keys where 32 keys and 4 warps take 47, and tensor cores 43.
-ALONE = {"ptr": (64, 128), "f32": ()}
-ALONE_KEYS, ALONE_WARPS = 16, 2
+# Heads, where each has keys of its own, that decode_alone.py attends: keys at once, warps and stages of each size. Of a 7B's
+# layer with 64 sequences of 128 keys 39.7 us, with 32 keys and 4 warps 47, in 3 stages 45, by tensor cores 43.
+ALONE = {"ptr": {64: (16, 2, 1), 128: (16, 1, 2)}, "f32": {}}
 PARAMETERS = "qkv:c cache:c pages:*i32 bounds:*i32 {}sinks:*fp32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32 has_sinks:i32"
 
 
@@ -164,5 +176,6 @@ def variants():
             found = row("decode", "attention_decode", kind, PARAMETERS.format(""), 4, few_stages, BM=16, BN=few, HEAD_DIM=head_dim, EXACT=exact)
             yield from overlapping(found)
             if exact and head_dim in ALONE[kind]:
-                yield from overlapping(row("decode_alone", "attention_decode", kind, PARAMETERS.format(""), ALONE_WARPS, 1, BM=1, BN=ALONE_KEYS, HEAD_DIM=head_dim, EXACT=1))
+                keys_alone, warps_alone, stages_alone = ALONE[kind][head_dim]
+                yield from overlapping(row("decode_alone", "attention_decode", kind, PARAMETERS.format(""), warps_alone, 1, BM=1, BN=keys_alone, HEAD_DIM=head_dim, EXACT=1, STAGES=stages_alone))
             yield row("decode", "attention_extend", kind, PARAMETERS.format("tiles:*i32 "), warps, stages, BM=rows, BN=keys, HEAD_DIM=head_dim, EXACT=exact)

@@ -6,13 +6,13 @@ Launch: grid (M, Q), no scratch.
 import triton
 import triton.language as tl
 
-from decode import cache_row
+from decode import cache_row, capped, seen_from
 from overlap import begin_next, wait_for_previous
 
 
 @triton.jit
 def attended_alone(q_D, cache, pages, key_at, first, low, end, D, width, values_at, scale, cap, sink, has_sinks,
-                   BN: tl.constexpr, HEAD_DIM: tl.constexpr):
+                   BN: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr):
     """
     f32[HEAD_DIM]: what a row q sees of the keys low .. end - 1 of a sequence that begins at `first`. Each of BN places has a
     running softmax of its own, over every BN-th key, so that a block of keys needs no sum across warps; they are joined in the
@@ -25,16 +25,14 @@ def attended_alone(q_D, cache, pages, key_at, first, low, end, D, width, values_
     inside_D = (d < D)[None, :]
     begin = first + (low - first) // BN * BN
     row = cache_row(pages, begin, begin < end)
-    for at in range(begin, end, BN):
+    for at in tl.range(begin, end, BN, num_stages=STAGES):
         key = at + n
         here = (row + n).to(tl.int64)[:, None] * width + key_at
         inside = (key < end)[:, None] & inside_D
         k_ND = tl.load(cache + here + d[None, :], mask=inside, other=0.0)
         v_ND = tl.load(cache + here + values_at + d[None, :], mask=inside, other=0.0)
         row = cache_row(pages, at + BN, at + BN < end)
-        s = tl.sum(q_D[None, :] * k_ND.to(tl.float32), axis=1) * scale
-        if cap > 0:
-            s = cap * (2.0 * tl.sigmoid(2.0 * s / cap) - 1.0)
+        s = capped(tl.sum(q_D[None, :] * k_ND.to(tl.float32), axis=1) * scale, cap)
         s = tl.where((key >= low) & (key < end), s, float("-inf"))
         larger = tl.maximum(most, s)
         base = tl.where(larger == float("-inf"), 0.0, larger)  # of a place that has seen no key
@@ -55,7 +53,7 @@ def attended_alone(q_D, cache, pages, key_at, first, low, end, D, width, values_
 
 @triton.jit
 def attention_decode(qkv, cache, pages, bounds, sinks, out, D, heads, kv_heads, scale, window, cap, has_sinks,
-                     BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, OVERLAPS: tl.constexpr):
+                     BM: tl.constexpr, BN: tl.constexpr, HEAD_DIM: tl.constexpr, EXACT: tl.constexpr, STAGES: tl.constexpr, OVERLAPS: tl.constexpr):
     """One head of one row. See the top of the file."""
     begin_next(OVERLAPS)
     if EXACT:
@@ -66,9 +64,7 @@ def attention_decode(qkv, cache, pages, bounds, sinks, out, D, heads, kv_heads, 
     wait_for_previous(OVERLAPS)
     if first < 0:  # of a tile
         return
-    low = first
-    if window > 0:
-        low = tl.maximum(first, end - window)
+    low = seen_from(first, end, window)
     q_D = tl.load(qkv + (m * (heads + 2 * kv_heads) + head) * D + d, mask=d < D, other=0.0).to(tl.float32)
-    result = attended_alone(q_D, cache, pages, head * D, first, low, end, D, 2 * kv_heads * D, kv_heads * D, scale, cap, sink, has_sinks, BN, HEAD_DIM)
+    result = attended_alone(q_D, cache, pages, head * D, first, low, end, D, 2 * kv_heads * D, kv_heads * D, scale, cap, sink, has_sinks, BN, HEAD_DIM, STAGES)
     tl.store(out + (m * heads + head) * D + d, result.to(out.dtype.element_ty), mask=d < D)

@@ -40,6 +40,16 @@ def store_both(row, gate, up, i, I, BLOCK: tl.constexpr, INTERLEAVED: tl.constex
 
 
 @triton.jit
+def pair_of(p, source, weights, place, dweights, pairs):
+    """The pair of a sorted row and its weight. Of the p-th pair, if that has no row, the weight's gradient becomes 0."""
+    if p < pairs:
+        if tl.load(place + p) < 0:
+            tl.store(dweights + p, 0.0)
+    pair = tl.load(source + p)
+    return pair, tl.load(weights + pair, mask=pair >= 0, other=0.0)
+
+
+@triton.jit
 def expert_act_forward(gate_up, act, source, I, limit, alpha, BLOCK: tl.constexpr, INTERLEAVED: tl.constexpr):
     """BLOCK columns of one row. See the top of the file."""
     I = I // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
@@ -56,11 +66,7 @@ def expert_act_backward(dact, gate_up, source, weights, place, dgate_up, dweight
     """One row. See the top of the file."""
     I = I // 8 * 8
     p = tl.program_id(0).to(tl.int64)
-    if p < pairs:
-        if tl.load(place + p) < 0:  # the p-th pair, that is
-            tl.store(dweights + p, 0.0)
-    pair = tl.load(source + p)
-    weight = tl.load(weights + pair, mask=pair >= 0, other=0.0)
+    pair, weight = pair_of(p, source, weights, place, dweights, pairs)
     total = tl.zeros((BLOCK,), tl.float32)
     for i0 in range(0, I, BLOCK):
         i = i0 + tl.arange(0, BLOCK)
@@ -99,11 +105,7 @@ def expert_square_backward(dact, x, source, weights, place, dx, dweights, pairs,
     """One row. See the top of the file."""
     I = I // 8 * 8
     p = tl.program_id(0).to(tl.int64)
-    if p < pairs:
-        if tl.load(place + p) < 0:  # the p-th pair, that is
-            tl.store(dweights + p, 0.0)
-    pair = tl.load(source + p)
-    weight = tl.load(weights + pair, mask=pair >= 0, other=0.0)
+    pair, weight = pair_of(p, source, weights, place, dweights, pairs)
     total = tl.zeros((BLOCK,), tl.float32)
     for i0 in range(0, I, BLOCK):
         i = i0 + tl.arange(0, BLOCK)

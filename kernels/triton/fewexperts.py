@@ -31,6 +31,7 @@ import triton.language as tl
 
 from adapters import A, B, ends_of, pick, ranks_of
 from clamp import clamped
+from fewrows_sums import linear_at, product_of
 from overlap import begin_next, wait_for_previous
 from packed import power_of_2
 from unpack import blocks_of_rows, load_codes, load_scales, times_of, unpacked
@@ -226,23 +227,13 @@ def expert_columns(part, low, bias, factors, strides, scale, ranks, here, factor
                         at = (q * P + p).to(tl.int64)[:, None] * W + column + r[None, :]
                         s_MR += tl.load(low + at, mask=mine[:, None] & (r < rank)[None, :], other=0.0)
                     b_RN = tl.load(b + r.to(tl.int64)[:, None] * (last - first) + (n - first)[None, :], mask=(r < rank)[:, None] & (n < last)[None, :], other=0.0)
-                    high = s_MR.to(dtype)
-                    out = tl.dot(high, b_RN, out, input_precision="ieee")
-                    if dtype == tl.bfloat16:  # what rounding took of s
-                        out = tl.dot((s_MR - high.to(tl.float32)).to(dtype), b_RN, out, input_precision="ieee")
+                    out = product_of(s_MR, b_RN, out)
                 times = tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g)
                 # Another's factors may hold anything.
                 acc = tl.where(mine[:, None], tl.fma(out, tl.zeros_like(out) + times, acc), acc)
             left = tl.where(left == adapter, -1, left)
             adapter = tl.max(left, axis=0)
     return acc + tl.load(bias + expert.to(tl.int64) * N + n, mask=(n < last) & (has_bias != 0), other=0.0).to(tl.float32)[None, :]
-
-
-@triton.jit
-def linear_at(n, first1, first2, N):
-    """The linear that owns column n, and its first and last column."""
-    g = (n >= first1).to(tl.int32) + (n >= first2).to(tl.int32)
-    return g, pick(g, (0, first1, first2)), pick(g, (first1, first2, N))
 
 
 @triton.jit

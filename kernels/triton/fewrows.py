@@ -54,7 +54,7 @@ def low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j, K, G, dty
     ends = ends_of(three)
     end0, end1, width = ends
     a_row, there = factor_rows(factors, factors_stride, adapter, j, three, ends, K, A, dtype)
-    return width, a_row.to(tl.int64), there
+    return width, a_row, there
 
 
 @triton.jit
@@ -70,7 +70,8 @@ def low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, 
     x_row = x + tl.minimum(m, M - 1).to(tl.int64)[:, None] * K
     left = here
     adapter = tl.max(left, axis=0)
-    width, address, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j[:, None], K, G, dtype)
+    width, a_row, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j[:, None], K, G, dtype)
+    address = a_row.to(tl.int64)
     if OVERLAPS:
         line = part * PART + tl.arange(0, PART // LINE)[None, :] * LINE
         prefetch(address + line * 2, there & (line < K))
@@ -88,7 +89,19 @@ def low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, 
             tl.store(low + at, acc, mask=(here == adapter)[:, None] & (j < width)[None, :])
         left = tl.where(left == adapter, -1, left)
         adapter = tl.max(left, axis=0)
-        width, address, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j[:, None], K, G, dtype)
+        width, a_row, there = low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j[:, None], K, G, dtype)
+        address = a_row.to(tl.int64)
+
+
+@triton.jit
+def piece_of(tile, M, N, K, piece, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUMS: tl.constexpr):
+    """What a tile of a product is: its piece, row and column of tiles, and how many blocks of columns x has."""
+    tiles_m, tiles_n, blocks = tl.cdiv(M, BM), tl.cdiv(N, BN), tl.cdiv(K, BK)
+    tile_m, rest = tile % tiles_m, tile // tiles_m  # tiles that read the same weight follow each other
+    if SUMS:
+        return 0, tile_m, rest, blocks
+    else:
+        return rest // tiles_n, tile_m, rest % tiles_n, blocks
 
 
 @triton.jit
@@ -104,13 +117,7 @@ def fewrows_product(x, rows, w, part, low, factors, ranks, row_adapter, factors_
             low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, tile, M, K, W, G, LM, LJ, LK, PART, OVERLAPS)
             return
         tile -= lows
-    tiles_n, blocks = tl.cdiv(N, BN), tl.cdiv(K, BK)
-    pieces = tl.cdiv(blocks, piece)
-    if SUMS:  # rows of tiles that read the same weight follow each other
-        tiles_m = tl.cdiv(M, BM)
-        p, tile_m, tile_n = 0, tile % tiles_m, tile // tiles_m
-    else:
-        p, tile_m, tile_n = tile // tiles_n % pieces, tile // (tiles_n * pieces), tile % tiles_n
+    p, tile_m, tile_n, blocks = piece_of(tile, M, N, K, piece, BM, BN, BK, SUMS)
     m0, n0 = tile_m * BM, tile_n * BN
     first = p * piece
     if OVERLAPS and not SUMS and not DESC:  # the beginning of the weight's rows, while what makes x still runs
@@ -142,7 +149,7 @@ def fewrows_product(x, rows, w, part, low, factors, ranks, row_adapter, factors_
 
 
 @triton.jit
-def fewrows_norm(x, weight, residual, y, H, eps, BLOCK: tl.constexpr, RESIDUAL: tl.constexpr, OVERLAPS: tl.constexpr):
+def fewrows_norm(x, weight, residual, y, H, eps, has_residual, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr):
     """One row. See the top of the file."""
     begin_next(OVERLAPS)
     H = H // 8 * 8  # as it is
@@ -151,12 +158,9 @@ def fewrows_norm(x, weight, residual, y, H, eps, BLOCK: tl.constexpr, RESIDUAL: 
     w_H = tl.load(weight + h, mask=inside, other=0.0)
     wait_for_previous(OVERLAPS)
     x_H = tl.load(x + m * H + h, mask=inside, other=0.0).to(tl.float32)
-    if RESIDUAL:
-        residual_H = tl.load(residual + m * H + h, mask=inside, other=0.0)
+    residual_H = tl.load(residual + m * H + h, mask=inside & (has_residual != 0), other=0.0)
     y_H = normed(x_H, tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(tl.sum(x_H * x_H), H.to(tl.float32)) + eps)), w_H)
-    if RESIDUAL:
-        y_H += residual_H.to(tl.float32)
-    tl.store(y + m * H + h, y_H.to(y.dtype.element_ty), mask=inside)
+    tl.store(y + m * H + h, (y_H + residual_H.to(tl.float32)).to(y.dtype.element_ty), mask=inside)
 
 
 # What is compiled.
@@ -186,13 +190,13 @@ HALVES = {"bf16": ((32, 1), (64, 1), (128, 0)), "fp32": ((128, 0),)}
 OF_DTYPE = "x rows w y h out cache bias residual".split()
 POINTERS = {"factors": "*i64", "vectors": "*i64", "decomposed": "*i32", "ranks": "*i32", "row_adapter": "*i32", "positions": "*i32", "weight": "*fp32", "places": "*i32", "pages": "*i32", "eps": "fp32"}
 POINTERS |= dict.fromkeys("scale part low cos sin q_scale q_weight k_weight".split(), "*fp32")
-SUM = "bias factors scale ranks row_adapter vectors decomposed factors_stride scale_stride ranks_stride vectors_stride decomposed_stride has_gains M N pieces low_pieces W first1 first2 G"
+SUM = "factors scale ranks row_adapter vectors decomposed factors_stride scale_stride ranks_stride vectors_stride decomposed_stride has_gains has_bias {}M N pieces low_pieces W first1 first2 G"
 NAMES = {
     "fewrows_product": "x rows w part low factors ranks row_adapter factors_stride ranks_stride M N K W G piece lows",
-    "fewrows_sum": SUM.replace("bias", "part low y bias residual"),
-    "fewrows_swiglu": f"part low h {SUM}",
-    "fewrows_rope": f"part low out cache {SUM} positions places pages cos sin q_scale q_weight k_weight heads kv_heads D R scaled eps",
-    "fewrows_norm": "x weight residual y H eps",
+    "fewrows_sum": f"part low y bias residual {SUM.format('has_residual ')}",
+    "fewrows_swiglu": f"part low h bias {SUM.format('')}",
+    "fewrows_rope": f"part low out cache bias {SUM.format('')} positions places pages cos sin q_scale q_weight k_weight heads kv_heads D R scaled eps",
+    "fewrows_norm": "x weight residual y H eps has_residual",
     "fewrows_gated": "rows w h M N K",
 }
 
@@ -234,14 +238,11 @@ def variants():
         yield from products(kind, *MANY[kind], 1)
     for kind, arch in ARCH.items():
         dtype = DTYPE[kind]
-        for bias in (0, 1):
-            for lora in (0, 1):
-                for residual in (0, 1):
-                    yield made("fewrows_sum", [kind], arch, dtype, 4, 1, BM=16, BN=128, RB=16, BIAS=bias, RESIDUAL=residual, LORA=lora)
-                yield made("fewrows_swiglu", [kind], arch, dtype, 4, 1, BM=16, BN=64, RB=16, BIAS=bias, LORA=lora)
-                for half, exact in HALVES[dtype]:
-                    for norm in (0, 1):
-                        yield made("fewrows_rope", [kind], arch, dtype, 8 if half == 128 else 4, 1, BM=16, HALF=half, RB=16, EXACT=exact, NORM=norm, BIAS=bias, LORA=lora)
+        for lora in (0, 1):
+            yield made("fewrows_sum", [kind], arch, dtype, 4, 1, BM=16, BN=128, RB=16, LORA=lora)
+            yield made("fewrows_swiglu", [kind], arch, dtype, 4, 1, BM=16, BN=64, RB=16, LORA=lora)
+            for half, exact in HALVES[dtype]:
+                for norm in (0, 1):
+                    yield made("fewrows_rope", [kind], arch, dtype, 8 if half == 128 else 4, 1, BM=16, HALF=half, RB=16, EXACT=exact, NORM=norm, LORA=lora)
         for block, warps in NORMS[kind]:
-            for residual in (0, 1):
-                yield made("fewrows_norm", [kind], arch, dtype, warps, 1, BLOCK=block, RESIDUAL=residual)
+            yield made("fewrows_norm", [kind], arch, dtype, warps, 1, BLOCK=block)

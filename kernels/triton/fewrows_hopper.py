@@ -16,7 +16,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from adapters import A, ends_of, factor_rows, ranks_of
+from fewrows import low_rows, piece_of
 from overlap import begin_next, wait_for_previous
 
 
@@ -52,9 +52,8 @@ def part_tile(rows, w, part, tile, M, N, K, piece,
               BM: gl.constexpr, BN: gl.constexpr, BK: gl.constexpr, STAGES: gl.constexpr, ROW_STAGES: gl.constexpr, OVERLAPS: gl.constexpr):
     """One piece of the product of BM rows and BN columns."""
     ACC: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BM, 16])
-    tiles_n, blocks = gl.cdiv(N, BN), gl.cdiv(K, BK)
-    pieces = gl.cdiv(blocks, piece)
-    p, m0, n0 = tile // tiles_n % pieces, tile // (tiles_n * pieces) * BM, tile % tiles_n * BN
+    p, tile_m, tile_n, blocks = piece_of(tile, M, N, K, piece, BM, BN, BK, False)
+    m0, n0 = tile_m * BM, tile_n * BN
     first = p * piece
     count = gl.minimum(piece, blocks - first)
     weights, xs = ring(w, STAGES), ring(rows, ROW_STAGES)
@@ -83,16 +82,6 @@ def copy_rows(into, row, there, k, end, PIECES: gl.constexpr, LK: gl.constexpr):
         column = (k + i * LK)[None, :]
         async_copy.async_copy_global_to_shared(into.index(i), row + column, mask=there & (column < end))
     async_copy.commit_group()
-
-
-@gluon.jit
-def low_rows(factors, ranks, factors_stride, ranks_stride, adapter, j, K, G, dtype: gl.constexpr):
-    """As low_rows of fewrows.py, with pointers."""
-    three = ranks_of(ranks, ranks_stride, adapter, G)
-    ends = ends_of(three)
-    end0, end1, width = ends
-    row, there = factor_rows(factors, factors_stride, adapter, j, three, ends, K, A, dtype)
-    return width, row, there
 
 
 @gluon.jit

@@ -6,14 +6,15 @@
 
 FORMAT as unpack.py has it; with FP8 both factors are e4m3, as in fp8.py: codes[M, K] and scale f32[M] of fp8_quantise in
 `rows` and `x_scale`, x itself for the low-rank product. Else `rows` is x. scales: f32[N] of int8, u8[N] of fp8, absmax of nf4.
-DESC variants take tensor descriptors: rows [BM, BK] and w [BN, BK]. values c[N, K], of nf4 two to an i32; not of fp8.
+DESC variants take tensor descriptors: rows [BM, BK] and w [BN, BK], of nf4's codes [BN, BK / 2]. values c[N, K], of nf4 two to
+an i32; not of fp8.
 
 Launch: fewrows_packed as fewrows_product with LOW = 1; without adapters lows = 0. fewrows_values grid (ceil(N K / BLOCK)).
 """
 import triton
 import triton.language as tl
 
-from fewrows import low_tile
+from fewrows import low_tile, piece_of
 from overlap import begin_next, prefetch, wait_for_previous
 from packed import power_of_2
 from tile import load_tile
@@ -36,32 +37,38 @@ def fewrows_values(codes, values, size, BLOCK: tl.constexpr, FORMAT: tl.constexp
 
 
 @triton.jit
-def partial_product(rows, w, scales, nested, x_scale, of_rows, means, n0, m0, n, m, inside, first, end, M, N, K,
-                    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FORMAT: tl.constexpr, APART: tl.constexpr, DESC: tl.constexpr, dtype: tl.constexpr):
-    """f32[BN, BM]: the sum over blocks first .. end - 1 of columns. n and m are rows from n0 and m0 on that there are."""
-    total = tl.zeros((BN, BM), tl.float32)
-    now = load_scales(scales, nested, of_rows, first * BK, K, BK, FORMAT)  # a block early: no stages fetch them
-    tl.assume(first < end)  # as in fewrows.py
-    for block in range(first, end):
-        k = block * BK + tl.arange(0, BK)
-        if APART:
-            w_NK, x_MK = load_tile(w, n0, block * BK, N, K, BN, BK, DESC), load_tile(rows, m0, block * BK, M, K, BM, BK, DESC)
+def multiplied(acc, now, block, rows, w, scales, nested, of_rows, means, n0, m0, n, m, M, N, K,
+               BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FORMAT: tl.constexpr, APART: tl.constexpr, DESC: tl.constexpr, dtype: tl.constexpr):
+    """acc with the product over a block of columns, and the scales of the next block, which no stages fetch."""
+    k = block * BK + tl.arange(0, BK)
+    if APART:
+        w_NK, x_MK = load_tile(w, n0, block * BK, N, K, BN, BK, DESC), load_tile(rows, m0, block * BK, M, K, BM, BK, DESC)
+    else:
+        if DESC:
+            EACH: tl.constexpr = 2 if FORMAT == 2 else 1
+            codes = load_tile(w, n0, block * (BK // EACH), N, K // EACH, BN, BK // EACH, DESC)
+            x_MK = load_tile(rows, m0, block * BK, M, K, BM, BK, DESC)
         else:
             codes = load_codes(w, n, block * BK, K, BK, FORMAT)
             x_row = rows + m.to(tl.int64)[:, None] * K
             if FORMAT == 2:  # whole blocks
                 x_MK = tl.load(x_row + k[None, :])
-                w_NK = unpacked(codes, now, BN, BK, FORMAT, dtype)
             else:
                 x_MK = tl.load(x_row + k[None, :], mask=(k < K)[None, :], other=0.0)
-                w_NK = codes if FORMAT == 3 else codes.to(dtype)
-        if FORMAT == 2:
-            later = load_scales(scales, nested, of_rows, (block + 1) * BK, K, BK, FORMAT)
-            own = tl.dot(w_NK, x_MK.T, input_precision="ieee")  # of a block of each row
-            total = tl.fma(own, times_of(now, means, FORMAT) + tl.zeros_like(own), total)
-            now = later
-        else:
-            total = tl.dot(w_NK, x_MK.T, total, input_precision="ieee")
+        w_NK = codes if FORMAT == 3 else unpacked(codes, now, BN, BK, FORMAT, dtype)
+    if FORMAT == 2:
+        later = load_scales(scales, nested, of_rows, (block + 1) * BK, K, BK, FORMAT)
+        own = tl.dot(w_NK, x_MK.T, input_precision="ieee")  # of a block of each row
+        acc = tl.fma(own, times_of(now, means, FORMAT) + tl.zeros_like(own), acc)
+        now = later
+    else:
+        acc = tl.dot(w_NK, x_MK.T, acc, input_precision="ieee")
+    return acc, now
+
+
+@triton.jit
+def scaled(total, scales, x_scale, n, m, inside, FORMAT: tl.constexpr):
+    """A sum over a piece with the scales that all its columns have."""
     if (FORMAT == 1) | (FORMAT == 3):
         if FORMAT == 3:
             times = power_of_2(tl.load(scales + n).to(tl.int32) - 127)[:, None] * tl.load(x_scale + m)[None, :]
@@ -87,19 +94,13 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
         low_tile(x, low, factors, ranks, row_adapter, factors_stride, ranks_stride, tile, M, K, W, G, LM, LJ, LK, PART, OVERLAPS)
         return
     tile -= lows
-    tiles_n, blocks = tl.cdiv(N, BN), tl.cdiv(K, BK)
-    pieces = tl.cdiv(blocks, piece)
-    if SUMS:
-        tiles_m = tl.cdiv(M, BM)
-        p, tile_m, tile_n = 0, tile % tiles_m, tile // tiles_m
-    else:
-        p, tile_m, tile_n = tile // tiles_n % pieces, tile // (tiles_n * pieces), tile % tiles_n
+    p, tile_m, tile_n, blocks = piece_of(tile, M, N, K, piece, BM, BN, BK, SUMS)
     n0, m0 = tile_n * BN, tile_m * BM
     n, m = n0 + tl.arange(0, BN), m0 + tl.arange(0, BM)
     inside = (n < N)[:, None] & (m < M)[None, :]
     at = (p * M + m).to(tl.int64)[None, :] * N + n[:, None]
     n, m = tl.minimum(n, N - 1), tl.minimum(m, M - 1)  # what there is: loads need no mask for others
-    if OVERLAPS and not SUMS and not APART:  # the beginning of the codes' rows, while what makes x still runs
+    if OVERLAPS and not SUMS and not APART and not DESC:  # the beginning of the codes' rows, while what makes x still runs
         EACH: tl.constexpr = 2 if FORMAT == 2 else 1
         byte = p * piece * BK // EACH + tl.arange(0, AHEAD)[None, :] * LINE
         prefetch(w.to(tl.int64) + n.to(tl.int64)[:, None] * (K // EACH) + byte, (n >= 0)[:, None] & (byte < tl.minimum(K, (p + 1) * piece * BK) // EACH))
@@ -109,51 +110,87 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
         means = tl.load(mean + of_rows[3])
     dtype: tl.constexpr = x.dtype.element_ty
     wait_for_previous(OVERLAPS)
-    if SUMS:
+    acc = tl.zeros((BN, BM), tl.float32)
+    if SUMS and FORMAT == 2:  # one loop of both has no registers for three sums
         total = tl.zeros((BN, BM), tl.float32)
         for first in range(0, blocks, piece):
-            total += partial_product(rows, w, scales, nested, x_scale, of_rows, means, n0, m0, n, m, inside, first, tl.minimum(first + piece, blocks), M, N, K, BM, BN, BK, FORMAT, APART, DESC, dtype)
+            end = tl.minimum(first + piece, blocks)
+            acc = tl.zeros((BN, BM), tl.float32)
+            now = load_scales(scales, nested, of_rows, first * BK, K, BK, FORMAT)
+            tl.assume(first < end)
+            for block in range(first, end):
+                acc, now = multiplied(acc, now, block, rows, w, scales, nested, of_rows, means, n0, m0, n, m, M, N, K, BM, BN, BK, FORMAT, APART, DESC, dtype)
+            total += acc
+    elif SUMS:
+        total = tl.zeros((BN, BM), tl.float32)
+        now = load_scales(scales, nested, of_rows, 0, K, BK, FORMAT)
+        tl.assume(blocks > 0)  # as in fewrows.py
+        for block in range(0, blocks):
+            acc, now = multiplied(acc, now, block, rows, w, scales, nested, of_rows, means, n0, m0, n, m, M, N, K, BM, BN, BK, FORMAT, APART, DESC, dtype)
+            if (block + 1) % piece == 0:
+                total += scaled(acc, scales, x_scale, n, m, inside, FORMAT)
+                acc = tl.zeros((BN, BM), tl.float32)
+        if blocks % piece != 0:
+            total += scaled(acc, scales, x_scale, n, m, inside, FORMAT)
     else:
-        total = partial_product(rows, w, scales, nested, x_scale, of_rows, means, n0, m0, n, m, inside, p * piece, tl.minimum((p + 1) * piece, blocks), M, N, K, BM, BN, BK, FORMAT, APART, DESC, dtype)
+        first, end = p * piece, tl.minimum((p + 1) * piece, blocks)
+        now = load_scales(scales, nested, of_rows, first * BK, K, BK, FORMAT)
+        tl.assume(first < end)
+        for block in range(first, end):
+            acc, now = multiplied(acc, now, block, rows, w, scales, nested, of_rows, means, n0, m0, n, m, M, N, K, BM, BN, BK, FORMAT, APART, DESC, dtype)
+        total = scaled(acc, scales, x_scale, n, m, inside, FORMAT)
     tl.store(part + at, total, mask=inside)
 
 
 # What is compiled.
 
-# BN, BK, warps and stages by the rows that a tile has; of fp8 for many rows, with SUMS: BM before them.
-# Measured on an H200 with the shapes of a 7B, 64 rows.
-BLOCKS = {
-    "int8": {16: (128, 128, 8, 4), 64: (128, 128, 4, 3)},
-    "nf4": {16: (128, 64, 8, 4), 64: (128, 64, 4, 4)},
-    "fp8": {16: (64, 128, 4, 4), 64: (64, 128, 4, 4)},
+# BM, BN, BK, warps and stages, and the rows up to which a product takes them; of codes, but where SUMS is 1 of their values,
+# fp8's aside. Measured on an H200 with the shapes of a 7B.
+TILES = {
+    ("tma", "int8"): {64: (64, 128, 128, 4, 3), 192: (128, 128, 64, 4, 4), 256: (256, 64, 64, 4, 3)},
+    ("tma", "nf4"): {64: (64, 128, 64, 4, 4), 256: (128, 64, 64, 4, 3)},
+    ("tma", "fp8"): {16: (16, 64, 128, 4, 4), 192: (64, 128, 128, 4, 4), 512: (256, 128, 128, 8, 4)},
+    ("ptr", "int8"): {16: (16, 128, 128, 8, 3), 128: (64, 128, 128, 4, 3)},
+    ("ptr", "nf4"): {16: (16, 128, 64, 8, 3), 128: (64, 128, 64, 4, 3)},
+    ("ptr", "fp8"): {16: (16, 64, 128, 4, 3), 128: (64, 64, 128, 4, 3)},
 }
-MANY = (128, 128, 128, 8, 3)
-# The same with APART = 1, without and with SUMS.
-APART = {"tma": {"int8": (128, 128, 64, 8, 4), "nf4": (128, 64, 64, 4, 4)}, "ptr": {"int8": (128, 128, 32, 8, 3), "nf4": (128, 64, 64, 8, 3)}}
+MANY = {
+    ("tma", "int8"): (128, 128, 64, 8, 4),
+    ("tma", "nf4"): (128, 64, 64, 4, 4),
+    ("ptr", "int8"): (128, 128, 32, 8, 3),
+    ("ptr", "nf4"): (128, 64, 64, 8, 3),
+    ("ptr", "fp8"): (128, 128, 128, 8, 3),
+}
+MOST_ROWS = 512
 FORMATS = {"int8": 1, "nf4": 2, "fp8": 3}
-CODES = {"int8": "*i8", "nf4": "*u8", "fp8": "*fp8e4nv"}
+CODES = {"int8": "i8", "nf4": "u8", "fp8": "fp8e4nv"}
 LOW = dict(LM=16, LJ=16, LK=128, PART=1024)
 from variants import row
 
-PARAMETERS = "x:*bf16 rows:{rows} x_scale:*fp32 w:{codes} scales:{scales} nested:*fp32 mean:*fp32 part:*fp32 low:*fp32 factors:*i64 ranks:*i32 row_adapter:*i32 factors_stride:i32 ranks_stride:i32 "
+PARAMETERS = "x:*bf16 rows:{rows} x_scale:*fp32 w:{w} scales:{scales} nested:*fp32 mean:*fp32 part:*fp32 low:*fp32 factors:*i64 ranks:*i32 row_adapter:*i32 factors_stride:i32 ranks_stride:i32 "
 NUMBERS = "M:i32 N:i32 K:i32 W:i32 G:i32 piece:i32 lows:i32 first1:i32 first2:i32 absmax1:i32 absmax2:i32 nested1:i32 nested2:i32"
 ARCH = {"tma": "sm_90a", "ptr": "sm_80"}
 
 
+def product(kind, name, until, BM, BN, BK, warps, stages, sums=0):
+    apart, desc = int(sums and name != "fp8"), int(kind == "tma" and BM >= 64)
+    rows, codes = CODES["fp8"] if name == "fp8" else "bf16", "bf16" if apart else CODES[name]
+    types = dict(rows=f"*{rows}", w=f"*{codes}", scales="*fp32" if name == "int8" else "*u8")
+    if desc:
+        types |= dict(rows=f"tensordesc<{rows}[{BM},{BK}]>", w=f"tensordesc<{codes}[{BN},{BK // 2 if name == 'nf4' and not apart else BK}]>")
+    signature = dict(parameter.split(":") for parameter in (PARAMETERS.format(**types) + NUMBERS).split())
+    constants = dict(BM=BM, BN=BN, BK=BK, SUMS=sums, FORMAT=FORMATS[name], APART=apart, DESC=desc, OVERLAPS=int(kind == "tma"), **LOW)
+    arch = "sm_89" if (kind, name) == ("ptr", "fp8") else ARCH[kind]
+    return dict(module="fewrows_packed", kernel="fewrows_packed", kinds=[kind], launch=dict(UNTIL=until), arch=arch, dtype="bf16", constants=constants, warps=warps,
+                stages=stages, signature=signature)
+
+
 def variants():
-    for kind, oldest in ARCH.items():
-        for name, FORMAT in FORMATS.items():
-            arch = "sm_89" if (kind, name) == ("ptr", "fp8") else oldest
-            tiles = [(0, 0, (BM, *of)) for BM, of in BLOCKS[name].items()]
-            tiles += [(1, 0, MANY)] if name == "fp8" else [(sums, 1, APART[kind][name]) for sums in (0, 1)]
-            for sums, apart, (BM, BN, BK, warps, stages) in tiles:
-                desc = int(kind == "tma" and apart)
-                types = dict(rows=CODES[name] if name == "fp8" else "*bf16", codes="*bf16" if apart else CODES[name], scales="*fp32" if name == "int8" else "*u8")
-                if desc:
-                    types |= dict(rows=f"tensordesc<bf16[{BM},{BK}]>", codes=f"tensordesc<bf16[{BN},{BK}]>")
-                signature = dict(parameter.split(":") for parameter in (PARAMETERS.format(**types) + NUMBERS).split())
-                constants = dict(BM=BM, BN=BN, BK=BK, SUMS=sums, FORMAT=FORMAT, APART=apart, DESC=desc, OVERLAPS=int(kind == "tma"), **LOW)
-                yield dict(module="fewrows_packed", kernel="fewrows_packed", kinds=[kind], launch={}, arch=arch, dtype="bf16", constants=constants, warps=warps,
-                           stages=stages if kind == "tma" else min(stages, 3), signature=signature)
+    """In the order of the rows that they are for."""
+    for (kind, name), tiles in TILES.items():
+        for until, of in tiles.items():
+            yield product(kind, name, until, *of)
+        if (kind, name) in MANY:
+            yield product(kind, name, MOST_ROWS, *MANY[kind, name], sums=1)
     for name in ("int8", "nf4"):
-        yield row("fewrows_packed", "fewrows_values", "ptr", f"codes:{CODES[name]} values:{'*i32' if name == 'nf4' else '*bf16'} size:i32", BLOCK=4096, FORMAT=FORMATS[name])
+        yield row("fewrows_packed", "fewrows_values", "ptr", f"codes:*{CODES[name]} values:{'*i32' if name == 'nf4' else '*bf16'} size:i32", BLOCK=4096, FORMAT=FORMATS[name])

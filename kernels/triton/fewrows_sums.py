@@ -1,8 +1,9 @@
 """The sums of fewrows.py, and what follows them in their kernels: see the top of that file, which lists what is compiled.
 
-What a row comes to must not depend on other rows, nor on which of these kernels sums it, and a row of the base passes one
-without LORA alone and one with it among others. So each sum with a product is tl.fma: the compiler fuses x cos + y sin in one
-way here and in another there; and no tl.sum is over columns, whose order is that of a tensor's layout.
+What a row comes to must not depend on other rows, nor on which of these kernels sums it. So each sum with a product is tl.fma:
+a compiler may fuse x cos + y sin in one way here and in another there; and no tl.sum is over columns, whose order is that of a
+tensor's layout. Whether there are a bias and a residual is an argument: without them what they add is 0. Without LORA a kernel
+has a third of the registers.
 """
 import triton
 import triton.language as tl
@@ -103,9 +104,9 @@ def add_adapted(acc, mine, rank, column, address, b_RN, s_MR, times, gain, low, 
 
 
 @triton.jit
-def fewrows_sum(part, low, y, bias, residual, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
+def fewrows_sum(part, low, y, bias, residual, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, has_bias, has_residual,
                 M, N, pieces, low_pieces, W, first1, first2, G,
-                BM: tl.constexpr, BN: tl.constexpr, RB: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, LORA: tl.constexpr, OVERLAPS: tl.constexpr):
+                BM: tl.constexpr, BN: tl.constexpr, RB: tl.constexpr, LORA: tl.constexpr, OVERLAPS: tl.constexpr):
     """BN columns of BM rows, all of one linear. See the top of fewrows.py."""
     begin_next(OVERLAPS)
     N, first1, first2 = N // 8 * 8, first1 // 8 * 8, first2 // 8 * 8  # as they are
@@ -124,11 +125,9 @@ def fewrows_sum(part, low, y, bias, residual, factors, scale, ranks, row_adapter
         left = here
         adapter = tl.max(left, axis=0)
         rank, column, b, b_RN, times, gain = adapter_at(adapter, n, g, first, last, factors, scale, ranks, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, G, RB, dtype)
-    if BIAS:
-        bias_N = tl.load(bias + n, mask=n < last, other=0.0)
+    bias_N = tl.load(bias + n, mask=(n < last) & (has_bias != 0), other=0.0)
     wait_for_previous(OVERLAPS)
-    if RESIDUAL:
-        residual_MN = tl.load(residual + at, mask=inside, other=0.0)
+    residual_MN = tl.load(residual + at, mask=inside & (has_residual != 0), other=0.0)
     if LORA:
         s_MR = low_of(low, m, column, rank, here == adapter, M, low_pieces, W, RB)
     step = tl.cast(M, tl.int64) * N
@@ -140,11 +139,7 @@ def fewrows_sum(part, low, y, bias, residual, factors, scale, ranks, row_adapter
             adapter = tl.max(left, axis=0)
             rank, column, b, b_RN, times, gain = adapter_at(adapter, n, g, first, last, factors, scale, ranks, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, G, RB, dtype)
             s_MR = low_of(low, m, column, rank, here == adapter, M, low_pieces, W, RB)
-    if BIAS:
-        acc += bias_N.to(tl.float32)[None, :]
-    if RESIDUAL:
-        acc += residual_MN.to(tl.float32)
-    tl.store(y + at, acc.to(dtype), mask=inside)
+    tl.store(y + at, (acc + bias_N.to(tl.float32)[None, :] + residual_MN.to(tl.float32)).to(dtype), mask=inside)
 
 
 @triton.jit
@@ -155,9 +150,9 @@ def linear_at(n, first1, first2, N):
 
 
 @triton.jit
-def fewrows_swiglu(part, low, h, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
+def fewrows_swiglu(part, low, h, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, has_bias,
                    M, N, pieces, low_pieces, W, first1, first2, G,
-                   BM: tl.constexpr, BN: tl.constexpr, RB: tl.constexpr, BIAS: tl.constexpr, LORA: tl.constexpr, OVERLAPS: tl.constexpr):
+                   BM: tl.constexpr, BN: tl.constexpr, RB: tl.constexpr, LORA: tl.constexpr, OVERLAPS: tl.constexpr):
     """BN columns of BM rows of gate and of up. See the top of fewrows.py."""
     begin_next(OVERLAPS)
     N, first1, first2 = N // 16 * 16, first1 // 8 * 8, first2 // 8 * 8  # as they are
@@ -174,8 +169,8 @@ def fewrows_swiglu(part, low, h, bias, factors, scale, ranks, row_adapter, vecto
         adapter = tl.max(left, axis=0)
         rank0, column0, b0, b0_RN, times0, gain0 = adapter_at(adapter, i, g0, first_0, last_0, factors, scale, ranks, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, G, RB, dtype)
         rank1, column1, b1, b1_RN, times1, gain1 = adapter_at(adapter, I + i, g1, first_1, last_1, factors, scale, ranks, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, G, RB, dtype)
-    if BIAS:
-        bias_0, bias_1 = tl.load(bias + i, mask=i < I, other=0.0), tl.load(bias + I + i, mask=i < I, other=0.0)
+    has = (i < I) & (has_bias != 0)
+    bias_0, bias_1 = tl.load(bias + i, mask=has, other=0.0), tl.load(bias + I + i, mask=has, other=0.0)
     wait_for_previous(OVERLAPS)
     at, step = m.to(tl.int64)[:, None] * N + i[None, :], tl.cast(M, tl.int64) * N
     if LORA:
@@ -194,9 +189,7 @@ def fewrows_swiglu(part, low, h, bias, factors, scale, ranks, row_adapter, vecto
             rank1, column1, b1, b1_RN, times1, gain1 = adapter_at(adapter, I + i, g1, first_1, last_1, factors, scale, ranks, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, G, RB, dtype)
             s0_MR = low_of(low, m, column0, rank0, here == adapter, M, low_pieces, W, RB)
             s1_MR = low_of(low, m, column1, rank1, here == adapter, M, low_pieces, W, RB)
-    if BIAS:
-        gate += bias_0.to(tl.float32)[None, :]
-        up += bias_1.to(tl.float32)[None, :]
+    gate, up = gate + bias_0.to(tl.float32)[None, :], up + bias_1.to(tl.float32)[None, :]
     gate, up = gate.to(dtype).to(tl.float32), up.to(dtype).to(tl.float32)
     tl.store(h + m.to(tl.int64)[:, None] * I + i[None, :], (gate * tl.sigmoid(gate) * up).to(dtype), mask=inside)
 
@@ -212,10 +205,10 @@ def sums_of(x, BM: tl.constexpr, SIZE: tl.constexpr):
 
 
 @triton.jit
-def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains,
+def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, has_bias,
                  M, N, pieces, low_pieces, W, first1, first2, G,
                  positions, places, pages, cos, sin, q_scale, q_weight, k_weight, heads, kv_heads, D, R, scaled, eps,
-                 BM: tl.constexpr, HALF: tl.constexpr, RB: tl.constexpr, EXACT: tl.constexpr, NORM: tl.constexpr, BIAS: tl.constexpr, LORA: tl.constexpr, OVERLAPS: tl.constexpr):
+                 BM: tl.constexpr, HALF: tl.constexpr, RB: tl.constexpr, EXACT: tl.constexpr, NORM: tl.constexpr, LORA: tl.constexpr, OVERLAPS: tl.constexpr):
     """One head of BM rows. See the top of fewrows.py."""
     begin_next(OVERLAPS)
     N, first1, first2 = N // 8 * 8, first1 // 8 * 8, first2 // 8 * 8  # as they are
@@ -240,8 +233,7 @@ def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter
         left = here
         adapter = tl.max(left, axis=0)
         rank, column, b, b_RN, times, gain = adapter_at(adapter, n, g, first, last, factors, scale, ranks, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, G, RB, dtype)
-    if BIAS:
-        bias_N = tl.load(bias + n, mask=n < last, other=0.0)
+    bias_N = tl.load(bias + n, mask=(n < last) & (has_bias != 0), other=0.0)
     if NORM:
         weight = tl.where(is_q, q_weight, k_weight)
         weight_lo, weight_hi = tl.load(weight + lower, mask=i < half, other=0.0)[None, :], tl.load(weight + upper, mask=i < half, other=0.0)[None, :]
@@ -264,8 +256,7 @@ def fewrows_rope(part, low, out, cache, bias, factors, scale, ranks, row_adapter
             adapter = tl.max(left, axis=0)
             rank, column, b, b_RN, times, gain = adapter_at(adapter, n, g, first, last, factors, scale, ranks, vectors, decomposed, factors_stride, scale_stride, ranks_stride, vectors_stride, decomposed_stride, has_gains, G, RB, dtype)
             s_MR = low_of(low, m, column, rank, here == adapter, M, low_pieces, W, RB)
-    if BIAS:
-        both += bias_N.to(tl.float32)[None, :]
+    both += bias_N.to(tl.float32)[None, :]
     lo, hi = halves(both, BM, 2 * HALF)
     lo, hi = lo.to(dtype).to(tl.float32), hi.to(dtype).to(tl.float32)
     x_lo, x_hi = lo, hi

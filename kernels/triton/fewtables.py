@@ -11,7 +11,7 @@ Launch: embed grid (M, ceil(H / BLOCK)); put grid (M, ceil(most tokens / BLOCK))
 import triton
 import triton.language as tl
 
-from adapters import A, B
+from tables import change_row, table_of
 
 
 @triton.jit
@@ -20,28 +20,10 @@ def fewtables_embed(x, ids, token_row, factors, scale, ranks, row_adapter, facto
     H = H // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
     m, i = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     adapter = tl.load(row_adapter + m)
-    table = factors + tl.cast(adapter, tl.int64) * factors_stride
-    first = tl.load(table + A, mask=adapter >= 0, other=0)
+    table, first = table_of(factors, factors_stride, adapter)
     if first == 0:
         return
-    kind: tl.constexpr = x.dtype.element_ty
-    size: tl.constexpr = kind.primitive_bitwidth // 8
-    inside = i < H
-    at = x + m.to(tl.int64) * H + i
-    row = tl.load(token_row + m)
-    if row >= 0:
-        rows = tl.multiple_of((first + row.to(tl.int64) * (H * size)).to(tl.pointer_type(kind)), 16)
-        tl.store(at, tl.load(rows + i, mask=inside), mask=inside)
-    rank = tl.load(ranks + tl.cast(adapter, tl.int64) * ranks_stride)
-    if rank > 0:
-        b = first.to(tl.pointer_type(kind)) + tl.load(ids + m).to(tl.int64) * rank
-        a = tl.multiple_of(tl.load(table + B).to(tl.pointer_type(kind)), 256) + i
-        total = tl.zeros((BLOCK,), tl.float32)
-        for r in range(rank):
-            total += tl.load(b + r).to(tl.float32) * tl.load(a, mask=inside, other=0.0).to(tl.float32)
-            a += H
-        total = tl.load(at, mask=inside, other=0.0).to(tl.float32) + tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride) * total
-        tl.store(at, total.to(kind), mask=inside)
+    change_row(x, ids, token_row, table, first, scale, ranks, adapter, scale_stride, ranks_stride, m, i, H, BLOCK)
 
 
 @triton.jit

@@ -96,12 +96,7 @@ def forward_half(acc, y, bias, residual, s_row, factors, scale, adapter, three, 
             for g in tl.static_range(3):
                 part = low_rank(s_row, factors, adapter, g, n0, three, ends, factors_stride, first1, first2, N, BM, H, RB, WIDE, WHOLE, DESC)
                 acc = tl.fma(part, tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride + g, mask=(adapter >= 0) & (g < G), other=0.0), acc)
-    if BIAS:
-        n = n0 + tl.arange(0, H)
-        acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
-    if RESIDUAL:
-        acc += load_tile(residual, m0, n0, M, N, BM, H, DESC).to(tl.float32)
-    store_tile(y, m0, n0, M, N, acc, BM, H, DESC)
+    store_half(acc, y, bias, residual, m0, n0, M, N, BM, H, BIAS, RESIDUAL, DESC)
 
 
 @triton.jit

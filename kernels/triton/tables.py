@@ -23,18 +23,15 @@ from adapters import A, B, DA, ROW_TILE, UNIT, low_begin, padded
 
 
 @triton.jit
-def table_forward(x, ids, token_row, s, low_at, factors, scale, ranks, tile_adapter, factors_stride, scale_stride, ranks_stride, H,
-                  BLOCK: tl.constexpr):
-    """BLOCK columns of one row. See the top of the file."""
-    H = H // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
-    m, i = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    tile = m // ROW_TILE
-    adapter = tl.load(tile_adapter + tile)
-    there = adapter >= 0
+def table_of(factors, factors_stride, adapter):
+    """An adapter's row of the table of factors, and the address of its first factor, 0 for none."""
     table = factors + tl.cast(adapter, tl.int64) * factors_stride
-    first = tl.load(table + A, mask=there, other=0)
-    if first == 0:
-        return
+    return table, tl.load(table + A, mask=adapter >= 0, other=0)
+
+
+@triton.jit
+def change_row(x, ids, token_row, table, first, scale, ranks, adapter, scale_stride, ranks_stride, m, i, H, BLOCK: tl.constexpr):
+    """Columns i of row m of x: a row of the adapter's own, or with what it adds. Returns its rank and its token's row of b."""
     kind: tl.constexpr = x.dtype.element_ty
     size: tl.constexpr = kind.primitive_bitwidth // 8
     inside = i < H
@@ -44,8 +41,9 @@ def table_forward(x, ids, token_row, s, low_at, factors, scale, ranks, tile_adap
         rows = tl.multiple_of((first + row.to(tl.int64) * (H * size)).to(tl.pointer_type(kind)), 16)
         tl.store(at, tl.load(rows + i, mask=inside), mask=inside)
     rank = tl.load(ranks + tl.cast(adapter, tl.int64) * ranks_stride)
+    b = first.to(tl.pointer_type(kind))
     if rank > 0:
-        b = first.to(tl.pointer_type(kind)) + tl.load(ids + m).to(tl.int64) * rank
+        b += tl.load(ids + m).to(tl.int64) * rank
         a = tl.multiple_of(tl.load(table + B).to(tl.pointer_type(kind)), 256) + i
         total = tl.zeros((BLOCK,), tl.float32)
         for r in range(rank):
@@ -53,12 +51,27 @@ def table_forward(x, ids, token_row, s, low_at, factors, scale, ranks, tile_adap
             a += H
         total = tl.load(at, mask=inside, other=0.0).to(tl.float32) + tl.load(scale + tl.cast(adapter, tl.int64) * scale_stride) * total
         tl.store(at, total.to(kind), mask=inside)
-        if tl.program_id(1) == 0:
-            W = padded(rank)
-            kept = s + low_begin(low_at, tile, W) + (m % ROW_TILE) * W
-            for r0 in range(0, W, UNIT):
-                column = r0 + tl.arange(0, UNIT)
-                tl.store(kept + column, tl.load(b + column, mask=column < rank, other=0.0))
+    return rank, b
+
+
+@triton.jit
+def table_forward(x, ids, token_row, s, low_at, factors, scale, ranks, tile_adapter, factors_stride, scale_stride, ranks_stride, H,
+                  BLOCK: tl.constexpr):
+    """BLOCK columns of one row. See the top of the file."""
+    H = H // 8 * 8  # as it is: tells the compiler that rows are aligned to 16 bytes
+    m, i = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    tile = m // ROW_TILE
+    adapter = tl.load(tile_adapter + tile)
+    table, first = table_of(factors, factors_stride, adapter)
+    if first == 0:
+        return
+    rank, b = change_row(x, ids, token_row, table, first, scale, ranks, adapter, scale_stride, ranks_stride, m, i, H, BLOCK)
+    if (tl.program_id(1) == 0) & (rank > 0):
+        W = padded(rank)
+        kept = s + low_begin(low_at, tile, W) + (m % ROW_TILE) * W
+        for r0 in range(0, W, UNIT):
+            column = r0 + tl.arange(0, UNIT)
+            tl.store(kept + column, tl.load(b + column, mask=column < rank, other=0.0))
 
 
 @triton.jit

@@ -56,12 +56,8 @@ function fastest(columns: readonly number[], tiles: number, K: number): number {
   return columns.reduce((best, each) => (time(each) < time(best) ? each : best));
 }
 
-/** Rows above which codes are taken apart before the product, once for all tiles of rows, to the same bits. */
+/** Rows above which some GPUs take codes apart before the product, once for all tiles of rows, to the same bits. */
 const [APART_FROM, VALUE] = [128, 2];
-
-/** Whether a product over this many rows reads values of codes, without their scales, in place of the codes. */
-export const readsValues = (rows: number, format: WeightFormat): boolean =>
-  rows > APART_FROM && (format === "int8" || format === "nf4");
 
 export type FewRowsSizes = {
   readonly M: number;

@@ -1,8 +1,10 @@
 // Generation on a stage: passes that read prompts or extend sequences, and the next tokens on the last stage.
 
 import { invariant } from "../base/errors.ts";
+import { Later } from "../bus/bus.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
+import { nextIds } from "../ops/choose.ts";
 import type { GenerationBatch, NextTokens } from "../schedule/micro-batch.ts";
 import type { AdapterPool } from "./adapter-pool.ts";
 import type { Batch } from "./batch.ts";
@@ -47,9 +49,17 @@ type Lent = {
   readonly ground: (passed: Passed) => Ground;
 };
 
+/** What comes of a pass, or will come of one that is under way. */
+type Found = NextTokens | null | Later<NextTokens>;
+
+const arrived = (found: Found): Promise<NextTokens | null> | NextTokens | null =>
+  found instanceof Later ? found.reply : found;
+
 export class Generating {
   readonly #byRow: boolean;
   readonly #pages: PageTable | null;
+  /** Of each sequence of the last pass by rows, its target there. */
+  #targetOf = new Int32Array(0);
 
   constructor(private readonly of: Lent) {
     this.#pages = of.config.sizes.cache ? new PageTable(of.config.sizes.cache) : null;
@@ -57,7 +67,7 @@ export class Generating {
   }
 
   /** Null on a stage that is not the last. */
-  async decode(batch: GenerationBatch): Promise<NextTokens | null> {
+  async decode(batch: GenerationBatch): Promise<Found> {
     const { device, buffers } = this.of;
     this.#pages?.update(device, buffers.pages!, batch.pages);
     const { rowTiles } = batch;
@@ -66,18 +76,19 @@ export class Generating {
     const byRow = rowsOf(batch, device.rowTile, () => true, 0, rowTiles);
     const byTile = rowsOf(batch, device.rowTile, () => true, rowTiles);
     const [rest, own] = [withoutRows(batch, byTile, device.rowTile), withoutRows(batch, byRow, device.rowTile)];
-    const [read, extended] = [await this.#heads(own!), await this.#extended(rest!)];
+    const [read, extended] = [await this.#heads(own!), await arrived(await this.#extended(rest!))];
     return read && extended && joined(batch, byTile, read, extended);
   }
 
   /** By rows, and by tiles what cannot be. */
-  async #extended(batch: GenerationBatch): Promise<NextTokens | null> {
+  async #extended(batch: GenerationBatch): Promise<Found> {
     const { device, pool } = this.of;
     const rows = this.#byRow && batch.from === "cache" ? sequenceRows(batch, device.rowTile, pool) : [];
     if (rows.length === 0) return await this.#heads(batch);
-    const extended = await this.#rows(batch, rows);
+    const found = await this.#rows(batch, rows);
     const rest = withoutRows(batch, rows, device.rowTile);
-    if (!rest) return extended;
+    if (!rest) return found;
+    const extended = await arrived(found);
     const others = await this.#heads(rest);
     return extended && others && joined(batch, rows, extended, others);
   }
@@ -108,6 +119,8 @@ export class Generating {
 
   async #tiles(batch: GenerationBatch): Promise<NextTokens | null> {
     const { device, buffers, config, ground } = this.of;
+    invariant(!follows(batch), "a pass of tiles follows one that may be under way");
+    this.#targetOf = new Int32Array(0);
     const places = firstRows(buffers.places!, batch.ids.length);
     const words = batch.from === "cache" && device.hasFewRows ? tilesOf(batch.bounds) : new Int32Array(0);
     const tiles = words.length > 0 ? firstRows(buffers.tiles!, words.length / 2) : null;
@@ -121,15 +134,17 @@ export class Generating {
   }
 
   /** In the order of the sequences. */
-  async #rows(batch: GenerationBatch, sequences: readonly SequenceRow[]): Promise<NextTokens | null> {
+  async #rows(batch: GenerationBatch, sequences: readonly SequenceRow[]): Promise<Found> {
     const { device, buffers, config, decoder, pool, neighbours, recorder, ground } = this.of;
     const { first, last } = config.layerRange;
-    const { batch: pass, places, tiles, settings, key } = rowBatch(buffers.rowTables!, pool, sequences);
+    const { batch: pass, places, source, tiles, settings, key } = rowBatch(buffers.rowTables!, pool, sequences);
     const positions = tablePositions(config, batch.positions, (row) => {
       return pool.adapter(batch.tileAdapter[Math.floor(row / device.rowTile)]!)?.isLong === true;
     });
-    const tables = rowTables(batch, positions, sequences, pool);
+    const tables = rowTables(batch, positions, sequences, pool, this.#targetOf);
     device.write(firstRows(buffers.rowTables!, tables.length), tables);
+    if (follows(batch)) nextIds(device, { chosen: buffers.choices!.chosen, source, ids: pass.ids });
+    this.#targetOf = targetsOf(sequences, batch);
     decoder.refresh(); // apart from what is the same each time
     const cached = this.#cached(batch, places, tiles);
     const adapters = [...new Set(sequences.map(({ adapter }) => adapter))].filter((adapter) => adapter >= 0);
@@ -167,10 +182,20 @@ export class Generating {
         await device.idle();
         return inOrder([], tokensIn(new Uint8Array(0), []), batch, []);
       }
-      const [bytes] = await (await device.peek([chosen])).bytes; // copied as soon as they are chosen
-      return inOrder(targets, tokensIn(bytes!, [...targets.keys()]), batch, logits);
+      const { bytes } = await device.peek([chosen]); // copied as soon as they are chosen
+      return new Later(bytes.then(([read]) => inOrder(targets, tokensIn(read!, [...targets.keys()]), batch, logits)));
     });
   }
+}
+
+const follows = ({ ids }: GenerationBatch): boolean => ids.some((id) => id < 0);
+
+/** Of each sequence of a pass, which of its rows' targets it has. */
+function targetsOf(rows: readonly SequenceRow[], { choices }: GenerationBatch): Int32Array<ArrayBuffer> {
+  const found = new Int32Array(choices.logits.length).fill(-1);
+  let target = 0;
+  for (let i = 0; i < rows.length; i++) if (rows[i]!.sequence >= 0) found[rows[i]!.sequence] = target++;
+  return found;
 }
 
 /** What was found of rows, by the order of their sequences. */

@@ -3,6 +3,7 @@
 // Its tables lie next to each other, so that one copy brings them to the device; all launches of a pass of as many rows and the
 // same ranks are the same, so that a device may repeat them as a record.
 
+import { invariant } from "../base/errors.ts";
 import { expertFormatOf, type HeldWeights } from "../base/precision.ts";
 import { alignUp, range, sum } from "../base/shape.ts";
 import { firstRows, rowsFrom } from "../device/arena.ts";
@@ -187,6 +188,7 @@ const TABLES = {
   places: ["row", 1],
   rowAdapter: ["row", 1],
   tokenRow: ["row", 1],
+  source: ["row", 1],
   settings: ["target", 4],
   targetRows: ["target", 1],
   targetAdapter: ["target", 1],
@@ -234,18 +236,22 @@ function eachTable<T>(sizes: Sizes, make: (begin: number, entries: number, words
   return found as Record<Name, T>;
 }
 
-/** The tables on the host: rows that are no sequence's attend to nothing and are kept nowhere. */
+/**
+ * The tables on the host: rows that are no sequence's attend to nothing and are kept nowhere. `targetOf`: where the pass before
+ * chose for its sequences.
+ */
 export function rowTables(
   batch: GenerationBatch,
   positions: Int32Array,
   rows: readonly SequenceRow[],
   pool: AdapterPool,
+  targetOf: Int32Array,
 ): Int32Array {
   const sizes = sizesOf(rows, pool);
   const words = new Int32Array(sum((["row", "target", "slot", "tile"] as const).map((each) => wordsOf(each) * sizes[each])));
   const values = new Float32Array(words.buffer);
   const at = eachTable(sizes, (begin) => begin);
-  for (const name of ["places", "rowAdapter", "tokenRow", "targetRows", "targetAdapter"] as const)
+  for (const name of ["places", "rowAdapter", "tokenRow", "source", "targetRows", "targetAdapter"] as const)
     words.fill(-1, at[name], at[name] + sizes[TABLES[name][0]]);
   const { temperature, topK, topP, uniform } = batch.choices;
   const numberOf = trainedTokens(pool);
@@ -254,11 +260,17 @@ export function rowTables(
     const { sequence, row, adapter } = rows[i]!;
     words[at.bounds + 2 * i] = batch.bounds[2 * row]!;
     words[at.bounds + 2 * i + 1] = batch.bounds[2 * row + 1]!;
-    words[at.ids + i] = batch.ids[row]!;
+    const id = batch.ids[row]!;
+    if (id >= 0) words[at.ids + i] = id;
+    else {
+      const target = targetOf[~id] ?? -1;
+      invariant(target >= 0, `a row follows sequence ${~id}, for which the pass before chooses nothing`);
+      words[at.source + i] = target;
+    }
     words[at.positions + i] = positions[row]!;
     words[at.places + i] = batch.places[row]!;
     words[at.rowAdapter + i] = adapter;
-    words[at.tokenRow + i] = numberOf(adapter, batch.ids[row]!);
+    words[at.tokenRow + i] = numberOf(adapter, id);
     if (sequence < 0) continue;
     const setting = at.settings + 4 * target;
     values[setting] = temperature[sequence]!;
@@ -288,7 +300,7 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
       return [method, { which, table: pool.tableOf(method) }] as const;
     }),
   );
-  const { settings, bounds, ids, positions, places, rowAdapter, targetRows, tiles } = tables;
+  const { settings, bounds, ids, positions, places, rowAdapter, source, targetRows, tiles } = tables;
   const ofTables = adaptedTables(pool, new Set(of.map(({ adapter }) => adapter)), tables);
   const found = pool.lowRows(Int32Array.from(new Set(of.map(({ adapter }) => adapter))));
   const hasGains = of.some(({ adapter }) => adapter >= 0 && COMPUTATIONS[pool.adapter(adapter)!.method ?? "lora"].rows);
@@ -312,7 +324,7 @@ export function rowBatch(memory: Tensor, pool: AdapterPool, of: readonly Sequenc
   const spans = [...low].map(([group, { span }]) => `${group} ${span.least} ${span.most}`);
   const made = [...expanding.keys(), keyOf(ofTables)].join(" ");
   const key = `${sizes.row} rows, ${sizes.target} targets, ${sizes.tile} tiles${hasGains ? ", gains" : ""}, ${made}: ${spans}`;
-  return { batch, places, tiles: sizes.tile > 0 ? tiles : null, settings: { ...settings, dtype: "f32" as const }, key };
+  return { batch, places, source, tiles: sizes.tile > 0 ? tiles : null, settings: { ...settings, dtype: "f32" as const }, key };
 }
 
 /** Logits c[rows, V] of a pass as the head has them, a chunk of targets at a time: each is in the place of the last. */

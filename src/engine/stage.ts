@@ -128,7 +128,7 @@ export class Stage implements Disposable {
       forward: ({ pass, batch }) => this.#whole(() => this.#forward(pass, batch)),
       backward: ({ pass, logProbs }) => this.#whole(() => this.#backward(pass, logProbs)),
       evaluate: ({ batch, logProbs, top }) => this.#whole(() => this.evaluate(batch, logProbs, top)),
-      decode: ({ batch }) => this.#whole(() => this.decode(batch)),
+      decode: ({ batch }) => this.#whole(() => this.#decode(batch)),
       squares: async ({ adapters }) => new Later((await this.pool.enqueueSquares(adapters)).found),
       loads: async ({ adapters }) => new Later(this.#loads.take(adapters)),
       share: ({ slot, what, values }) => this.pool.shareGradient(slot, what, values),
@@ -253,6 +253,11 @@ export class Stage implements Disposable {
    * sequence, in their order.
    */
   async decode(batch: GenerationBatch): Promise<NextTokens | null> {
+    const found = await this.#decode(batch);
+    return found instanceof Later ? await found.reply : found;
+  }
+
+  async #decode(batch: GenerationBatch): Promise<NextTokens | null | Later<NextTokens>> {
     const { device, config, pool, decoder, buffers, neighbours } = this;
     this.#latest = null;
     this.#generating ??= new Generating({

@@ -4,7 +4,7 @@ import { shapedLogits } from "../base/logits.ts";
 import { choose } from "../base/sample.ts";
 import { floats, ints } from "../device/cpu/host.ts";
 import type { Tensor } from "../device/device.ts";
-import { dim, op } from "./op.ts";
+import { cdiv, dim, op } from "./op.ts";
 
 /** Columns of a row of settings: temperature, top-k, top-p and the chance. */
 export const CHOICE_WIDTH = 4;
@@ -43,9 +43,28 @@ export const chooseTokens = op<{
       }
     },
     cuda: ({ logits, classes, targets, settings, chosen, scale, cap }, gpu) => {
-      const kernel = gpu.kernel("choose", { SHAPED: scale !== 1 || cap > 0 ? 1 : 0 });
+      const kernel = gpu.kernel("choose");
       const V = dim(logits, 1);
       gpu.launch(kernel, [dim(logits, 0)], { logits, targets, settings, chosen, V, classes, scale, cap });
+    },
+  },
+);
+
+/**
+ * ids[m] = the token of chosen[source[m]] where source[m] is 0 or more, else as it is: chosen f32[T, 4] of choose, source and
+ * ids i32[M].
+ */
+export const nextIds = op<{ chosen: Tensor; source: Tensor; ids: Tensor }>(
+  "next_ids",
+  { chosen: "f32 T 4", source: "i32 M", ids: "i32 M" },
+  {
+    cpu: ({ chosen, source, ids }) => {
+      const [tokens, to] = [ints({ ...chosen, dtype: "i32" }), ints(ids)];
+      for (const [m, t] of ints(source).entries()) if (t >= 0) to[m] = tokens[CHOICE_WIDTH * t]!;
+    },
+    cuda: ({ chosen, source, ids }, gpu) => {
+      const [kernel, M] = [gpu.kernel("next_ids"), dim(ids, 0)];
+      gpu.launch(kernel, [cdiv(M, kernel.constant("BLOCK"))], { chosen, source, ids, M });
     },
   },
 );

@@ -10,7 +10,7 @@ import { addressesIn, floats, type Host, ints, rowsOfFloats, rowsOfInts } from "
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
-import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS, type Reading, readingOf, readsValues } from "../device/fewrows.ts";
+import { fewRowsPieces, fewRowsScratch, LOW, MOST_ROWS, type Reading, readingOf } from "../device/fewrows.ts";
 import { isPacked, type PackedWeight, type Weight } from "../device/packed.ts";
 import { RANK_TILE } from "../methods/layout.ts";
 import { GAIN } from "./dora.ts";
@@ -60,14 +60,14 @@ export const fewRowsForward = op<FewRows>(
   {
     cpu: (args, host) => computeRows(args, host),
     cuda: (args, gpu) => {
-      const { bias, residual, y } = args;
+      const { residual, y } = args;
       productOfRows(gpu, args, (parts, { rows, from, firstColumn }) => {
-        const kernel = gpu.kernel("fewrows_sum", { BIAS: flag(bias), RESIDUAL: flag(residual), LORA: flag(args.lora) });
+        const kernel = gpu.kernel("fewrows_sum", { LORA: flag(args.lora) });
         const width = kernel.constant("BN");
         const blocks = firstColumn.slice(1).reduce((all, last, g) => all + cdiv(last - firstColumn[g]!, width), 0);
         const part = (t: Tensor) => rowsFrom(t, from, rows);
         const io = { y: part(y), residual: residual && part(residual) };
-        gpu.launch(kernel, [blocks, cdiv(rows, kernel.constant("BM"))], { ...parts, ...io });
+        gpu.launch(kernel, [blocks, cdiv(rows, kernel.constant("BM"))], { ...parts, ...io, has_residual: flag(residual) });
       });
     },
   },
@@ -164,7 +164,7 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
     rows.rows = { ptr: begin, dtype: "u8", shape: [M, K] };
   }
   const codes = packed && codesOf(packed);
-  const values = packed && readsValues(M, packed.format) ? valuesOfCodes(gpu, packed, begin) : null;
+  const values = packed && kernel.constant("APART") === 1 ? valuesOfCodes(gpu, packed, begin) : null;
   gpu.launch(kernel, [lows + (tilesOf(kernel) / count) * pieces], {
     ...{ x, ...(codes ? { ...rows, ...codes, ...(values && { w: values }) } : { rows: x, w }) },
     ...{ ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
@@ -174,7 +174,7 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
     ...{ vectors: gains?.vectors ?? null, vectors_stride: gains ? strideOf(gains.vectors) : 0, has_gains: flag(gains) },
     ...{ decomposed: gains?.decomposed ?? null, decomposed_stride: gains ? strideOf(gains.decomposed) : 0 },
     ...{ ...parts, ...tables, bias, scale: lora?.scale ?? null, scale_stride: lora ? strideOf(lora.scale) : 0 },
-    ...{ M, N, pieces, low_pieces: lowPieces, W, ...boundaries(firstColumn) },
+    ...{ has_bias: flag(bias), M, N, pieces, low_pieces: lowPieces, W, ...boundaries(firstColumn) },
   };
 }
 
@@ -226,16 +226,6 @@ function productFor(
   return found ?? gpu.kernel(name, { SUMS: 1, ...choice });
 }
 
-/** Rows up to which pieces of K are programs of their own, of several tiles of rows if need be. */
-const IN_PIECES = 256;
-
-/** The same of a product over codes, or over their values. */
-function packedFor(gpu: Launcher, rows: number, format: PackedFormat): Variant {
-  const isApart = readsValues(rows, format);
-  const all = gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]!, APART: isApart ? 1 : 0 });
-  const inPieces = all.filter((variant) => variant.constant("SUMS") === 0);
-  const found = inPieces.find((variant) => variant.constant("BM") >= rows);
-  if (found) return found;
-  const summing = all.find((variant) => variant.constant("SUMS") === 1);
-  return summing && (!isApart || rows > IN_PIECES) ? summing : inPieces.at(-1)!;
-}
+/** The same of a product over codes, or over their values: each variant says up to how many rows it is taken. */
+const packedFor = (gpu: Launcher, rows: number, format: PackedFormat): Variant =>
+  gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]! }).find((variant) => variant.constant("UNTIL") >= rows)!;

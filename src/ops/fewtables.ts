@@ -75,11 +75,12 @@ export const fewHead = op<{ x: Tensor; weight: Weight; y: Tensor; lora: HeadAdap
       const { tokens, mostTokens, downRanks, ranks, products } = lora;
       const down = { ...lora, ranks: downRanks, gains: null };
       productOfRows(gpu, { x, weight, bias: null, lora: down }, (parts, { rows, from }) => {
-        const sum = gpu.kernel("fewrows_sum", { BIAS: 0, RESIDUAL: 0, LORA: flag(products) });
+        const sum = gpu.kernel("fewrows_sum", { LORA: flag(products) });
         const put = gpu.kernel("fewtables_put");
         const logits = rowsFrom(y, from, rows);
         gpu.launch(sum, [cdiv(dim(y, 1), sum.constant("BN")), cdiv(rows, sum.constant("BM"))], {
           ...{ ...parts, ranks, ranks_stride: strideOf(ranks), y: logits, residual: null },
+          has_residual: 0,
         });
         if (mostTokens === 0) return;
         gpu.launch(put, [rows, cdiv(mostTokens, put.constant("BLOCK"))], {

@@ -24,9 +24,15 @@ export function checkBf16Products(format: WeightFormat, devices: readonly StageD
 /** Throws a RequestError, `plan.precision`, where a model's linears have sizes that the format cannot hold. */
 export function checkFormat(format: WeightFormat, spec: ModelSpec): void {
   const align = INPUT_ALIGN[format];
-  if (align === undefined) return;
   const shapes = linearsOfModel(spec).flatMap((linear) => linearShapes(spec, linear).map((shape) => [linear, shape] as const));
   for (const [linear, { out, in: width }] of shapes) {
+    if (format === "nf4" && (out * width) % 2 !== 0)
+      throw new RequestError(
+        "plan.precision",
+        `model.precision is nf4, but ${linear} of this model is [${out}, ${width}]: nf4 holds two values in a byte`,
+        'set precision to "int8" or "bf16"',
+      );
+    if (align === undefined) continue;
     if (out % FP8_ALIGN === 0 && width % align === 0) continue;
     throw new RequestError(
       "plan.precision",

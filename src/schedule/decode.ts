@@ -24,6 +24,8 @@ export type GeneratedSequence = {
   readonly isLong?: boolean;
   /** Left out, the likeliest token. */
   readonly choice?: TokenChoice;
+  /** One more token follows `ids`: that which the pass before, maybe under way, chooses for its sequence of this number. */
+  readonly follows?: number;
   /** Of a sequence of which more than the last token is read: tokens whose keys are kept, now and after this pass. */
   readonly read?: number;
   readonly until?: number;
@@ -124,7 +126,7 @@ export function prefill(
 export function decode(sequences: readonly GeneratedSequence[], adapters: number, tile: Tile): GenerationBatch {
   const each = tile.sameOrder.length;
   const rowsOf = (of: GeneratedSequence): readonly [from: number, until: number] => {
-    const until = of.until ?? of.ids.length;
+    const until = of.until ?? lengthOf(of);
     return [of.read ?? until - 1, until];
   };
   /** Of what is multiplied by rows and of what is by tiles: the rows of each adapter. */
@@ -148,25 +150,27 @@ export function decode(sequences: readonly GeneratedSequence[], adapters: number
     tile.isApart || (byTile!.size === 0 && tiles.length === byRow!.size),
     `more than ${each} sequences of one adapter in a pass`,
   );
-  const ended = sequences.filter((of) => rowsOf(of)[1] === of.ids.length);
+  const ended = sequences.filter((of) => rowsOf(of)[1] === lengthOf(of));
   const pass = padding(tiles.length * tile.rows, ended, adapters, tile, "cache", rowTiles);
   pass.tileAdapter.set(tiles);
   pass.bounds.fill(NOTHING_SEEN, 2 * rowTiles * tile.rows);
   for (let row = rowTiles * tile.rows; row < pass.ids.length; row++) pass.bounds[2 * row + 1] = 0;
   let targets = 0;
   for (const of of sequences) {
-    const { adapter, ids, firstRow, isLong = false, isPrompt = false, isTiled = false } = of;
-    const [from, until] = rowsOf(of);
+    const { adapter, ids, firstRow, isLong = false, isPrompt = false, isTiled = false, follows = 0 } = of;
+    const [[from, until], length] = [rowsOf(of), lengthOf(of)];
     const own = (isTiled ? byTile : byRow)!.get(adapter)!;
     const seen = isPrompt ? ~firstRow : firstRow;
     for (let at = from; at < until; at++) {
       const row = own.first + rowIndex(own.used++, tile);
-      putRow(pass, row, ids[at]!, isLong ? ~at : at, [seen, firstRow + at + 1], firstRow + at);
-      if (at === ids.length - 1) putTarget(pass, targets++, row, tile);
+      putRow(pass, row, ids[at] ?? ~follows, isLong ? ~at : at, [seen, firstRow + at + 1], firstRow + at);
+      if (at === length - 1) putTarget(pass, targets++, row, tile);
     }
   }
   return pass;
 }
+
+const lengthOf = ({ ids, follows }: GeneratedSequence): number => ids.length + (follows === undefined ? 0 : 1);
 
 /** In place of the first row that a row sees: it is read together with others that see nothing. */
 const NOTHING_SEEN = ~0;

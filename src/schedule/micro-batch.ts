@@ -162,7 +162,10 @@ export type NextTokens = Output<typeof nextTokens>;
 /** A pass of generation (decode.ts). */
 export const generationBatch = v.strictObject({
   ...tableSchemas,
-  /** i32[M]: the row of the cache for each row's keys and values, below 0 for none. */
+  /**
+   * i32[M]: the row of the cache for each row's keys and values, below 0 for none. The id of a row may be ~i: what the pass
+   * before chooses for its sequence i.
+   */
   places: ints,
   /** Pages of the cache that the pass is the first to find elsewhere: of each its number and its place, in turn. */
   pages: ints,

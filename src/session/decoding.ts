@@ -54,6 +54,8 @@ export type GenerationEngine = {
   readonly reading: Reading;
   /** Tokens of a prompt that is read by tiles, at least, where prompts are read in rows; null for none. */
   readonly tiledPrompt: number | null;
+  /** Whether a pass that extends sequences may be given before the last one is answered (GeneratedSequence.follows). */
+  readonly follows?: boolean;
   /** Each sequence's next token, in the order of the pass's targets. */
   run(pass: GenerationBatch): Promise<NextTokens>;
 };
@@ -92,6 +94,14 @@ type Active = GeneratedSequence & {
 /** Tokens of a sequence that a pass reads. */
 type Part = { readonly of: Active; readonly read: number; readonly until: number };
 
+/** A pass that the engine has been given. `ended`: sequences whose next token it chooses, in their order. */
+type Flight = {
+  readonly parts: readonly Part[];
+  readonly ended: readonly Active[];
+  readonly kind: "prompts" | "tokens";
+  readonly next: Promise<NextTokens>;
+};
+
 /**
  * Rows of prompts in a pass next to `extended` sequences: those that are multiplied by rows are with these as many as are
  * multiplied at once, a half at least; those that are multiplied by tiles hold none up where nothing is extended.
@@ -117,6 +127,8 @@ export class Decoding {
   readonly #pages: PagePool;
   /** The last pass read a piece of a prompt, and none of what is extended. */
   #hasRead = false;
+  /** The pass after the last one, if it was given to the engine with that. */
+  #ahead: Flight | null = null;
 
   constructor(
     private readonly engine: GenerationEngine,
@@ -147,6 +159,19 @@ export class Decoding {
    * read any of these, null for nothing.
    */
   async pass(): Promise<"prompts" | "tokens" | null> {
+    const ahead = this.#ahead?.ended.some((of) => this.#active.includes(of)) ? this.#ahead : null;
+    this.#ahead = null;
+    const flight = ahead ?? this.#begin();
+    if (!flight) return null;
+    this.#ahead = this.#following(flight);
+    const next = await flight.next;
+    for (const { of, until } of flight.parts) if (of.pages.length > 0) of.kept = until; // else it was cancelled meanwhile
+    this.#grow(flight.ended, next);
+    return flight.kind;
+  }
+
+  /** Gives the engine the next pass; null where there is nothing to do. */
+  #begin(): Flight | null {
     const { tile, sizes, reading } = this.engine;
     this.#admit();
     const prompts = reading === "rows" ? [] : this.#prompts();
@@ -162,17 +187,45 @@ export class Decoding {
     });
     const batch =
       prompts.length > 0 ? prefill(chosen, sizes.slots, tile, isPiece ? "cache" : "pass") : decode(chosen, sizes.slots, tile);
-    const next = await this.engine.run({ ...batch, pages: this.#pages.changes() });
-    this.#pages.told();
-    for (const { of, until } of parts) if (of.pages.length > 0) of.kept = until; // else it was cancelled meanwhile
-    this.#grow(parts, next);
-    return parts.some(({ of, read }) => read < of.wanted.prompt.length) ? "prompts" : "tokens";
+    const ended = parts.flatMap(({ of, until }) => (until === of.ids.length ? [of] : []));
+    const kind = parts.some(({ of, read }) => read < of.wanted.prompt.length) ? "prompts" : "tokens";
+    return { parts, ended, kind, next: this.#run(batch) };
   }
 
-  #grow(parts: readonly Part[], next: NextTokens): void {
-    const extended = parts.flatMap(({ of, until }) => (until === of.ids.length ? [of] : []));
+  #run(batch: GenerationBatch): Promise<NextTokens> {
+    const next = this.engine.run({ ...batch, pages: this.#pages.changes() });
+    this.#pages.told();
+    return next;
+  }
+
+  /**
+   * Gives the engine the pass after one that extends all there is, so that it need not wait for what the tokens are: what one
+   * comes to that then turns out to have ended is dropped. Null where another pass may have to come first.
+   */
+  #following({ parts, kind }: Flight): Flight | null {
+    const { tile, sizes, follows = false } = this.engine;
+    if (!follows || kind !== "tokens" || parts.length !== this.#active.length) return null;
+    if (this.#waiting.length > 0 && this.#places.length > 0) return null;
+    const longer = parts.flatMap(({ of, read, until }, i) => {
+      const isLast = until + 1 - of.wanted.prompt.length >= of.wanted.limit;
+      return isLast ? [] : [{ of, follows: i, read: read + 1, until: until + 1 }];
+    });
+    const isPlain = parts.every(
+      ({ of, read, until }) => of.pages.length > 0 && until === of.ids.length && read === until - 1 && !of.wanted.logits,
+    );
+    if (longer.length === 0 || !isPlain || !longer.every(({ of, until }) => this.#pages.take(of, until))) return null;
+    const chosen = longer.map(({ of, ...part }): GeneratedSequence => {
+      const { adapter, ids, firstRow, isLong = false } = of;
+      return { adapter, ids, firstRow, isLong, ...part, choice: choiceOf(of) };
+    });
+    const next = this.#run(decode(chosen, sizes.slots, tile));
+    next.catch(() => undefined); // it may fail before the next pass is asked for
+    return { parts: longer, ended: longer.map(({ of }) => of), kind, next };
+  }
+
+  #grow(ended: readonly Active[], next: NextTokens): void {
     let asked = 0;
-    for (const [i, of] of extended.entries()) {
+    for (const [i, of] of ended.entries()) {
       const logits = of.wanted.logits ? next.logits[asked++]! : null;
       const [token, logProb, drawnLogProb] = [next.tokens[i]!, next.logProbs[i]!, next.drawnLogProbs[i]!];
       try {

@@ -5,6 +5,9 @@ import type { Bus } from "../bus/bus.ts";
 import type { BaseModel } from "../bus/messages.ts";
 import { openLocalStages } from "../cluster/local-stage.ts";
 import { setupsOf } from "../cluster/setup.ts";
+import { programOf } from "../engine/program.ts";
+import { extendsByRow, isByRow } from "../engine/row-pass.ts";
+import { wholeModel } from "../engine/weights.ts";
 import type { PoolAdapter } from "../methods/adapter.ts";
 import type { FactorTensor } from "../methods/layout.ts";
 import { type GenerationPlan, tileOf } from "../plan/generation.ts";
@@ -14,6 +17,17 @@ import { readingOn } from "./reading.ts";
 
 /** An adapter with all its parameters. */
 export type LoadedAdapter = PoolAdapter & { readonly factors: readonly FactorTensor[] };
+
+/**
+ * Whether passes may follow one that is under way: all rows are extended by rows, and the id of a token decides nothing but its
+ * row of the embedding. Nothing else is asked of these stages meanwhile, as training would be.
+ */
+const canFollow = (plan: GenerationPlan, adapters: readonly LoadedAdapter[]): boolean => {
+  const [{ sizes, device }] = plan.stages;
+  const isByRows =
+    readingOn(plan).reading === "rows" && extendsByRow(programOf(plan.spec, wholeModel(plan.spec)), device, sizes);
+  return isByRows && adapters.every((of) => isByRow(of) && of.tables === undefined);
+};
 
 /** Opens the stage and puts the adapters into slots from 0 on. */
 export async function openGeneration(
@@ -41,6 +55,7 @@ export async function openGeneration(
       tile: tileOf(device),
       shortPositions: shortPositions(plan.spec),
       ...readingOn(plan),
+      follows: canFollow(plan, adapters),
     }),
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };

@@ -107,6 +107,38 @@ needs("kernels")("the kernels of this checkout", () => {
     expect([...rounded].sort()).toEqual(["add.rn.f32", "fma.rn.f32", "mul.rn.f32", "sub.rn.f32"]);
   });
 
+  test("give no register another value that a product under way reads, where a loop comes to the same product again", () => {
+    let products = 0;
+    for (const { arch, ptx } of kernels()) {
+      if (arch !== "sm_90a") continue;
+      const lines = textOf(`kernels/${ptx}`).split("\n");
+      const labels = new Map(lines.flatMap((line, i) => (/^\$\w+:/.test(line) ? [[line.split(":")[0]!, i] as const] : [])));
+      for (const [end, line] of lines.entries()) {
+        const begin = labels.get(/\bbra(?:\.uni)?\s+(\$\w+);/.exec(line)?.[1] ?? "") ?? end;
+        for (let i = begin; i < end; i++) {
+          // Accumulators, then a fragment in registers in place of a matrix in shared memory.
+          const read = /wgmma\.mma_async[^;]*\}\s*,\s*\{([^}]*)\}/.exec(lines[i]!)?.[1]?.split(/\s*,\s*/);
+          if (!read) continue;
+          products++;
+          const registers = new Set(read);
+          let groups = -1; // begun after that of the product
+          for (let step = 1; step <= end - begin; step++) {
+            const other = lines[begin + ((i - begin + step) % (end - begin))]!;
+            if (other.includes("wgmma.commit_group")) groups++;
+            const left = /wgmma\.wait_group\.sync\.aligned (\d+)/.exec(other)?.[1];
+            if (left !== undefined && groups >= Number(left)) break;
+            if (other.includes("wgmma")) continue;
+            const written = /^\s*(?:@!?%p\d+ )?[\w.:]+\s+(?:\{([^}]*)\}|(%\w+)),/.exec(other);
+            for (const register of (written?.[1] ?? written?.[2] ?? "").split(/\s*,\s*/))
+              if (registers.has(register))
+                throw new Error(`${ptx}: line ${begin + step} writes ${register}, read in line ${i + 1}`);
+          }
+        }
+      }
+    }
+    expect(products).toBeGreaterThan(200);
+  });
+
   test("come with machine code for every kind's GPUs, which is ELF", () => {
     for (const { arch, kinds, cubins, ptx } of kernels()) {
       const hopper = arch === "sm_90a" ? ["9"] : kinds.join() === "ptr" ? ["8"] : ["8", "9"];

@@ -8,7 +8,7 @@ import type { ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import { linearsOfModel } from "../../src/families/linears.ts";
+import { linearsIn } from "../../src/families/linears.ts";
 import { type DataSummary, gradientsOnStages, makePlan, type Plan, type StageDevice, totalBytes } from "../../src/plan/plan.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
@@ -79,7 +79,7 @@ const OBJECTIVES = ["dpo", "cpo", "orpo", "simpo"];
 
 function randomKeys(rng: Rng, spec: ModelSpec): Keys {
   const method = ["lora", "dora", "vera"][rng.below(3)]!;
-  const chosen = linearsOfModel(spec).filter(() => rng.below(2) === 0);
+  const chosen = linearsIn(spec).filter(() => rng.below(2) === 0);
   return {
     rank: 1 + rng.below(rng.below(3) === 0 ? 256 : 32),
     method: `"${method}"`,

@@ -72,7 +72,7 @@ const rounded =
   (device: CpuDevice, format: PackedFormat, fill: FillTensor): FillTensor =>
   async (name, to, how) => {
     await fill(name, to, how);
-    if (!/(_proj|_linear|\.w[123]|layers\.\d+\.per_layer_(input_gate|projection))\.weight$/.test(name)) return;
+    if (!/(_proj(_with_mqa)?|_linear|\.w[123]|layers\.\d+\.per_layer_(input_gate|projection))\.weight$/.test(name)) return;
     const [rows, columns] = to.shape as [number, number];
     const values = new Float32Array((await device.read(to)).buffer);
     device.write(to, (await packed(device, format, [rows], columns, values)).back);

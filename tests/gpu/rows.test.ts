@@ -4,9 +4,11 @@
 import { expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
+import { localBus } from "../../src/bus/local.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { decode, prefill } from "../../src/schedule/decode.ts";
+import { engineOver, generate } from "../../src/session/generate.ts";
 import { crowdTables } from "../helpers/crowd.ts";
 import { ADAPTERS, nextLogits, tinyGenerator } from "../helpers/generation.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
@@ -73,6 +75,39 @@ needs("gpu")("sequences that are extended by row", () => {
     for (const i of [...range(adapters.length + 1), 26]) {
       const [alone] = await logitsOf(rows, [sequences[i]!]);
       expect(bytes(alone!), `sequence ${i} alone`).toBe(bytes(all[i]!));
+    }
+  });
+});
+
+needs("gpu")("passes that follow one under way", () => {
+  test.each([
+    ["llama", "bf16", 0],
+    ["llama", "bf16", 0.9],
+    ["qwen3moe", "bf16", 0.9],
+    ["gemma4", "f32", 0.9],
+  ] as const)("%s in %s, temperature %d: the tokens of passes one by one", async (family, compute, temperature) => {
+    const spec = { ...gpuFamilies, ...sparseGpuFamilies }[family]!;
+    using generator = await tinyGenerator(new CudaDevice(compute), spec, { sequences: 12, capacity: 96 });
+    await using bus = localBus(
+      [{ ...generator.stage.handlers(), open: () => Promise.reject(new Error("a stage that is open")) }],
+      () => Promise.resolve(),
+    );
+    const wanted = range(30).map((i) => ({
+      ...{ adapter: (i % (ADAPTERS.length + 1)) - 1, seed: i, limit: 1 + ((11 * i) % 40) },
+      prompt: range(1 + ((7 * i) % 30)).map((j) => (5 * i + 3 * j + 1) % spec.vocab),
+    }));
+    const run = async (follows: boolean, stops: ReadonlySet<number>) => {
+      const found = wanted.map(() => [] as (readonly [token: number, logProb: number, drawn: number])[]);
+      const sampling = { temperature, topK: 0, topP: 0.95 };
+      for await (const next of generate({ ...engineOver(bus, generator), follows }, wanted, sampling, stops))
+        found[next.index]!.push([next.token, next.logProb, next.drawnLogProb]);
+      return found;
+    };
+    const all = await run(false, new Set());
+    const stops = new Set(all.flatMap((of) => of.map(([token]) => token)).filter((_, i) => i % 37 === 5));
+    for (const ends of [new Set<number>(), stops]) {
+      const plain = await run(false, ends);
+      for (const _ of range(3)) expect(await run(true, ends)).toEqual(plain);
     }
   });
 });

@@ -33,7 +33,7 @@ needs("gpu")("what adapters learn and say on a GPU has the same bits", () => {
   );
 
   for (const compute of ["bf16", "f32"] as const)
-    test.each(["llama", "gemma4", "qwen3_5", "qwen3moe"])(
+    test.each(["llama", "gemma4", "qwen3_5", "qwen3moe", "youtu", "deepseekV3"])(
       `%s in ${compute}`,
       async (family) => {
         const spec = { ...gpuFamilies, ...sparseGpuFamilies }[family]!;

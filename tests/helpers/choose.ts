@@ -8,7 +8,8 @@ import { candidates, choose, type Sampling } from "../../src/base/sample.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
 import { toBf16, toF32 } from "../../src/files/convert.ts";
-import { chooseTokens } from "../../src/ops/choose.ts";
+import { chooseTokens, nextIds } from "../../src/ops/choose.ts";
+import { tensorsOn } from "./on-device.ts";
 
 const SAMPLINGS: readonly Sampling[] = [0, 0.6, 1, 1.7].flatMap((temperature) =>
   [0, 1, 3, 50, 100_000].flatMap((topK) => [1, 0.95, 0.5, 0.01].map((topP) => ({ temperature, topK, topP }))),
@@ -83,4 +84,19 @@ export function choosesAsHosts(open: () => Device): void {
       }
       expect(compared).toBeGreaterThan(rows / 2);
     });
+
+  test("ids of rows that follow are what was chosen for others", async () => {
+    for (const rows of [1, 40, 700]) {
+      using device = open();
+      const { put } = tensorsOn(device);
+      const rng = new Rng(rows);
+      const [targets, words] = [rows + 3, new Int32Array(4 * (rows + 3)).map(() => rng.below(2 ** 17))];
+      const [source, ids] = [range(rows).map(() => rng.below(targets + 1) - 1), range(rows).map(() => rng.below(2 ** 17))];
+      const chosen = { ...put("i32", words, targets, 4), dtype: "f32" as const };
+      const to = put("i32", Int32Array.from(ids), rows);
+      nextIds(device, { chosen, source: put("i32", Int32Array.from(source), rows), ids: to });
+      const found = [...new Int32Array((await device.read(to)).buffer)];
+      expect(found).toEqual(source.map((t, m) => (t < 0 ? ids[m]! : words[4 * t]!)));
+    }
+  });
 }

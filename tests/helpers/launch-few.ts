@@ -6,7 +6,7 @@ import { expertSlots, fewExpertsScratch, fewRowsScratch, MOST_ROWS, readsExperts
 import { type PackedWeight, partsOf } from "../../src/device/packed.ts";
 import { NORMALISED } from "../../src/families/moe.ts";
 import { RANK_TILE } from "../../src/methods/layout.ts";
-import { CHOICE_WIDTH, chooseTokens } from "../../src/ops/choose.ts";
+import { CHOICE_WIDTH, chooseTokens, nextIds } from "../../src/ops/choose.ts";
 import { fewExpertsDown, fewExpertsUp, fewRoute } from "../../src/ops/fewexperts.ts";
 import { fewRowsNorm, fewRowsNormed, fewRowsRope, fewRowsSwiglu, MOST_NORMED } from "../../src/ops/fewrows/fused.ts";
 import { fewRowsForward } from "../../src/ops/fewrows.ts";
@@ -37,7 +37,7 @@ export function launchFew(gpu: Device): void {
     firstColumn: [0, 32, N],
     gains: null,
   };
-  for (const rows of [1, 17, 65, 129, MOST_ROWS]) {
+  for (const rows of [1, 17, 65, 129, 200, MOST_ROWS]) {
     const [x, y] = [arena.tensor(gpu.compute, rows, K), arena.tensor(gpu.compute, rows, N)];
     const lora = { ...tables, rowAdapter: arena.tensor("i32", rows) };
     for (const bias of [null, arena.tensor(gpu.compute, N)])
@@ -97,6 +97,7 @@ export function launchFew(gpu: Device): void {
   const [logits, settings] = [arena.tensor(gpu.compute, 3, 40), arena.tensor("f32", 3, CHOICE_WIDTH)];
   const of = { logits, settings, classes: 37, targets: arena.tensor("i32", 3), chosen: arena.tensor("f32", 3, CHOICE_WIDTH) };
   for (const cap of [0, 30]) chooseTokens(gpu, { ...of, scale: 1, cap });
+  nextIds(gpu, { chosen: of.chosen, source: ids, ids: arena.tensor("i32", 3) });
 }
 
 /** Layers of experts: each activation, format and height of tiles, with and without adapters, of few and many experts. */

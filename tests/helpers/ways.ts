@@ -32,7 +32,7 @@ import { frozenOf } from "../../src/session/adapters.ts";
 import { crowdTables, sharedAlike } from "./crowd.ts";
 import { factorsOf, writeAdapter } from "./factors.ts";
 import { factorsFor, nextLogits } from "./generation.ts";
-import { adapterOn, inExperts, LINEARS, randomFill, randomTokens, tinySizes, wholeModel } from "./tiny.ts";
+import { adapterOn, inExperts, LINEARS, placedOn, randomFill, randomTokens, tinySizes, wholeModel } from "./tiny.ts";
 
 /** What all of it is tried on. */
 export type Ground = {
@@ -61,7 +61,8 @@ export function adaptersOf(spec: ModelSpec): readonly PoolAdapter[] {
     { rank: 33, scale: 0.2, targets: some, method: "dora", optimizer: "sgd" },
     { rank: 1, scale: 2, targets: ["k_proj", "o_proj"], ...tables[1] },
   ];
-  return [...all.map((adapter) => adapterOn(spec, adapter)), ...(spec.experts ? inExperts(spec) : [])];
+  const own = all.map((adapter) => (spec.latent ? placedOn(spec, adapter) : adapterOn(spec, adapter)));
+  return [...own, ...(spec.experts ? inExperts(spec) : [])].filter(({ targets, tables }) => targets.length > 0 || tables);
 }
 
 /** Bits by what they are of, for a message that names the first that differ. */

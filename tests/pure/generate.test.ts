@@ -4,6 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { sameOrderPlaces } from "../../src/device/tile.ts";
 import { stopTokens } from "../../src/files/generation.ts";
@@ -143,6 +144,57 @@ describe("many sequences", () => {
       }
     }
   });
+});
+
+test("passes that follow one under way give each sequence the tokens that it would have without them", async () => {
+  for (const seed of range(12)) {
+    const rng = new Rng(seed);
+    const wanted = range(24).map((i) => ({
+      adapter: rng.below(3) - 1,
+      prompt: range(1 + rng.below(9)).map(() => rng.below(60)),
+      limit: 1 + rng.below(12),
+      seed: i,
+      pass: rng.below(10),
+      cancelled: rng.below(6) === 0 ? rng.below(14) : null,
+    }));
+    const pages = seed % 3 === 0 ? 9 : undefined;
+    const sampled = { temperature: 0.7, topK: 0, topP: 1 };
+    /** A token depends on that before it, on where it is and on chance. */
+    const run = async (follows: boolean) => {
+      const tokens = wanted.map(() => [] as number[]);
+      const { engine } = counting(5, 400, "rows", pages);
+      let [last, underWay, most] = [new Int32Array(0), 0, 0];
+      const next = async (pass: GenerationBatch) => {
+        most = Math.max(most, ++underWay);
+        const rows = [...pass.targetRows].filter((row) => row >= 0);
+        const found = rows.map((row, i) => {
+          const id = pass.ids[row]!;
+          const before = id < 0 ? last[~id]! : id;
+          return (7 * before + 3 * pass.positions[row]! + Math.floor(40 * pass.choices.uniform[i]!)) % 61;
+        });
+        last = Int32Array.from(found);
+        await new Promise((resolve) => setImmediate(resolve));
+        await new Promise((resolve) => setImmediate(resolve));
+        underWay--;
+        const zeros = new Float32Array(rows.length);
+        return { tokens: Int32Array.from(found), logProbs: zeros, drawnLogProbs: zeros, logits: [] };
+      };
+      const decoding = new Decoding({ ...engine, follows, run: next });
+      const asked = wanted.map((of, i) => ({
+        ...{ adapter: of.adapter, prompt: of.prompt, limit: of.limit, seed: of.seed, sampling: sampled },
+        ...{ stops: new Set([5, 9]), got: ({ token }: NextToken) => void tokens[i]!.push(token) },
+      }));
+      for (let pass = 0; pass < 60 || !decoding.isIdle; pass++) {
+        for (const [i, of] of wanted.entries()) if (of.pass === pass) decoding.add(asked[i]!);
+        for (const [i, of] of wanted.entries()) if (tokens[i]!.length === of.cancelled) decoding.cancel(asked[i]!);
+        await decoding.pass();
+      }
+      return { tokens: tokens.map((of, i) => of.slice(0, wanted[i]!.cancelled ?? undefined)), most };
+    };
+    const [plain, ahead] = [await run(false), await run(true)];
+    expect(ahead.tokens, `seed ${seed}`).toEqual(plain.tokens);
+    expect([plain.most, ahead.most]).toEqual([1, 2]);
+  }
 });
 
 test("a prompt is multiplied by tiles or by rows by its length alone, and what follows it by rows", async () => {

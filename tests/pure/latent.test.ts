@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { modulesOf } from "../../src/families/linears.ts";
 import { specOf } from "../../src/families/registry.ts";
+import { checkFormat } from "../../src/plan/format.ts";
 import { requireKernels } from "../../src/plan/memory.ts";
 import { refused } from "../helpers/refused.ts";
 
@@ -79,6 +80,14 @@ describe("attention over latents", () => {
     ["YoutuForCausalLM", { rope_interleave: 1 }, "rope_interleave is 1, expected true or false"],
   ])("%s with %p is refused", (architecture, more, message) => {
     expect(refused(() => latent(architecture, more)).message).toContain(message);
+  });
+
+  test("nf4 holds latents of any width, but no linear with an odd number of values", () => {
+    const of = (more: object) => () => checkFormat("nf4", latent("YoutuForCausalLM", { kv_lora_rank: 9, ...more }));
+    of({})();
+    expect(refused(of({ qk_rope_head_dim: 4, qk_nope_head_dim: 3, v_head_dim: 8, hidden_size: 15 })).message).toContain(
+      "kv_a_proj_with_mqa of this model is [13, 15]: nf4 holds two values in a byte",
+    );
   });
 
   test("a GPU takes parts of heads in eights, and heads of up to 256 features", () => {

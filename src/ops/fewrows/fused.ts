@@ -18,8 +18,8 @@ export const fewRowsNorm = op<Normalised>("fewrows_norm", NORMALISED, {
   cpu: (args, host) => rmsnormForward.kernel.cpu(args, host),
   cuda: ({ x, weight, residual, y, eps }, gpu) => {
     const [M, H] = [dim(x, 0), dim(x, 1)];
-    const kernel = normVariant(gpu, "fewrows_norm", H, { RESIDUAL: flag(residual) });
-    gpu.launch(kernel, [M], { x, weight, residual, y, H, eps });
+    const kernel = normVariant(gpu, "fewrows_norm", H);
+    gpu.launch(kernel, [M], { x, weight, residual, y, H, eps, has_residual: flag(residual) });
   },
 });
 
@@ -39,13 +39,13 @@ export const fewRowsNormed = op<Normed>(
       rmsnormForward.kernel.cpu({ x: y, weight: norm, residual: null, y: h, rstd, eps }, host);
     },
     cuda: (args, gpu) => {
-      const { residual, norm, lora, bias, eps } = args;
+      const { residual, norm, eps } = args;
       const kernel = normVariant(gpu, "fewrows_normed", dim(args.y, 1));
       productOfRows(gpu, args, (parts, { rows, from }) => {
         const [y, h] = [rowsFrom(args.y, from, rows), rowsFrom(args.h, from, rows)];
         gpu.launch(kernel, [rows], {
           ...{ ...parts, y, h, weight: norm, residual: residual && rowsFrom(residual, from, rows), eps },
-          ...{ has_bias: flag(bias), has_residual: flag(residual), has_lora: flag(lora) },
+          ...{ has_residual: flag(residual), has_lora: flag(args.lora) },
         });
       });
     },
@@ -73,7 +73,7 @@ export const fewRowsSwiglu = op<RowProduct & { y: Tensor; h: Tensor }>(
         return;
       }
       productOfRows(gpu, args, (parts, { rows, from }) => {
-        const kernel = gpu.kernel("fewrows_swiglu", { BIAS: flag(args.bias), LORA: flag(args.lora) });
+        const kernel = gpu.kernel("fewrows_swiglu", { LORA: flag(args.lora) });
         const h = rowsFrom(args.h, from, rows);
         gpu.launch(kernel, [cdiv(dim(h, 1), kernel.constant("BN")), cdiv(rows, kernel.constant("BM"))], { ...parts, h });
       });
@@ -116,8 +116,8 @@ export const fewRowsRope = op<Rotated>(
 export const MOST_ROTATED = 256;
 
 /** The variant for whole heads of this size, or the one that masks what a head has not. */
-function rotating(gpu: Launcher, { headDim: D, rotated, qWeight, bias, lora }: Rotated): Variant {
-  const all = gpu.variants("fewrows_rope", { NORM: flag(qWeight), BIAS: flag(bias), LORA: flag(lora) });
+function rotating(gpu: Launcher, { headDim: D, rotated, qWeight, lora }: Rotated): Variant {
+  const all = gpu.variants("fewrows_rope", { NORM: flag(qWeight), LORA: flag(lora) });
   const exact = rotated === D ? all.find((of) => of.constant("EXACT") === 1 && of.constant("HALF") === D / 2) : undefined;
   const found = exact ?? all.find((of) => of.constant("EXACT") === 0 && of.constant("HALF") >= D / 2);
   invariant(found, `fewrows_rope has no variant for heads of ${D}`);

@@ -23,7 +23,7 @@ export function codesOf(weight: PackedWeight) {
   const [, second, third] = range(3).map((g) => (g < firstRow.length - 1 ? linearOf(weight, g) : first));
   const isNested = format === "nf4";
   return {
-    ...{ w: codesAt(ptr + parts.codes), nested: ptr + parts.nested, mean: ptr + parts.mean },
+    ...{ w: codesIn(weight), nested: ptr + parts.nested, mean: ptr + parts.mean },
     scales: ptr + (isNested ? parts.absmax : parts.scale),
     ...{ absmax1: second!.absmax - first.absmax, absmax2: third!.absmax - first.absmax },
     ...{ nested1: (second!.nested - first.nested) / 4, nested2: (third!.nested - first.nested) / 4 },
@@ -31,4 +31,9 @@ export function codesOf(weight: PackedWeight) {
   };
 }
 
-const codesAt = (ptr: number): Tensor => ({ ptr, dtype: "u8", shape: [] });
+/** As bytes, of nf4 two codes in each. */
+function codesIn(weight: PackedWeight): Tensor {
+  const [N, K] = weight.shape;
+  const isPair = weight.format === "nf4" || weight.format === "mxfp4";
+  return { ptr: weight.ptr + partsOf(weight).codes, dtype: "u8", shape: [N, isPair ? K / 2 : K] };
+}
