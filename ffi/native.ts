@@ -33,6 +33,7 @@ export const base = native({
   native_threads: { args: [I, I], returns: I },
   native_gemm: { args: [I], returns: I },
   native_bf16: { args: [], returns: I },
+  native_amx: { args: [I], returns: I },
   native_allocate: { args: [L], returns: P },
   native_populate: { args: [P, L, I], returns: "void" },
   native_is_populated: { args: [P], returns: I },

@@ -29,6 +29,8 @@ typedef struct {
   int64_t step;
   const float *b;
   int depth;
+  const char *const *ahead; // lines to ask for: `each` for every STRIDE terms
+  int each;
   tile_place to;
 } tile_args;
 
@@ -38,17 +40,21 @@ ALWAYS void tile(const tile_args *t, const int vectors) {
   const float *r0 = t->row[0], *r1 = t->row[1], *r2 = t->row[2], *r3 = t->row[3];
   const float *r4 = t->row[4], *r5 = t->row[5], *r6 = t->row[6], *r7 = t->row[7];
   const float *b = t->b;
+  const char *const *ahead = t->ahead;
   const int64_t step = t->step, end = t->depth * step;
-  for (int64_t at = 0; at < end; at += step, b += PANEL) {
-    __m512 column[VECTORS];
-    UNROLLED for (int j = 0; j < vectors; j++) column[j] = _mm512_load_ps(b + 16 * j);
+  for (int64_t at = 0; at < end;) {
+    for (const char *const *last = ahead + t->each; ahead < last; ahead++) __builtin_prefetch(*ahead, 0, 2);
+    for (const int64_t stop = end - at < STRIDE * step ? end : at + STRIDE * step; at < stop; at += step, b += PANEL) {
+      __m512 column[VECTORS];
+      UNROLLED for (int j = 0; j < vectors; j++) column[j] = _mm512_load_ps(b + 16 * j);
 #define TERM(i)                                                                                                                \
   {                                                                                                                            \
     __m512 value = _mm512_set1_ps(r##i[at]);                                                                                   \
     UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] = _mm512_fmadd_ps(value, column[j], sum[i][j]);                       \
   }
-    TERM(0) TERM(1) TERM(2) TERM(3) TERM(4) TERM(5) TERM(6) TERM(7)
+      TERM(0) TERM(1) TERM(2) TERM(3) TERM(4) TERM(5) TERM(6) TERM(7)
 #undef TERM
+    }
   }
   write_sums(sum, &t->to, vectors);
 }
@@ -122,41 +128,42 @@ static void pack(const gemm_args *g, int column, int columns, int k, int depth, 
   else pack_plain(b, ld, columns, depth, to);
 }
 
-// Asks for a part of what `pack` will read: 4 % of a step's products, whose weights come from memory.
-static void prefetch(const gemm_args *g, int column, int columns, int k, int depth, int part, int parts) {
-  int rows = g->trans_b ? columns : depth, width = g->trans_b ? depth : columns;
+// What `pack` will read for a panel; nothing of a weight that is taken apart first.
+static lines_ahead source_of(const gemm_args *g, int column, int columns, int k, int depth) {
   const uint16_t *values = values_of(g->packed);
+  if (columns <= 0 || depth <= 0 || (g->packed && !values)) return (lines_ahead){0};
   int64_t size = values ? sizeof *values : sizeof *g->b, ld = size * (values ? g->packed->columns : g->ldb);
-  const char *from = (values ? (const char *)values : (const char *)g->b) + (g->trans_b ? column * ld + k * size : k * ld + column * size);
-  for (int row = rows * part / parts; row < rows * (part + 1) / parts; row++)
-    for (int64_t i = 0; i < width * size; i += 64) __builtin_prefetch(from + row * ld + i, 0, 2);
+  const char *from = values ? (const char *)values : (const char *)g->b;
+  if (g->trans_b) return lines_of(from + column * ld + k * size, ld, columns, depth * size);
+  return lines_of(from + k * ld + column * size, ld, depth, columns * size);
 }
 
 // One panel of this thread, and room for the rows that it is packed from.
 static float *panel_of_thread(void) {
   static _Thread_local float *panel;
   if (!panel) panel = aligned_alloc(64, sizeof(float) * PANEL * DEPTH * 2);
-  if (!panel) abort(); // 144 KiB: the machine is beyond saving
+  if (!panel) abort(); // 216 KiB: the machine is beyond saving
   return panel;
 }
 
-// Rows [row, end) of c by columns [column, last).
-static void piece(const gemm_args *g, int row, int end, int column, int last) {
+// Rows [row, end) of c by columns [column, last). The columns from `following` on are needed next, where it is not below 0.
+static void piece(const gemm_args *g, int row, int end, int column, int last, int following) {
   float *panel = panel_of_thread();
+  const char *ahead[MOST_AHEAD + DEPTH / STRIDE];
   int k = 0;
   do {
     int depth = least(g->k - k, DEPTH);
     for (int first = column; first < last; first += PANEL) {
       int columns = least(last - first, PANEL), vectors = (columns + 15) / 16;
-      tile_args t = {.b = panel, .depth = depth, .step = g->trans_a ? g->lda : 1};
+      tile_args t = {.b = panel, .depth = depth, .step = g->trans_a ? g->lda : 1, .ahead = ahead};
       t.to = (tile_place){.last = first_of_16(columns - 16 * (vectors - 1)), .alpha = g->alpha, .beta = k == 0 ? g->beta : 1, .ldc = g->ldc};
       pack(g, first, columns, k, depth, panel, panel + PANEL * DEPTH);
-      int next = first + PANEL, next_k = k;
+      int next = first + PANEL, next_k = k, next_last = last;
       if (next >= last) next = column, next_k = k + depth;
-      int next_columns = least(last - next, PANEL), next_depth = least(g->k - next_k, DEPTH);
+      if (next_k >= g->k) next = following, next_k = 0, next_last = following < 0 ? -1 : g->n;
+      lines_ahead source = source_of(g, next, least(next_last - next, PANEL), next_k, least(g->k - next_k, DEPTH));
       for (int m = row; m < end; m += ROWS) {
-        if (next_depth > 0 && (!g->packed || values_of(g->packed)))
-          prefetch(g, next, next_columns, next_k, next_depth, (m - row) / ROWS, (end - row + ROWS - 1) / ROWS);
+        t.each = next_lines(&source, (end - m + ROWS - 1) / ROWS, depth, ahead);
         t.to.rows = least(end - m, ROWS);
         for (int i = 0; i < ROWS; i++) {
           int64_t r = m + least(i, t.to.rows - 1); // what is not written may be computed twice
@@ -182,7 +189,9 @@ static void gemm_range(void *context, int64_t begin, int64_t end) {
   const gemm_args *g = p->g;
   for (int64_t at = begin; at < end; at++) {
     int row = (int)(at / p->to.across) * p->to.rows, column = (int)(at % p->to.across) * p->to.columns;
-    piece(g, row, least(row + p->to.rows, g->m), column, least(column + p->to.columns, g->n));
+    int64_t next = piece_after(at, begin, end);
+    int following = next < 0 ? -1 : (int)(next % p->to.across) * p->to.columns;
+    piece(g, row, least(row + p->to.rows, g->m), column, least(column + p->to.columns, g->n), following);
   }
 }
 

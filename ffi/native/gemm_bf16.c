@@ -1,16 +1,18 @@
-// Products of rows with a weight in bf16 by AVX512-BF16: both factors in bf16, sums in f32. Tiles and panels are those of
-// gemm.c, with pairs of terms in the place of terms.
+// Products of rows with a weight in bf16: both factors in bf16, sums in f32. By AVX512-BF16 tiles and panels are those of
+// gemm.c, with pairs of terms in the place of terms; where the processor has AMX, the same rows and panels are multiplied by
+// that (gemm_amx.c).
 //
 // Rows are rounded to bf16 (to nearest, even between two; below the least normal number to zero) as they are needed: some at a
 // time, to scratch. An element's sum is the same whatever the sizes of the product, the place of its row and column in it, and
 // the number of threads: each instruction adds a pair of products, blocks of DEPTH pairs follow each other from the first on,
 // and their sums are added in turn. So an adapter's results do not depend on what it is co-batched with.
+#include "gemm_amx.h"
 #include "packed.h"
-#include "tiles.h"
 #include <stdlib.h>
+#include <string.h>
 
 // Terms of a row that are rounded at a time, of MOST_ROWS rows: whole blocks. src/device/scratch.ts computes the room for them.
-#define DEEPEST 6144
+#define DEEPEST 6912
 
 #ifdef __x86_64__
 
@@ -29,6 +31,8 @@ typedef struct {
   const int32_t *row[ROWS];
   const int32_t *b;
   int depth;
+  const char *const *ahead; // lines to ask for: `each` for every STRIDE pairs
+  int each;
   tile_place to;
 } tile_args;
 
@@ -38,17 +42,21 @@ ALWAYS_BF16 void tile(const tile_args *t, const int vectors) {
   const int32_t *r0 = t->row[0], *r1 = t->row[1], *r2 = t->row[2], *r3 = t->row[3];
   const int32_t *r4 = t->row[4], *r5 = t->row[5], *r6 = t->row[6], *r7 = t->row[7];
   const int32_t *b = t->b;
+  const char *const *ahead = t->ahead;
   const int64_t end = t->depth;
-  for (int64_t at = 0; at < end; at++, b += PANEL) {
-    __m512bh column[VECTORS];
-    UNROLLED for (int j = 0; j < vectors; j++) column[j] = (__m512bh)_mm512_load_si512(b + 16 * j);
+  for (int64_t at = 0; at < end;) {
+    for (const char *const *last = ahead + t->each; ahead < last; ahead++) __builtin_prefetch(*ahead, 0, 2);
+    for (const int64_t stop = end - at < STRIDE ? end : at + STRIDE; at < stop; at++, b += PANEL) {
+      __m512bh column[VECTORS];
+      UNROLLED for (int j = 0; j < vectors; j++) column[j] = (__m512bh)_mm512_load_si512(b + 16 * j);
 #define PAIR(i)                                                                                                                \
   {                                                                                                                            \
     __m512bh value = (__m512bh)_mm512_set1_epi32(r##i[at]);                                                                    \
     UNROLLED for (int j = 0; j < vectors; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], value, column[j]);                      \
   }
-    PAIR(0) PAIR(1) PAIR(2) PAIR(3) PAIR(4) PAIR(5) PAIR(6) PAIR(7)
+      PAIR(0) PAIR(1) PAIR(2) PAIR(3) PAIR(4) PAIR(5) PAIR(6) PAIR(7)
 #undef PAIR
+    }
   }
   write_sums(sum, &t->to, vectors);
 }
@@ -114,34 +122,49 @@ BF16 static void round_range(void *context, int64_t begin, int64_t end) {
 static int32_t *panel_of_thread(void) {
   static _Thread_local int32_t *panel;
   if (!panel) panel = aligned_alloc(64, sizeof(int32_t) * PANEL * DEPTH);
-  if (!panel) abort(); // 72 KiB: the machine is beyond saving
+  if (!panel) abort(); // 108 KiB: the machine is beyond saving
   return panel;
 }
 
-// Asks for a part of what the panel after this one is packed from.
-static void prefetch(const block *b, int column, int columns, int k, int terms, int part, int parts) {
-  int rows = b->transposed ? columns : terms, width = b->transposed ? terms : columns;
-  const uint16_t *from = b->w + (b->transposed ? column * b->ldw + k : k * b->ldw + column);
-  for (int row = rows * part / parts; row < rows * (part + 1) / parts; row++)
-    for (int i = 0; i < width; i += 32) __builtin_prefetch(from + row * b->ldw + i, 0, 2);
+// What a panel is packed from.
+static lines_ahead source_of(const block *b, int column, int columns, int k, int terms) {
+  if (columns <= 0 || terms <= 0) return (lines_ahead){0};
+  if (b->transposed) return lines_of(b->w + column * b->ldw + k, 2 * b->ldw, columns, 2 * terms);
+  return lines_of(b->w + k * b->ldw + column, 2 * b->ldw, terms, 2 * columns);
 }
 
-// Rows [row, end) of c by columns [column, last).
-static void piece(const block *b, int row, int end, int column, int last) {
+// As much as AMX reads of a panel that has `depth` pairs is zero beyond them.
+static void zero_end(int32_t *panel, int depth) {
+  int whole = (depth + AMX_STEP - 1) / AMX_STEP * AMX_STEP;
+  memset(panel + depth * PANEL, 0, sizeof(int32_t) * PANEL * (size_t)(whole - depth));
+}
+
+// Rows [row, end) of c by columns [column, last). The columns from `following` on are needed next, where it is not below 0.
+static void piece(const block *b, int row, int end, int column, int last, int following) {
   int32_t *panel = panel_of_thread();
+  const int amx = amx_works();
+  const char *ahead[MOST_AHEAD + DEPTH / STRIDE];
   for (int k = 0; k < b->terms; k += 2 * DEPTH) {
     int terms = least(b->terms - k, 2 * DEPTH);
     for (int first = column; first < last; first += PANEL) {
       int columns = least(last - first, PANEL), vectors = (columns + 15) / 16;
-      tile_args t = {.b = panel, .depth = (terms + 1) / 2};
+      tile_args t = {.b = panel, .depth = (terms + 1) / 2, .ahead = ahead};
       t.to = (tile_place){.last = first_of_16(columns - 16 * (vectors - 1)), .alpha = 1, .beta = k == 0 ? b->beta : 1, .ldc = b->ldc};
       if (b->transposed) pack_rows(b->w + first * b->ldw + k, b->ldw, columns, terms, panel);
       else pack_columns(b->w + k * b->ldw + first, b->ldw, columns, terms, panel);
-      int next = first + PANEL, next_k = k;
+      int next = first + PANEL, next_k = k, next_last = last;
       if (next >= last) next = column, next_k = k + 2 * DEPTH;
-      int next_columns = least(last - next, PANEL), next_terms = least(b->terms - next_k, 2 * DEPTH);
-      for (int m = row; m < end; m += ROWS) {
-        if (next_terms > 0) prefetch(b, next, next_columns, next_k, next_terms, (m - row) / ROWS, (end - row + ROWS - 1) / ROWS);
+      if (next_k >= b->terms) next = following, next_k = 0, next_last = following < 0 ? -1 : b->n;
+      lines_ahead source = source_of(b, next, least(next_last - next, PANEL), next_k, least(b->terms - next_k, 2 * DEPTH));
+      if (amx) zero_end(panel, t.depth);
+      for (int m = row; m < end && amx; m += AMX_ROWS) {
+        amx_args a = {b->a + m * b->pitch + k / 2, b->pitch, panel, t.depth, vectors, ahead, 0, t.to};
+        a.each = next_lines(&source, (end - m + AMX_ROWS - 1) / AMX_ROWS, t.depth, ahead);
+        a.to.rows = least(end - m, AMX_ROWS), a.to.c = b->c + m * b->ldc + first;
+        amx_tile(&a);
+      }
+      for (int m = row; m < end && !amx; m += ROWS) {
+        t.each = next_lines(&source, (end - m + ROWS - 1) / ROWS, t.depth, ahead);
         t.to.rows = least(end - m, ROWS);
         for (int i = 0; i < ROWS; i++) // what is not written may be computed twice
           t.row[i] = b->a + (m + least(i, t.to.rows - 1)) * b->pitch + k / 2;
@@ -156,10 +179,14 @@ static void piece(const block *b, int row, int end, int column, int last) {
 
 static void block_range(void *context, int64_t begin, int64_t end) {
   const block *b = context;
+  if (amx_works()) amx_begin();
   for (int64_t at = begin; at < end; at++) {
     int row = (int)(at / b->to.across) * b->to.rows, column = (int)(at % b->to.across) * b->to.columns;
-    piece(b, row, least(row + b->to.rows, b->rows), column, least(column + b->to.columns, b->n));
+    int64_t next = piece_after(at, begin, end);
+    int following = next < 0 ? -1 : (int)(next % b->to.across) * b->to.columns;
+    piece(b, row, least(row + b->to.rows, b->rows), column, least(column + b->to.columns, b->n), following);
   }
+  if (amx_works()) amx_end();
 }
 
 static void multiply_block(block *b) {
@@ -169,7 +196,7 @@ static void multiply_block(block *b) {
 }
 
 // c[m, n] = a op(w) + beta c with a weight in bf16, [n, k] where op transposes, else [k, n]; a is rounded to bf16. `scratch`
-// has room for MOST_ROWS or m rows of DEEPEST or k values of 16 bits, k rounded up to 32.
+// has room for MOST_ROWS or m rows, and 15 that AMX may read after them, of DEEPEST or k values of 16 bits, k rounded up to 32.
 void product_bf16(int transposed, int m, int n, int k, const float *a, int lda, const packed_weight *w, float beta, float *c, int ldc,
                   void *scratch) {
   const uint16_t *codes = w->linears[0].codes; // those of all linears lie under each other

@@ -1,14 +1,14 @@
 // What products by AVX-512 share: how their functions are compiled, sizes of tiles, how a product is cut into pieces, and how
 // words are turned in registers and sums written.
 #pragma once
+#include "native.h"
 
 #ifdef __x86_64__
-#include <immintrin.h>
 
 #define ROWS 8         // of a tile
 #define VECTORS 3      // of 16 columns, of a tile
 #define PANEL (16 * VECTORS)
-#define DEPTH 384      // words of a block's columns: a panel of it is 72 KiB
+#define DEPTH 576      // words of a block's columns: a panel of it is 108 KiB
 #define MOST_PANELS 6  // of a piece: those of a block read the same part of its rows, which stays in the second cache
 #define MOST_ROWS 480  // of a piece
 
@@ -43,6 +43,47 @@ static inline cut cut_of(int m, int n, int pieces) {
   }
   c.all = c.across * ((m + c.rows - 1) / c.rows);
   return c;
+}
+
+// Which piece the thread that computes piece `at` of [begin, end) takes next, as far as is known: those of a pool are taken
+// from the last to the first (parallel.c), by threads that are about as fast. Below 0: none.
+static inline int64_t piece_after(int64_t at, int64_t begin, int64_t end) {
+  return at + 1 < end ? at + 1 : begin - pool_threads() * (end - begin);
+}
+
+// Weights come from memory: what the next panel is packed from is asked for while this one is multiplied, in its last LATE
+// tiles (before, it falls out of the second cache again), some lines between any STRIDE terms (more at once hold up the tile's
+// own reads, which miss the first cache). docs/measurements.md has what each is worth.
+#define STRIDE 16
+#define LATE 6
+#define MOST_AHEAD 512 // lines that a tile asks for
+#define LINE 64
+
+typedef struct {
+  const char *row;
+  int64_t pitch;   // bytes from row to row
+  int lines, left; // lines of a row, rows that are left
+  int line;        // of this row
+} lines_ahead;
+
+// Of `rows` rows that begin at `from`, `width` bytes of each.
+static inline lines_ahead lines_of(const void *from, int64_t pitch, int rows, int64_t width) {
+  int apart = (((uintptr_t)from | (uintptr_t)pitch) & (LINE - 1)) != 0; // a row may touch one line more
+  return (lines_ahead){from, pitch, (int)((width + LINE - 1) / LINE) + apart, rows < 0 ? 0 : rows, 0};
+}
+
+// Its lines for the first of `tiles` tiles that are left, which is `depth` terms deep; returns how many for each STRIDE terms.
+// The last stands there again where there are fewer.
+static inline int next_lines(lines_ahead *s, int tiles, int depth, const char *to[MOST_AHEAD + DEPTH / STRIDE]) {
+  if (tiles > LATE || s->left == 0) return 0;
+  int share = least((s->left * s->lines + tiles - 1) / tiles, MOST_AHEAD), strides = depth > 0 ? (depth + STRIDE - 1) / STRIDE : 1, count = 0;
+  for (; count < share && s->left > 0; count++) {
+    to[count] = s->row + LINE * s->line;
+    if (++s->line == s->lines) s->line = 0, s->row += s->pitch, s->left--;
+  }
+  int each = (count + strides - 1) / strides;
+  for (; count < each * strides; count++) to[count] = to[count - 1];
+  return each;
 }
 
 // Where a tile's sums go: c = alpha sum + beta c.

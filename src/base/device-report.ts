@@ -28,9 +28,13 @@ export const deviceReport = v.strictObject({
 export type DeviceReport = Output<typeof deviceReport>;
 export type DeviceKind = DeviceReport["kind"];
 
-/** A device to open; `stagesOnHost` processes of the run share its machine's cores, this one among them. */
+/**
+ * A device to open. `rowTile` is that of all stages, left out: its own; `stagesOnHost` processes of the run share its machine's
+ * cores, this one among them.
+ */
 export const deviceChoice = v.strictObject({
   ...v.pick(deviceReport, ["kind", "compute", "ordinal"]).entries,
+  rowTile: v.exactOptional(count),
   stagesOnHost: natural,
 });
 export type DeviceChoice = Output<typeof deviceChoice>;

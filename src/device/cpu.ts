@@ -15,14 +15,13 @@ import type { Device, HostMemory, Span, Tensor } from "./device.ts";
 import { fillHost } from "./host-fill.ts";
 import { HostAllocations, noHostMemory } from "./host-memory.ts";
 import type { Kernel } from "./kernel.ts";
-import { CPU_ROW_TILE } from "./tile.ts";
 
 export class CpuDevice implements Device {
   readonly kind = "cpu";
   readonly isConcurrent: boolean = false;
   readonly compute = "f32";
   readonly hasFewRows: boolean = false;
-  readonly rowTile = CPU_ROW_TILE;
+  readonly rowTile: number;
   readonly sharing = null;
   readonly formats: readonly WeightFormat[];
   readonly name: string;
@@ -32,9 +31,13 @@ export class CpuDevice implements Device {
   #scratch = { ptr: 0, bytes: 0 };
   #timeline: { readonly begin: number; readonly spans: Span[] } | null = null;
 
-  /** On all cores that the process may use, or as many threads as `threads` says. */
-  constructor(threads = usableCores()) {
-    this.#host = openHost(threads, (bytes) => this.#scratchOf(bytes));
+  /**
+   * On all cores that the process may use, or as many threads as `threads` says; with the smallest row tile that its products
+   * allow, or a multiple of it.
+   */
+  constructor(threads = usableCores(), rowTile?: number) {
+    this.#host = openHost(threads, (bytes) => this.#scratchOf(bytes), rowTile);
+    this.rowTile = this.#host.rowTile;
     this.formats = [
       "dense",
       "bf16",

@@ -10,7 +10,7 @@ import { CpuDevice } from "./cpu.ts";
 import { gpuMemory, isSupported, listGpus, multipliesFp8, OLDEST } from "./cuda/gpus.ts";
 import { CudaDevice } from "./cuda.ts";
 import type { Device } from "./device.ts";
-import { CPU_ROW_TILE, CUDA_ROW_TILE } from "./tile.ts";
+import { CPU_ROW_TILE, CUDA_ROW_TILE, OPENBLAS_ROW_TILE } from "./tile.ts";
 
 const NO_DRIVER = "no NVIDIA driver (libcuda.so.1)";
 
@@ -35,10 +35,10 @@ export function chooseDevice(wanted: "auto" | DeviceKind, precision: Precision, 
   }
 }
 
-export function openDevice({ kind, compute, ordinal, stagesOnHost }: DeviceChoice): Device {
+export function openDevice({ kind, compute, ordinal, rowTile, stagesOnHost }: DeviceChoice): Device {
   switch (kind) {
     case "cpu":
-      return new CpuDevice(Math.max(1, Math.floor(usableCores() / stagesOnHost)));
+      return new CpuDevice(Math.max(1, Math.floor(usableCores() / stagesOnHost)), rowTile);
     case "cuda":
       return new CudaDevice(compute, ordinal);
     default:
@@ -58,13 +58,14 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
     throw withoutBf16Products("device.precision", `${model} lacks ${missingBf16.join(", ")}`);
   const { totalBytes, availableBytes: freeBytes } = memory();
   const name = `${model}, ${counted(cores, "core")}`;
+  const multiplies = hasProducts && !asksForOpenBlas();
   return {
     kind: "cpu",
     name,
     compute: "f32",
-    packsTables: hasProducts && !asksForOpenBlas(),
+    packsTables: multiplies,
     multipliesBf16: missingBf16.length === 0,
-    rowTile: CPU_ROW_TILE,
+    rowTile: multiplies ? CPU_ROW_TILE : OPENBLAS_ROW_TILE,
     threads: usableCores(),
     totalBytes,
     freeBytes,

@@ -47,10 +47,12 @@ const NORM_SLICES = 32;
 /** Columns of a weight that a thread of the cpu device takes apart at a time, at most (ffi/native/product.c). */
 const WIDEST_PIECE = 288;
 /** Rows, and terms of each, that a product in bf16 rounds at a time (ffi/native/gemm_bf16.c). */
-const [ROUNDED_ROWS, ROUNDED_TERMS] = [480, 6144];
+const [ROUNDED_ROWS, ROUNDED_TERMS] = [480, 6912];
+/** Rows after them that AMX may read (ffi/native/gemm_amx.c). */
+const ROUNDED_MORE = 15;
 /** Bytes that it takes for m rows, k deep. */
 export const roundedBytes = (m: number, k: number): number =>
-  Math.min(m, ROUNDED_ROWS) * Math.min(alignUp(k, 32), ROUNDED_TERMS) * 2;
+  (Math.min(m, ROUNDED_ROWS) + ROUNDED_MORE) * Math.min(alignUp(k, 32), ROUNDED_TERMS) * 2;
 /** Rows of an expert that are multiplied at once on a CPU (ops/experts/low-rank.ts). */
 const BLOCK_ROWS = 480;
 const UP_COLUMNS = { f32: 64, bf16: 128 };

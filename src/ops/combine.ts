@@ -59,7 +59,7 @@ export const combineBackward = op<{ dxs: Tensor; routes: Routes; adds: boolean; 
 
 function addShared(host: Host, lora: Shared, side: number, scale: Tensor | null, to: Tensor): void {
   const [width, scales] = [dim(to, 1), scale && rowsOfFloats(scale)];
-  eachSegment(lora, dim(to, 0), ({ row, rows, adapter }, targets) => {
+  eachSegment(host, lora, dim(to, 0), ({ row, rows, adapter }, targets) => {
     for (const { g, rank, low, matrix } of targets) {
       const [from, factor] = [low(lora.low), { ptr: matrix(side), ld: width }];
       host.product([rows, width, rank], from, false, factor, false, rowsOf(to, row), scales?.(adapter)[g] ?? 1, 1);

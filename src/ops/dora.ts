@@ -5,7 +5,7 @@ import { range } from "../base/shape.ts";
 import { addressesIn, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.ts";
 import type { Tensor } from "../device/device.ts";
 import { isPacked, type Weight } from "../device/packed.ts";
-import { CPU_ROW_TILE, CUDA_ROW_TILE } from "../device/tile.ts";
+import { CUDA_ROW_TILE } from "../device/tile.ts";
 import { A, B, columnsIn, F32, holding, rowsOf, segments } from "./linear/low-rank.ts";
 import { cdiv, dim, flag, op, strideOf } from "./op.ts";
 import { denseOf, expandRows, widestPiece } from "./packed.ts";
@@ -103,9 +103,9 @@ export const doraForward = op<{
   "dora_forward",
   { z: "c M N", bias: "c N", residual: "c M N", vectors: "i64 L G 4", decomposed: "i32 L", y: "c M N" },
   {
-    cpu: ({ z, bias, residual, vectors, decomposed, y, tileAdapter }) => {
+    cpu: ({ z, bias, residual, vectors, decomposed, y, tileAdapter }, host) => {
       const [width, vector, isOwn] = [dim(y, 1), addressesIn(vectors), isIn(decomposed)];
-      for (const { row, rows, adapter } of segments(tileAdapter, dim(y, 0))) {
+      for (const { row, rows, adapter } of segments(host, tileAdapter, dim(y, 0))) {
         if (!isOwn(adapter)) continue;
         const more = residual && rowsOf(residual, row).ptr;
         const gain = vector(adapter, 0, GAIN);
@@ -130,21 +130,21 @@ export const doraBackward = op<{ dy: Tensor; z: Tensor; vectors: Tensor; decompo
   "dora_backward",
   { dy: "c M N", z: "c M N", vectors: "i64 L G 4", decomposed: "i32 L" },
   {
-    cpu: ({ dy, z, vectors, decomposed, tileAdapter }) => {
+    cpu: ({ dy, z, vectors, decomposed, tileAdapter }, host) => {
       const [rows, width] = [dim(dy, 0), dim(dy, 1)];
       const [vector, isOwn] = [addressesIn(vectors), isIn(decomposed)];
-      const others = new Set(range(Math.ceil(rows / CPU_ROW_TILE)));
-      for (const segment of segments(tileAdapter, rows)) {
+      const others = new Set(range(Math.ceil(rows / host.rowTile)));
+      for (const segment of segments(host, tileAdapter, rows)) {
         const { row, adapter } = segment;
         if (!isOwn(adapter)) continue;
-        for (let tile = row / CPU_ROW_TILE; tile * CPU_ROW_TILE < row + segment.rows; tile++) others.delete(tile);
+        for (let tile = row / host.rowTile; tile * host.rowTile < row + segment.rows; tile++) others.delete(tile);
         const at = (which: number) => vector(adapter, 0, which);
         const own = [at(GAIN), at(INVERSE), at(LENGTHS_GRADIENT)] as const;
         c.dora_backward(rowsOf(dy, row).ptr, rowsOf(z, row).ptr, ...own, segment.rows, width);
       }
       for (const tile of others) {
-        const count = Math.min(CPU_ROW_TILE, rows - tile * CPU_ROW_TILE);
-        base.native_copy(rowsOf(z, tile * CPU_ROW_TILE).ptr, rowsOf(dy, tile * CPU_ROW_TILE).ptr, count * width * F32);
+        const count = Math.min(host.rowTile, rows - tile * host.rowTile);
+        base.native_copy(rowsOf(z, tile * host.rowTile).ptr, rowsOf(dy, tile * host.rowTile).ptr, count * width * F32);
       }
     },
     cuda: ({ dy, z, vectors, decomposed, tileAdapter }, gpu) => {

@@ -5,10 +5,9 @@
 // has nothing to be moved.
 
 import { I, native, P } from "../../ffi/native.ts";
-import { ints, rowsOfInts } from "../device/cpu/host.ts";
+import { type Host, ints, rowsOfInts } from "../device/cpu/host.ts";
 import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Tensor } from "../device/device.ts";
-import { CPU_ROW_TILE } from "../device/tile.ts";
 import { paddedWidth, RANK_TILE } from "../methods/layout.ts";
 import { eachBlock } from "./experts/low-rank.ts";
 import { type AdapterArgs, F32, segments, widest } from "./linear/low-rank.ts";
@@ -29,9 +28,9 @@ const SPECS = { s: "c P W", low: "c E", ranks: "i32 L G", lowAt: "i32 T" };
 
 /** low[m] = the sum over j of s[place[m, j]], with `weighs` times weights[m, j]: zeros where there is no expert. */
 export const lowGather = op<Rows & { weighs: boolean }>("low_gather", SPECS, {
-  cpu: (args) => {
+  cpu: (args, host) => {
     const { s, routes, weighs } = args;
-    eachRows(args, (row, rows, low, width) => {
+    eachRows(host, args, (row, rows, low, width) => {
       const [k, first] = [dim(routes.place, 1), row * dim(routes.place, 1) * F32];
       const weights = weighs ? routes.weights.ptr + first : null;
       c.low_gather(s.ptr, dim(s, 1), routes.place.ptr + first, weights, low, rows, k, width);
@@ -42,13 +41,13 @@ export const lowGather = op<Rows & { weighs: boolean }>("low_gather", SPECS, {
 
 /** s[place[m, j]] = low[m], for each expert of a row; zeros in padding. */
 export const lowSpread = op<Rows>("low_spread", SPECS, {
-  cpu: (args) => {
+  cpu: (args, host) => {
     const { s, low, lowAt, routes } = args;
     const [own, ld, k] = [rowsOfInts(args.ranks), dim(s, 1), dim(routes.place, 1)];
     eachBlock(routes, ({ row, rows, adapter }) => {
       const width = adapter < 0 ? 0 : paddedWidth(own(adapter));
       const [to, source] = [s.ptr + row * ld * F32, routes.source.ptr + row * F32];
-      if (width > 0) c.low_spread(to, ld, source, low.ptr, lowAt.ptr, CPU_ROW_TILE, rows, k, width);
+      if (width > 0) c.low_spread(to, ld, source, low.ptr, lowAt.ptr, host.rowTile, rows, k, width);
     });
   },
   cuda: (args, gpu) => launchRows(gpu, "low_spread", args, {}),
@@ -56,13 +55,14 @@ export const lowSpread = op<Rows>("low_spread", SPECS, {
 
 /** Calls `each` for the rows of each adapter that has some: the first, how many, where they lie in `low`, and their columns. */
 function eachRows(
+  host: Host,
   { tileAdapter, lowAt, ranks, low, routes }: Rows,
   each: (row: number, rows: number, low: number, width: number) => void,
 ): void {
   const [own, starts] = [rowsOfInts(ranks), ints(lowAt)];
-  for (const { row, rows, adapter } of segments(tileAdapter, dim(routes.place, 0))) {
+  for (const { row, rows, adapter } of segments(host, tileAdapter, dim(routes.place, 0))) {
     const width = paddedWidth(own(adapter));
-    if (width > 0) each(row, rows, low.ptr + starts[row / CPU_ROW_TILE]! * RANK_TILE * F32, width);
+    if (width > 0) each(row, rows, low.ptr + starts[row / host.rowTile]! * RANK_TILE * F32, width);
   }
 }
 

@@ -80,7 +80,7 @@ export const linearForward = op<LinearForward>(
       frozen(host, x, weight, true, y, residual || bias ? 1 : 0);
       if (!lora) return;
       const scales = rowsOfFloats(lora.scale);
-      eachSegment(lora, dim(x, 0), ({ row, rows, adapter }, targets) => {
+      eachSegment(host, lora, dim(x, 0), ({ row, rows, adapter }, targets) => {
         for (const { g, rank, low, matrix } of targets) {
           const [first, columns] = columnsIn(lora.firstColumn, g);
           const [up, to] = [{ ptr: matrix(B), ld: columns }, columnsOf(rowsOf(y, row), first)];
@@ -128,7 +128,7 @@ export const linearBackward = op<LinearBackward>(
       frozen(host, dy, weight, false, dx, 0);
       if (!lora) return;
       const width = dim(dx, 1);
-      eachSegment(lora, dim(dx, 0), (segment, targets) => {
+      eachSegment(host, lora, dim(dx, 0), (segment, targets) => {
         const drop = drops(lora, segment.adapter);
         const to = rowsOf(dx, segment.row);
         const sum = drop ? { ptr: host.scratch(segment.rows * width * F32), ld: width } : to;

@@ -64,7 +64,7 @@ export const loraDown = op<AdapterArgs & DropoutArgs & { x: Tensor; s: Tensor }>
     cpu: (args, host) => {
       const { x, s } = args;
       const width = dim(x, 1);
-      eachSegment(args, dim(x, 0), (segment, targets) => {
+      eachSegment(host, args, dim(x, 0), (segment, targets) => {
         const input = masked(host, args, segment); // once for all linears of the group
         for (const { rank, low, matrix } of targets)
           host.product([segment.rows, rank, width], input, false, { ptr: matrix(A), ld: width }, true, low(s));
@@ -100,7 +100,7 @@ export const loraUpGrad = op<
     cpu: (args, host) => {
       const { dy, s, ds } = args;
       const scales = rowsOfFloats(args.scale);
-      eachSegment(args, dim(dy, 0), ({ row, rows, adapter }, targets) => {
+      eachSegment(host, args, dim(dy, 0), ({ row, rows, adapter }, targets) => {
         for (const { g, rank, low, matrix } of targets) {
           const [first, columns] = columnsIn(args.firstColumn, g);
           const scale = scales(adapter)[g]!;
@@ -172,7 +172,7 @@ export const loraDownGrad = op<AdapterArgs & DropoutArgs & DownInput & { ds: Ten
       invariant("x" in args, "lora_down_grad reads x itself on a CPU");
       const { x, ds } = args;
       const width = dim(x, 1);
-      eachSegment(args, dim(x, 0), (segment, targets) => {
+      eachSegment(host, args, dim(x, 0), (segment, targets) => {
         const input = masked(host, args, segment);
         for (const { rank, low, matrix } of targets) {
           const gradient = { ptr: matrix(A_GRADIENT), ld: width };

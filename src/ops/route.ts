@@ -18,7 +18,7 @@ import type { Launcher } from "../device/cuda/launcher.ts";
 import type { Variant } from "../device/cuda/variants.ts";
 import type { Tensor } from "../device/device.ts";
 import { expertSlots, MOST_ROWS } from "../device/fewrows.ts";
-import { CPU_EXPERT_TILE, CPU_ROW_TILE, CUDA_ROW_TILE } from "../device/tile.ts";
+import { CPU_EXPERT_TILE, CUDA_ROW_TILE } from "../device/tile.ts";
 import { cdiv, dim, flag, op } from "./op.ts";
 
 const c = native({
@@ -121,12 +121,12 @@ export const route = op<{
   "route",
   { logits: "c M E", correction: "f32 E", bounds: "i32 M 2", tileAdapter: "i32 T" },
   {
-    cpu: (args) => {
+    cpu: (args, host) => {
       const { logits, tileAdapter, adapters, routes } = args;
       const [M, E, k] = [dim(logits, 0), dim(logits, 1), dim(routes.experts, 1)];
       const { experts, place, source, tileExpert, firstRow, counts } = routes;
       chooseOnHost(args);
-      const sizes = [CPU_ROW_TILE, M, E, k, adapters, CPU_EXPERT_TILE, dim(source, 0)] as const;
+      const sizes = [host.rowTile, M, E, k, adapters, CPU_EXPERT_TILE, dim(source, 0)] as const;
       const tiles = [tileExpert.ptr, routes.tileAdapter.ptr] as const;
       c.route_sort(experts.ptr, tileAdapter.ptr, ...sizes, place.ptr, source.ptr, ...tiles, firstRow.ptr, counts.ptr);
     },

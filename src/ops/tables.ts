@@ -6,9 +6,8 @@
 // and n in that of the rank.
 
 import { F, I, L, native, P } from "../../ffi/native.ts";
-import { addressesIn, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.ts";
+import { addressesIn, type Host, ints, rowsOfFloats, rowsOfInts } from "../device/cpu/host.ts";
 import type { Tensor } from "../device/device.ts";
-import { CPU_ROW_TILE } from "../device/tile.ts";
 import { RANK_TILE } from "../methods/layout.ts";
 import { A_GRADIENT, F32, segments } from "./linear/low-rank.ts";
 import { cdiv, dim, op, strideOf } from "./op.ts";
@@ -35,13 +34,13 @@ export const tableForward = op<Rows & { x: Tensor; ids: Tensor; tokenRow: Tensor
   "table_forward",
   { x: "c M H", ids: "i32 M", tokenRow: "i32 M", scale: "f32 L G", s: "c E", ...SPECS },
   {
-    cpu: ({ x, ids, tokenRow, scale, s, tileAdapter, lowAt, factors, ranks }) => {
+    cpu: ({ x, ids, tokenRow, scale, s, tileAdapter, lowAt, factors, ranks }, host) => {
       const [M, H] = [dim(x, 0), dim(x, 1)];
       const [own, scales, starts, at] = [rowsOfInts(ranks), rowsOfFloats(scale), ints(lowAt), addressesIn(factors)];
-      for (const { row, rows, adapter } of segments(tileAdapter, M)) {
+      for (const { row, rows, adapter } of segments(host, tileAdapter, M)) {
         const first = at(adapter, 0, B_OR_ROWS);
         if (first === 0) continue;
-        const [rank, low] = [own(adapter)[0]!, s.ptr + starts[row / CPU_ROW_TILE]! * RANK_TILE * F32];
+        const [rank, low] = [own(adapter)[0]!, s.ptr + starts[row / host.rowTile]! * RANK_TILE * F32];
         const [inX, inIds, inRows] = [x.ptr + row * H * F32, ids.ptr + row * 4, tokenRow.ptr + row * 4];
         const width = cdiv(rank, RANK_TILE) * RANK_TILE;
         c.table_forward(inX, inIds, inRows, first, at(adapter, 0, A), low, rows, H, rank, width, scales(adapter)[0]!);
@@ -109,15 +108,16 @@ type Columns = Rows & { logits: Tensor; s: Tensor; tokens: Tensor };
 const COLUMN_SPECS = { logits: "c M V", s: "c E", tokens: "i64 L G 4", ...SPECS };
 
 function eachOfTokens(
+  host: Host,
   { logits, s, tokens, tileAdapter, lowAt, ranks }: Columns,
   launch: (logits: number, s: number, ids: number, rows: number, classes: number, count: number, width: number) => void,
 ): void {
   const [M, V] = [dim(logits, 0), dim(logits, 1)];
   const [own, starts, at] = [rowsOfInts(ranks), ints(lowAt), addressesIn(tokens)];
-  for (const { row, rows, adapter } of segments(tileAdapter, M)) {
+  for (const { row, rows, adapter } of segments(host, tileAdapter, M)) {
     const [ids, count] = [at(adapter, 0, 0), own(adapter)[0]!];
     if (ids === 0) continue;
-    const low = s.ptr + starts[row / CPU_ROW_TILE]! * RANK_TILE * F32;
+    const low = s.ptr + starts[row / host.rowTile]! * RANK_TILE * F32;
     launch(logits.ptr + row * V * F32, low, ids, rows, V, count, cdiv(count, RANK_TILE) * RANK_TILE);
   }
 }
@@ -132,7 +132,7 @@ const columnArgs = ({ logits, s, tokens, tileAdapter, lowAt, ranks }: Columns) =
  * `tokens` i64[L, G, 4]: the address of the i32 ids first, 0 for other adapters; `most`: of tokens, at most.
  */
 export const columnsPut = op<Columns & { most: number }>("columns_put", COLUMN_SPECS, {
-  cpu: (args) => eachOfTokens(args, c.columns_put),
+  cpu: (args, host) => eachOfTokens(host, args, c.columns_put),
   cuda: (args, gpu) => {
     const kernel = gpu.kernel("columns_put");
     gpu.launch(kernel, [dim(args.logits, 0), cdiv(args.most, kernel.constant("BLOCK"))], columnArgs(args));
@@ -141,7 +141,7 @@ export const columnsPut = op<Columns & { most: number }>("columns_put", COLUMN_S
 
 /** The reverse: s becomes the gradient of the tokens' logits, zero beyond them, and that in `logits` zero. */
 export const columnsTake = op<Columns & { most: number }>("columns_take", COLUMN_SPECS, {
-  cpu: (args) => eachOfTokens(args, c.columns_take),
+  cpu: (args, host) => eachOfTokens(host, args, c.columns_take),
   cuda: (args, gpu) => {
     const kernel = gpu.kernel("columns_take");
     gpu.launch(kernel, [dim(args.logits, 0), cdiv(args.most, kernel.constant("BLOCK"))], columnArgs(args));

@@ -308,11 +308,14 @@ function choicesOf({ run }: Recipe, kind: DeviceReport["kind"], stages: number):
   );
 }
 
-/** What the plan may rely on for all stages. Throws a RequestError, `plan.devices`, where they have not the same. */
+/**
+ * What the plan may rely on for all stages, with the largest row tile, which is a multiple of each. Throws a RequestError,
+ * `plan.devices`, where they have not the same.
+ */
 function commonOf(devices: readonly StageDevice[]): StageDevice {
   const first = devices[0]!;
   const other = devices.findIndex(({ kind, compute }) => kind !== first.kind || compute !== first.compute);
-  if (other < 0) return first;
+  if (other < 0) return { ...first, rowTile: maxOf(devices.map(({ rowTile }) => rowTile)) };
   const say = ({ host, kind, compute }: StageDevice) => `${kind} in ${compute}${host === "" ? "" : ` (${host})`}`;
   throw new RequestError(
     "plan.devices",

@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
+import { OPENBLAS_ROW_TILE } from "../../src/device/tile.ts";
 import { expectSame, type Ground, train } from "../helpers/crowd.ts";
 import { sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
 
@@ -27,6 +28,17 @@ describe("other adapters change nothing, bit for bit", () => {
         expectSame(few.get(i)!, alone);
       }
     });
+});
+
+// A stage on a processor whose products are OpenBLAS's has a larger tile, and so have all others of its run.
+test.skipIf(new CpuDevice(1).rowTile === OPENBLAS_ROW_TILE)("a larger row tile changes nothing", async () => {
+  for (const family of ["llama", "gemma4", "mixtral", "qwen3_5"]) {
+    const [small, large] = await Promise.all([
+      train([1, 2, 5], ground(family)),
+      train([1, 2, 5], { ...ground(family), open: () => new CpuDevice(2, OPENBLAS_ROW_TILE) }),
+    ]);
+    for (const i of [1, 2, 5]) expectSame(large.get(i)!, small.get(i)!);
+  }
 });
 
 describe("adapters in experts learn the same alone, with 31 others, and over two stages, bit for bit", () => {

@@ -79,6 +79,7 @@ describe("a pass", () => {
     expect(range(7).map((i) => rowIndex(i, tile))).toEqual([0, 1, 2, 4, 5, 6, 8]);
     expect([0, 1, 3, 4].map((count) => tiledRows(count, tile))).toEqual([0, 4, 4, 8]);
     expect(sameOrderPlaces({ kind: "cpu", rowTile: 24 })).toEqual([0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17]);
+    expect(sameOrderPlaces({ kind: "cpu", rowTile: 8 })).toEqual(range(8));
     expect(sameOrderPlaces({ kind: "cuda", rowTile: 128 })).toEqual(range(128));
   });
 });

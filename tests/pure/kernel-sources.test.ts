@@ -17,7 +17,7 @@ const namesIn = (folder: string, ending: string): string[] =>
     .sort();
 
 /** What several families are made of, parts of large ones, and what reads and writes weights of files. */
-const SHARED_C = ["dropout", "encode", "factors", "gemm", "gemm_bf16", "memory", "parallel", "product", "stored"];
+const SHARED_C = ["dropout", "encode", "factors", "gemm", "gemm_amx", "gemm_bf16", "memory", "parallel", "product", "stored"];
 const SHARED_PY = [
   "adapters",
   "attention_hopper",

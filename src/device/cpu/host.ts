@@ -5,9 +5,11 @@ import { hostView } from "../../../ffi/memory.ts";
 import { base, openNative } from "../../../ffi/native.ts";
 import { assetPath } from "../../base/assets.ts";
 import { environment } from "../../base/env.ts";
+import { invariant } from "../../base/errors.ts";
 import { requireProcessor, usableCores } from "../../base/machine.ts";
 import { sizeOf } from "../../base/shape.ts";
 import type { Tensor } from "../device.ts";
+import { CPU_ROW_TILE, OPENBLAS_ROW_TILE } from "../tile.ts";
 
 /** A matrix in place: the address of its first element and the distance between its rows, in elements. */
 export type Matrix = { readonly ptr: number; readonly ld: number };
@@ -19,23 +21,29 @@ export type Host = ReturnType<typeof openHost>;
 
 /**
  * Opens both libraries; `threads` threads work, OpenBLAS computes in the thread that calls it. `scratch` gives grow-only memory
- * for what a kernel needs while it runs. Throws what `openLibrary` throws.
+ * for what a kernel needs while it runs. The row tile is the smallest, unless a multiple of it is asked for. Throws what
+ * `openLibrary` throws.
  */
-export function openHost(threads: number, scratch: (bytes: number) => number) {
+export function openHost(threads: number, scratch: (bytes: number) => number, asked?: number) {
   requireProcessor(); // before an instruction that it may lack
   const openblas = openBlas(assetPath("libscipy_openblas.so"));
   openNative();
   const gemm = base.native_gemm(asksForOpenBlas() ? 0 : 1) === 1;
+  const rowTile = asked ?? (gemm ? CPU_ROW_TILE : OPENBLAS_ROW_TILE);
+  invariant(rowTile % (gemm ? CPU_ROW_TILE : OPENBLAS_ROW_TILE) === 0, "a row tile that products on this processor allow");
   const sgemmPtr = openblas.scipy_cblas_sgemm.ptr;
   return {
     threads: base.native_threads(threads, usableCores()),
     cores: usableCores(),
     sgemmPtr,
+    rowTile,
     scratch,
     /** Whether products are ours (ffi/native/gemm.c), which sum an element alike in products of all sizes; else OpenBLAS's. */
     gemm,
     /** Whether the processor has what ffi/native/gemm_bf16.c is made of. */
     multipliesBf16: base.native_bf16() === 1,
+    /** Whether it does so by AMX (gemm_amx.c). */
+    multipliesByAmx: base.native_amx(1) === 1,
     /** c[m, n] = alpha op(a) op(b) + beta c, where op transposes: a is [m, k] or, transposed, [k, m]; b likewise. */
     product(
       [m, n, k]: readonly [number, number, number],

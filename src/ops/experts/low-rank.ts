@@ -9,7 +9,7 @@
 import { alignUp } from "../../base/shape.ts";
 import { addressesIn, ints, rowsOfInts } from "../../device/cpu/host.ts";
 import type { Tensor } from "../../device/device.ts";
-import { CPU_EXPERT_TILE, CPU_ROW_TILE } from "../../device/tile.ts";
+import { CPU_EXPERT_TILE } from "../../device/tile.ts";
 import { RANK_TILE } from "../../methods/layout.ts";
 import { A, A_GRADIENT, boundaries, F32, type RankSpan } from "../linear/low-rank.ts";
 import { dim, strideOf } from "../op.ts";
@@ -41,7 +41,7 @@ export const sortedRowsOf = ({ source, tileAdapter, blocks, firstRow, experts }:
 // On the CPU.
 
 /** Rows that are multiplied at once, at most. */
-export const BLOCK_ROWS = 20 * CPU_ROW_TILE;
+export const BLOCK_ROWS = 20 * CPU_EXPERT_TILE;
 
 /** Rows of one adapter in one expert; `adapter` -1 for none. */
 export type Block = { readonly row: number; readonly rows: number; readonly expert: number; readonly adapter: number };

@@ -9,7 +9,6 @@ import type { Launcher } from "../../device/cuda/launcher.ts";
 import type { Variant } from "../../device/cuda/variants.ts";
 import type { Tensor } from "../../device/device.ts";
 import { isPacked, type Weight } from "../../device/packed.ts";
-import { CPU_ROW_TILE as ROW_TILE } from "../../device/tile.ts";
 import { cdiv, dim } from "../op.ts";
 import { packedProduct, widestPiece } from "../packed.ts";
 import { type AdapterArgs, type boundaries, holding, rowsOf, widest } from "./low-rank.ts";
@@ -27,7 +26,7 @@ function narrowestPiece(host: Host, n: number): number {
 /** y[M, N] = x op(w) + beta y, the same sums for a row whatever M (a multiple of the row tile) is. */
 export function frozen(host: Host, x: Tensor, w: Weight, transposed: boolean, y: Tensor, beta: number): void {
   const [m, k, n] = [dim(x, 0), dim(x, 1), dim(y, 1)];
-  const step = !host.gemm && ROW_TILE * narrowestPiece(host, n) * k <= SMALL_PRODUCT ? ROW_TILE : m;
+  const step = !host.gemm && host.rowTile * narrowestPiece(host, n) * k <= SMALL_PRODUCT ? host.rowTile : m;
   for (let row = 0; row < m; row += step) {
     const [size, from, to] = [[Math.min(step, m - row), n, k] as const, rowsOf(x, row), rowsOf(y, row)];
     if (isPacked(w)) packedProduct(host, size, from, w, transposed, to, beta);

@@ -27,7 +27,6 @@ import { alignUp } from "../../base/shape.ts";
 import { addressesIn, floats, type Host, ints, type Matrix, rowsOfInts, unsigned } from "../../device/cpu/host.ts";
 import type { Variant } from "../../device/cuda/variants.ts";
 import type { Tensor } from "../../device/device.ts";
-import { CPU_ROW_TILE as ROW_TILE } from "../../device/tile.ts";
 import { paddedWidth, RANK_TILE } from "../../methods/layout.ts";
 import { dim, strideOf } from "../op.ts";
 
@@ -95,15 +94,15 @@ export const columnsOf = (m: Matrix, column: number): Matrix => ({ ptr: m.ptr + 
 export type Segment = { readonly row: number; readonly rows: number; readonly adapter: number };
 
 /** Runs of tiles with one adapter; `byTile`: each tile alone. */
-export function segments(tileAdapter: Tensor, rows: number, byTile = false): Segment[] {
-  const tiles = ints(tileAdapter).subarray(0, Math.ceil(rows / ROW_TILE));
+export function segments({ rowTile }: Host, tileAdapter: Tensor, rows: number, byTile = false): Segment[] {
+  const tiles = ints(tileAdapter).subarray(0, Math.ceil(rows / rowTile));
   const found: Segment[] = [];
   for (let tile = 0; tile < tiles.length; ) {
     const adapter = tiles[tile]!;
     const first = tile;
     do tile++;
     while (!byTile && tile < tiles.length && tiles[tile] === adapter);
-    if (adapter >= 0) found.push({ row: first * ROW_TILE, rows: Math.min(tile * ROW_TILE, rows) - first * ROW_TILE, adapter });
+    if (adapter >= 0) found.push({ row: first * rowTile, rows: Math.min(tile * rowTile, rows) - first * rowTile, adapter });
   }
   return found;
 }
@@ -118,17 +117,18 @@ export type Target = {
 
 /** Calls `each` for the rows of each adapter that has targets, with these. */
 export function eachSegment(
+  host: Host,
   args: AdapterArgs,
   rows: number,
   each: (segment: Segment, targets: readonly Target[]) => void,
 ): void {
   const [ranks, starts, addresses] = [rowsOfInts(args.ranks), ints(args.lowAt), addressesIn(args.factors)];
-  for (const segment of segments(args.tileAdapter, rows, args.byTile)) {
+  for (const segment of segments(host, args.tileAdapter, rows, args.byTile)) {
     const { adapter, row } = segment;
     const own = ranks(adapter);
     const ld = paddedWidth(own);
     const targets: Target[] = [];
-    let column = starts[row / ROW_TILE]! * RANK_TILE;
+    let column = starts[row / host.rowTile]! * RANK_TILE;
     for (const [g, rank] of own.entries()) {
       const from = column;
       const low = (s: Tensor): Matrix => ({ ptr: s.ptr + from * F32, ld });
