@@ -19,8 +19,9 @@ export function formatBytes(bytes: number): string {
 /** 12345 as "12,345". */
 export const count = (n: number): string => Math.round(n).toLocaleString("en-US");
 
-/** 1 as "1 row", 12345 as "12,345 rows"; `many` where an s does not make the plural. */
-export const counted = (n: number, one: string, many = `${one}s`): string => `${count(n)} ${Math.round(n) === 1 ? one : many}`;
+/** 1 as "1 row", 12345 as "12,345 rows", 2.5 as "2.5 rows"; `many` where an s does not make the plural. */
+export const counted = (n: number, one: string, many = `${one}s`): string =>
+  `${n.toLocaleString("en-US")} ${n === 1 ? one : many}`;
 
 /** Seconds as "4.2 s", "3 min 05 s" or "2 h 07 min". */
 export function duration(seconds: number): string {

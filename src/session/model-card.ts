@@ -97,7 +97,7 @@ function resultTable({ before, after, steps, tokens }: NonNullable<Card["outcome
     `| loss | ${of(before)} | ${of(after)} |`,
     `| exact match | ${exact(before)} | ${exact(after)} |`,
   ];
-  return `\n${after === null ? "" : `${held.join("\n")}\n\n`}Trained for ${counted(steps, "step")} on ${counted(tokens, "token")}.\n`;
+  return `\n${after === null ? "" : `${held.join("\n")}\n\n`}Trained for ${counted(steps, "step")} on ${tokens} tokens.\n`;
 }
 
 function trainingOf(settings: NonNullable<Card["settings"]>, data: readonly string[]): string {

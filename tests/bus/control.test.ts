@@ -3,6 +3,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { until } from "../helpers/bus.ts";
 import { controls, type Status } from "../helpers/control.ts";
 import { beforeItsEnd, inTheMiddle } from "../helpers/middle.ts";
 import { needs } from "../helpers/needs.ts";
@@ -39,7 +40,7 @@ needs("nats")("a run under way", () => {
       await begun(path, at + 3, "a1");
       expect(await told("pause", outputOf(path))).toMatch(/paused until resumed/);
       await becomes("a0", "paused");
-      expect((await list())[0]!.state).toBe("waiting");
+      await until("none of them trains", 60_000, async () => (await list())[0]!.state === "waiting");
       await told("resume", outputOf(path));
       expect((await run.ended).code).toBe(0);
       same(path, alone, [0, 1, 3]);

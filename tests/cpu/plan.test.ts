@@ -119,7 +119,7 @@ describe("--svg", () => {
 
 describe("advice", () => {
   const CHANGES = {
-    "run.tokens_per_microbatch": { adapters: [0, 1], more: "" },
+    "run.tokens_per_microbatch": { adapters: [1, 3], more: "" },
     "run.slots": { adapters: [0, 1, 2, 3, 4, 5, 6, 7], more: "slots = 2" },
   } as const;
 

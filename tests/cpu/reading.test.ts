@@ -87,14 +87,14 @@ describe("limits", () => {
     const many = place.project(HEAD + adapter("a", 'data = "rows.jsonl"'), { "rows.jsonl": sums(20_000) });
     await expect(read(many, { mostBytes: 100_000 })).rejects.toMatchObject({
       code: "data.memory",
-      message: expect.stringMatching(/rows\.jsonl:\d+: the rows up to here take \d+ bytes/),
+      message: expect.stringMatching(/rows\.jsonl:\d+: the rows up to here take [\d,]+ bytes/),
     });
   });
 
   test("a reading that takes too long in all says how far it is", async () => {
     await expect(read(path(), { allMs: 1_000 })).rejects.toMatchObject({
       code: "data.slow",
-      message: expect.stringMatching(/^the data is not read after 1 s: \d+ rows, \d+ bytes of \d+ so far$/),
+      message: expect.stringMatching(/^the data is not read after 1 s: \d+ rows, \d+ bytes of [\d,]+ so far$/),
     });
   });
 
@@ -106,7 +106,7 @@ describe("limits", () => {
     const one = place.project(`${HEAD}${adapter("a", 'data = "rows.jsonl"\nmax_length = 64')}`, { "rows.jsonl": lines(rows) });
     await expect(read(one, { mostGrowth: 100 << 20 })).rejects.toMatchObject({
       code: "data.memory",
-      message: expect.stringMatching(/rows\.jsonl:2: the process has grown by \d+ bytes/),
+      message: expect.stringMatching(/rows\.jsonl:2: the process has grown by [\d,]+ bytes/),
     });
     const few = place.project(HEAD + adapter("a", 'data = "rows.jsonl"'), { "rows.jsonl": sums(20) });
     expect((await read(few))[0]!.counts.rows).toBe(20);

@@ -13,12 +13,12 @@ import { NORMALISED } from "../../src/families/moe.ts";
 import { route, routeBackward, takeRoutes } from "../../src/ops/route.ts";
 
 const [M, E, K, L] = [96, 8, 3, 2];
-/** Of tiles of rows: two adapters, and none. */
-const ADAPTERS = [0, 0, 1, -1];
 /** Rows that attend to nothing. */
 const PADDING = [46, 47, 71];
 
 const device = new CpuDevice(2);
+/** Of tiles of rows: two adapters, and none. */
+const ADAPTERS = range(M / device.rowTile).map((t) => [0, 0, 1, -1][Math.floor((4 * t * device.rowTile) / M)]!);
 const arena = new Arena(device, 1 << 22, "tables of a test");
 const floats = (values: Float32Array, ...shape: number[]): Tensor => {
   const to = arena.tensor("f32", ...shape);

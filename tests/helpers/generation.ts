@@ -6,6 +6,7 @@ import type { Sampling } from "../../src/base/sample.ts";
 import { alignUp, range, sizeOf, sum } from "../../src/base/shape.ts";
 import { type ModelSpec, shortPositions } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
+import { rowsFor } from "../../src/engine/kv-cache.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
 import { linearShape } from "../../src/families/linears.ts";
@@ -87,7 +88,8 @@ export async function tinyGenerator(
 ): Promise<TinyGenerator> {
   const adapters = wanted.map((adapter) => adapterOn(spec, adapter));
   const tile = device.hasFewRows ? { ...tileOf(device), isApart: true } : tileOf(device);
-  const rows = alignUp(Math.max(160, Math.min(capacity, PIECE)), device.rowTile) + (adapters.length + 1) * device.rowTile;
+  const least = alignUp(Math.max(160, Math.min(capacity, PIECE)), device.rowTile) + (adapters.length + 1) * device.rowTile;
+  const rows = device.hasFewRows ? rowsFor(least) : least; // as many as a pass by rows is padded to
   const sizes: GenerationSizes = {
     slots: Math.max(1, adapters.length),
     rows,

@@ -11,15 +11,16 @@ test("a path is shown from the working folder, and names of what lies elsewhere 
     expect(shortPath(name)).toBe(name);
 });
 
-test("one of something is one, also of what is measured, and all else is many", () => {
+test("one of something is one, and all else is many", () => {
   for (const [n, text] of [
     [0, "0 rows"],
     [1, "1 row"],
-    [1.2, "1 row"],
+    [1.2, "1.2 rows"],
     [2, "2 rows"],
     [12345, "12,345 rows"],
   ] as const)
     expect(counted(n, "row")).toBe(text);
+  expect([counted(2.5, "layer"), counted(1.25, "layer")]).toEqual(["2.5 layers", "1.25 layers"]);
   expect([counted(1, "pass", "passes"), counted(2, "pass", "passes")]).toEqual(["1 pass", "2 passes"]);
   expect(readText({ rows: 1, bytes: 512, totalBytes: 1024 }, 0)).toBe("1 row, 512 B of 1.00 KiB (50 %)");
 });
