@@ -17,7 +17,14 @@ function installed(line: string): string[] {
 test.each(names)("%s", (name) => {
   const lines = readFileSync(join(FOLDER, name), "utf8").split("\n");
   expect(lines.flatMap(installed).filter((of) => !/==.|.@./.test(of))).toEqual([]);
-  expect(lines.slice(1, lines.findIndex((line) => !line.startsWith("#"))).join(" ")).toMatch(/\b\d+\.\d+/);
+  expect(
+    lines
+      .slice(
+        1,
+        lines.findIndex((line) => !line.startsWith("#")),
+      )
+      .join(" "),
+  ).toMatch(/\b\d+\.\d+/);
 });
 
 test("a version is missed where it is missing", () => {
