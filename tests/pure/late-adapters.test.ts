@@ -2,9 +2,12 @@
 
 import { expect, test } from "bun:test";
 import { maxOf } from "../../src/base/shape.ts";
+import { cacheBytes } from "../../src/engine/stage-buffers.ts";
+import { weightBytes, wholeModel } from "../../src/engine/weights.ts";
 import type { AdapterPlan } from "../../src/plan/adapters.ts";
 import { lacking, lateAdapters } from "../../src/plan/late-adapters.ts";
 import { makePlan, type StageDevice } from "../../src/plan/plan.ts";
+import { rolloutCache } from "../../src/plan/rollouts.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 
@@ -47,6 +50,12 @@ test("stages take what is as large as what they were opened for, and say what th
   expect(lackOf(`${own}rank = 80`, 40)).toMatch(/^room for (rank 80 on|the gradients of|an adapter of) /);
   expect(lackOf("targets = ['q_proj', 'down_proj']\nrank = 2", 40)).toMatch(/^room for /);
   expect(rows).toBeGreaterThanOrEqual(positions);
+  const short = makePlan(recipeOf([`${own}rank = 8\nbatch_size = 1`]), spec, [summary(10, 9)], [CPU]);
+  const many = [summary(10, 9, 10, 8)];
+  const late = (batch: number) =>
+    lacking(short, lateAdapters(short, recipeOf([`${own}rank = 8\nbatch_size = ${batch}`]).adapters, many), many);
+  expect(short.stages[0]!.sizes.rows).toBe(24);
+  expect([late(2), late(4)]).toEqual([null, "room for a micro-batch of 48 tokens: they have it for 24"]);
 });
 
 test("stages without a cache lack one for adapters that answer prompts; with one they take answers as long as it holds", () => {
@@ -85,4 +94,21 @@ test("the cache has sequences for those that answer at once: the most that the s
   expect(sequences(texts)).toBe(largest[0]! + largest[1]! + largest[2]!);
   expect(sequences(texts, "slots = 2")).toBe(largest[0]! + largest[1]!);
   expect(sequences(texts, "slots = 1")).toBe(largest[0]);
+  const plan = makePlan(
+    recipeOf(["accumulation = 3", ""].map((text) => `${answering(6, 2)}\n${text}`)),
+    spec,
+    [summary(12), summary(12)],
+    [CPU],
+  );
+  const whole = wholeModel(spec);
+  const weights = weightBytes(spec, whole, "f32", { format: "dense" });
+  const one = cacheBytes("f32", spec, whole, { sequences: 1, capacity: 13 });
+  const within = (room: number) =>
+    rolloutCache(plan.adapters, spec, [{ ...CPU, freeBytes: weights + room }], null, { format: "dense" })!.sequences;
+  expect(within(1e9)).toBe(6 + 2);
+  for (const fitting of [1, 2, 5, 8]) {
+    expect(within(5 * fitting * one + 5)).toBe(fitting);
+    expect(within(5 * fitting * one - 5)).toBe(Math.max(1, fitting - 1));
+  }
+  expect(within(0)).toBe(1); // one at least: what it takes is in the plan's memory
 });

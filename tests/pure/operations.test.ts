@@ -59,7 +59,7 @@ test("attention is counted from heads, windows and the layers that have one, not
   }
 });
 
-test("rows are evaluated before the first step, every so many, and after the last", () => {
+test("rows are evaluated before the first step, at regular steps, and after the last", () => {
   const count = (evalEvery: number | null, steps: number, evalRows = 1) =>
     evaluationsOf({ recipe: { evalEvery }, steps, evalRows } as Plan["adapters"][number]);
   expect([count(null, 9), count(3, 9), count(3, 10), count(4, 9), count(9, 9), count(1, 1), count(3, 9, 0)]).toEqual([
