@@ -80,6 +80,7 @@ describe("admitted are", () => {
         return count;
       };
       const victims = preempt.map((adapter) => active.find((of) => of.adapter === adapter)!);
+      expect(new Set(preempt).size).toBe(preempt.length);
       const count = fitting(victims);
       if (victims.length > 0) expect(fitting(victims.slice(0, -1)), `round ${round}`).toBeLessThan(count);
       const next = queue[count];
