@@ -373,6 +373,9 @@ test("a body with a wrong key is refused in OpenAI's words, with at most the beg
     message: "'metadata.tagged' is long.",
     param: "metadata.tagged",
   });
+  expect(faultOf({ model: "x", rows: [7] })).toMatchObject({
+    message: "Invalid type for 'rows.0': expected object, but got 7 instead.",
+  });
   const { message } = faultOf({ model: "x", rows: "secret ".repeat(1000) }) as { message: string };
   expect(message).toMatch(/^Invalid type for 'rows': expected array, but got "secret .{40,60}\.\.\. instead\.$/);
   expect(faultOf({ model: "x", rows: [{ role: "robot" }] })).toMatchObject({ message: "'rows.0.role' is no role." });
