@@ -60,6 +60,8 @@ test("a sequence that comes has its first token soon, whatever goes ahead; one t
   const [first, second] = await played(engine, [{ limit: 30 }, { limit: 3, from: 4 }]);
   expect(second![0]!).toBeLessThanOrEqual(6);
   expect([first!.length, sum(seen.rows)]).toEqual([30, 2 + 29 + 2 + 2]);
+  const freed = await played(engineOf(true, 2).engine, [{ limit: 4 }, { limit: 30 }, { limit: 2 }]);
+  expect(freed[2]![0]! - freed[0]!.at(-1)!).toBeLessThanOrEqual(2); // as soon as a place is free
   const full = engineOf(true, 1);
   const [, later] = await played(full.engine, [{ limit: 9 }, { limit: 2 }]);
   expect([full.seen.most, later!.length]).toEqual([2, 2]);

@@ -221,6 +221,7 @@ test("tokens of a minute come back as it passes, and those that were not needed 
   const rates = new Rates(600, () => time);
   const giveBack = rates.take("a", 500);
   expect(() => rates.take("a", 200)).toThrow("try again in 10 s");
+  expect(() => rates.take("a", 201)).toThrow("try again in 11 s");
   rates.take("b", 600); // another key's
   giveBack(450);
   rates.take("a", 550);
