@@ -1,4 +1,4 @@
-// What passes of sequences hold: no more prompt rows than may hold others up, and ahead of their tokens only what will be asked.
+// What passes of sequences hold: no more rows of prompts than may hold others up, and ahead of tokens only what will be asked.
 
 import { expect, test } from "bun:test";
 import { range, sum } from "../../src/base/shape.ts";
@@ -8,7 +8,7 @@ import { Decoding, type Generation, type GenerationEngine } from "../../src/sess
 
 const tile: Tile = { rows: 4, sameOrder: range(4), isApart: true };
 
-/** An engine whose next token is always 7; `rows` has how many rows of each pass are of a sequence, `most` how many were under way. */
+/** An engine whose next token is always 7. `rows`: of each pass those of sequences; `most`: passes that were under way at once. */
 function engineOf(follows: boolean, sequences = 3) {
   const seen = { rows: [] as number[], most: 0 };
   let underWay = 0;
@@ -30,7 +30,10 @@ function engineOf(follows: boolean, sequences = 3) {
 }
 
 /** Adds the sequences before the passes of these numbers; returns the passes after which each had its tokens. */
-async function played(engine: GenerationEngine, wanted: readonly (Partial<Generation> & { limit: number; from?: number })[]) {
+async function played(
+  engine: GenerationEngine,
+  wanted: readonly (Partial<Generation> & { limit: number; from?: number; logits?: boolean })[],
+) {
   const decoding = new Decoding(engine);
   const got = wanted.map(() => [] as number[]);
   for (let pass = 0; pass < 10 || !decoding.isIdle; pass++) {
@@ -67,7 +70,7 @@ test("a sequence that comes has its first token soon, whatever goes ahead; one t
   expect([full.seen.most, later!.length]).toEqual([2, 2]);
 });
 
-test("rows of prompts beside what is extended are as many as are multiplied at once with these, a half at least", async () => {
+test("rows of prompts next to what is extended are as many as are multiplied at once with these, a half at least", async () => {
   for (const extended of [0, 100, 300]) {
     const { engine, seen } = engineOf(false, extended + 2);
     const long = { limit: 1, prompt: range(1900), from: 2 };
