@@ -8,7 +8,7 @@ import { Decoding, type Generation, type GenerationEngine } from "../../src/sess
 
 const tile: Tile = { rows: 4, sameOrder: range(4), isApart: true };
 
-/** An engine whose next token is always 7. `rows`: of each pass those of sequences; `most`: passes that were under way at once. */
+/** An engine whose next token is 7. `rows`: of each pass those of sequences; `most`: passes that were under way at once. */
 function engineOf(follows: boolean, sequences = 3) {
   const seen = { rows: [] as number[], most: 0 };
   let underWay = 0;
