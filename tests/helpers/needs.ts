@@ -40,6 +40,8 @@ const HAVE = {
   clients: () => (Bun.spawnSync([join(ROOT, "scripts", "clients")], { ...QUIET, timeout: 400_000 }).success ? 1 : 0),
   /** A Chromium: of this machine, or fetched by scripts/chromium, now if it can. */
   chromium: () => (Bun.spawnSync([join(ROOT, "scripts", "chromium")], { ...QUIET, timeout: 180_000 }).success ? 1 : 0),
+  /** A git checkout with all commits before this one. */
+  history: () => (hasHistory() ? 1 : 0),
   openssl: () => (Bun.which("openssl") ? 1 : 0),
   /** Debian's packages of these names. */
   zsh: () => (Bun.which("zsh") ? 1 : 0),
@@ -61,6 +63,11 @@ export function needs(what: keyof typeof HAVE, n = 1): (name: string, body: () =
   if (environment("MLORA_REQUIRE")?.split(",").includes(what))
     throw new Error(`MLORA_REQUIRE says that this machine has ${what}: ${n} needed, ${have} found`);
   return (name, body) => describe.skip(`${name} [needs ${n} ${what}, found ${have}]`, body);
+}
+
+function hasHistory(): boolean {
+  if (!Bun.which("git")) return false;
+  return Bun.spawnSync(["git", "rev-parse", "--is-shallow-repository"], { cwd: ROOT }).stdout.toString() === "false\n";
 }
 
 function countGpus(): number {
