@@ -121,7 +121,7 @@ function read(bytes: Uint8Array, parse: (text: string) => unknown): unknown {
 function faultOf(issue: v.BaseIssue<unknown>): ApiError {
   const param = v.getDotPath(issue) ?? null;
   if (param === null) return badRequest(issue.message);
-  const isOfKey = issue.kind === "schema" && issue.path?.at(-1)?.origin === "key";
+  const isOfKey = issue.path?.at(-1)?.origin === "key";
   if (isOfKey && issue.input === undefined)
     return badRequest(`Missing required parameter: '${param}'.`, param, "missing_required_parameter");
   if (isOfKey && issue.expected === "never") return badRequest(`Unknown parameter: '${param}'.`, param, "unknown_parameter");

@@ -65,10 +65,11 @@ export function needs(what: keyof typeof HAVE, n = 1): (name: string, body: () =
   return (name, body) => describe.skip(`${name} [needs ${n} ${what}, found ${have}]`, body);
 }
 
-function hasHistory(): boolean {
-  if (!Bun.which("git")) return false;
-  return Bun.spawnSync(["git", "rev-parse", "--is-shallow-repository"], { cwd: ROOT }).stdout.toString() === "false\n";
-}
+/** Of a shallow clone, or of files that were committed anew elsewhere, the project's first commit is not there. */
+const FIRST = "5cafb8b4";
+const hasHistory = (): boolean =>
+  Bun.which("git") !== null &&
+  Bun.spawnSync(["git", "merge-base", "--is-ancestor", FIRST, "HEAD"], { ...QUIET, cwd: ROOT }).success;
 
 function countGpus(): number {
   try {

@@ -108,4 +108,8 @@ test("a rung waits for those that are on their way to it, and counts those that 
     [1, true],
   ]);
   expect(decided(at("rung", 4, 1), at("rung", 4, 2), dropped(2, 8), dropped(2, 9))).toEqual(both);
+  expect(decided(at("rung", 4, 3), at("rung", 4, 2), dropped(4, 1), dropped(4, 9))).toEqual([
+    [0, false],
+    [1, true],
+  ]);
 });

@@ -221,6 +221,7 @@ test("tokens of a minute come back as it passes, and those that were not needed 
   const rates = new Rates(600, () => time);
   const giveBack = rates.take("a", 500);
   expect(() => rates.take("a", 200)).toThrow("try again in 10 s");
+  expect(() => rates.take("a", 201)).toThrow("try again in 11 s");
   rates.take("b", 600); // another key's
   giveBack(450);
   rates.take("a", 550);
@@ -372,6 +373,9 @@ test("a body with a wrong key is refused in OpenAI's words, with at most the beg
   expect(faultOf({ model: "x", metadata: { tagged: "a" } }, strict)).toMatchObject({
     message: "'metadata.tagged' is long.",
     param: "metadata.tagged",
+  });
+  expect(faultOf({ model: "x", rows: [7] })).toMatchObject({
+    message: "Invalid type for 'rows.0': expected object, but got 7 instead.",
   });
   const { message } = faultOf({ model: "x", rows: "secret ".repeat(1000) }) as { message: string };
   expect(message).toMatch(/^Invalid type for 'rows': expected array, but got "secret .{40,60}\.\.\. instead\.$/);
