@@ -18,7 +18,7 @@ export type Progress = Disposable & { readonly report: Listener };
 /** Less time than this says little of how fast work goes, in ms. */
 const LEAST = 1_000;
 
-/** How fast one piece of work goes from its first step on: opening and the first evaluation come before, and do not come again. */
+/** How fast work goes from its first step on: opening and the first evaluation come before, and do not come again. */
 class Clock {
   #first: number | null = null;
   #done = 0;

@@ -38,7 +38,7 @@ test("no more bars are drawn than a screen has lines", () => {
   }
 });
 
-test("the time left is counted from an adapter's first step on, and not told before it is known", () => {
+test("the time left is counted from an adapter's first step on, and not shown before it is known", () => {
   let at = 0;
   using clock = spyOn(performance, "now").mockImplementation(() => at);
   let printed = "";
