@@ -83,8 +83,8 @@ function describe(name: string, { script, makes, packages, tolerance }: Maker): 
 }
 
 /**
- * A copy of tests/golden in `work`, which is returned. The rest of the checkout is links around it: makers start programs of the
- * checkout (`ROOT / "node_modules/.bin/bun"`).
+ * A copy of tests/golden in `work`, which is returned. The rest of the checkout is links around it, as makers start programs of
+ * it (`ROOT / "node_modules/.bin/bun"`).
  */
 export function copyForMakers(work: string): string {
   const folder = join(work, "tests", "golden");
