@@ -391,7 +391,9 @@ describe("an output folder", () => {
   test("with another run, with foreign files, or that is a file, is refused", () => {
     expect(refused(() => claimOutput(writeIn(fresh(), "metrics.jsonl", ""))).code).toBe("output.foreign");
     expect(refused(() => claimOutput(writeIn(fresh(), "thesis.doc", ""))).message).toContain("thesis.doc");
-    expect(refused(() => claimOutput(join(writeIn(fresh(), "f", ""), "f"))).code).toBe("output.folder");
+    const file = join(writeIn(fresh(), "f", ""), "f");
+    expect(refused(() => claimOutput(file))).toMatchObject({ code: "output.folder", message: `${file} is no folder` });
+    expect(refused(() => claimOutput(join(file, "g"))).code).toBe("output.folder");
     for (const long of ["x".repeat(300), "x".repeat(200).concat("/").repeat(30)])
       expect(refused(() => claimOutput(join(fresh(), long))).message).toContain("ENAMETOOLONG");
   });
