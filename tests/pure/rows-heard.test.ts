@@ -113,3 +113,17 @@ describe("an empty think block that the generation prompt opens", () => {
     expect(told(thought, "empty thoughts")).toBeNull();
   });
 });
+
+test("thoughts that a template writes as they are are learned where it moves the system message, too", () => {
+  // As Mistral's from version 3 on: the system message goes into the last user's turn, so that no rendering begins another.
+  const template =
+    "{% set system = messages[0].content if messages[0].role == 'system' else '' %}{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{% if system and loop.index0 >= messages | length - 2 %}{{ system }}\n\n{% endif %}{{ m.content }}<|im_end|>{% elif m.role == 'assistant' %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}";
+  const chatTemplate = fileOf(template, "moved.jinja");
+  const answers = ["<think>\nwhy\n</think>\n\n b", "  <think>so</think>c ", "\n d", "<think>alone</think>"];
+  for (const system of [[], [{ role: "system", content: "S" }]]) {
+    const turns = answers.flatMap((content, i) => [user(`q${i}`), assistant(content)]);
+    const dataset = load(lines({ messages: [...system, ...turns] }), { chatTemplate });
+    expect(learnedOf(dataset.train[0]!)).toBe(answers.map((text) => `${text}<|im_end|>`).join(""));
+    expect(dataset.notices).toEqual([]);
+  }
+});
