@@ -306,7 +306,7 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
 }
 
 /** Keys that patterns and layers may change; then they are compared place by place. */
-const BY_PLACE = ["rank", "alpha", "targets"];
+const BY_PLACE = ["rank", "alpha", "rslora", "targets"];
 
 const DIFFER = "its ranks or scales differ from the recipe's in some layer";
 const DIFFER_IN_TABLES = "its ranks, scales or tokens differ from the recipe's in some layer or table";
