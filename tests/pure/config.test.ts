@@ -80,7 +80,7 @@ test.each(["LlamaForCausalLM", "Lfm2ForCausalLM", "GptOssForCausalLM", "Qwen3VLF
   },
 );
 
-test("what transformers does in training alone is told, where a config asks for it", () => {
+test("what transformers does in training alone is reported, where a config asks for it", () => {
   const told = (name: string, keys: object) => {
     const config = { architectures: [name], ...keys, text_config: keys };
     return unappliedKeys(config, specOf(config, "c")).map((text) => text.split(",")[0]);
