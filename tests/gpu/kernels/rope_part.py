@@ -1,4 +1,4 @@
-"""Checks the rotation of a part of each head against float64, there and back. One command: python3
+"""Checks the rotation of a part of each head against float64 and the bits of rope.py, there and back. One command: python3
 tests/gpu/kernels/rope_part.py; with TRITON_INTERPRET=1 on the CPU.
 """
 import sys
@@ -7,7 +7,7 @@ import time
 import torch
 
 from rows_check import Case, rnd
-from rows_launch import DEVICE, INTERPRET, cdiv, find, launch
+from rows_launch import DEVICE, INTERPRET, cdiv, find, launch, rope_backward, rope_forward
 
 
 def rotate(kind, x, positions, cos, sin, touched, D, back):
@@ -30,6 +30,13 @@ def rotated(kind, M, heads, D, R):
         case.near(f"back {back}", got[:, : 2 * heads, : 2 * R], torch.cat([lo * c - hi * s, hi * c + lo * s], -1))
         case.same("other features", got[:, : 2 * heads, 2 * R :], x.view(M, -1, D)[:, : 2 * heads, 2 * R :])
         case.same("other heads", got[:, 2 * heads :], x.view(M, -1, D)[:, 2 * heads :])
+        masks = x.clone()
+        args = (kind, masks, positions, cos, sin, None)
+        if back:
+            rope_backward(*args, None, None, None, heads, heads, D, 0.0)
+        else:
+            rope_forward(*args, None, None, masks, heads, heads, D, 0.0)
+        case.same("the bits of the kernels that mask", y, masks)
         few = x[2:3].clone()
         rotate(kind, few, positions[2:3].contiguous(), cos, sin, 2 * heads, D, back)
         case.same("a row alone", few, y[2:3])
