@@ -157,7 +157,7 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
   const tilesOf = (of: Variant) => cdiv(N, of.constant("BN")) * count * cdiv(M, of.constant("BM"));
   const kernel = productFor(gpu, M, flag(lora), packed, (of) => lows + tilesOf(of));
   const BK = kernel.constant("BK");
-  const pieces = kernel.constant("SUMS") === 1 ? 1 : count;
+  const pieces = kernel.constant("SUMS") === 0 ? count : 1;
   const rows = { rows: x, x_scale: begin + scratch.scale };
   if (reading === "fp8") {
     roundRows(gpu, x, null, { codes: begin, scale: rows.x_scale });
@@ -226,6 +226,11 @@ function productFor(
   return found ?? gpu.kernel(name, { SUMS: 1, ...choice });
 }
 
-/** The same of a product over codes, or over their values: each variant says up to how many rows it is taken. */
-const packedFor = (gpu: Launcher, rows: number, format: PackedFormat): Variant =>
-  gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]! }).find((variant) => variant.constant("UNTIL") >= rows)!;
+/**
+ * The same of a product over codes, or over their values: each variant says up to how many rows it is taken, and above how many
+ * it is again.
+ */
+function packedFor(gpu: Launcher, rows: number, format: PackedFormat): Variant {
+  const isFor = ({ row: { launch } }: Variant) => launch["UNTIL"]! >= rows || rows > (launch["ABOVE"] ?? MOST_ROWS);
+  return gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]! }).find(isFor)!;
+}

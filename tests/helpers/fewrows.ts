@@ -64,6 +64,7 @@ const CASES: Readonly<Record<string, Case>> = {
     rows: 300,
     bias: true,
   },
+  "as many rows as at once": { K: 640, columns: [200], ranks: [[8], [20]], rows: 470, residual: true },
 };
 
 const bits = (values: Float32Array) => Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
