@@ -61,8 +61,8 @@ def attended_alone(q_D, cache, pages, row, key_at, first, low, end, D, width, va
                    BN: tl.constexpr, PLACES: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr):
     """
     f32[HEAD_DIM]: what a row q sees of the keys low .. end - 1 of a sequence that begins at `first`; `row` of the cache has the
-    first block's first key. Each of PLACES places has a running softmax of its own, over every PLACES-th key, so that a block of
-    keys needs no sum across threads but those of its scores; they are joined in the end.
+    first block's first key. Each of PLACES places has a running softmax of its own, over every PLACES-th key, so that a block
+    needs no sum across threads but that of its scores; they are joined in the end.
     """
     EACH: tl.constexpr = BN // PLACES
     RUNS: tl.constexpr = HEAD_DIM // RUN

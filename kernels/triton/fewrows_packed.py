@@ -1,7 +1,7 @@
 """The product of fewrows.py over a weight in fewer bits, taken apart where it is read: from a quarter to half of the bytes.
 
     fewrows_packed    part[p, m, n] and low[p, m, j] as fewrows_product has them
-                      SUMS = 1 sums the pieces in registers, 2 in part itself, which L2 holds: larger tiles have no registers for it
+                      SUMS = 1 sums the pieces in registers, 2 in part itself, which L2 holds: so larger tiles fit
     fewrows_values    values[n, k] = what codes[n, k] stands for, without its scale: for many rows, whose tiles would each take
                       codes apart again. fewrows_packed with APART = 1 reads these as w, and gives the same bits.
 
