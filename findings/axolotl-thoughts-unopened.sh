@@ -9,7 +9,7 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv py
-py/bin/pip install --quiet --disable-pip-version-check torch==2.15.0 transformers==5.24.0 trl==1.16.0 peft==0.21.2 colorama addict fire python-dotenv jinja2
+py/bin/pip install --quiet --disable-pip-version-check torch==2.15.0 transformers==5.24.0 trl==1.16.0 peft==0.21.2 colorama==0.4.6 addict==2.4.0 fire==0.7.1 python-dotenv==1.2.4 jinja2==3.1.6
 py/bin/pip install --quiet --disable-pip-version-check --no-deps axolotl==0.19.0
 
 cat >thoughts.py <<'P'

@@ -9,7 +9,7 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv py
-py/bin/pip install --quiet --disable-pip-version-check transformers==5.24.0 tokenizers jinja2
+py/bin/pip install --quiet --disable-pip-version-check transformers==5.24.0 tokenizers==0.23.3 jinja2==3.1.6
 
 cat >tools.py <<'P'
 from tokenizers import Tokenizer, models

@@ -63,7 +63,7 @@ print(f"Triton {triton.__version__}: registers of products under way are written
 P
 for version in 3.6.0 3.7.1 3.8.0; do
   python3 -m venv "py-$version"
-  "py-$version/bin/pip" install --quiet --disable-pip-version-check "triton==$version" setuptools
+  "py-$version/bin/pip" install --quiet --disable-pip-version-check "triton==$version" setuptools==84.2.1
   TRITON_CACHE_DIR="$work/cache-$version" "py-$version/bin/python" product.py 2>said.txt || { cat said.txt; exit 1; }
 done | tee got.txt
 cat >want.txt <<'W'

@@ -1,5 +1,5 @@
-// Which folder may import which, and the one door of each foreign effect: the rules of docs/architecture.md, as tables and a
-// check.
+// Which folder may import which, that no values are imported in a circle, and the one door of each foreign effect: the rules of
+// docs/architecture.md, as tables and a check.
 //
 // Run by scripts/test: prints every breach with its place, and fails if there is one. Holds for src and ffi; tests and scripts
 // may reach everywhere.
@@ -11,7 +11,7 @@ import { PEFT_METHODS } from "../src/methods/registry.ts";
 import { OBJECTIVE_NAMES } from "../src/objectives/registry.ts";
 
 export type Source = { readonly path: string; readonly text: string };
-type Import = { readonly from: string; readonly typeOnly: boolean; readonly at: number };
+type Import = { readonly from: string; readonly typeOnly: boolean; readonly isLate: boolean; readonly at: number };
 
 /** What a folder may import: folders or single files; under `types`, as types only. `base` goes without saying. */
 const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonly types?: readonly string[] }>> = {
@@ -74,6 +74,9 @@ const BELOW_SESSION: Readonly<Record<string, readonly string[]>> = {
   "src/cli/doctor/": ["bus", "cluster", "engine", "ffi"],
   "src/cli/stage.ts": ["bus", "cluster"],
 };
+
+/** Files that import each other's values: formats read attributes of Python's values, and are methods of its texts. */
+const TOGETHER: readonly string[] = ["format", "methods", "operators"].map((name) => `src/data/jinja/${name}.ts`);
 
 /** Packages and built-in modules that one file stands for; no other may import them. */
 const PACKAGE_DOORS: Readonly<Record<string, readonly string[]>> = {
@@ -151,6 +154,26 @@ export function breaches({ path, text }: Source): string[] {
   return [...forbidden, ...effects, ...compared];
 }
 
+/** Circles in which files import values as they are loaded, each as "a.ts -> b.ts -> a.ts". Types may refer around. */
+export function circles(sources: readonly Source[]): string[] {
+  const importing = new Map(sources.map(({ path, text }) => [path, importedValues(path, text)]));
+  const [found, seen]: [string[], Set<string>] = [[], new Set()];
+  const visit = (path: string, way: readonly string[]): void => {
+    const circle = way.includes(path) ? way.slice(way.indexOf(path)) : [];
+    if (circle.some((one) => !TOGETHER.includes(one))) found.push([...circle, path].join(" -> "));
+    if (seen.has(path)) return;
+    seen.add(path);
+    for (const next of importing.get(path) ?? []) visit(next, [...way, path]);
+  };
+  for (const path of importing.keys()) visit(path, []);
+  return found;
+}
+
+const importedValues = (path: string, text: string): string[] =>
+  importsOf(withoutComments(text))
+    .filter(({ from, typeOnly, isLate }) => from.startsWith(".") && !typeOnly && !isLate)
+    .map(({ from }) => normalize(join(dirname(path), from)));
+
 function forbids(path: string, { from, typeOnly }: Import): string | null {
   if (!from.startsWith(".")) {
     const doors = PACKAGE_DOORS[from];
@@ -179,6 +202,7 @@ const IMPORT =
 const importsOf = (code: string): Import[] =>
   [...code.matchAll(IMPORT)].map(({ 0: found, 1: importType, 2: exportType, 3: fixed, 4: typeOf, 5: late, index }) => ({
     from: (fixed ?? late)!,
+    isLate: fixed === undefined,
     typeOnly: (importType ?? exportType ?? typeOf) !== undefined,
     at: index + found.search(/\S/),
   }));
@@ -195,7 +219,8 @@ const lineAt = (text: string, index: number): number => text.slice(0, index).spl
 if (import.meta.main) {
   const root = join(import.meta.dir, "..");
   const paths = [...new Bun.Glob("{src,ffi}/**/*.ts").scanSync(root)].sort();
-  const found = paths.flatMap((path) => breaches({ path, text: readFileSync(join(root, path), "utf8") }));
+  const sources = paths.map((path) => ({ path, text: readFileSync(join(root, path), "utf8") }));
+  const found = [...sources.flatMap(breaches), ...circles(sources).map((circle) => `a circle of imports: ${circle}`)];
   for (const line of found) console.log(line);
   console.log(`imports: ${paths.length} files, ${found.length} breaches`);
   process.exit(found.length === 0 ? 0 : 1);

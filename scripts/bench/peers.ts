@@ -9,7 +9,7 @@
 // each, measured for --seconds at least after some steps that are not; each measurement ends after --limit seconds, and none is
 // begun after --within. A program that cannot run is named with its error, and the others are measured. --ahead prepares all
 // cases of a peer at once before it measures one after the other, which takes less time and more memory: one round, programs
-// in the order of --programs.
+// in the order of --programs, without --within.
 //
 // PEFT and transformers come from --python (python3), with --wheels also from a folder of wheels, installed without a network.
 // Unsloth needs a GPU and its packages: --unsloth says where from, a folder of wheels, a tar of unsloth_bundle.py, or
@@ -156,6 +156,7 @@ async function measureAll(): Promise<readonly Row[]> {
   const all: Row[] = [];
   const cases = CASES.filter(({ name, on: where }) => (named.length > 0 ? named.includes(name) : on.includes(where)));
   if (values.ahead) {
+    if (values.rounds !== "1" || values.within !== "Infinity") throw new Error("--ahead is one round, and has no --within");
     await measureAhead(cases, options, (row) => {
       if (file !== null) append(file, [row]);
       all.push(row);

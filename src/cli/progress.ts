@@ -15,13 +15,32 @@ const mostBars = ({ rows }: NodeJS.WriteStream): number => Math.min(24, Math.max
 
 export type Progress = Disposable & { readonly report: Listener };
 
+/** Less time than this says little of how fast work goes, in ms. */
+const LEAST = 1_000;
+
+/** How fast work goes from its first step on: opening and the first evaluation come before, and do not come again. */
+class Clock {
+  #first: number | null = null;
+  #done = 0;
+
+  step(tokens: number): void {
+    if (this.#first === null) this.#first = now();
+    else this.#done += tokens;
+  }
+
+  /** Tokens a second; null while too little is known. */
+  get rate(): number | null {
+    const elapsed = this.#first === null ? 0 : now() - this.#first;
+    return this.#done === 0 || elapsed < LEAST ? null : (1000 * this.#done) / elapsed;
+  }
+}
+
 /** Tokens a second and time left, of each adapter and of all, from what has been trained here and what is left. */
 class Pace {
-  #done = 0;
-  readonly #doneBy: number[] = [];
+  readonly #all = new Clock();
+  readonly #clocks: Clock[] = [];
   readonly #left: number[] = [];
   readonly #tokens: number[] = [];
-  readonly #started = now();
 
   constructor({ adapters }: Planned, ended: (name: string) => boolean) {
     for (const { name, tokens } of adapters) this.#join(tokens, ended(name));
@@ -35,13 +54,13 @@ class Pace {
 
   #join(tokens: number, ended: boolean): void {
     this.#tokens.push(tokens);
-    this.#doneBy.push(0);
+    this.#clocks.push(new Clock());
     this.#left.push(ended ? 0 : tokens);
   }
 
   #step({ index, step, steps, tokens }: EventOf<"step">): void {
-    this.#done += tokens;
-    this.#doneBy[index]! += tokens;
+    this.#all.step(tokens);
+    this.#clocks[index]!.step(tokens);
     this.#left[index] = this.#tokens[index]! * (1 - step / steps);
   }
 
@@ -52,21 +71,19 @@ class Pace {
   get behind(): number {
     return Math.round(this.total - sum(this.#left));
   }
-  get rate(): number {
-    return (1000 * this.#done) / Math.max(1, now() - this.#started);
+  /** "120 tokens/s", and from when on that is known "2 min 05 s left". */
+  get text(): string {
+    const { rate } = this.#all;
+    return rate === null ? "" : `${count(rate)} tokens/s  ${timeLeft(sum(this.#left), rate)}`;
   }
-  get left(): string {
-    return this.#time(sum(this.#left), this.#done);
-  }
-  leftOf(adapter: number): string {
-    return this.#time(this.#left[adapter]!, this.#doneBy[adapter]!);
-  }
-
-  #time(left: number, done: number): string {
-    if (done === 0) return "?";
-    return duration((left * Math.max(1, now() - this.#started)) / 1000 / done);
+  /** "2 min 05 s left"; null while that is not known. */
+  leftOf(adapter: number): string | null {
+    const { rate } = this.#clocks[adapter]!;
+    return rate === null ? null : timeLeft(this.#left[adapter]!, rate);
   }
 }
+
+const timeLeft = (tokens: number, rate: number): string => `${duration(tokens / rate)} left`;
 
 /** What is drawn of a plan. */
 type Planned = { readonly adapters: readonly Pick<AdapterPlan, "name" | "index" | "steps" | "tokens">[] };
@@ -125,9 +142,9 @@ function bars(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): View {
   const adapterBars = plan.adapters.map(({ name, steps, index }) => barOf(name, steps, index));
   let open = true; // stopping twice would draw the bars again, below the table
   const step = (event: EventOf<"step">): void => {
-    const detail = `${learnedText(event)}  ${count(event.tokensPerSecond)} tokens/s  ${pace.leftOf(event.index)} left`;
-    adapterBars[event.index]?.update(event.step, { detail });
-    runBar.update(pace.behind, { detail: `${count(pace.rate)} tokens/s  ${pace.left} left` });
+    const parts = [learnedText(event), `${count(event.tokensPerSecond)} tokens/s`, pace.leftOf(event.index) ?? ""];
+    adapterBars[event.index]?.update(event.step, { detail: parts.join("  ") });
+    runBar.update(pace.behind, { detail: pace.text });
   };
   return {
     step,
@@ -151,9 +168,9 @@ function lines(plan: Planned, pace: Pace, stream: NodeJS.WriteStream): View {
     const { adapter, index, step, steps } = event;
     if (step < steps && now() - shownAt[index]! < LINE_EVERY) return;
     shownAt[index] = now();
-    const left = step < steps ? `, ${pace.leftOf(index)} left` : "";
-    const rate = `${count(event.tokensPerSecond)} tokens/s${left}`;
-    print(`${adapter}: step ${step}/${steps}, ${learnedText(event)}, ${rate}`);
+    const left = step < steps ? pace.leftOf(index) : null;
+    const parts = [`step ${step}/${steps}`, learnedText(event), `${count(event.tokensPerSecond)} tokens/s`, left ?? []].flat();
+    print(`${adapter}: ${parts.join(", ")}`);
   };
   return {
     step,

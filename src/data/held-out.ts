@@ -51,6 +51,6 @@ export function trainedToo(train: readonly Sample[], heldOut: readonly Sample[])
   );
   const sourceOf = (rows: readonly Sample[], row: number): Source => rows[row]!.source;
   for (const [row, trained] of [...found].sort(([a], [b]) => a - b))
-    book.add("held out", sourceOf(heldOut, row), placeOf(sourceOf(train, trained)));
+    book.add("held out", sourceOf(heldOut, row), `trained from ${placeOf(sourceOf(train, trained))}`);
   return book;
 }

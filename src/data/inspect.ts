@@ -2,10 +2,12 @@
 // their data.
 
 import { checkDataFile, type DataFile, rowsOf } from "./data-file.ts";
-import { checkIds, type DatasetRecipe, fitRow, rowReader, tokenizerOf } from "./dataset.ts";
+import type { DatasetRecipe } from "./dataset.ts";
 import { DROPS } from "./file-rows.ts";
+import { checkIds, fitRow } from "./fit-row.ts";
 import { placeOf, RowFault } from "./jsonl.ts";
 import { type Notice, NoticeBook } from "./notices.ts";
+import { rowReader, tokenizerOf } from "./row-reader.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A sequence of a row before it is cut: the first `kept` tokens are trained on; mask[i] = 1 where token i is learned. */

@@ -4,7 +4,7 @@
 import { RequestError } from "../base/errors.ts";
 import { renamed } from "./columns.ts";
 import { checkDataFile, type DataFile, rowsOf } from "./data-file.ts";
-import { checkIds } from "./dataset.ts";
+import { checkIds } from "./fit-row.ts";
 import { type Example, exampleReader, type FormatOptions, promptExample, type SettledForm } from "./format.ts";
 import { type Fields, placeOf, RowFault } from "./jsonl.ts";
 import { promptIds, tokenise } from "./tokenise.ts";

@@ -1,10 +1,12 @@
 // Rows of a file, some at a time: what one thread reads at a go, and what becomes of it.
 
 import type { DataFile } from "./data-file.ts";
-import { checkIds, type DatasetRecipe, fitRow, rowReader, sequencesOf } from "./dataset.ts";
+import type { DatasetRecipe } from "./dataset.ts";
+import { checkIds, fitRow, sequencesOf } from "./fit-row.ts";
 import type { SettledForm } from "./format.ts";
 import { type Parsed, placeOf, type ReadRow, RowFault, type RowRead } from "./jsonl.ts";
 import { type Notice, NoticeBook } from "./notices.ts";
+import { rowReader } from "./row-reader.ts";
 import { RowPacker, type Sample } from "./rows.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 

@@ -1,12 +1,12 @@
 // A thread that reads rows for the reader: parses, templates and tokenises them. Started by reading.ts.
 
 import { type MessagePort, workerData } from "node:worker_threads";
-import { tokenizerOf } from "./dataset.ts";
 import { parseOwnJson } from "./json.ts";
 import { type Parsed, parseRow } from "./jsonl.ts";
 import { PLACE } from "./place.ts";
 import { chunkReader } from "./row-chunks.ts";
 import type { FromRowWorker, RowTexts, ToRowWorker } from "./row-pool.ts";
+import { tokenizerOf } from "./row-reader.ts";
 import { buffersOf, pack } from "./rows.ts";
 import { failureOf } from "./thread-failure.ts";
 import { loadTokenizer } from "./tokenizer.ts";

@@ -8,14 +8,14 @@ import { type ModelSpec, tableRows } from "../base/spec.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import { arenaBytes } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
-import type { Op, Operation } from "../families/definition.ts";
+import { isExperts, isLinears, type Op, type Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { INPUT } from "../families/parts.ts";
 import { PEFT_METHODS, type PeftMethod } from "../methods/registry.ts";
 import { type ExpertActivations, type ExpertWork, takeExpertActivations, takeExpertWork } from "./experts.ts";
 import { behaviourOf } from "./operations.ts";
 import { type OwnInputWork, takeOwnInputWork } from "./own-inputs.ts";
-import { addedOf, isExperts, isLinears, type LayerProgram, type Program, STREAM } from "./program.ts";
+import { addedOf, type LayerProgram, type Program, STREAM } from "./program.ts";
 import type { SharedLayers } from "./shared-layers.ts";
 
 export type StageSizes = StageSetup["sizes"];

@@ -11,7 +11,7 @@ import { maxOf, sum } from "../base/shape.ts";
 import { firstRows } from "../device/arena.ts";
 import type { Tensor } from "../device/device.ts";
 import { expertTile } from "../device/tile.ts";
-import type { ExpertProduct, Op } from "../families/definition.ts";
+import { type ExpertProduct, isExperts, type Op } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { addTo } from "../ops/add.ts";
 import { biasWeightGrad, combineBackward, combineForward } from "../ops/combine.ts";
@@ -25,7 +25,7 @@ import { loraDown, loraDownGrad, loraUpGrad } from "../ops/lora.ts";
 import { cutRoutes, type RouteSizes, type Routes, route, routeBackward, sortedRows, takeRoutes } from "../ops/route.ts";
 import type { Sizes } from "./buffers.ts";
 import type { LayerPass } from "./layer-pass.ts";
-import { isExperts, type Program } from "./program.ts";
+import type { Program } from "./program.ts";
 import { expertsByRow } from "./row-experts.ts";
 
 type Experts = Op<"experts">;

@@ -3,7 +3,7 @@
 import { invariant } from "../base/errors.ts";
 import { columnsFrom, firstRows } from "../device/arena.ts";
 import type { Device, Tensor } from "../device/device.ts";
-import type { Op, Operation } from "../families/definition.ts";
+import { isExperts, isLinears, type Op, type Operation } from "../families/definition.ts";
 import type { Group } from "../families/linears.ts";
 import { INPUT, othersOf, residualOf } from "../families/parts.ts";
 import { roundsSwiglu } from "../ops/linear/fp8.ts";
@@ -15,7 +15,7 @@ import type { Activations, ByName, ForwardWork, LayerActivations, Products, Work
 import { type ExpertActivations, expertsAgain } from "./experts.ts";
 import type { Cached, LayerCache } from "./kv-cache.ts";
 import { behaviourOf } from "./operations.ts";
-import { type Activation, addedOf, isExperts, isLinears, type LayerProgram, STREAM } from "./program.ts";
+import { type Activation, addedOf, type LayerProgram, STREAM } from "./program.ts";
 import { fuse, fuseWithNext } from "./row-fusion.ts";
 import type { TargetGroup } from "./target-group.ts";
 import { type ExpertLayerWeights, type LayerWeights, type LinearWeights, normKey } from "./weights.ts";

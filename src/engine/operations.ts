@@ -142,29 +142,21 @@ const rope: Behaviour<"rope"> = {
   isCheap: () => false,
   saved: null,
   inputGradient: "output",
-  forward: ({ from, to, heads, table, norms, eps }, pass) =>
-    ropeForward(pass.device, {
-      qkv: pass.value(from),
-      out: pass.value(to),
-      positions: pass.batch.positions,
-      ...pass.rope(table),
-      qWeight: norms && pass.norm(norms.q, heads.headDim),
-      kWeight: norms && pass.norm(norms.k, heads.headDim),
-      eps,
-      ...heads,
-    }),
-  backward: ({ from, to, heads, table, norms, eps }, pass) =>
+  forward: (of, pass) =>
+    ropeForward(pass.device, { qkv: pass.value(of.from), out: pass.value(of.to), ...rotationOf(of, pass) }),
+  backward: (of, pass) =>
     ropeBackward(pass.device, {
-      dqkv: pass.gradient(to)!,
-      qkv: norms && pass.value(from),
-      positions: pass.batch.positions,
-      ...pass.rope(table),
-      qWeight: norms && pass.norm(norms.q, heads.headDim),
-      kWeight: norms && pass.norm(norms.k, heads.headDim),
-      eps,
-      ...heads,
+      ...{ dqkv: pass.gradient(of.to)!, qkv: of.norms && pass.value(of.from) },
+      ...rotationOf(of, pass),
     }),
 };
+
+/** What heads are rotated by, and normalised before, in both directions. */
+const rotationOf = ({ heads, table, norms, eps }: Op<"rope">, pass: LayerPass) => ({
+  ...{ positions: pass.batch.positions, ...pass.rope(table), eps, ...heads },
+  qWeight: norms && pass.norm(norms.q, heads.headDim),
+  kWeight: norms && pass.norm(norms.k, heads.headDim),
+});
 
 const spans: Behaviour<"spans"> = {
   width: ({ sizes }, width) => {

@@ -8,7 +8,7 @@
 import { invariant } from "../base/errors.ts";
 import { type LayerRange, layersIn } from "../base/layers.ts";
 import type { ModelSpec } from "../base/spec.ts";
-import type { Op, Operation } from "../families/definition.ts";
+import { isExperts, isLinears, type Op, type Operation } from "../families/definition.ts";
 import { canCut, INPUT, operationsIn, othersOf, residualOf } from "../families/parts.ts";
 import { behaviourOf } from "./operations.ts";
 
@@ -73,9 +73,6 @@ export const halvesOf = (spec: ModelSpec, { from, to }: LayerRange): Program =>
       .map((end, i) => resolve(operationsIn(spec, { from: places[i]!, to: end }, layer), layer, spec.hidden));
   });
 
-export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
-
-export const isExperts = (operation: Operation): operation is Op<"experts"> => operation.op === "experts";
 const isAdapted = (operation: Operation): boolean => isLinears(operation) || isExperts(operation);
 /** Those whose backward pass has their input computed again where it is not kept. */
 const restores = (operation: Operation): boolean =>

@@ -167,6 +167,10 @@ export type Operation =
 /** One kind of operation. */
 export type Op<K extends Operation["op"]> = Extract<Operation, { readonly op: K }>;
 
+export const isLinears = (operation: Operation): operation is Op<"linears"> => operation.op === "linears";
+
+export const isExperts = (operation: Operation): operation is Op<"experts"> => operation.op === "experts";
+
 /** Paths within a layer, as PEFT names them: the last component is what an adapter targets. */
 export type Groups = Readonly<Record<string, readonly string[]>>;
 

@@ -2,9 +2,10 @@
 // device's peak that they reach.
 
 import { keepsInputsAlone } from "../base/recomputation.ts";
-import { sum, sumOfMany } from "../base/shape.ts";
+import { range, sum, sumOfMany } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { linearElements } from "../families/linears.ts";
+import { familyOf } from "../families/registry.ts";
 import type { Lengths } from "../schedule/steps.ts";
 import type { AdapterPlan } from "./adapters.ts";
 import type { Plan } from "./plan.ts";
@@ -19,11 +20,28 @@ const PRODUCT = 2;
 /** Backward over forward: of attention, whose scores are computed again; of a trained weight, which has two gradients. */
 const [ATTENTION_BACKWARD, TRAINED_BACKWARD] = [2.5, 2];
 
-/** Of scores and of their product with the values, for tokens that see half of their sequence. */
+/** The attentions of a model: features of all heads of each, and the latest tokens that a token sees; null for all. */
+type Attention = { readonly features: number; readonly window: number | null };
+
+const attentionsOf = (spec: ModelSpec): readonly Attention[] =>
+  range(spec.layers).flatMap((layer) =>
+    familyOf(spec)
+      .layer(spec, layer)
+      .flatMap((of) => (of.op === "attention" ? [{ features: of.heads.heads * of.heads.headDim, window: of.window }] : [])),
+  );
+
+/** Of scores and of their product with the values, for tokens that see what is before them, within the window. */
 function attention(spec: ModelSpec, lengths: Lengths): number {
-  let squares = 0;
-  for (let i = 0; i < lengths.length; i++) squares += lengths[i]! ** 2;
-  return PRODUCT * spec.layers * spec.hidden * squares;
+  const features = new Map<number | null, number>();
+  for (const of of attentionsOf(spec)) features.set(of.window, (features.get(of.window) ?? 0) + of.features);
+  let operations = 0;
+  for (const [window, wide] of features)
+    for (let i = 0; i < lengths.length; i++) {
+      const length = lengths[i]!;
+      const seen = Math.min(length, window ?? length);
+      operations += 2 * PRODUCT * wide * seen * (length - seen / 2);
+    }
+  return operations;
 }
 
 /** How often an adapter's held-out rows are read: before its first step, every `evalEvery` steps, and after the last. */

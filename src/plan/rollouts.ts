@@ -3,12 +3,12 @@
 import type { HeldWeights } from "../base/precision.ts";
 import { maxOf, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
+import { sameOrderPlaces } from "../device/tile.ts";
 import type { CacheSizes } from "../engine/kv-cache.ts";
 import { cacheBytes } from "../engine/stage-buffers.ts";
 import { weightBytes, wholeModel } from "../engine/weights.ts";
 import { rolloutsOf } from "../objectives/registry.ts";
 import type { AdapterPlan } from "./adapters.ts";
-import { tileOf } from "./generation.ts";
 import type { StageDevice } from "./plan.ts";
 
 /** Of the memory that the base model leaves, what the cache takes at most, unless one sequence takes more. */
@@ -29,7 +29,7 @@ export function rolloutCache(
   const device = devices[0]!;
   if (sampling.length === 0) return undefined;
   const capacity = maxOf(sampling.map(({ work }) => maxOf(work.lengths))) + 1; // the last token is sampled, and never read
-  const each = tileOf(device).sameOrder.length;
+  const each = sameOrderPlaces(device).length;
   const wanted = sampling.map(({ work }) => Math.min(each, work.batchSize * work.accumulation)).sort((a, b) => b - a);
   const layers = wholeModel(spec);
   const apart = new Map(devices.map((of) => [`${of.host} ${of.ordinal}`, of.freeBytes])); // some have several stages

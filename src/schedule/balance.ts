@@ -82,14 +82,23 @@ export function memberOf(
 export class Pool {
   readonly #members: Member[] = [];
   readonly #gradients: GradientRoom;
+  /** Those that may be in the next pass, and those that have work left; null after a change. */
+  #known: readonly Member[] | null = null;
+  #waiting: readonly Member[] | null = null;
 
   constructor(readonly options: PoolOptions) {
     this.#gradients = new GradientRoom(options.gradients ?? null);
   }
 
-  /** Those that have micro-batches left to give. */
+  /** Those that have micro-batches left to give; the same list until that changes. */
   get waiting(): readonly Member[] {
-    return this.#members.filter(({ next }) => next !== null);
+    this.#waiting ??= this.#members.filter(({ next }) => next !== null);
+    return this.#waiting;
+  }
+
+  #changed(): void {
+    this.#known = null;
+    this.#waiting = null;
   }
 
   /** Adds an adapter from one of its steps on; replaces what is here of one that left and came back since the last `sift`. */
@@ -99,15 +108,18 @@ export class Pool {
     const added = { ...entry, next: null, rows: 0, ready: 0, passed: 0 };
     advance(added);
     if (added.next) this.#members.push(added);
+    this.#changed();
   }
 
   /** Lets go of those that are done, and of those that have `left`; a mini-batch that was begun is finished all the same. */
   sift(left: (adapter: number) => boolean): void {
-    for (let i = this.#members.length - 1; i >= 0; i--) {
-      const { adapter, next, ready } = this.#members[i]!;
-      const done = next === null ? ready < Number.POSITIVE_INFINITY : next.firstRow === 0 && left(adapter);
-      if (done) this.#members.splice(i, 1);
-    }
+    const stays = ({ adapter, next, ready }: Member): boolean =>
+      next === null ? ready === Number.POSITIVE_INFINITY : next.firstRow > 0 || !left(adapter);
+    let kept = 0;
+    for (const member of this.#members) if (stays(member)) this.#members[kept++] = member;
+    if (kept === this.#members.length) return;
+    this.#members.length = kept;
+    this.#changed();
   }
 
   /** When the first stage may begin another pass; Infinity while none can be begun. */
@@ -124,8 +136,10 @@ export class Pool {
 
   /** Whether a pass of one micro-batch leaves one that needs no step first. */
   leavesWork(): boolean {
-    const ready = this.#eligible().filter((member) => member.ready < Number.POSITIVE_INFINITY);
-    return ready.length > 1 || ready.some(({ next }) => !next!.last);
+    let ready = 0;
+    for (const member of this.#eligible())
+      if (member.ready < Number.POSITIVE_INFINITY && (!member.next!.last || ++ready > 1)) return true;
+    return false;
   }
 
   /**
@@ -136,10 +150,7 @@ export class Pool {
     const mayBe = ({ adapter, ready }: Member) => ready <= now && !undecided.has(adapter);
     const waiting = this.waiting.filter(mayBe);
     const ready = this.#eligible().filter(mayBe);
-    const chosen = this.#choose(
-      ready.sort((a, b) => this.#before(a, b)),
-      target,
-    );
+    const chosen = this.#choose(ready, target);
     for (const { adapter } of chosen) this.#gradients.take(adapter);
     const pass = { segments: chosen.map(({ next }) => next!), rows: sum(chosen.map(({ rows }) => rows)) };
     for (const member of waiting) member.passed++;
@@ -147,13 +158,16 @@ export class Pool {
       member.passed = 0;
       if (member.next!.last) member.ready = Number.POSITIVE_INFINITY;
       advance(member);
+      if (!member.next) this.#waiting = null;
     }
+    this.#known = null;
     return pass;
   }
 
   /** The adapter steps before all that begins from now on: its gradients make room. */
   stepped(adapter: number): void {
     this.#gradients.release(adapter);
+    this.#known = null;
   }
 
   /** The adapter's mini-batch is done on all stages at `at`: it may step, and then begin its next. */
@@ -161,10 +175,13 @@ export class Pool {
     for (const member of this.#members) if (member.adapter === adapter) member.ready = at;
   }
 
-  #eligible(): Member[] {
+  /** Looked at several times between two changes. */
+  #eligible(): readonly Member[] {
+    if (this.#known) return this.#known;
     const members = this.options.kind === "lorapp" ? this.#members : this.#members.slice(0, 1);
     const { fits } = this.#gradients.selection();
-    return members.filter(({ next, adapter }) => next !== null && fits(adapter));
+    this.#known = members.filter(({ next, adapter }) => next !== null && fits(adapter));
+    return this.#known;
   }
 
   /**
@@ -186,21 +203,32 @@ export class Pool {
     return (steps - next!.step) * (this.options.stages - 1 + cuts);
   }
 
-  /** From candidates in order of preference; the first is always among those chosen. */
-  #choose(candidates: readonly Member[], target: number): Member[] {
+  /** The most preferred of these candidates is always among those chosen; reorders them. */
+  #choose(candidates: Member[], target: number): Member[] {
     const { kind, packing, passRows } = this.options;
-    if (kind !== "lorapp" || packing === "alone") return [candidates[0]!];
-    const { fits, add } = this.#gradients.selection();
+    const only = kind !== "lorapp" || packing === "alone";
+    const most = only ? 1 : packing === "filled" ? Number.POSITIVE_INFINITY : MOST_CANDIDATES;
+    const least = packing === "filled" ? Math.min(...new Set(candidates.map((member) => member.rows))) : 0;
+    const { fits, add, isFull } = this.#gradients.selection();
+    const chosen: Member[] = [];
     let rows = 0;
-    const isChosen = (member: Member, i: number): boolean => {
-      if (packing === "filled" && i > 0 && rows + member.rows > passRows) return false;
-      if (!fits(member.adapter)) return false;
-      add(member.adapter);
-      rows += member.rows;
-      return true;
+    const choose = (left: Member[], wasFull: boolean): void => {
+      for (const member of inOrder(left, (a, b) => this.#before(a, b))) {
+        if (packing === "filled" && chosen.length > 0 && rows + member.rows > passRows) continue;
+        if (!fits(member.adapter)) continue;
+        add(member.adapter);
+        rows += member.rows;
+        chosen.push(member);
+        // Of those that are left, which may be many, none or few could be in it as well.
+        if (chosen.length === most || (packing === "filled" && rows + least > passRows)) return;
+        if (wasFull || !isFull()) continue;
+        const begun = left.filter(({ adapter }) => fits(adapter));
+        choose(begun, true);
+        return;
+      }
     };
-    const chosen = candidates.filter(isChosen);
-    return packing === "filled" ? chosen : closest(chosen.slice(0, MOST_CANDIDATES), target, passRows);
+    choose(candidates, isFull());
+    return only || packing === "filled" ? chosen : closest(chosen, target, passRows);
   }
 }
 
@@ -252,6 +280,33 @@ export function inStep(
 
 /** Rows of the largest pass that is put together of several adapters' micro-batches. */
 export const mostRows = (target: number, passRows: number): number => Math.min(passRows, Math.ceil(MOST_OVER * target));
+
+/** One after the other in order, where only the first of many are needed; reorders them. `before`: a total order. */
+export function* inOrder<T>(all: T[], before: (a: T, b: T) => number): Generator<T> {
+  const sink = (from: number): void => {
+    const item = all[from]!;
+    let at = from;
+    for (;;) {
+      let below = 2 * at + 1;
+      if (below >= all.length) break;
+      if (below + 1 < all.length && before(all[below + 1]!, all[below]!) < 0) below++;
+      if (before(item, all[below]!) <= 0) break;
+      all[at] = all[below]!;
+      at = below;
+    }
+    all[at] = item;
+  };
+  for (let at = (all.length >> 1) - 1; at >= 0; at--) sink(at);
+  while (all.length > 0) {
+    const first = all[0]!;
+    const last = all.pop()!;
+    if (all.length > 0) {
+      all[0] = last;
+      sink(0);
+    }
+    yield first;
+  }
+}
 
 function advance(member: Member): void {
   const { value, done } = member.segments.next();

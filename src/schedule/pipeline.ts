@@ -81,6 +81,14 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
   let due: StepRef[] = []; // steps that the first stage may make
   let made: StepRef[] = []; // steps that it has made: the others make them before the next pass
 
+  let targeted = { of: pool.waiting, rows: 0 };
+  /** Looks at all adapters only where others wait than before. */
+  const target = (): number => {
+    const { waiting } = pool;
+    if (targeted.of !== waiting) targeted = { of: waiting, rows: targetRows(waiting, stages, options.passRows, options.spare) };
+    return targeted.rows;
+  };
+
   /** They are made before all that begins from here on. */
   const ripen = (): void => {
     for (const { adapter } of fresh) pool.stepped(adapter);
@@ -128,7 +136,7 @@ export function* pipeline(joining: Joining[], options: PipelineOptions): Generat
     let begin = at;
     if (stage === 0) {
       state.forwards.push({
-        pass: { id: id++, ...pool.take(at, targetRows(pool.waiting, stages, options.passRows, options.spare), undecided) },
+        pass: { id: id++, ...pool.take(at, target(), undecided) },
         steps: made,
         at,
       });

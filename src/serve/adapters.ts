@@ -62,7 +62,11 @@ export function adapterRoutes(models: Models, folder: string): Route[] {
 /** The error as the client may see it: with the path that it gave, and not with that of the server. */
 function asNamed({ message, hint, code }: RequestError, at: string, path: string): Error {
   const text = hint === undefined ? message : `${message}; ${hint}`;
-  return badRequest(text.replaceAll(at, path), "lora_path", code);
+  return badRequest(
+    text.replaceAll(at, () => path),
+    "lora_path",
+    code,
+  );
 }
 
 /** A folder below `folder`, links followed; else it is not found, whether there is something or not. */

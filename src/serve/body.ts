@@ -117,12 +117,14 @@ function read(bytes: Uint8Array, parse: (text: string) => unknown): unknown {
   }
 }
 
-/** In OpenAI's words and codes where a key is missing or of another type; else in those of the schema. */
+/** In OpenAI's words and codes where a key is missing, unknown or of another type; else in those of the schema. */
 function faultOf(issue: v.BaseIssue<unknown>): ApiError {
   const param = v.getDotPath(issue) ?? null;
   if (param === null) return badRequest(issue.message);
-  if (issue.path?.at(-1)?.origin === "key")
+  const isOfKey = issue.path?.at(-1)?.origin === "key";
+  if (isOfKey && issue.input === undefined)
     return badRequest(`Missing required parameter: '${param}'.`, param, "missing_required_parameter");
+  if (isOfKey && issue.expected === "never") return badRequest(`Unknown parameter: '${param}'.`, param, "unknown_parameter");
   if (issue.kind !== "schema" || !issue.message.startsWith("Invalid type"))
     return badRequest(`'${param}' ${issue.message}.`, param);
   const expected = issue.expected?.replace(/\b(Array|Object)\b/g, (type) => type.toLowerCase());

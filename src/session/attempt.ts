@@ -6,15 +6,16 @@ import { textOf } from "../base/errors.ts";
 import type { StageSetup } from "../bus/messages.ts";
 import type { StageProcesses } from "../cluster/launch.ts";
 import { type OpenStages, openProcesses, openStages } from "../cluster/open-stages.ts";
-import { COMPLETIONS, writeRecord } from "../files/record.ts";
+import { COMPLETIONS } from "../files/record.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type CheckpointStore, diskStore } from "./checkpoints.ts";
 import { tracing, writeTrace } from "./chrome-trace.ts";
 import type { EarlyStart } from "./early-start.ts";
 import type { Estimate } from "./estimate.ts";
-import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunResult, resultOf } from "./events.ts";
+import { type AdapterResult, type EventOf, type Listener, noticeEvent, type RunResult } from "./events.ts";
 import type { LiveSpans } from "./live-spans.ts";
 import { metricsListener, patient } from "./metrics.ts";
+import { reached, recording } from "./recording.ts";
 import type { Planner } from "./replan.ts";
 import { type Resumed, rewindTold } from "./resume.ts";
 import { completionLines } from "./rollout-scalars.ts";
@@ -101,7 +102,7 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   const lines = patient(metrics.append, notice);
   using completions = lazyAppender(join(output, COMPLETIONS));
   const answers = patient(completions.append, notice);
-  const record = recording(job, output, resumed);
+  using record = recording(job, output, resumed);
   const listeners: Listener[] = [emit, metricsListener(lines.append), record.listener];
   const tracking = trackersOf(plan, resumed, notice);
   listeners.push(...tracking.map(({ listener }) => listener));
@@ -159,26 +160,6 @@ async function train(job: Job, stages: OpenStages, resumed: Resumed | null): Pro
   }
 }
 
-/** Keeps in the run's folder how adapters ended. */
-function recording(job: Job, output: string, resumed: Resumed | null) {
-  const { outcomes, saved } = job;
-  const all = new Map<string, AdapterResult>(resumed?.ended);
-  const listener: Listener = (event) => {
-    if (event.type !== "ended") return;
-    const result = resultOf(event);
-    outcomes.set(result.name, result);
-    if (result.status !== "failed") reached(saved, result.name, result.steps);
-    all.set(result.name, result);
-    writeRecord(output, all.values());
-  };
-  const end = ({ seconds, tokens }: RunResult): void => {
-    const { estimate } = job;
-    const estimated = { estimated_seconds: estimate?.seconds ?? null, basis: estimate?.basis ?? null };
-    writeRecord(output, all.values(), { seconds, tokens, tokens_per_second: tokens / Math.max(1e-3, seconds), ...estimated });
-  };
-  return { listener, end };
-}
-
 /** The store, with a note of the last step at which each adapter was saved; `before` comes before each save. */
 const noting = (store: CheckpointStore, saved: Map<string, number>, before: () => Promise<void>): CheckpointStore => ({
   ...store,
@@ -188,6 +169,3 @@ const noting = (store: CheckpointStore, saved: Map<string, number>, before: () =
     reached(saved, adapter.name, what.progress.step);
   },
 });
-
-const reached = (saved: Map<string, number>, name: string, step: number): void =>
-  void saved.set(name, Math.max(saved.get(name) ?? 0, step));

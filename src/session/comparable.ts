@@ -5,7 +5,9 @@ import type { AdapterRecipe } from "../recipe/recipe.ts";
 /** Keys of a recipe that decide what an adapter's held-out rows and their loss are, with their values. */
 const readingOf = (recipe: AdapterRecipe): Readonly<Record<string, unknown>> => ({
   data:
-    recipe.eval.length > 0 ? [recipe.eval, recipe.mostRows?.eval] : [recipe.train, recipe.mostRows?.train, recipe.evalSplit],
+    recipe.eval.length > 0
+      ? [recipe.eval, recipe.mostRows?.eval ?? recipe.eval.map(() => null)]
+      : [recipe.train, recipe.mostRows?.train, recipe.evalSplit],
   format: recipe.format,
   columns: recipe.columns,
   template: recipe.template,

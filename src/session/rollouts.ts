@@ -3,8 +3,8 @@
 
 import { hash } from "../base/rng.ts";
 import { range } from "../base/shape.ts";
-import { tokenizerOf } from "../data/dataset.ts";
 import { answerEnds } from "../data/ends.ts";
+import { tokenizerOf } from "../data/row-reader.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { stopTokens } from "../files/generation.ts";
 import { tokenizerFolder } from "../files/tokenizer.ts";

@@ -224,16 +224,18 @@ export class Session implements AsyncDisposable {
   status(): RunStatus {
     const { adapters, stop, plan } = this.#job;
     const { statuses, isOpen } = adapters;
-    const rate = sum(statuses.map(({ tokensPerSecond }) => tokensPerSecond ?? 0));
-    const trains = statuses.some(({ state }) => !/^(waiting|paused|done|early|dropped|stopped|failed)$/.test(state));
+    const rates = statuses.flatMap(({ tokensPerSecond }) => tokensPerSecond ?? []);
+    const training = statuses.filter(({ state }) => !/^(waiting|paused|done|early|dropped|stopped|failed)$/.test(state)).length;
+    // Those before their first step count with the mean of the others: of many, few have a rate at first.
+    const expected = rates.length === 0 ? 0 : (sum(rates) * Math.max(training, rates.length)) / rates.length;
     return {
-      state: stop.signal.aborted ? "stopping" : !isOpen ? "starting" : trains ? "training" : "waiting",
+      state: stop.signal.aborted ? "stopping" : !isOpen ? "starting" : training > 0 ? "training" : "waiting",
       stages: plan.stages.length,
       slots: plan.slots,
       memoryBytes: totalBytes(totalMemory(plan)),
-      tokensPerSecond: rate,
+      tokensPerSecond: sum(rates),
       seconds: (now() - this.#started) / 1000,
-      secondsLeft: rate > 0 ? adapters.tokensLeft / rate : null,
+      secondsLeft: expected > 0 ? adapters.tokensLeft / expected : null,
       adapters: statuses,
     };
   }

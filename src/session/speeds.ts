@@ -9,6 +9,7 @@ import { cacheFolders, ownFolder } from "../base/cache.ts";
 import { wallTime } from "../base/clock.ts";
 import { MloraError, textOf } from "../base/errors.ts";
 import { log } from "../base/log.ts";
+import { linearElements } from "../families/linears.ts";
 import { readJsonObject } from "../files/json.ts";
 import type { Plan } from "../plan/plan.ts";
 
@@ -58,6 +59,6 @@ export const peakKey = ({ kind, name, compute }: Plan["device"]): string => `pea
 /** Of runs of one model, held in one way, on devices of one kind. */
 export function runKey({ device, spec, stages }: Plan): string {
   const { format, recomputation } = stages[0]!.sizes;
-  const shape = [spec.family, spec.layers, spec.hidden, spec.vocab].join(" ");
+  const shape = [spec.family, spec.layers, spec.hidden, spec.vocab, linearElements(spec)].join(" ");
   return `run ${device.kind} ${device.name} ${device.compute} ${format} ${recomputation} ${stages.length} stages, ${shape}`;
 }

@@ -226,7 +226,7 @@ needs("nats")("the bus over NATS", () => {
       coordinator: null,
       report: REPORT,
     } as const;
-    await until("an answer", 4_000, async () => {
+    await until("an answer", 60_000, async () => {
       outsider.publish(subjectsOf(run).hello, writePacket(run, me, hello));
       await Bun.sleep(50);
       return told.length > 0;

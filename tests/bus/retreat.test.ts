@@ -30,7 +30,7 @@ needs("nats")("a run whose devices refuse memory", () => {
     expect([exitCode, `${stderr}`]).toEqual([0, ""]);
     undisturbed = place.project(text(1), SUMS);
     expect((await place.mlora("run", undisturbed)).code).toBe(0);
-  }, 120_000);
+  });
 
   test.each([
     ["fewer adapters at once", 1, 2_600_000, /[2-7] of 8 adapters at once/],
@@ -55,5 +55,5 @@ needs("nats")("a run whose devices refuse memory", () => {
     const path = place.project(text(1), SUMS);
     const { code, err } = await within(500_000, path);
     expect([code, err]).toEqual([2, expect.stringMatching(/error\[plan\.memory\]: the run needs .*, but refuses more than/)]);
-  }, 180_000);
+  });
 });

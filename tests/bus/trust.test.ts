@@ -173,7 +173,7 @@ needs("nats")("a run under way", () => {
       }
       expect((await add("shared.jsonl")).code).toBe(0);
       await end(run);
-    }, 180_000);
+    });
   });
 
   test("has children that run nothing else, whatever its environment asks for", async () => {

@@ -56,6 +56,41 @@ describe("admitted are", () => {
       for (const stage of [0, 1]) expect(total(stage)).toBeGreaterThanOrEqual(first.bytes[stage]!);
     }
   });
+
+  test("what is preempted is what is needed: one less would be too few, and where more would help there is none to take", () => {
+    let [needed, left] = [0, 0];
+    for (let round = 0; round < 2000; round++) {
+      const rng = new Rng(round, 10);
+      const all = range(10).map((i) => candidate(rng, i));
+      const [waiting, active, leaving] = [all.slice(0, 5), all.slice(5, 8), all.slice(8, rng.below(3) + 8)];
+      const free: Room = { slots: rng.below(3), bytes: [rng.below(12), rng.below(12)] };
+      const { admit, preempt } = admissions(waiting, active, free, used(leaving));
+      const queue = waiting.filter(({ adapter }) => !admit.includes(adapter)).sort((a, b) => (isBefore(a, b) ? -1 : 1));
+      const admitted = waiting.filter(({ adapter }) => admit.includes(adapter));
+      /** How many of the queue fit, in its order, when all these have left. */
+      const fitting = (gone: readonly Candidate[], more: readonly Candidate[] = []) => {
+        const rooms = [free, used(leaving), used(gone), used(more)];
+        const isIn = (count: number) => {
+          const taken = used([...admitted, ...queue.slice(0, count)]);
+          const has = (stage: number) => sum(rooms.map(({ bytes }) => bytes[stage]!)) >= taken.bytes[stage]!;
+          return sum(rooms.map(({ slots }) => slots)) >= taken.slots && has(0) && has(1);
+        };
+        let count = 0;
+        while (count < queue.length && isIn(count + 1)) count++;
+        return count;
+      };
+      const victims = preempt.map((adapter) => active.find((of) => of.adapter === adapter)!);
+      expect(new Set(preempt).size).toBe(preempt.length);
+      const count = fitting(victims);
+      if (victims.length > 0) expect(fitting(victims.slice(0, -1)), `round ${round}`).toBeLessThan(count);
+      const next = queue[count];
+      const others = active.filter((of) => !victims.includes(of) && next && of.priority < next.priority);
+      if (next) expect(fitting(victims, others), `round ${round}`).toBe(count);
+      needed += victims.length;
+      left += Number(next !== undefined && others.length > 0);
+    }
+    expect(Math.min(needed, left)).toBeGreaterThan(100);
+  });
 });
 
 test("a run never holds more than its memory, and every adapter learns what it does where all fit", async () => {

@@ -210,11 +210,18 @@ describe("a kill", () => {
   const rows = (slow: number) => manyRows(5_000, (i) => (i >= 5_000 - slow ? { prompt: `slow ${i}` } : {})).join("");
   const text = (steps: number) =>
     `${HEAD}checkpoint = { steps = 1 }\n${DEFAULTS}[[adapter]]\nname = "a"\ndata = "rows.jsonl"\nchat_template = "slow.jinja"\nsteps = ${steps}\n`;
-  const of = (factor: number) => place.project(text(75 * factor), { "rows.jsonl": rows(3 * factor), "slow.jinja": SLOW });
+  // Reading gets longer, so that training begins before its end, and training longer still, so that it ends after it.
+  const of = (factor: number) =>
+    place.project(text(300 * factor), { "rows.jsonl": rows(3 * Math.sqrt(factor)), "slow.jinja": SLOW });
   const out = (path: string) => join(path, "..", "out");
   const steps = (path: string) => (existsSync(join(out(path), "metrics.jsonl")) ? metrics(out(path), "step").length : 0);
-  const kept = (path: string) => join(out(path), "checkpoints", "a");
-  const isKept = (path: string) => existsSync(kept(path)) && readdirSync(kept(path)).length > 0;
+  const isKept = (path: string): boolean => {
+    try {
+      return readdirSync(join(out(path), "checkpoints", "a")).length > 0;
+    } catch {
+      return false; // not there yet, or no more
+    }
+  };
 
   test.each([
     ["while rows are read", (path: string) => steps(path) > 3],

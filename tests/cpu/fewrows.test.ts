@@ -11,14 +11,9 @@ import { crowdTables } from "../helpers/crowd.ts";
 import { fewExpertsLikeFloat64 } from "../helpers/fewexperts.ts";
 import { fewRowsLikeFloat64 } from "../helpers/fewrows.ts";
 import { fusesRows } from "../helpers/fewrows-fused.ts";
-import { ADAPTERS, generated, nextLogits, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
+import { ADAPTERS, generated, nextLogits, RowDevice, tinyGenerator, tinyPrompts } from "../helpers/generation.ts";
 import { overlapsNothing } from "../helpers/overlapping.ts";
 import { inExperts, sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
-
-/** Extends sequences as a GPU does. */
-class RowDevice extends CpuDevice {
-  override readonly hasFewRows = true;
-}
 
 describe("linears with what follows them, on the cpu", () => fusesRows(() => new CpuDevice(2), 0.1 ** 6));
 

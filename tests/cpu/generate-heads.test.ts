@@ -1,13 +1,9 @@
 // Sequences of adapters that change the head, several of them in a pass: each has its own adapter's head.
 
 import { CpuDevice } from "../../src/device/cpu.ts";
+import { RowDevice } from "../helpers/generation.ts";
 import { ownHeads } from "../helpers/heads.ts";
 import { tinyFamilies } from "../helpers/tiny.ts";
-
-/** Extends sequences as a GPU does. */
-class RowDevice extends CpuDevice {
-  override readonly hasFewRows = true;
-}
 
 for (const [family, spec] of Object.entries(tinyFamilies)) {
   ownHeads(`${family}, by tile`, () => new CpuDevice(2), spec, true);

@@ -145,7 +145,7 @@ test("no address is said, a wrong one is refused before anything is done, and a 
   expect([code, err]).toEqual([0, expect.stringContaining(`MLFLOW_TRACKING_URI is not set: \`mlora sync ${output}\``)]);
   const { code: none, err: why } = await place.start(["sync", place.root]).ended;
   expect([none, why]).toEqual([2, expect.stringContaining("error[sync.none]")]);
-}, 120_000);
+});
 
 test("names that MLflow would refuse", () => {
   expect(["train/loss", "eval/f1@5", "eval/a//b", "eval/../x", "eval/", "eval/p.5"].map(keyOf)).toEqual([

@@ -41,7 +41,7 @@ test("every objective learns what it is given: losses fall and held-out rows are
   expect(steps(path, "ipo")[0]!["loss"]).toBeCloseTo((1 / 0.4) ** 2, 4);
   expect(steps(path, "hinge")[0]!["loss"]).toBeCloseTo(1, 5);
   expect(steps(path, "dpo")[0]!["reward_margin"]).toBeCloseTo(0, 5);
-}, 180_000);
+});
 
 test("other adapters change nothing: alone, with all others, in two slots and on two stages the same", async () => {
   const together = await done(recipe(NAMES));
@@ -69,7 +69,7 @@ test("killed and continued, a run comes to the same, its reference that of the b
   expect([continued.code, continued.err]).toEqual([0, expect.not.stringContaining("at step 0 of")]);
   const undisturbed = await done(text);
   for (const name of names) expect(leftOf(outputOf(path), name)).toEqual(leftOf(outputOf(undisturbed), name));
-}, 180_000);
+});
 
 test("an adapter as reference is not the base: of another rank, next to one that continues it", async () => {
   const first = await done(recipe(["cpo"]));
@@ -106,7 +106,7 @@ test("an adapter as reference is not the base: of another rank, next to one that
     if (is) expect(loss).toBeCloseTo(Math.log(2), 5);
     else expect(margin).toBeCloseTo(-judged.reward_margin, 5); // the base as judge of the judge
   }
-}, 180_000);
+});
 
 test.each([
   ["no rejected answer", "dpo", '{"prompt": "a", "chosen": "b"}', "data.row", "lacks the field 'rejected'"],
@@ -202,4 +202,4 @@ test("conversations may stand for prompts: what both begin with is the prompt", 
   const path = place.project(recipe(["dpo"]), { ...FILES, "pairs.jsonl": lines(chats) });
   expect((await place.mlora("run", path)).code).toBe(0);
   expect(leftOf(outputOf(path), "dpo")).toEqual(leftOf(outputOf(plain), "dpo"));
-}, 180_000);
+});

@@ -249,6 +249,7 @@ describe("one server", () => {
     );
     expect(cut).toMatchObject({ status: 400, param: "lora_path" });
     expect(cut.message).toStartWith("cut/adapter_model.safetensors: "); // nothing of the server's folders
+    expect((await errorOf(load("$&/../cut", "other"))).message).toStartWith("$&/../cut/adapter_model.safetensors: ");
     expect((await jsonOf(ask("/v1/completions", { json }))).choices[0].text).toBe(text); // the one before is there again
     expect(await errorOf(ask("/v1/completions", { json, key: "two" }))).toMatchObject({ status: 404 });
     expect((await ask("/v1/unload_lora_adapter", { json: { lora_name: "mine" } })).status).toBe(200);

@@ -5,6 +5,7 @@ import { Rng } from "../../src/base/rng.ts";
 import type { Sampling } from "../../src/base/sample.ts";
 import { alignUp, range, sizeOf, sum } from "../../src/base/shape.ts";
 import { type ModelSpec, shortPositions } from "../../src/base/spec.ts";
+import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Device } from "../../src/device/device.ts";
 import { rowsFor } from "../../src/engine/kv-cache.ts";
 import { Stage } from "../../src/engine/stage.ts";
@@ -23,6 +24,11 @@ import { type Generation, type GenerationEngine, generate } from "../../src/sess
 import { readingOf } from "../../src/session/reading.ts";
 import { writeAdapter } from "./factors.ts";
 import { adapterOn, LINEARS, randomFill, wholeModel } from "./tiny.ts";
+
+/** A cpu device whose sequences are extended a row each, as a GPU's are. */
+export class RowDevice extends CpuDevice {
+  override readonly hasFewRows = true;
+}
 
 export const GREEDY: Sampling = { temperature: 0, topK: 0, topP: 1 };
 

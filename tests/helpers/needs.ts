@@ -40,6 +40,8 @@ const HAVE = {
   clients: () => (Bun.spawnSync([join(ROOT, "scripts", "clients")], { ...QUIET, timeout: 400_000 }).success ? 1 : 0),
   /** A Chromium: of this machine, or fetched by scripts/chromium, now if it can. */
   chromium: () => (Bun.spawnSync([join(ROOT, "scripts", "chromium")], { ...QUIET, timeout: 180_000 }).success ? 1 : 0),
+  /** A git checkout with all commits before this one. */
+  history: () => (hasHistory() ? 1 : 0),
   openssl: () => (Bun.which("openssl") ? 1 : 0),
   /** Debian's packages of these names. */
   zsh: () => (Bun.which("zsh") ? 1 : 0),
@@ -62,6 +64,12 @@ export function needs(what: keyof typeof HAVE, n = 1): (name: string, body: () =
     throw new Error(`MLORA_REQUIRE says that this machine has ${what}: ${n} needed, ${have} found`);
   return (name, body) => describe.skip(`${name} [needs ${n} ${what}, found ${have}]`, body);
 }
+
+/** Of a shallow clone, or of files that were committed anew elsewhere, the project's first commit is not there. */
+const FIRST = "5cafb8b4";
+const hasHistory = (): boolean =>
+  Bun.which("git") !== null &&
+  Bun.spawnSync(["git", "merge-base", "--is-ancestor", FIRST, "HEAD"], { ...QUIET, cwd: ROOT }).success;
 
 function countGpus(): number {
   try {

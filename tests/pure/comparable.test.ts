@@ -28,11 +28,22 @@ test.each([
   ["chat_template_kwargs = { enable_thinking = false }", "chat_template_kwargs"],
   ['columns = { prompt = "q" }', "columns"],
   ['train_on = "all"', "train_on"],
+  ['format = "template"\ntemplate = { prompt = "{{ a }}", completion = "{{ b }}" }', "format, template"],
+  ['data = { train = "a.jsonl", eval = { path = "e.jsonl", rows = 9 } }', "data"],
+  ['data = { train = { path = "a.jsonl", rows = 9 }, eval = "e.jsonl" }', null],
   ['objective = { name = "orpo", lambda = 0.2 }', "objective"],
 ])("%s: whether held-out losses can be compared", (keys, key) => {
   const [one, other] = recipesOf(DATA, keys.startsWith("data") ? keys : `${DATA}\n${keys}`) as [AdapterRecipe, AdapterRecipe];
-  expect(differingKeys([one, other])).toEqual(key === null ? [] : [key]);
+  expect(differingKeys([one, other])).toEqual(key === null ? [] : key.split(", "));
   expect(heldOutKey(one) === heldOutKey(other)).toBe(key === null);
+});
+
+test("of rows that are split, a number of rows that are read holds others out", () => {
+  const [one, other, same] = recipesOf(
+    ...["rows = 9", "rows = 8", "rows = 9, weight = 1"].map((of) => `data = { train = { path = "a", ${of} }, split = 0.2 }`),
+  ) as [AdapterRecipe, AdapterRecipe, AdapterRecipe];
+  expect(differingKeys([one, other])).toEqual(["data"]);
+  expect(differingKeys([one, same])).toEqual([]);
 });
 
 const sweepOf = (sweep: string, more = "") => {
@@ -71,4 +82,34 @@ test("at a rung the better ones continue: by loss, or by the metric that says wh
   const best = 'metrics = { command = ["true"], best = "f1"';
   expect(passing(`${best} }`)).toEqual({ kept: [1, 2], why: "2 of 4 continued from step 4, with a better f1" });
   expect(passing(`${best}, goal = "min" }`)).toEqual({ kept: [0, 3], why: "2 of 4 continued from step 4, with a better f1" });
+});
+
+test("a rung waits for those that are on their way to it, and counts those that were dropped there before", () => {
+  const plans = sweepOf("learning_rate = [1e-3, 1e-4, 2e-4, 3e-4]");
+  const evaluated = (loss: number) => ({ loss, exact: 0, rows: 1, metrics: {} });
+  const at = (status: string, steps: number, loss: number) => ({ status, steps, latest: evaluated(loss), result: null });
+  const dropped = (steps: number, loss: number) => ({
+    ...{ status: "ended", steps, latest: null },
+    result: { status: "dropped", steps, after: evaluated(loss) },
+  });
+  const decided = (...members: readonly object[]) => {
+    const all = members.map((of, i) => ({ plan: plans[i]!, ...of })) as unknown as readonly AdapterState[];
+    return decideRungs(all).map(({ adapter, dropped }) => [all.indexOf(adapter), dropped === null]);
+  };
+  const both = [
+    [0, true],
+    [1, false],
+  ];
+  expect(decided(at("rung", 4, 1), at("rung", 4, 2))).toEqual(both);
+  expect(decided(at("rung", 4, 1), at("rung", 4, 2), at("active", 3, 9))).toEqual([]);
+  expect(decided(at("rung", 4, 1), at("rung", 4, 2), at("active", 5, 9))).toEqual(both);
+  expect(decided(at("rung", 4, 1), at("rung", 4, 2), dropped(4, 8), dropped(4, 9))).toEqual([
+    [0, true],
+    [1, true],
+  ]);
+  expect(decided(at("rung", 4, 1), at("rung", 4, 2), dropped(2, 8), dropped(2, 9))).toEqual(both);
+  expect(decided(at("rung", 4, 3), at("rung", 4, 2), dropped(4, 1), dropped(4, 9))).toEqual([
+    [0, false],
+    [1, true],
+  ]);
 });

@@ -13,7 +13,7 @@ test("rows of an own file that training has, too", () => {
   const read = load(lines(...rows(0, 20)), { eval: [own] }, smollm);
   const notice = told(read, "held out")!;
   expect([notice.rows, notice.turns]).toEqual([1, 0]);
-  expect(notice.example).toMatch(/:11: .*:4$/);
+  expect(notice.example).toMatch(/:11: trained from .*:4$/);
   expect(told(load(lines(...rows(0, 20)), { eval: [fileOf(lines(...rows(20, 30)))] }, smollm), "held out")).toBeNull();
 });
 

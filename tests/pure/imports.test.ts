@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { breaches } from "../../scripts/imports.ts";
+import { breaches, circles } from "../../scripts/imports.ts";
 
 const check = (path: string, ...lines: readonly string[]): string[] => breaches({ path, text: lines.join("\n") });
 
@@ -75,6 +75,33 @@ describe("which folder may import which", () => {
       "src/new/x.ts:1: the folder 'new' has no rule in scripts/imports.ts",
     ]);
     expect(check("src/base/x.ts", 'import { a } from "../helpers/tiny.ts";')).toHaveLength(1);
+  });
+});
+
+describe("values imported in a circle", () => {
+  const house = (bs: string) =>
+    circles([
+      { path: "src/plan/a.ts", text: 'import { b } from "./b.ts";' },
+      { path: "src/plan/b.ts", text: 'import {\n  c,\n} from "./c.ts";\nimport { d } from "./d.ts";' },
+      { path: "src/plan/c.ts", text: bs },
+      { path: "src/plan/d.ts", text: 'import { x } from "../base/x.ts";' },
+    ]);
+
+  test("are named, from the first file of the circle to itself", () => {
+    expect(house('import { a } from "./a.ts";')).toEqual(["src/plan/a.ts -> src/plan/b.ts -> src/plan/c.ts -> src/plan/a.ts"]);
+    expect(house('export { b } from "./b.ts";')).toEqual(["src/plan/b.ts -> src/plan/c.ts -> src/plan/b.ts"]);
+    expect(house('import { c } from "./c.ts";')).toEqual(["src/plan/c.ts -> src/plan/c.ts"]);
+  });
+
+  test("but not types, what is imported later, and files that two import", () => {
+    for (const text of [
+      'import type { A } from "./a.ts";',
+      'export type { A } from "./a.ts";',
+      'const { a } = await import("./a.ts");',
+      '// import { a } from "./a.ts";',
+      'import { d } from "./d.ts";',
+    ])
+      expect(house(text)).toEqual([]);
   });
 });
 

@@ -58,6 +58,12 @@ test("a peer that fails before its turn, or never asks for one, keeps no other f
   expect(never.rows.map(({ value }) => value)).toEqual([100, 300]);
 });
 
+test("what waits for its turn has its whole limit from then on", async () => {
+  const limits = "log $(tr '\\0' ' ' </proc/$PPID/cmdline | cut -d' ' -f3)";
+  const { lines } = await measured(`${limits}; ${WAITS}; ${GIVES}`, ["q, k, v, o", "all linears"]);
+  expect(lines.filter((line) => /^\d+$/.test(line)).sort()).toEqual(["120", "180"]);
+});
+
 test("a program that cannot run at all is named", async () => {
   const { rows, lines } = await measured(GIVES, ["q, k, v, o"], { hindered: (of) => (of === "PEFT" ? "no wheels" : null) });
   expect(rows.map(({ program, error }) => [program, error])).toEqual([

@@ -98,7 +98,7 @@ test("where one reward fails, the programs of the others have ended when that is
     message: expect.stringContaining("'fails'"),
   });
   const pid = readFileSync(file, "utf8").trim();
-  await until("the program is gone", 10_000, () => !existsSync(`/proc/${pid}`));
+  await until("the program is gone", 60_000, () => !existsSync(`/proc/${pid}`));
 });
 
 test("settings for others have addresses without a user and a query", () => {

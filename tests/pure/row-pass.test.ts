@@ -27,7 +27,8 @@ test("prompts of other adapters attend to their own rows, wherever tiles went", 
   for (const _ of range(20)) {
     const sequences = range(2 + rng.below(6)).map((i): GeneratedSequence => {
       const ids = range(1 + rng.below(40)).map(() => rng.below(100));
-      return { adapter: (i % 4) - 1, ids, firstRow: 64 * i };
+      const choice = { temperature: rng.uniform(), topK: i, topP: rng.uniform(), uniform: rng.uniform(), logits: i % 2 === 0 };
+      return { adapter: (i % 4) - 1, ids, firstRow: 64 * i, choice };
     });
     const batch = prefill(sequences, 3, TILE);
     const all = promptsIn(batch);
@@ -38,6 +39,12 @@ test("prompts of other adapters attend to their own rows, wherever tiles went", 
       rowsOf(batch, TILE.rows, (adapter) => adapter === gone),
       TILE.rows,
     );
-    expect(rest === null ? [] : promptsIn(rest), `seed ${seed}`).toEqual(all.filter(({ adapter }) => adapter !== gone));
+    const kept = sequences.filter(({ adapter }) => adapter !== gone);
+    expect(rest === null, `seed ${seed}`).toBe(kept.length === 0);
+    if (rest === null) continue;
+    expect(promptsIn(rest), `seed ${seed}`).toEqual(all.filter(({ adapter }) => adapter !== gone));
+    const alone = prefill(kept, 3, TILE);
+    for (const of of ["places", "ids", "bounds", "tileAdapter", "choices"] as const)
+      expect(rest[of], `seed ${seed}, ${of}`).toEqual(alone[of]);
   }
 });

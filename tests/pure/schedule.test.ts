@@ -215,6 +215,11 @@ describe("learning rates", () => {
     expect(rateNotices([...quiet, of("e", "constant", 0.1)])).toEqual([
       'e: min_lr_ratio = 0.1 does nothing with the scheduler "constant", whose rate does not fall',
     ]);
+    const both = of("f", "constant", 0.1);
+    expect(rateNotices([{ ...both, recipe: { ...both.recipe, schedule: { ...both.recipe.schedule, warmup: 30 } } }])).toEqual([
+      expect.stringContaining("f: min_lr_ratio = 0.1 does nothing"),
+      expect.stringContaining("f: the learning rate rises in all 30 steps"),
+    ]);
   });
 
   test("a share of less than one step warms nothing up, so that a run of one step learns", () => {

@@ -1,7 +1,8 @@
 // What a person sees of a run: bars that fit the screen, and a table that shows nothing where there is nothing.
 
-import { expect, test } from "bun:test";
+import { expect, spyOn, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
+import { duration } from "../../src/base/units.ts";
 import { openProgress } from "../../src/cli/progress.ts";
 import { summary } from "../../src/cli/results.ts";
 import type { Plan } from "../../src/plan/plan.ts";
@@ -35,6 +36,28 @@ test("no more bars are drawn than a screen has lines", () => {
     progress[Symbol.dispose]();
     expect(new Set(drawn.match(/(all adapters|a\d+) /g)).size, `${rows} rows`).toBe(most);
   }
+});
+
+test("the time left is counted from an adapter's first step on, and not shown before it is known", () => {
+  let at = 0;
+  using clock = spyOn(performance, "now").mockImplementation(() => at);
+  let printed = "";
+  const write = (text: string) => {
+    printed += text;
+    return true;
+  };
+  using progress = openProgress(planOf(2), { isTTY: false, write } as unknown as NodeJS.WriteStream);
+  const lineAt = (ms: number, index: number, step: number): string => {
+    [at, printed] = [ms, ""];
+    const rest = { steps: 10, tokens: 10, tokensPerSecond: 5, loss: 1 };
+    progress.report({ type: "step", adapter: `a${index}`, index, step, ...rest } as never);
+    return printed;
+  };
+  expect(lineAt(600_000, 0, 1)).toBe("a0: step 1/10, loss 1.0000, 5 tokens/s\n"); // opening took ten minutes
+  expect(lineAt(600_001, 1, 1)).toBe("a1: step 1/10, loss 1.0000, 5 tokens/s\n");
+  expect(lineAt(620_000, 0, 2)).toBe(`a0: step 2/10, loss 1.0000, 5 tokens/s, ${duration(8 * 20)} left\n`);
+  expect(lineAt(640_001, 1, 6)).toBe(`a1: step 6/10, loss 1.0000, 5 tokens/s, ${duration(4 * 40)} left\n`);
+  expect(clock).toHaveBeenCalled();
 });
 
 test("the table shows of an adapter that was not evaluated that there is nothing", () => {

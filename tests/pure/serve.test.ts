@@ -221,6 +221,7 @@ test("tokens of a minute come back as it passes, and those that were not needed 
   const rates = new Rates(600, () => time);
   const giveBack = rates.take("a", 500);
   expect(() => rates.take("a", 200)).toThrow("try again in 10 s");
+  expect(() => rates.take("a", 201)).toThrow("try again in 11 s");
   rates.take("b", 600); // another key's
   giveBack(450);
   rates.take("a", 550);
@@ -339,9 +340,9 @@ describe("configs and keys", () => {
 
 test("a body with a wrong key is refused in OpenAI's words, with at most the beginning of what was sent", () => {
   const schema = v.object({ model: v.string(), rows: v.array(v.object({ role: v.picklist(["user"], "is no role") })) });
-  const faultOf = (body: unknown) => {
+  const faultOf = (body: unknown, by: v.GenericSchema = schema) => {
     try {
-      return checked(schema, body);
+      return checked(by, body);
     } catch (error) {
       const { message, param, code } = (error as ApiError).body.error;
       return { message, param, code };
@@ -358,6 +359,23 @@ test("a body with a wrong key is refused in OpenAI's words, with at most the beg
     message: "Invalid type for 'model': expected string, but got 3 instead.",
     param: "model",
     code: "invalid_type",
+  });
+  const strict = v.strictObject({
+    model: v.string(),
+    metadata: v.optional(v.record(v.pipe(v.string(), v.maxLength(4, "is long")), v.string())),
+  });
+  expect(faultOf({ model: "x", modle: "y" }, strict)).toEqual({
+    message: "Unknown parameter: 'modle'.",
+    param: "modle",
+    code: "unknown_parameter",
+  });
+  expect(faultOf({ modle: "y" }, strict)).toEqual(missing);
+  expect(faultOf({ model: "x", metadata: { tagged: "a" } }, strict)).toMatchObject({
+    message: "'metadata.tagged' is long.",
+    param: "metadata.tagged",
+  });
+  expect(faultOf({ model: "x", rows: [7] })).toMatchObject({
+    message: "Invalid type for 'rows.0': expected object, but got 7 instead.",
   });
   const { message } = faultOf({ model: "x", rows: "secret ".repeat(1000) }) as { message: string };
   expect(message).toMatch(/^Invalid type for 'rows': expected array, but got "secret .{40,60}\.\.\. instead\.$/);

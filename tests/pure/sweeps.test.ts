@@ -39,3 +39,9 @@ test("steps by less than the delta end an adapter, with the last of them as its 
   expect(after([2, 1.95, 1.89], 0.1)).toEqual({ loss: 1.89, step: 30, since: 0, judged: 30 });
   expect(whyEarly(after([2, 3], 0), 0)).toBe("no better than at step 10 since");
 });
+
+test("a loss as low as the best is no better, and of losses that are no numbers none is counted from", () => {
+  expect(after([2, 2, 2], 0)).toEqual({ loss: 2, step: 10, since: 2, judged: 30 });
+  expect(after([2, 1.5], 0.5)).toEqual({ loss: 1.5, step: 20, since: 1, judged: 20, mark: 2 });
+  expect(after([Number.NaN, Number.NaN], 0)).toEqual({ loss: Number.NaN, step: 10, since: 2, judged: 20 });
+});

@@ -2,6 +2,8 @@
 
 import { expect, test } from "bun:test";
 import { fieldsOf, float32s, int32s, int64s, intIn, intsIn, Message, textIn, WireFault } from "../../src/base/protobuf.ts";
+import { Rng } from "../../src/base/rng.ts";
+import { range } from "../../src/base/shape.ts";
 import { ApiError } from "../../src/serve/errors.ts";
 import {
   type DatumLogProbs,
@@ -11,7 +13,7 @@ import {
   sampleResult,
   type Tensor,
 } from "../../src/serve/tinker/messages.ts";
-import { rowsOf } from "../../src/serve/tinker/rows.ts";
+import { DatumFault, denseOf, rowsOf } from "../../src/serve/tinker/rows.ts";
 
 const longs = (values: readonly number[]) => new Uint8Array(BigInt64Array.from(values, BigInt).buffer);
 const floats = (values: readonly number[]) => new Uint8Array(Float32Array.from(values).buffer);
@@ -83,7 +85,7 @@ test("shapes that are not those of the tokens are refused by the datum", () => {
   expect(refused([3, 1], [2, 3, 9], [1, 1, 1])).toContain("weights have another shape than target_tokens");
 });
 
-test("a sparse tensor has the shape that it says, and cells where its indices are", () => {
+test("a sparse tensor has the shape and the indices that it says", () => {
   const sparse = new Message()
     .message(
       2,
@@ -103,6 +105,57 @@ test("a sparse tensor has the shape that it says, and cells where its indices ar
   expect(datumOf(request([[1]], { weights: empty })).inputs.get("weights")).toEqual({
     ...{ dtype: "float32", shape: [1], values: new Float32Array(), sparse: { rows: [], columns: [] } },
   });
+});
+
+test("cells of a sparse tensor are where its indices are, and 0 elsewhere", () => {
+  for (let seed = 0; seed < 50; seed++) {
+    const rng = new Rng(seed, 0x59a5);
+    const [length, width] = [1 + rng.below(6), 1 + rng.below(5)];
+    const dense = range(length * width).map(() => (rng.below(3) === 0 ? 1 + rng.below(9) : 0));
+    const [values, columns, rows]: [number[], number[], number[]] = [[], [], [0]];
+    for (const [at, value] of dense.entries()) {
+      if (value !== 0) [values[values.length], columns[columns.length]] = [value, at % width];
+      if (at % width === width - 1) rows.push(values.length);
+    }
+    const found = denseOf(
+      { dtype: "float32", shape: [length, width], values, sparse: { rows, columns } },
+      "x",
+      "float32",
+      length,
+    );
+    expect([found.columns, found.width]).toEqual([width, width]);
+    const cells = range(length).flatMap((row) => range(width).map((column) => found.column(column)[row]!));
+    expect(cells, `seed ${seed}`).toEqual(dense);
+  }
+});
+
+test.each([
+  ["rows that go back", [0, 2, 1, 2], [0, 1]],
+  ["rows that do not begin at 0", [1, 1, 2, 2], [0, 1]],
+  ["rows that end before the values", [0, 1, 1, 1], [0, 1]],
+  ["a row too few", [0, 1, 2], [0, 1]],
+  ["a column too many", [0, 1, 1, 2], [0, 1, 1]],
+  ["a column beyond the last", [0, 1, 1, 2], [0, 3]],
+  ["a column below 0", [0, 1, 1, 2], [-1, 0]],
+])("a sparse tensor is refused for %s", (_, rows, columns) => {
+  const of = (sparse: NonNullable<Tensor["sparse"]>) => () =>
+    denseOf({ dtype: "float32", shape: [3, 3], values: [5, 6], sparse }, "weights", "float32", 3);
+  expect(of({ rows, columns })).toThrow(DatumFault);
+  expect(of({ rows: [0, 1, 1, 2], columns: [0, 2] })().columns).toBe(3);
+});
+
+test("no tensor is made of more cells than a datum may have, nor of a datum without tokens", () => {
+  const of = (shape: readonly number[], length: number) => () =>
+    denseOf(
+      { dtype: "float32", shape, values: [], sparse: { rows: range(length + 1).map(() => 0), columns: [] } },
+      "x",
+      "float32",
+      length,
+    );
+  expect(of([2, 1 << 23], 2)().columns).toBe(1 << 23);
+  expect(of([2, (1 << 23) + 1], 2)).toThrow("x have 8,388,609 columns");
+  expect(of([0], 0)).toThrow("has no token");
+  expect(() => rowsOf([], null)).toThrow("The request has no data.");
 });
 
 test("tensors of other types, and chunks that are no text, are refused by the datum", () => {

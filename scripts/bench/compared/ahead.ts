@@ -21,8 +21,10 @@ export async function measureAhead(cases: readonly Case[], options: Options, got
       const begun = cases.flatMap((of, i) =>
         havingOf(of, { ...options, programs: [program] }).map((one) => {
           const turn = join(folder, `${program} ${i}`);
-          const run = () => resultOfCommand(of, one.command, limit, { ...environment(program), MLORA_TURN: turn });
           const isLater = why !== null || OWN.includes(program);
+          // One that is prepared ahead waits for the turns before its own, of which each takes the limit at most.
+          const most = isLater ? limit : limit * (2 + i);
+          const run = () => resultOfCommand(of, one.command, most, { ...environment(program), MLORA_TURN: turn });
           return { of, one, turn, run, ahead: isLater ? null : run() };
         }),
       );

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-TYPES = "llama mistral qwen2 qwen3 ministral3 smollm3 granite granitemoe granitemoehybrid phi3 olmo2 olmo3 gemma2 mixtral qwen3_moe gpt_oss qwen3_next lfm2 nemotron_h"
+TYPES = "llama mistral qwen2 qwen3 ministral3 smollm3 granite granitemoe granitemoehybrid phi3 olmo2 olmo3 gemma2 mixtral qwen3_moe gpt_oss qwen3_next lfm2 nemotron_h deepseek_v3 glm4_moe_lite youtu minicpm3"
 OTHER = {"id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward", "is_encoder_decoder", "transformers_version", "_name_or_path"}
 
 
