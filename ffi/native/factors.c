@@ -1,7 +1,6 @@
 // Values of adapters on their way between files, blocks and devices: turned, drawn, rounded, checked.
 //
 // Any thread of the program may call these, also while kernels run: each call has threads of its own, not those of parallel.c.
-#define _GNU_SOURCE
 #include "native.h"
 #include <errno.h>
 #include <fcntl.h>
