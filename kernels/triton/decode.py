@@ -164,7 +164,7 @@ FEW = {128: (32, 2)}
 # Heads, where each has keys of its own, that decode_alone.py attends: keys at once, places, warps, stages and EARLY of each
 # size. Of a size of 128 each thread's keys are those of a place, so that 118 registers hold all: 16 programs share a
 # multiprocessor, all of 64 sequences of a 7B at once.
-ALONE = {"ptr": {64: (16, 8, 2, 1, 0), 128: (16, 2, 1, 2, 0)}, "f32": {}}
+ALONE = {"ptr": {64: (16, 8, 2, 1, 0), 128: (8, 2, 1, 2, 0)}, "f32": {}}
 PARAMETERS = "qkv:c cache:c pages:*i32 bounds:*i32 {}sinks:*fp32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32 has_sinks:i32"
 
 

@@ -1,7 +1,6 @@
 """The product of fewrows.py over a weight in fewer bits, taken apart where it is read: from a quarter to half of the bytes.
 
     fewrows_packed    part[p, m, n] and low[p, m, j] as fewrows_product has them
-                      SUMS = 1 sums the pieces in registers, 2 in part itself, which L2 holds: so larger tiles fit
     fewrows_values    values[n, k] = what codes[n, k] stands for, without its scale: for many rows, whose tiles would each take
                       codes apart again. fewrows_packed with APART = 1 reads these as w, and gives the same bits.
 
@@ -112,17 +111,6 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
     dtype: tl.constexpr = x.dtype.element_ty
     wait_for_previous(OVERLAPS)
     acc = tl.zeros((BN, BM), tl.float32)
-    if SUMS == 2:
-        for first in range(0, blocks, piece):
-            end = tl.minimum(first + piece, blocks)
-            acc = tl.zeros((BN, BM), tl.float32)
-            now = load_scales(scales, nested, of_rows, first * BK, K, BK, FORMAT)
-            tl.assume(first < end)
-            for block in range(first, end):
-                acc, now = multiplied(acc, now, block, rows, w, scales, nested, of_rows, means, n0, m0, n, m, M, N, K, BM, BN, BK, FORMAT, APART, DESC, dtype)
-            acc = scaled(acc, scales, x_scale, n, m, inside, FORMAT)
-            tl.store(part + at, tl.load(part + at, mask=inside & (first > 0), other=0.0) + acc, mask=inside)
-        return
     if SUMS and FORMAT == 2:  # one loop of both has no registers for three sums
         total = tl.zeros((BN, BM), tl.float32)
         for first in range(0, blocks, piece):
@@ -157,17 +145,18 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
 # What is compiled.
 
 # BM, BN, BK, warps, stages and SUMS (0 where it is left out), by the rows up to which a product takes them; of codes, but where
-# SUMS is not 0 of their values, fp8's aside. All of a format give the same bits. Measured on an H200 with the shapes of a 7B:
-# 512 rows of int8 in tiles of 256 over codes 554 us a layer, over values 575; 384 rows 512 over values, 812 in such tiles.
+# SUMS is not 0 of their values, fp8's aside. All of a format give the same bits. Measured on an H200 with the shapes of a 7B, us a
+# layer at 320, 384, 448, 512 rows: int8 in tiles of 128 over codes 442, 465, 586, 604, of 256 907, 740, 618, 560, over values 516,
+# 510, 582, 573; nf4 over codes 593, 616, 789, 940, over values 659, 591, 818, 681.
 TILES = {
-    ("tma", "int8"): {64: (64, 128, 128, 4, 3), 192: (128, 128, 64, 4, 4), 256: (256, 64, 64, 4, 3), 384: (128, 128, 64, 8, 4, 1)},
-    ("tma", "nf4"): {64: (64, 128, 64, 4, 4), 256: (128, 64, 64, 4, 3), 512: (128, 64, 64, 4, 4, 1)},
+    ("tma", "int8"): {64: (64, 128, 128, 4, 3), 256: (256, 64, 64, 4, 3), 448: (128, 128, 64, 4, 4)},
+    ("tma", "nf4"): {64: (64, 128, 64, 4, 4), 320: (128, 64, 64, 4, 3), 512: (128, 64, 64, 4, 4, 1)},
     ("tma", "fp8"): {16: (16, 64, 128, 4, 4), 192: (64, 128, 128, 4, 4), 512: (256, 128, 128, 8, 4)},
     ("ptr", "int8"): {16: (16, 128, 128, 8, 3), 128: (64, 128, 128, 4, 3), 512: (128, 128, 32, 8, 3, 1)},
     ("ptr", "nf4"): {16: (16, 128, 64, 8, 3), 128: (64, 128, 64, 4, 3), 512: (128, 64, 64, 8, 3, 1)},
     ("ptr", "fp8"): {16: (16, 64, 128, 4, 3), 128: (64, 64, 128, 4, 3), 512: (128, 128, 128, 8, 3, 1)},
 }
-ABOVE = {("tma", "int8", 256): 384}  # rows from which on these tiles are taken again
+RANGES = {("tma", "int8", 256): dict(FROM=193, ABOVE=448)}  # the fewest rows of such tiles, and rows above which they are taken again
 FORMATS = {"int8": 1, "nf4": 2, "fp8": 3}
 CODES = {"int8": "i8", "nf4": "u8", "fp8": "fp8e4nv"}
 LOW = dict(LM=16, LJ=16, LK=128, PART=1024)
@@ -196,7 +185,6 @@ def variants():
     for (kind, name), tiles in TILES.items():
         for until, of in tiles.items():
             found = product(kind, name, until, *of)
-            again = ABOVE.get((kind, name, until))
-            yield dict(found, launch=found["launch"] | ({} if again is None else dict(ABOVE=again)))
+            yield dict(found, launch=found["launch"] | RANGES.get((kind, name, until), {}))
     for name in ("int8", "nf4"):
         yield row("fewrows_packed", "fewrows_values", "ptr", f"codes:*{CODES[name]} values:{'*i32' if name == 'nf4' else '*bf16'} size:i32", BLOCK=4096, FORMAT=FORMATS[name])

@@ -227,10 +227,11 @@ function productFor(
 }
 
 /**
- * The same of a product over codes, or over their values: each variant says up to how many rows it is taken, and above how many
- * it is again.
+ * The same of a product over codes, or over their values: each variant says from and up to how many rows it is taken, and above
+ * how many it is again.
  */
 function packedFor(gpu: Launcher, rows: number, format: PackedFormat): Variant {
-  const isFor = ({ row: { launch } }: Variant) => launch["UNTIL"]! >= rows || rows > (launch["ABOVE"] ?? MOST_ROWS);
+  const isFor = ({ row: { launch } }: Variant) =>
+    (rows >= (launch["FROM"] ?? 0) && rows <= launch["UNTIL"]!) || rows > (launch["ABOVE"] ?? MOST_ROWS);
   return gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]! }).find(isFor)!;
 }
