@@ -164,7 +164,7 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
     rows.rows = { ptr: begin, dtype: "u8", shape: [M, K] };
   }
   const codes = packed && codesOf(packed);
-  const values = packed && kernel.constant("APART") === 1 ? valuesOfCodes(gpu, packed, begin) : null;
+  const values = codes && kernel.constant("APART") === 1 ? valuesOfCodes(gpu, codes.w, [N, K], begin) : null;
   gpu.launch(kernel, [lows + (tilesOf(kernel) / count) * pieces], {
     ...{ x, ...(codes ? { ...rows, ...codes, ...(values && { w: values }) } : { rows: x, w }) },
     ...{ ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
@@ -190,14 +190,12 @@ export function gatedFor(gpu: Launcher, { x, weight, bias, lora }: RowProduct): 
   return gpu.kernel("fewrows_gated", { BM: product.constant("BM") });
 }
 
-/** What the codes of a weight stand for, without their scales, at `ptr`. */
-function valuesOfCodes(gpu: Launcher, { format, shape, ...weight }: PackedWeight, ptr: number): Tensor {
-  const values: Tensor = { ptr, dtype: "bf16", shape };
-  const [kernel, size] = [gpu.kernel("fewrows_values", { FORMAT: FORMATS[format]! }), sizeOf(shape)];
-  const { w: codes } = codesOf({ ...weight, format, shape });
-  const out: Tensor = format === "nf4" ? { ...values, dtype: "i32", shape: [size / 2] } : values;
-  gpu.launch(kernel, [cdiv(size, kernel.constant("BLOCK"))], { codes, values: out, size });
-  return values;
+/** What the codes of a weight in nf4 stand for, without their scales, at `ptr`. */
+function valuesOfCodes(gpu: Launcher, codes: Tensor, shape: Tensor["shape"], ptr: number): Tensor {
+  const [kernel, size] = [gpu.kernel("fewrows_values"), sizeOf(shape)];
+  const values: Tensor = { ptr, dtype: "i32", shape: [size / 2] };
+  gpu.launch(kernel, [cdiv(size, kernel.constant("BLOCK"))], { codes, values, size });
+  return { ptr, dtype: "bf16", shape };
 }
 
 /**

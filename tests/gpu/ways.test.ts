@@ -21,23 +21,42 @@ const CASES = [
   ...(["dense", "int8", "nf4"] as const).map((format) => ["f32", format] as const),
 ] as [compute: "bf16" | "f32", format: WeightFormat][];
 
+/** Devices that run the kernels of GPUs before Hopper where this is one, too. */
+const KERNELS = ["", "ptr"];
+const opening = (compute: "bf16" | "f32", kernels: string) => () => {
+  const before = process.env["MLORA_KERNELS"];
+  if (kernels !== "") process.env["MLORA_KERNELS"] = kernels;
+  try {
+    return new CudaDevice(compute);
+  } finally {
+    if (before === undefined) delete process.env["MLORA_KERNELS"];
+    else process.env["MLORA_KERNELS"] = before;
+  }
+};
+
 needs("gpu")("what adapters learn and say on a GPU has the same bits", () => {
-  test.each(CASES)(
-    "in %s, the base %s",
-    async (compute, format) => {
+  test.each(
+    CASES.flatMap((of) => (of[0] === "f32" ? [[...of, ""] as const] : KERNELS.map((kernels) => [...of, kernels] as const))),
+  )(
+    "in %s, the base %s %s",
+    async (compute, format, kernels) => {
       const fill = (device: Device) => weightsOf({ randomSeed: 1 }, wide, device).fill;
-      const open = () => new CudaDevice(compute);
+      const open = opening(compute, kernels);
       await expectSameWays({ open, spec: wide, format, fill, lengths: LENGTHS, prompts: PROMPTS });
     },
     300_000,
   );
 
-  for (const compute of ["bf16", "f32"] as const)
+  for (const [compute, kernels] of [
+    ["bf16", ""],
+    ["bf16", "ptr"],
+    ["f32", ""],
+  ] as const)
     test.each(["llama", "gemma4", "qwen3_5", "qwen3moe", "youtu", "deepseekV3"])(
-      `%s in ${compute}`,
+      `%s in ${compute} ${kernels}`,
       async (family) => {
         const spec = { ...gpuFamilies, ...sparseGpuFamilies }[family]!;
-        const open = () => new CudaDevice(compute);
+        const open = opening(compute, kernels);
         await expectSameWays({ open, spec, lengths: LENGTHS.slice(1), prompts: PROMPTS });
       },
       300_000,
