@@ -4,10 +4,9 @@
 
 import { test } from "bun:test";
 import type { WeightFormat } from "../../src/base/precision.ts";
-import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import { weightsOf } from "../../src/engine/weight-source.ts";
-import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
+import { gpuFamilies, openingGpu, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 import { expectSameWays } from "../helpers/ways.ts";
@@ -21,18 +20,7 @@ const CASES = [
   ...(["dense", "int8", "nf4"] as const).map((format) => ["f32", format] as const),
 ] as [compute: "bf16" | "f32", format: WeightFormat][];
 
-/** Devices that run the kernels of GPUs before Hopper where this is one, too. */
-const KERNELS = ["", "ptr"];
-const opening = (compute: "bf16" | "f32", kernels: string) => () => {
-  const before = process.env["MLORA_KERNELS"];
-  if (kernels !== "") process.env["MLORA_KERNELS"] = kernels;
-  try {
-    return new CudaDevice(compute);
-  } finally {
-    if (before === undefined) delete process.env["MLORA_KERNELS"];
-    else process.env["MLORA_KERNELS"] = before;
-  }
-};
+const KERNELS = ["", "ptr"] as const;
 
 needs("gpu")("what adapters learn and say on a GPU has the same bits", () => {
   test.each(
@@ -41,7 +29,7 @@ needs("gpu")("what adapters learn and say on a GPU has the same bits", () => {
     "in %s, the base %s %s",
     async (compute, format, kernels) => {
       const fill = (device: Device) => weightsOf({ randomSeed: 1 }, wide, device).fill;
-      const open = opening(compute, kernels);
+      const open = openingGpu(compute, kernels);
       await expectSameWays({ open, spec: wide, format, fill, lengths: LENGTHS, prompts: PROMPTS });
     },
     300_000,
@@ -56,7 +44,7 @@ needs("gpu")("what adapters learn and say on a GPU has the same bits", () => {
       `%s in ${compute} ${kernels}`,
       async (family) => {
         const spec = { ...gpuFamilies, ...sparseGpuFamilies }[family]!;
-        const open = opening(compute, kernels);
+        const open = openingGpu(compute, kernels);
         await expectSameWays({ open, spec, lengths: LENGTHS.slice(1), prompts: PROMPTS });
       },
       300_000,
