@@ -1,5 +1,5 @@
-// Saving an adapter as PEFT would, from its blocks: large ones, and many small ones, by threads, so that others train meanwhile.
-// What was written is read back and compared (files/peftexport.ts).
+// Saving an adapter as PEFT would, from its blocks: large ones, and many small ones, by threads, so that others train
+// meanwhile. What was written is read back and compared (files/peftexport.ts).
 
 import { RunError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";

@@ -1,4 +1,4 @@
-// Additions that take longer than an answer: what each came to is told under its ticket.
+// Additions that take longer than an answer: what each came to is reported under its ticket.
 
 import { expect, test } from "bun:test";
 import { Additions, type Work } from "../../src/session/additions.ts";
@@ -9,7 +9,7 @@ const SOON = { answerMs: 1, goneMs: 1 };
 const endless: Work = (signal) =>
   new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true }));
 
-test("what an addition came to is told however late it is asked for; one that is under way is dropped", async () => {
+test("what an addition came to is reported however late it is asked for; one that is under way is dropped", async () => {
   const additions = new Additions(SOON);
   const [added, refused] = [Promise.withResolvers<string>(), Promise.withResolvers<string>()];
   const tickets: string[] = [];
