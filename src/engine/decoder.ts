@@ -1,7 +1,7 @@
 // A range of decoder layers, forward and backward, as their programs say (program.ts, operations.ts).
 //
-// The backward pass ends with the first layer in which an adapter of the pass acts: at the first layer's input where that is the
-// model's first, or at the embedding where an adapter trains that.
+// The backward pass ends with the first layer in which an adapter of the pass acts, or at the embedding where an adapter trains
+// that.
 
 import { keepsInputsAlone, type Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";

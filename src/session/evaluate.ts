@@ -84,8 +84,8 @@ export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluati
 
 /**
  * Rows of each batch. What a pass has room for follows from all adapters of a run, so only those rows come by whole passes, as
- * few as there is room for, but one for each stage, whose losses are the same bits in any: on CPUs with products of our own, which
- * also pack tables (device-report.ts).
+ * few as there is room for, but one for each stage, whose losses are the same bits in any: on CPUs with products of our own,
+ * which also pack tables (device-report.ts).
  */
 function batchesOf(
   { stages, tokensPerMicrobatch }: Plan,

@@ -23,7 +23,7 @@ const SEED = 31;
 const rng = new Rng(SEED);
 const samples: readonly Row[] = range(60).map(() => randomTokens(rng, 50, 2 + rng.below(40)));
 
-/** Evaluates by stages with room for `rows` rows, whose losses follow from a sequence's tokens alone; and the batches they saw. */
+/** Evaluates by stages with room for `rows` rows, whose losses follow from a sequence's tokens; with the batches they saw. */
 async function evaluated(rows: number, stages = 1, { device = OWN, ...more }: More = {}) {
   const batches: MicroBatch[] = [];
   const lossOf = ({ targetIds }: MicroBatch, { firstTarget, targets }: MicroBatch["sequences"][number]) => {
