@@ -8,7 +8,7 @@ import { newRunId } from "../../src/bus/subjects.ts";
 import { announce } from "../../src/cluster/registry.ts";
 import { startServer } from "../../src/cluster/server.ts";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import { findSession, remoteSessions } from "../../src/session/remote-session.ts";
+import { findSession, remoteSessions } from "../../src/session/control/remote-session.ts";
 import { openSession, type Session, type SessionOptions } from "../../src/session/session.ts";
 import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";

@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { chooseDevice } from "../../src/device/open.ts";
 import { planGeneration } from "../../src/plan/generation.ts";
-import { canFollow } from "../../src/session/open-generation.ts";
+import { canFollow } from "../../src/session/generation/open.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 
 const ROOM = { totalBytes: 2 ** 40, freeBytes: 2 ** 40 };
