@@ -15,7 +15,7 @@ describe("which folder may import which", () => {
   });
 
   test("a folder that is not allowed, with its line", () => {
-    const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../engine/decoder.ts";');
+    const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../engine/layers/decoder.ts";');
     expect(found).toHaveLength(1);
     expect(found[0]).toStartWith(
       "src/plan/plan.ts:3: imports src/engine/layers/decoder.ts; plan may import base, methods, objectives, recipe",
@@ -102,6 +102,24 @@ describe("values imported in a circle", () => {
       'import { d } from "./d.ts";',
     ])
       expect(house(text)).toEqual([]);
+  });
+
+  const parts = (folder: string, last: string) =>
+    circles([
+      { path: `${folder}/top.ts`, text: 'import { a } from "./one/a.ts";' },
+      { path: `${folder}/one/a.ts`, text: 'import { b } from "../two/b.ts";\nimport { c } from "./c.ts";' },
+      { path: `${folder}/one/c.ts`, text: 'import { x } from "../../base/x.ts";' },
+      { path: `${folder}/two/b.ts`, text: "" },
+      { path: `${folder}/two/d.ts`, text: last },
+    ]);
+
+  test.each(["src/session", "src/engine"])("between parts of %s, through files that do not", (folder) => {
+    const [one, two] = [`${folder}/one`, `${folder}/two`];
+    expect(parts(folder, 'import { c } from "../one/c.ts";')).toEqual([`${one} -> ${two} -> ${one}`]);
+    expect(parts(folder, 'import { top } from "../top.ts";')).toEqual([`${folder} -> ${one} -> ${two} -> ${folder}`]);
+    for (const text of ['import type { C } from "../one/c.ts";', 'import { b } from "./b.ts";'])
+      expect(parts(folder, text)).toEqual([]);
+    expect(parts("src/plan", 'import { c } from "../one/c.ts";')).toEqual([]);
   });
 });
 
