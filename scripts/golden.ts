@@ -7,10 +7,11 @@
 // scripts/golden/index.ts is the index. Packages come into out/golden, an environment for each set of them; with
 // MLORA_GOLDEN_PYTHON=/path/to/python that Python is taken as it is, and differences from the pins are named.
 
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
+import { counted } from "../src/base/units.ts";
 import { compareFiles } from "./golden/compare.ts";
 import { HELPERS, INPUTS, MAKERS, type Maker } from "./golden/index.ts";
 import { call, pythonWith } from "./golden/python.ts";
@@ -81,6 +82,22 @@ function describe(name: string, { script, makes, packages, tolerance }: Maker): 
   return `${name.padEnd(10)} ${script}: ${files} files (${makes.join(", ")}), ${how}, with ${packages.join(", ")}`;
 }
 
+/**
+ * A copy of tests/golden in `work`, which is returned. The rest of the checkout is links around it, as makers start programs of
+ * it (`ROOT / "node_modules/.bin/bun"`).
+ */
+export function copyForMakers(work: string): string {
+  const folder = join(work, "tests", "golden");
+  cpSync(KEPT, folder, { recursive: true });
+  for (const [at, copied] of [
+    [".", "tests"],
+    ["tests", "golden"],
+  ] as const)
+    for (const name of readdirSync(join(ROOT, at)))
+      if (name !== copied && name !== ".git") symlinkSync(join(ROOT, at, name), join(work, at, name));
+  return folder;
+}
+
 /** Makes the files of one maker in a copy of tests/golden. False where they are not those kept, or not made. */
 function remake(name: string, maker: Maker, update: boolean): boolean {
   const work = mkdtempSync(join(tmpdir(), "mlora-golden-"));
@@ -90,8 +107,7 @@ function remake(name: string, maker: Maker, update: boolean): boolean {
     const { reads, args = [] } = maker;
     const source = reads && join(ROOT, reads.path);
     if (source && !existsSync(source)) throw new Error(`${reads.path} is missing: run ${reads.from}`);
-    const folder = join(work, "tests", "golden");
-    cpSync(KEPT, folder, { recursive: true });
+    const folder = copyForMakers(work);
     const kept = outputs(KEPT, maker);
     if (!maker.updates) for (const path of kept) rmSync(join(folder, path));
     const before = everything(folder);
@@ -160,7 +176,7 @@ function take(name: string, folder: string, kept: readonly string[], made: reado
     mkdirSync(dirname(join(KEPT, path)), { recursive: true });
     cpSync(join(folder, path), join(KEPT, path));
   }
-  console.log(`${name}: wrote ${made.length} files`);
+  console.log(`${name}: wrote ${counted(made.length, "file")}`);
   return true;
 }
 

@@ -88,6 +88,7 @@ Files follow the model's: a tensor for each expert's linear where the model's fi
 one tensor has all experts (gpt-oss, Granite 3, Qwen3-VL). Both are read back, and PEFT's fused layout also for models whose files have each expert apart. PEFT 0.21 with transformers 5.24 takes names of dense MLPs
 (\`gate_proj\`) for those of experts in a model that has both, and drops the dense ones. It does not know the experts of LFM2 and
 Nemotron: adapters in them have the per-expert names, which it does not find; merge these.
+Of per-expert names it takes the config's own rank and alpha, without rsLoRA (\`findings/peft-experts-patterns.sh\`): so these are the experts' where they have one, and adapters whose experts differ in alpha or rank are to be merged.
 
 vLLM 0.33's own loader, run on exports of Qwen 3, Mixtral, GLM 4.5 and gpt-oss (shared or not, one rank or several), comes to the same products for every expert within 4e-6. It stops at an adapter that acts in some linears of a
 layer's experts and not in the others, so name all of them, and by its source it refuses adapters in Granite 3's experts.

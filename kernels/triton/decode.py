@@ -161,9 +161,10 @@ HEADS = {
 }
 # Keys at once and stages of attention_decode, by HEAD_DIM where EXACT = 1: many programs share a multiprocessor.
 FEW = {128: (32, 2)}
-# Heads, where each has keys of its own, that decode_alone.py attends: keys at once, warps and stages of each size. Of a 7B's
-# layer with 64 sequences of 128 keys 39.7 us, with 32 keys and 4 warps 47, in 3 stages 45, by tensor cores 43.
-ALONE = {"ptr": {64: (16, 2, 1), 128: (16, 1, 2)}, "f32": {}}
+# Heads, where each has keys of its own, that decode_alone.py attends: keys at once, places, warps, stages and EARLY of each
+# size. Of a size of 128 each thread's keys are those of a place, so that 118 registers hold all: 16 programs share a
+# multiprocessor, all of 64 sequences of a 7B at once.
+ALONE = {"ptr": {64: (16, 8, 2, 1, 0), 128: (8, 2, 1, 2, 0)}, "f32": {}}
 PARAMETERS = "qkv:c cache:c pages:*i32 bounds:*i32 {}sinks:*fp32 out:c D:i32 heads:i32 kv_heads:i32 scale:fp32 window:i32 cap:fp32 has_sinks:i32"
 
 
@@ -176,6 +177,6 @@ def variants():
             found = row("decode", "attention_decode", kind, PARAMETERS.format(""), 4, few_stages, BM=16, BN=few, HEAD_DIM=head_dim, EXACT=exact)
             yield from overlapping(found)
             if exact and head_dim in ALONE[kind]:
-                keys_alone, warps_alone, stages_alone = ALONE[kind][head_dim]
-                yield from overlapping(row("decode_alone", "attention_decode", kind, PARAMETERS.format(""), warps_alone, 1, BM=1, BN=keys_alone, HEAD_DIM=head_dim, EXACT=1, STAGES=stages_alone))
+                keys_alone, places, warps_alone, stages_alone, early = ALONE[kind][head_dim]
+                yield from overlapping(row("decode_alone", "attention_decode", kind, PARAMETERS.format(""), warps_alone, 1, BM=1, BN=keys_alone, PLACES=places, HEAD_DIM=head_dim, EXACT=1, STAGES=stages_alone, EARLY=early))
             yield row("decode", "attention_extend", kind, PARAMETERS.format("tiles:*i32 "), warps, stages, BM=rows, BN=keys, HEAD_DIM=head_dim, EXACT=exact)

@@ -1,13 +1,14 @@
 """The product of fewrows.py over a weight in fewer bits, taken apart where it is read: from a quarter to half of the bytes.
 
     fewrows_packed    part[p, m, n] and low[p, m, j] as fewrows_product has them
-    fewrows_values    values[n, k] = what codes[n, k] stands for, without its scale: for many rows, whose tiles would each take
-                      codes apart again. fewrows_packed with APART = 1 reads these as w, and gives the same bits.
+    fewrows_values    values[n, k] = what nf4's codes[n, k] stands for, without its scale: for many rows, whose tiles would each
+                      take codes apart again. fewrows_packed with APART = 1 reads these as w, and gives the same bits on Hopper:
+                      the tensor cores before it sum codes from registers in another order of k than values of shared memory.
 
 FORMAT as unpack.py has it; with FP8 both factors are e4m3, as in fp8.py: codes[M, K] and scale f32[M] of fp8_quantise in
 `rows` and `x_scale`, x itself for the low-rank product. Else `rows` is x. scales: f32[N] of int8, u8[N] of fp8, absmax of nf4.
-DESC variants take tensor descriptors: rows [BM, BK] and w [BN, BK], of nf4's codes [BN, BK / 2]. values c[N, K], of nf4 two to
-an i32; not of fp8.
+DESC variants take tensor descriptors: rows [BM, BK] and w [BN, BK], of nf4's codes [BN, BK / 2]. values bf16[N, K], two to an
+i32.
 
 Launch: fewrows_packed as fewrows_product with LOW = 1; without adapters lows = 0. fewrows_values grid (ceil(N K / BLOCK)).
 """
@@ -25,15 +26,11 @@ AHEAD = tl.constexpr(8)  # lines of each row of a tile that come to L2 before x 
 
 
 @triton.jit
-def fewrows_values(codes, values, size, BLOCK: tl.constexpr, FORMAT: tl.constexpr):
-    """BLOCK values. See the top of the file."""
+def fewrows_values(codes, values, size, BLOCK: tl.constexpr):
+    """BLOCK values, 4 BLOCK bits of codes. See the top of the file."""
     size = size // 64 * 64  # as it is: tells the compiler that whole words are inside
-    if FORMAT == 2:
-        byte = tl.program_id(0) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
-        tl.store(values + byte, looked_up_pairs(tl.load(codes + byte, mask=byte < size // 2, other=0), FORMAT), mask=byte < size // 2)
-    else:
-        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        tl.store(values + i, tl.load(codes + i, mask=i < size, other=0).to(values.dtype.element_ty), mask=i < size)
+    byte = tl.program_id(0) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
+    tl.store(values + byte, looked_up_pairs(tl.load(codes + byte, mask=byte < size // 2, other=0), 2), mask=byte < size // 2)
 
 
 @triton.jit
@@ -144,24 +141,20 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
 
 # What is compiled.
 
-# BM, BN, BK, warps and stages, and the rows up to which a product takes them; of codes, but where SUMS is 1 of their values,
-# fp8's aside. Measured on an H200 with the shapes of a 7B.
+# BM, BN, BK, warps, stages and SUMS (0 where it is left out), by the rows up to which a product takes them; of codes, but where
+# SUMS is not 0 of nf4's values on Hopper. All of a format and kind give the same bits. Measured on an H200 with the shapes of a 7B, us a
+# layer at 320, 384, 448, 512 rows: int8 in tiles of 128 over codes 442, 465, 586, 604, of 256 907, 740, 618, 560, over values 516,
+# 510, 582, 573; nf4 over codes 593, 616, 789, 940, over values 659, 591, 818, 681. By pointers at 192, 256, 384, 512 rows: int8 in
+# tiles of 64 505, 724, 969, 1274, of 128 787, 791, 1083, 1414; nf4 533, 702, 1042, 1447, of 128 1016, 998, 1494, 1983.
 TILES = {
-    ("tma", "int8"): {64: (64, 128, 128, 4, 3), 192: (128, 128, 64, 4, 4), 256: (256, 64, 64, 4, 3)},
-    ("tma", "nf4"): {64: (64, 128, 64, 4, 4), 256: (128, 64, 64, 4, 3)},
+    ("tma", "int8"): {64: (64, 128, 128, 4, 3), 256: (256, 64, 64, 4, 3), 448: (128, 128, 64, 4, 4)},
+    ("tma", "nf4"): {64: (64, 128, 64, 4, 4), 320: (128, 64, 64, 4, 3), 512: (128, 64, 64, 4, 4, 1)},
     ("tma", "fp8"): {16: (16, 64, 128, 4, 4), 192: (64, 128, 128, 4, 4), 512: (256, 128, 128, 8, 4)},
-    ("ptr", "int8"): {16: (16, 128, 128, 8, 3), 128: (64, 128, 128, 4, 3)},
-    ("ptr", "nf4"): {16: (16, 128, 64, 8, 3), 128: (64, 128, 64, 4, 3)},
-    ("ptr", "fp8"): {16: (16, 64, 128, 4, 3), 128: (64, 64, 128, 4, 3)},
+    ("ptr", "int8"): {16: (16, 128, 128, 8, 3), 512: (64, 64, 128, 4, 3)},
+    ("ptr", "nf4"): {16: (16, 128, 64, 8, 3), 512: (64, 128, 64, 4, 3)},
+    ("ptr", "fp8"): {16: (16, 64, 128, 4, 3), 128: (64, 64, 128, 4, 3), 512: (128, 128, 128, 8, 3, 1)},
 }
-MANY = {
-    ("tma", "int8"): (128, 128, 64, 8, 4),
-    ("tma", "nf4"): (128, 64, 64, 4, 4),
-    ("ptr", "int8"): (128, 128, 32, 8, 3),
-    ("ptr", "nf4"): (128, 64, 64, 8, 3),
-    ("ptr", "fp8"): (128, 128, 128, 8, 3),
-}
-MOST_ROWS = 512
+RANGES = {("tma", "int8", 256): dict(FROM=193, ABOVE=448)}  # the fewest rows of such tiles, and rows above which they are taken again
 FORMATS = {"int8": 1, "nf4": 2, "fp8": 3}
 CODES = {"int8": "i8", "nf4": "u8", "fp8": "fp8e4nv"}
 LOW = dict(LM=16, LJ=16, LK=128, PART=1024)
@@ -173,7 +166,7 @@ ARCH = {"tma": "sm_90a", "ptr": "sm_80"}
 
 
 def product(kind, name, until, BM, BN, BK, warps, stages, sums=0):
-    apart, desc = int(sums and name != "fp8"), int(kind == "tma" and BM >= 64)
+    apart, desc = int(sums and name != "fp8" and kind == "tma"), int(kind == "tma" and BM >= 64)
     rows, codes = CODES["fp8"] if name == "fp8" else "bf16", "bf16" if apart else CODES[name]
     types = dict(rows=f"*{rows}", w=f"*{codes}", scales="*fp32" if name == "int8" else "*u8")
     if desc:
@@ -189,8 +182,6 @@ def variants():
     """In the order of the rows that they are for."""
     for (kind, name), tiles in TILES.items():
         for until, of in tiles.items():
-            yield product(kind, name, until, *of)
-        if (kind, name) in MANY:
-            yield product(kind, name, MOST_ROWS, *MANY[kind, name], sums=1)
-    for name in ("int8", "nf4"):
-        yield row("fewrows_packed", "fewrows_values", "ptr", f"codes:*{CODES[name]} values:{'*i32' if name == 'nf4' else '*bf16'} size:i32", BLOCK=4096, FORMAT=FORMATS[name])
+            found = product(kind, name, until, *of)
+            yield dict(found, launch=found["launch"] | RANGES.get((kind, name, until), {}))
+    yield dict(row("fewrows_packed", "fewrows_values", "ptr", "codes:*u8 values:*i32 size:i32", BLOCK=4096), kinds=["tma"])

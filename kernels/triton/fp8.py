@@ -69,13 +69,25 @@ def row_part(base, k, K):
 
 
 @triton.jit
-def store_part(v, inverse, codes, k, K):
-    """v inverse in e4m3, which ends at 448."""
-    tl.store(codes + k, (v.to(tl.float32) * inverse).to(tl.float8e4nv), mask=k < K)
+def to_e4m3(v, HALVES: tl.constexpr):
+    """
+    f32 to the nearest e4m3. Before Hopper the conversion begins at f16, to which Triton cuts v: HALVES = 1 sets the last bit that
+    f16 holds where bits are cut off, so that what is above the middle of two numbers stays above it.
+    """
+    if HALVES:
+        bits = v.to(tl.int32, bitcast=True)
+        v = (bits | (((bits & 0x1FFF) != 0).to(tl.int32) << 13)).to(tl.float32, bitcast=True)
+    return v.to(tl.float8e4nv)
 
 
 @triton.jit
-def fp8_pack(x, exponents, codes, K, BLOCK: tl.constexpr):
+def store_part(v, inverse, codes, k, K, HALVES: tl.constexpr):
+    """v inverse in e4m3, which ends at 448."""
+    tl.store(codes + k, to_e4m3(v.to(tl.float32) * inverse, HALVES), mask=k < K)
+
+
+@triton.jit
+def fp8_pack(x, exponents, codes, K, BLOCK: tl.constexpr, HALVES: tl.constexpr):
     """A row of a weight a program, read twice."""
     K = K // 16 * 16  # as it is: tells the compiler that rows are aligned
     x, codes = x + tl.program_id(0).to(tl.int64) * K, codes + tl.program_id(0).to(tl.int64) * K
@@ -87,11 +99,11 @@ def fp8_pack(x, exponents, codes, K, BLOCK: tl.constexpr):
     tl.store(exponents + tl.program_id(0), exponent.to(tl.uint8))
     for k0 in range(0, K, BLOCK):
         k = k0 + tl.arange(0, BLOCK)
-        store_part(tl.load(x + k, mask=k < K, other=0.0), inverse_power(exponent), codes, k, K)
+        store_part(tl.load(x + k, mask=k < K, other=0.0), inverse_power(exponent), codes, k, K, HALVES)
 
 
 @triton.jit
-def fp8_quantise(x, columns, codes, scale, K, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
+def fp8_quantise(x, columns, codes, scale, K, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, HALVES: tl.constexpr):
     """A row a program: held as CHUNKS parts of BLOCK, or, with 0, read twice, the second time from a cache."""
     K = K // 16 * 16
     x, codes = x + tl.program_id(0).to(tl.int64) * K, codes + tl.program_id(0).to(tl.int64) * K
@@ -109,7 +121,7 @@ def fp8_quantise(x, columns, codes, scale, K, COLUMNS: tl.constexpr, BLOCK: tl.c
             held = held + (v.to(x.dtype.element_ty),)
         inverse = scale_of(most, scale)
         for chunk in tl.static_range(CHUNKS):
-            store_part(held[chunk], inverse, codes, chunk * BLOCK + tl.arange(0, BLOCK), K)
+            store_part(held[chunk], inverse, codes, chunk * BLOCK + tl.arange(0, BLOCK), K, HALVES)
     else:
         for k0 in range(0, K, BLOCK):
             k = k0 + tl.arange(0, BLOCK)
@@ -123,7 +135,7 @@ def fp8_quantise(x, columns, codes, scale, K, COLUMNS: tl.constexpr, BLOCK: tl.c
             v = tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)
             if COLUMNS:
                 v = at_columns(v, columns, k, K)
-            store_part(v, inverse, codes, k, K)
+            store_part(v, inverse, codes, k, K, HALVES)
 
 
 @triton.jit
@@ -212,6 +224,7 @@ PRODUCT = {
     "ptr": dict(BM=128, BN=128, BK=64, GROUP=8, DESC=0),
 }
 ARCH = {"tma": "sm_90a", "ptr": "sm_89"}
+HALVES = {"tma": 0, "ptr": 1}  # whether the conversion to e4m3 begins at f16
 WARPS, STAGES = 8, 3
 CHUNKS = (1, 3, 6, 0)  # a launch takes the first that holds a row, or the last
 TABLES = "low_at:*i32 factors:*i64"
@@ -252,8 +265,8 @@ def variants():
         for columns in (0, 1):
             for chunks in CHUNKS:
                 warps = 8 if columns and chunks == 3 else 16 if columns or chunks > 1 else 8
-                yield variant("fp8_quantise", kind, warps, COLUMNS=columns, BLOCK=4096, CHUNKS=chunks)
-        yield variant("fp8_pack", kind, 8, BLOCK=4096)
+                yield variant("fp8_quantise", kind, warps, COLUMNS=columns, BLOCK=4096, CHUNKS=chunks, HALVES=HALVES[kind])
+        yield variant("fp8_pack", kind, 8, BLOCK=4096, HALVES=HALVES[kind])
         yield variant("turn", kind, 4, BLOCK=64)
         yield variant("fp8_dequantise", kind, 4, BLOCK=2048)
         for constants in forward_rows(kind, flat):

@@ -27,7 +27,7 @@ def to_bf16(v, PAIRS: tl.constexpr):
 
 
 @triton.jit
-def fp8_swiglu(gate_up, codes, scale, I, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, PAIRS: tl.constexpr):
+def fp8_swiglu(gate_up, codes, scale, I, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, PAIRS: tl.constexpr, HALVES: tl.constexpr):
     """One row. See the top of the file."""
     I = I // 16 * 16  # as it is: tells the compiler that rows are aligned
     m = tl.program_id(0).to(tl.int64)
@@ -41,11 +41,11 @@ def fp8_swiglu(gate_up, codes, scale, I, BLOCK: tl.constexpr, CHUNKS: tl.constex
         made = made + (h,)
     inverse = scale_of(most, scale)
     for chunk in tl.static_range(CHUNKS):
-        store_part(made[chunk], inverse, codes + m * I, chunk * BLOCK + tl.arange(0, BLOCK), I)
+        store_part(made[chunk], inverse, codes + m * I, chunk * BLOCK + tl.arange(0, BLOCK), I, HALVES)
 
 
 @triton.jit
-def fp8_swiglu_backward(dh, gate_up, columns, codes, scale, I, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, PAIRS: tl.constexpr):
+def fp8_swiglu_backward(dh, gate_up, columns, codes, scale, I, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, PAIRS: tl.constexpr, HALVES: tl.constexpr):
     """One row. See the top of the file."""
     I = I // 16 * 16
     m = tl.program_id(0).to(tl.int64)
@@ -62,13 +62,14 @@ def fp8_swiglu_backward(dh, gate_up, columns, codes, scale, I, BLOCK: tl.constex
     inverse = scale_of(most, scale)
     for chunk in tl.static_range(CHUNKS):
         i = chunk * BLOCK + tl.arange(0, BLOCK)
-        store_part(made[chunk][0], inverse, codes + m * 2 * I, i, I)
-        store_part(made[chunk][1], inverse, codes + m * 2 * I + I, i, I)
+        store_part(made[chunk][0], inverse, codes + m * 2 * I, i, I, HALVES)
+        store_part(made[chunk][1], inverse, codes + m * 2 * I + I, i, I, HALVES)
 
 
 # What is compiled.
 
-ARCH = {"tma": "sm_90a", "ptr": "sm_89"}
+from fp8 import ARCH, HALVES
+
 PARAMETERS = {
     "fp8_swiglu": "gate_up:*bf16 codes:*fp8e4nv scale:*fp32 I:i32",
     "fp8_swiglu_backward": "dh:*bf16 gate_up:*bf16 columns:*u8 codes:*fp8e4nv scale:*fp32 I:i32",
@@ -83,5 +84,5 @@ def variants():
             signature = dict(parameter.split(":") for parameter in parameters.split())
             block, warps, each = ROWS[kernel]
             for chunks in each:
-                constants = dict(BLOCK=block, CHUNKS=chunks, PAIRS=1)
+                constants = dict(BLOCK=block, CHUNKS=chunks, PAIRS=1, HALVES=HALVES[kind])
                 yield dict(module="fp8_swiglu", kernel=kernel, kinds=[kind], arch=arch, dtype="bf16", constants=constants, warps=warps, stages=1, signature=signature)

@@ -17,7 +17,7 @@ Why so: a byte is written where nf4_dequantise writes two, and the tensor cores 
 import triton
 import triton.language as tl
 
-from fp8 import exponent_of, inverse_power
+from fp8 import exponent_of, inverse_power, to_e4m3
 from packed import NESTED_BLOCK, NF4_BLOCK, dynamic_value, nf4_value, words_at
 
 
@@ -43,7 +43,7 @@ def nf4_exponents(absmax, nested, mean, exponents, K, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def nf4_codes(codes, absmax, nested, mean, exponents, out, size, K, BLOCK: tl.constexpr, WORDS: tl.constexpr):
+def nf4_codes(codes, absmax, nested, mean, exponents, out, size, K, BLOCK: tl.constexpr, WORDS: tl.constexpr, HALVES: tl.constexpr):
     """BLOCK values a program, of BLOCK / 64 blocks."""
     TURNS: tl.constexpr = BLOCK // 8 // WORDS
     first = tl.program_id(0).to(tl.int64) * BLOCK
@@ -60,11 +60,11 @@ def nf4_codes(codes, absmax, nested, mean, exponents, out, size, K, BLOCK: tl.co
         code = (words[turn][:, None] >> bits[None, :]) & 15
         value = tl.gather(book, code.reshape(WORDS * 8), 0).reshape(WORDS, 8) * tl.gather(times, word // (NF4_BLOCK // 8), 0)[:, None]
         i = word[:, None] * 8 + tl.arange(0, 8)[None, :]
-        tl.store(out + first + i, value.to(tl.float8e4nv), mask=(word * 8 < left)[:, None])
+        tl.store(out + first + i, to_e4m3(value, HALVES), mask=(word * 8 < left)[:, None])
 
 
 @triton.jit
-def nf4_turned(codes, absmax, nested, mean, exponents, turned, N, K, stride, TN: tl.constexpr, TK: tl.constexpr):
+def nf4_turned(codes, absmax, nested, mean, exponents, turned, N, K, stride, TN: tl.constexpr, TK: tl.constexpr, HALVES: tl.constexpr):
     """A tile a program."""
     N, K, stride = N // 16 * 16, K // 64 * 64, stride // 16 * 16  # as they are: tells the compiler that rows are aligned
     BLOCKS: tl.constexpr = TK // NF4_BLOCK
@@ -81,12 +81,13 @@ def nf4_turned(codes, absmax, nested, mean, exponents, turned, N, K, stride, TN:
     value = tl.gather(nf4_value(tl.arange(0, 16)), code.reshape(TN * TK), 0).reshape(TN, BLOCKS, NF4_BLOCK) * times[:, :, None]
     k = k0 + tl.arange(0, TK)
     out = turned + k.to(tl.int64)[:, None] * stride + n[None, :]
-    tl.store(out, value.reshape(TN, TK).to(tl.float8e4nv).T, mask=(k < K)[:, None] & (n < N)[None, :])
+    tl.store(out, to_e4m3(value.reshape(TN, TK), HALVES).T, mask=(k < K)[:, None] & (n < N)[None, :])
 
 
 # What is compiled.
 
-ARCH = {"tma": "sm_90a", "ptr": "sm_89"}
+from fp8 import ARCH, HALVES
+
 BLOCKS = "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 exponents:*u8"
 KERNELS = {
     "nf4_exponents": ("absmax:*u8 nested:*fp32 mean:*fp32 exponents:*u8 K:i32", 1, dict(BLOCK=128)),
@@ -99,4 +100,6 @@ def variants():
     for kind, arch in ARCH.items():
         for kernel, (parameters, warps, constants) in KERNELS.items():
             signature = dict(parameter.split(":") for parameter in parameters.split())
+            if "fp8e4nv" in parameters:
+                constants = constants | dict(HALVES=HALVES[kind])
             yield dict(module="nf4_fp8", kernel=kernel, kinds=[kind], arch=arch, dtype="bf16", constants=constants, warps=warps, stages=1, signature=signature)

@@ -130,6 +130,7 @@ def columns_take(logits, s, low_at, tokens, ranks, tile_adapter, V, tokens_strid
     at = logits + m.to(tl.int64) * V + column
     values = tl.load(at, mask=i < count, other=0.0)
     tl.store(s + low_begin(low_at, tile, W) + (m % ROW_TILE) * W + i, values, mask=i < W)
+    tl.debug_barrier()  # other threads than those that have read may write the zeros
     tl.store(at, tl.zeros((BLOCK,), tl.float32).to(s.dtype.element_ty), mask=i < count)
 
 

@@ -2,6 +2,7 @@
 
 import * as v from "valibot";
 import { compilePattern, PatternError } from "./pattern.ts";
+import { hasScheme, isHome, isHub, isRemote } from "./source-name.ts";
 
 export const show = (value: unknown): string => {
   if (Array.isArray(value)) return "a list";
@@ -28,13 +29,19 @@ export const text = v.pipe(
   v.excludes("\0", expected("a string without NUL characters")),
 );
 
-/** Whether a shell would have put the user's folder in the place of its beginning. */
-export const isHome = (path: string): boolean => /^~(\/|$)/.test(path);
-/** A path. */
-export const place = v.pipe(
-  text,
-  v.check((path) => !isHome(path), "begins with '~', which a shell replaces and a recipe does not: write the whole path"),
-);
+/** A path, or an address for which `isRead` holds. */
+const placeOr = (isRead: (address: string) => boolean, what: string) =>
+  v.pipe(
+    text,
+    v.check((path) => !isHome(path), "begins with '~', which a shell replaces and a file does not: write the whole path"),
+    v.check((path) => !hasScheme(path) || isRead(path), expected(what)),
+  );
+/** A path of this machine. */
+export const place = placeOr(() => false, "a path of this machine, not an address");
+/** A path, an address or a hub's name of files of rows. */
+export const rowsPlace = placeOr(isRemote, "a path, or an address with https:// or hf://");
+/** A path, or a model's name on the hub with hf://. */
+export const modelPlace = placeOr(isHub, 'a path; a model of the Hugging Face hub is named by name = "org/name"');
 
 /** Numbers of f32, in which adapters are computed: a larger one becomes infinity there, and a smaller one 0. */
 const [SMALLEST, LARGEST] = [2 ** -126, (2 - 2 ** -23) * 2 ** 127];
@@ -92,6 +99,7 @@ export const command = v.pipe(v.array(text), v.minLength(1, "is empty, expected 
 export const webAddress = v.pipe(
   text,
   v.regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])(:\d+)?([/?#]|$))/, expected("an https URL")),
+  v.check((address) => URL.canParse(address), expected("an https URL")),
 );
 /** Of a generator of random numbers. */
 export const seed = whole(0, 2 ** 32 - 1);

@@ -6,6 +6,7 @@ const ANY: Readonly<Record<string, string>> = {
   EMFILE: "raise the limit of open files (ulimit -n)",
   ENFILE: "raise the machine's limit of open files (fs.file-max)",
   ENOMEM: "free some memory",
+  ELOOP: "a link leads to itself: remove it, or have it lead to what it stands for",
 };
 const WRITING: Readonly<Record<string, string>> = {
   ...ANY,
@@ -24,19 +25,7 @@ const READING: Readonly<Record<string, string>> = {
   ESTALE: "mount its disk again",
 };
 /** Of faults that carry no way out. */
-const OTHERS = [
-  "ENOENT",
-  "ENOTDIR",
-  "EISDIR",
-  "ELOOP",
-  "ENAMETOOLONG",
-  "EINTR",
-  "EBUSY",
-  "ETIMEDOUT",
-  "ENODEV",
-  "ENXIO",
-  "EFBIG",
-];
+const OTHERS = ["ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "EINTR", "EBUSY", "ETIMEDOUT", "ENODEV", "ENXIO", "EFBIG"];
 
 const codeOf = (error: unknown): string => {
   const { code } = (error ?? {}) as { code?: unknown };

@@ -1,5 +1,7 @@
 // Names of what lies elsewhere: data sets and models on a hub, and addresses. A path is any other text.
 
+import { RequestError } from "./errors.ts";
+
 /** A repository of a hub, or a file or pattern of files in it. */
 export type HubName = {
   readonly kind: "models" | "datasets";
@@ -18,6 +20,17 @@ export const REPO = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/;
 
 export const isAddress = (name: string): boolean => /^https?:\/\//i.test(name);
 export const isHub = (name: string): boolean => name.startsWith(SCHEME);
+/** Whether a text is an address of any kind (s3://, file://): as a path it would name folders that are not meant. */
+export const hasScheme = (name: string): boolean => /^[A-Za-z][A-Za-z0-9+.-]*:\/\//.test(name);
+/** Whether a shell would have put the user's folder in the place of its beginning. */
+export const isHome = (path: string): boolean => /^~(\/|$)/.test(path);
+/** The path that --`flag` names. A RequestError with this code for an address and a '~', which would become folders. */
+export function ownPlace(code: string, flag: string, path: string): string {
+  if (isHome(path))
+    throw new RequestError(code, `--${flag} ${path}: the shell has left the '~' as it is`, "write the whole path");
+  if (hasScheme(path)) throw new RequestError(code, `--${flag} ${path} is an address`, "name a place on this machine");
+  return path;
+}
 /** Whether a name is not that of a file here. */
 export const isRemote = (name: string): boolean => isAddress(name) || isHub(name);
 

@@ -3,6 +3,7 @@
 
 import { basename, join } from "node:path";
 import { RequestError } from "../base/errors.ts";
+import { ownPlace } from "../base/source-name.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { count, counted, formatBytes, shortPath } from "../base/units.ts";
 import { type ExportedGguf, exportGguf, GGUF_CONTENTS } from "../session/publishing/export-gguf.ts";
@@ -33,6 +34,7 @@ export function exportAdapter(folder: string, flags: ExportFlags): void {
   if (output === undefined)
     throw new RequestError("cli.flag", "--output is missing", "say where the merged model goes: --output FOLDER");
   const print = (line: string) => writeStderr(`${line}\n`);
+  ownPlace("cli.flag", "output", `${output}`);
   const asked = { base: base === undefined ? null : `${base}`, print };
   const folders = all ? adaptersOfRun(folder, print) : [folder];
   const show = (made: readonly (ExportedModel | ExportedGguf)[]) => {

@@ -1,11 +1,12 @@
 // `mlora jobs`: the jobs of a server: listed, watched, paused, resumed, cancelled, and what they have trained fetched.
 
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import * as v from "valibot";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { sleep } from "../base/clock.ts";
 import { RequestError, RunError } from "../base/errors.ts";
+import { ownPlace } from "../base/source-name.ts";
 import { jsonText, visible, writeStderr, writeStdout } from "../base/terminal.ts";
 import { count, counted, shortPath } from "../base/units.ts";
 import { Named, ServerClient, type ServerFlags } from "./server-client.ts";
@@ -120,7 +121,11 @@ async function newEvents(server: ServerClient, job: string, seen: Set<string>): 
 
 /** Writes the adapter's files into a folder that is new or empty. */
 async function fetchAdapter(server: ServerClient, job: Job, output: unknown): Promise<void> {
-  const folder = resolve(output === undefined ? (job.user_provided_suffix ?? job.id) : `${output}`);
+  const folder = resolve(
+    output === undefined ? (job.user_provided_suffix ?? job.id) : ownPlace("jobs.output", "output", `${output}`),
+  );
+  if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === false)
+    throw new RequestError("jobs.output", `${shortPath(folder)} is no folder`, "give --output a folder that is new or empty");
   if (existsSync(folder) && readdirSync(folder).length > 0)
     throw new RequestError("jobs.output", `${shortPath(folder)} is not empty`, "give --output a folder that is new or empty");
   const path = `${JOBS}/${job.id}/adapter`;

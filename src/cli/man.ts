@@ -3,6 +3,7 @@
 import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
+import { ownPlace } from "../base/source-name.ts";
 import { writeGenerated, writeStdout } from "../base/terminal.ts";
 import { counted, shortPath } from "../base/units.ts";
 import { COMMAND_NAMES, type CommandName } from "./commands.ts";
@@ -29,7 +30,7 @@ export function man(page: string | undefined, output: string | undefined): void 
     return;
   }
   for (const [file, text] of pages) {
-    const path = join(output, file);
+    const path = join(ownPlace("cli.flag", "output", output), file);
     mkdirSync(dirname(path), { recursive: true });
     writeFileAtomic(path, text);
   }

@@ -97,10 +97,19 @@ function beginOf(turn: number, { chat, text, contents, renderer }: Place, floor:
     if (isBehind && common >= floor && common <= (said?.from ?? text.length)) return common;
   }
   if (said === undefined) return null;
-  const { content } = chat.messages[turn]!;
-  const lead = content.slice(0, content.length - content.trimStart().length);
-  const from = text.slice(floor, said.from).endsWith(lead) ? said.from - lead.length : said.from;
+  const from = said.from - leadOf(chat.messages[turn]!, text.slice(floor, said.from)).length;
   return from > floor && text[from - 1] === " " ? from - 1 : from; // a space after a header is the assistant's to write
+}
+
+/**
+ * What stands in the text before what a turn says and is a part of its content: its thoughts, where the template writes them
+ * as they are, or the white space that it begins with.
+ */
+function leadOf(message: Message, before: string): string {
+  const { content } = message;
+  const thoughts = content.slice(0, content.lastIndexOf(saidIn(message)));
+  const space = content.slice(0, content.length - content.trimStart().length);
+  return [thoughts, thoughts.trimStart(), space].find((lead) => before.endsWith(lead)) ?? "";
 }
 
 /** A place in the text before which no turn but those before this one says anything; infinite where none is known. */

@@ -4,11 +4,12 @@
 import { RequestError } from "../base/errors.ts";
 import type { RowKind } from "../objectives/definition.ts";
 import type { AdapterRecipe, Format } from "../recipe/recipe.ts";
+import { isAsked } from "./asked.ts";
 import { keysOf, stringifyJson } from "./json.ts";
 import { clip, type Fields, RowFault } from "./jsonl.ts";
 import { compileTemplates } from "./template.ts";
 import { forTemplate, withoutThoughts } from "./thoughts.ts";
-import { isAsked, isSilent, type Message, plainTurn, saysNothing, type Turn, turnsOf } from "./turns.ts";
+import { isSilent, type Message, plainTurn, saysNothing, type Turn, turnsOf } from "./turns.ts";
 import { variablesOf } from "./variables.ts";
 
 /** What a chat template is given in addition to the turns, by name: `tools`, and whatever else it asks for. */

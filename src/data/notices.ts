@@ -10,6 +10,7 @@ export type NoticeKind =
   | "answers"
   | "tool calls"
   | "context"
+  | "nothing left"
   | "empty thoughts"
   | "no end"
   | "generation"
@@ -43,6 +44,7 @@ const MEANINGS: Readonly<Record<NoticeKind, readonly [what: string, hint: string
   answers: ["words of an answer left out by the chat template", ""],
   "tool calls": ["calls of tools left out or rewritten by the chat template", ""],
   context: ["words that are not answers left out by the chat template", ""],
+  "nothing left": ["answers of which the chat template leaves nothing, so that they are not learned", ""],
   "empty thoughts": ["an empty think block added by the chat template, which is read and not learned", ""],
   "no end": [
     "answers that the chat template ends with no token, so that to stop is not learned",
@@ -84,9 +86,15 @@ export function noticeText({ kind, rows, turns, example }: Notice): string {
 
 /** Counts by kind while rows are read. */
 export class NoticeBook {
-  readonly #counts = new Map<NoticeKind, { rows: number; turns: number; example: string; last: Source | null }>();
+  readonly #counts = new Map<
+    NoticeKind,
+    { rows: number; turns: number; example: string; last: Source | null; turn: number | undefined }
+  >();
 
-  /** `turn` counts from 0; left out for what a whole row has. A row counts once, however many turns of it are reported. */
+  /**
+   * `turn` counts from 0; left out for what a whole row has. A row counts once, however many turns of it are reported, and a
+   * turn once, however much of it.
+   */
   add(kind: NoticeKind, source: Source, what: string, turn?: number): void {
     const where = `${placeOf(source)}${turn === undefined ? "" : `, turn ${turn + 1}`}`;
     const known = this.#counts.get(kind) ?? {
@@ -94,10 +102,13 @@ export class NoticeBook {
       turns: 0,
       example: what === "" ? where : `${where}: ${clip(what)}`,
       last: null,
+      turn: undefined,
     };
-    if (known.last !== source) known.rows++;
+    const isSame = known.last === source;
+    if (!isSame) known.rows++;
+    if (turn !== undefined && !(isSame && known.turn === turn)) known.turns++;
     known.last = source;
-    if (turn !== undefined) known.turns++;
+    known.turn = turn;
     this.#counts.set(kind, known);
   }
 

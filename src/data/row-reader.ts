@@ -111,11 +111,12 @@ function turnByTurn(chat: Extract<Example, { readonly kind: "chat" }>): Example[
 }
 
 function tell(
-  { losses = [], emptied = [], unended = [], ungenerated = [], marks = [], joined }: TokenRow,
+  { losses = [], silenced = [], emptied = [], unended = [], ungenerated = [], marks = [], joined }: TokenRow,
   source: Source,
   book: NoticeBook,
 ): void {
   for (const { kind, turn, words } of losses) book.add(kind, source, `'${words}'`, turn);
+  for (const turn of silenced) book.add("nothing left", source, "", turn);
   for (const turn of emptied) book.add("empty thoughts", source, "", turn);
   for (const turn of unended) book.add("no end", source, "", turn);
   for (const { turn, words } of ungenerated) book.add("generation", source, `'${words}'`, turn);

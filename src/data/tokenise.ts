@@ -17,6 +17,8 @@ export type TokenRow = {
   readonly joined?: true;
   /** What the turns of a conversation say and the text does not. */
   readonly losses?: readonly Loss[];
+  /** Answers, from 0, of which the template leaves nothing, so that they are read and not learned. */
+  readonly silenced?: readonly number[];
   /** Turns, from 0, that the template gives an empty think block which the data does not have. */
   readonly emptied?: readonly number[];
   /** Learned turns, from 0, after which the template puts no token that ends them. */
@@ -63,9 +65,9 @@ function tokeniseChat(example: ChatExample, given: Tokenizer, trainOn: AdapterRe
   const tokenizer = tokenizerFor(given, example.variables);
   const { messages, answersFrom, unlearned } = example;
   const { text, answers } = renderAnswers(example, tokenizer);
-  const turns = [...messages.keys()].filter((i) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i));
-  const { losses, silenced } = lossesOf(example, text, new Map(turns.map((turn, i) => [turn, answers[i]!])));
-  if (silenced.length === turns.length)
+  const asked = [...messages.keys()].filter((i) => i >= answersFrom && messages[i]!.role === "assistant" && !unlearned.has(i));
+  const { losses, silenced } = lossesOf(example, text, new Map(asked.map((turn, i) => [turn, answers[i]!])));
+  if (silenced.length === asked.length)
     throw new RowFault("has no answer that the model's chat template writes: nothing of it would be learned");
   const marks = [...messages.entries()].flatMap(([turn, { content, reasoning_content: thoughts = "" }]) => {
     const mark = tokenizer.specialIn(`${content}\n${thoughts}`);
@@ -73,9 +75,13 @@ function tokeniseChat(example: ChatExample, given: Tokenizer, trainOn: AdapterRe
   });
   const told = { ...(losses.length > 0 ? { losses } : {}), ...(marks.length > 0 ? { marks } : {}) };
   if (trainOn === "all") return { ...learn(...allBut(example, text, tokenizer)), ...told };
+  // Of an answer that the template leaves out its end mark alone is there: to learn it were to learn to say nothing.
+  const isHeard = (turn: number) => !silenced.includes(turn);
+  const turns = asked.filter(isHeard);
+  const heard = answers.filter((_, i) => isHeard(asked[i]!));
   // An empty think block that the data does not have is read, as the template has it, and never learned.
-  const empty = answers.map(({ from, to }, i) => emptyThoughts(text.slice(from, to), messages[turns[i]!]!));
-  const spans = answers.map(({ from, to }, i) => ({ from: from + empty[i]!, to }));
+  const empty = heard.map((span, i) => emptyThoughts(text, span, messages[turns[i]!]!));
+  const spans = heard.map(({ from, to }, i) => ({ from: from + empty[i]!, to }));
   const emptied = turns.filter((_, i) => empty[i]! > 0);
   const isEnded = ({ from, to }: Span) =>
     tokenizer.specials.some((special) => text.slice(from, to).trimEnd().endsWith(special));
@@ -90,6 +96,7 @@ function tokeniseChat(example: ChatExample, given: Tokenizer, trainOn: AdapterRe
     ids: ids.slice(0, end),
     mask: row.mask.slice(0, end),
     ...told,
+    ...(silenced.length > 0 ? { silenced } : {}),
     ...(emptied.length > 0 ? { emptied } : {}),
     ...(unended.length > 0 ? { unended } : {}),
     ...(ungenerated.length > 0 ? { ungenerated } : {}),

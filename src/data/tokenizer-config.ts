@@ -21,7 +21,10 @@ export function tokenText(token: unknown): string | null {
 }
 
 const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null && !Array.isArray(value);
-const isToken = (value: unknown): boolean => tokenText(value) !== null;
+const FLAGS = ["single_word", "lstrip", "rstrip", "normalized", "special"] as const;
+/** Whether each flag of a token is true or false: the tokenizers library refuses what is neither. */
+export const hasFlags = (token: Json): boolean => FLAGS.every((flag) => ["boolean", "undefined"].includes(typeof token[flag]));
+const isToken = (value: unknown): boolean => tokenText(value) !== null && (!isObject(value) || hasFlags(value));
 const isTemplate = (value: unknown): boolean =>
   isObject(value) && typeof value["name"] === "string" && typeof value["template"] === "string";
 const tokensOf = (value: unknown): readonly unknown[] | null =>
@@ -34,7 +37,7 @@ function extraOf(extra: unknown, additional: unknown): readonly unknown[] {
 }
 
 type Expected = { readonly what: string; readonly is: (value: unknown) => boolean };
-const TOKEN: Expected = { what: "a text, or an object with a content", is: isToken };
+const TOKEN: Expected = { what: "a text, or an object with a content and flags", is: isToken };
 const TOKENS: Expected = { what: "a list of tokens", is: (value) => tokensOf(value)?.every(isToken) ?? false };
 /** What is looked at, where it is there and not null. */
 const KEYS: Readonly<Record<string, Expected>> = {
@@ -42,7 +45,7 @@ const KEYS: Readonly<Record<string, Expected>> = {
   additional_special_tokens: TOKENS,
   extra_special_tokens: TOKENS,
   added_tokens_decoder: {
-    what: "objects with a content, by id",
+    what: "objects with a content and flags, by id",
     is: (value) => isObject(value) && Object.values(value).every((token) => isObject(token) && isToken(token)),
   },
   tokenizer_class: { what: "the name of a class", is: (value) => typeof value === "string" },

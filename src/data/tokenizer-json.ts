@@ -79,6 +79,7 @@ export function resolveTokenizer(json: Json, config: Json, modelType: unknown): 
   const name = classOf(json, config, modelType);
   const built = name === null ? undefined : CLASSES[name]?.(config);
   if (built) Object.assign(json, built, { model: { ...model, ...(built["model"] as Json) } });
+  checkVocabulary(json["model"] as Json);
   checkMerges(json["model"] as Json);
 }
 
@@ -90,6 +91,16 @@ function classOf(json: Json, config: Json, modelType: unknown): string | null {
   const name = named.replace(/Fast$/, "");
   const byteLevel = JSON.stringify({ ...json, model: null, added_tokens: null }).includes('"ByteLevel"');
   return name === "LlamaTokenizer" && byteLevel ? null : name;
+}
+
+/** Ids are rows of the embedding; the tokenizers library refuses a file with any other. */
+function checkVocabulary({ vocab = {} }: Json): void {
+  if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab)) throw new Error("its vocabulary is no object");
+  for (const [word, id] of Object.entries(vocab))
+    if (!Number.isInteger(id) || (id as number) < 0 || (id as number) >= 2 ** 32)
+      throw new Error(
+        `its vocabulary has ${JSON.stringify(id)} for ${JSON.stringify(word)}, expected a whole number, 0 or more`,
+      );
 }
 
 /** A merge of words that the vocabulary lacks would come out as nothing. */

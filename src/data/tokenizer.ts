@@ -14,7 +14,7 @@ import { DATE, parseDay, strftimeNow, Template, TemplateError } from "./jinja.ts
 import { clip, RowFault } from "./jsonl.ts";
 import { type Json, normaliserOf, preTokeniserOf } from "./pre-tokenise.ts";
 import { type Place, placeTokens, type TokenRun } from "./token-offsets.ts";
-import { optionalJson, readJson, SPECIALS, tokenizerConfig, tokenText, unusable } from "./tokenizer-config.ts";
+import { hasFlags, optionalJson, readJson, SPECIALS, tokenizerConfig, tokenText, unusable } from "./tokenizer-config.ts";
 import { resolveTokenizer } from "./tokenizer-json.ts";
 
 export type Tokenizer = {
@@ -214,7 +214,7 @@ function open(folder: string, json: Json, config: Json): Opened {
 function addedTokensOf(folder: string, json: Json, config: Json): AddedToken[] {
   const listed = json["added_tokens"] ?? [];
   if (!Array.isArray(listed) || !listed.every(isAdded))
-    throw new Error(`its added_tokens is ${JSON.stringify(listed)}, expected a list of tokens with an id and a content`);
+    throw new Error(`its added_tokens is ${JSON.stringify(listed)}, expected a list of tokens with an id, a content and flags`);
   const tokens = new Map((listed as AddedToken[]).map((token) => [token.content, token]));
   const vocab = new Map(Object.entries((json["model"] as Json)["vocab"] as Record<string, number>));
   const lastId = () => [...vocab.values(), ...[...tokens.values()].map(({ id }) => id)].reduce((a, b) => Math.max(a, b), -1);
@@ -247,7 +247,7 @@ const isOwnToken = (key: string, value: unknown): boolean =>
 
 const isAdded = (token: unknown): boolean => {
   const { id, content } = (token ?? {}) as { id?: unknown; content?: unknown };
-  return Number.isInteger(id) && typeof content === "string";
+  return Number.isInteger(id) && (id as number) >= 0 && typeof content === "string" && hasFlags(token as Json);
 };
 
 function encoderOf(json: Json, added: readonly AddedToken[]): (text: string) => Encoding {

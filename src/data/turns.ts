@@ -1,6 +1,7 @@
 // The turns of a conversation, as the rows of many trainers write them, in one form: role and content, thoughts and calls of
 // tools under the names that chat templates read. What cannot be read is refused by its place in the row.
 
+import { asksAnyKey, isAsked } from "./asked.ts";
 import { Float, keysOf, parseJson, stringifyJson } from "./json.ts";
 import { clip, type Fields, RowFault, twiceIn } from "./jsonl.ts";
 
@@ -120,13 +121,9 @@ const READ = ["role", "content", "tool_calls", "tool_call_id", ...["reasoning_co
 
 /** Names of what a turn says besides, where the template does not ask for it by name. */
 export function unreadKeys(message: Message, chatTemplate: string | null): string[] {
-  if (chatTemplate !== null && /\bmessage\s*\|\s*(tojson|string|items)\b/.test(chatTemplate)) return [];
+  if (chatTemplate !== null && asksAnyKey(chatTemplate)) return [];
   return keysOf(message).filter((key) => !READ.includes(key) && (chatTemplate === null || !isAsked(key, chatTemplate)));
 }
-
-/** Whether a template has a name in it. */
-export const isAsked = (name: string, chatTemplate: string): boolean =>
-  new RegExp(`(?<!\\w)${name.replace(/\W/g, "\\$&")}(?!\\w)`).test(chatTemplate);
 
 /** The names under which data sets have thoughts. */
 const THOUGHTS = ["reasoning_content", "reasoning", "thinking"];

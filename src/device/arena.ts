@@ -66,8 +66,10 @@ export class Arena implements Disposable {
   }
 }
 
-/** The first `rows` rows of a tensor. */
+/** The first `rows` rows of a tensor, which has as many; more are another tensor's, and our bug. */
 export function firstRows(t: Tensor, rows: number): Tensor {
+  const has = t.shape[0]!;
+  invariant(rows >= 0 && rows <= has, `the first ${rows} rows of a tensor that has ${has}`);
   return t.shape[0] === rows ? t : { ...t, shape: t.shape.with(0, rows) };
 }
 

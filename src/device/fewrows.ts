@@ -10,25 +10,25 @@ export const MOST_ROWS = 512;
 export const LOW = { rows: 16, columns: 16, part: 1024 } as const;
 
 /** Rows of a weight in a tile, of one that is taken apart there more: its tiles' rows of x are read more often. */
-const TILE = { dense: 64, packed: 128, fp8: 64, apart: 64 };
+const TILE = { dense: 64, int8: 128, nf4: 128, fp8: 64, apart: 64 };
 /** What columns of a piece are a multiple of. */
-const WHOLE = { dense: 64, packed: 128, fp8: 128, apart: 64 };
+const WHOLE = { dense: 64, int8: 128, nf4: 128, fp8: 128, apart: 64 };
 /** Tiles that keep a GPU busy, and columns that are worth a program. */
 const [BUSY, LEAST] = [256, 512];
 /** Multiprocessors of an H200, how long two programs over codes take there at once for one, and columns that one begins in. */
 const [PROCESSORS, OF_TWO, BEGINNING] = [132, 1.35, 256];
 
 /**
- * How a product over few rows reads a weight: as it is; in codes, of which its tiles are made; in e4m3, with rows that are
- * rounded to it, too; or taken apart before.
+ * How a product over few rows reads a weight: as it is; in codes of int8 or nf4, of which its tiles are made; in e4m3, with rows
+ * that are rounded to it, too; or taken apart before.
  */
-export type Reading = "dense" | "packed" | "fp8" | "apart";
+export type Reading = "dense" | "int8" | "nf4" | "fp8" | "apart";
 
 /** The same whatever the rows. */
 export function readingOf(compute: DType, format: WeightFormat, K: number): Reading {
   if (format === "dense") return "dense";
   if (compute !== "bf16" || K % (format === "nf4" ? 64 : 16) !== 0) return "apart";
-  return format === "fp8" ? "fp8" : format === "nf4" || format === "int8" ? "packed" : "apart";
+  return format === "fp8" || format === "nf4" || format === "int8" ? format : "apart";
 }
 
 /** Pieces of K that are summed apart, and columns of each: of the weight alone, so that all GPUs sum alike. */
@@ -37,7 +37,7 @@ export function fewRowsPieces(N: number, K: number, reading: Reading): { readonl
   const columnsOf = (pieces: number): number => alignUp(Math.ceil(K / pieces), WHOLE[reading]);
   const wanted = Math.min(most, Math.max(1, Math.round(BUSY / tiles)));
   const columns =
-    reading === "packed"
+    reading === "int8" || reading === "nf4"
       ? fastest(
           range(most).map((i) => columnsOf(i + 1)),
           tiles,
@@ -56,8 +56,8 @@ function fastest(columns: readonly number[], tiles: number, K: number): number {
   return columns.reduce((best, each) => (time(each) < time(best) ? each : best));
 }
 
-/** Rows above which some GPUs take codes apart before the product, once for all tiles of rows, to the same bits. */
-const [APART_FROM, VALUE] = [128, 2];
+/** Rows above which Hopper GPUs take codes of nf4 apart before the product, once for all tiles of rows, to the same bits. */
+const [APART_FROM, VALUE] = [320, 2];
 
 export type FewRowsSizes = {
   readonly M: number;
@@ -81,7 +81,8 @@ export function fewRowsScratch({ M: rows, K, N, W, reading, compute }: FewRowsSi
   const before = {
     dense: 0,
     fp8: scale + aligned(4 * M),
-    packed: M > APART_FROM ? aligned(N * K * VALUE) : 0,
+    int8: 0,
+    nf4: M > APART_FROM ? aligned(N * K * VALUE) : 0,
     apart: aligned(sizeOf([N, K]) * bytesOf(compute)),
   };
   const part = before[reading];

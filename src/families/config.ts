@@ -58,7 +58,9 @@ export class ConfigReader {
     return value;
   }
 
+  /** True or false; null is false to transformers where it is not refused, so it is no word for `true`. */
   flag(key: string, fallback: boolean): boolean {
+    if (fallback && this.source[key] === null) throw this.wrong(key, "is null, expected true or false, or no such key");
     const value = this.source[key] ?? fallback;
     if (typeof value !== "boolean") throw this.wrong(key, `is ${JSON.stringify(value)}, expected true or false`);
     return value;

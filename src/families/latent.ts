@@ -2,6 +2,7 @@
 // queries of another or of the stream. A part of each head is rotated, which all heads of k share. Here the products are made
 // as they are written, so that what is kept of a token are the keys and values of each head.
 
+import { RequestError } from "../base/errors.ts";
 import { alignUp } from "../base/shape.ts";
 import type { ModelSpec, Rope } from "../base/spec.ts";
 import type { ConfigReader } from "./config.ts";
@@ -49,6 +50,8 @@ export function readLatent(config: ConfigReader, defaults: LatentDefaults, isInt
     ...{ ...defaults, kvHeads: null, headDim: null },
   });
   const rope: Rope = { ...readRope(config, { headDim: rotated, maxPositions: sizes.maxPositions }), headDim };
+  if (rope.scaling?.kind === "proportional")
+    throw new RequestError("model.rope", `${config.path}: the rope type is "proportional"`, "it is not supported with latents");
   const bias = config.flag("attention_bias", false);
   return {
     ...sizes,

@@ -113,6 +113,30 @@ function ofType({ model_type: type, text_config: text }: ConfigObject): string {
 
 const isWrapper = (name: unknown): name is keyof typeof WRAPPERS => typeof name === "string" && Object.hasOwn(WRAPPERS, name);
 
+/** Refuses is_causal of false, an encoder in transformers whatever the family, and null, one by some of its attentions. */
+function checkCausal({ source, path }: ConfigReader): void {
+  const given = source["is_causal"];
+  if (given !== undefined && given !== true)
+    throw new RequestError(
+      "model.architecture",
+      `${path}: is_causal is ${JSON.stringify(given)}, which makes an encoder`,
+      "only causal models are supported",
+    );
+}
+
+/** What the family reads, without what no family computes. */
+function read(family: string, config: ConfigReader): Omit<ModelSpec, "family"> {
+  checkCausal(config);
+  const spec = familyOf({ family }).read(config);
+  if (spec.ropes.length > 1 && spec.ropes.some(({ scaling }) => scaling?.kind === "longrope"))
+    throw new RequestError(
+      "model.rope",
+      `${config.path}: the rope type is "longrope" for some of the layers`,
+      "it is supported where all layers have one rope",
+    );
+  return spec;
+}
+
 /** The spec that a parsed config.json describes; `path` is for messages. Throws a RequestError "model.*" that names the key. */
 export function specOf(config: ConfigObject, path: string): ModelSpec {
   const { architectures } = config;
@@ -120,7 +144,7 @@ export function specOf(config: ConfigObject, path: string): ModelSpec {
   const given = new ConfigReader(config, path);
   if (isWrapper(name)) {
     const { family, config: own, decided } = towerOf(WRAPPERS[name], given);
-    return { family, ...familyOf({ family }).read(own), ...decided };
+    return { family, ...read(family, own), ...decided };
   }
   const family = ARCHITECTURES.get(name)?.find(([, family]) => familyOf({ family }).isFor?.(given) ?? true)?.[1];
   if (family === undefined)
@@ -129,5 +153,5 @@ export function specOf(config: ConfigObject, path: string): ModelSpec {
       `${path}: architectures is ${JSON.stringify(architectures)}${ofType(config)}, which is not supported`,
       `mlora trains ${[...ARCHITECTURES.keys(), ...Object.keys(WRAPPERS)].join(", ")}`,
     );
-  return { family, ...FAMILIES[family].read(given) };
+  return { family, ...read(family, given) };
 }

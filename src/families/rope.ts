@@ -75,8 +75,21 @@ export function readRopesByKind(
     const one = { rope_parameters: own, rope_theta: table["rope_theta"] ?? thetas[kind] };
     return readRope(new ConfigReader(one, config.path), defaults[kind]);
   };
-  const full = { ...of("full_attention"), ...(isObject(scaling) ? scaling : {}) };
+  const own = isObject(tables["full_attention"]) ? of("full_attention") : { rope_type: "default" };
+  const full: ConfigObject = { ...own, ...(isObject(scaling) ? scaling : {}) };
+  checkType(config, isObject(scaling) ? scaling : {}, full["rope_type"]);
   return [rope(full, "full"), rope(of("sliding_attention"), "sliding")];
+}
+
+/** Refuses a rope_scaling whose `type`, of older files, transformers passes over: it is put over a table with a rope_type. */
+function checkType({ path }: ConfigReader, scaling: ConfigObject, type: unknown): void {
+  const { type: older, rope_type: own } = scaling;
+  if (older === undefined || own !== undefined || type === undefined || type === older) return;
+  throw new RequestError(
+    "model.rope",
+    `${path}: rope_scaling.type is ${JSON.stringify(older)}, which transformers passes over in this family`,
+    "name it rope_type",
+  );
 }
 
 /** rope_scaling wins over rope_parameters. */

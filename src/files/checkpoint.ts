@@ -8,13 +8,14 @@
 // One that turns out to be damaged is set aside as step-000000120.damaged, so that it is neither the newest nor one of those
 // that are kept.
 
-import { closeSync, existsSync, openSync, readSync, renameSync, statfsSync, statSync } from "node:fs";
+import { closeSync, existsSync, readSync, renameSync, statfsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as v from "valibot";
 import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "../base/atomic.ts";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import type { LayerRange } from "../base/layers.ts";
+import { openToRead } from "../base/open-file.ts";
 import { count } from "../base/schema.ts";
 import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -290,7 +291,7 @@ const CHUNK = 4 << 20;
 function hashOf(path: string): string {
   const hasher = new Bun.CryptoHasher("sha256");
   const buffer = new Uint8Array(new ArrayBuffer(CHUNK));
-  const fd = openSync(path, "r");
+  const fd = openToRead(path);
   try {
     for (let got = readSync(fd, buffer); got > 0; got = readSync(fd, buffer)) hasher.update(buffer.subarray(0, got));
   } finally {

@@ -1,13 +1,14 @@
 // Tells one base model, or saved adapter, from another by every byte of its files. Read once: the hash of a file's bytes is
 // kept in the cache folder with its size, times and inode.
 
-import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync } from "node:fs";
+import { closeSync, fstatSync, readdirSync, readFileSync, readSync } from "node:fs";
 import { join, resolve } from "node:path";
 import * as v from "valibot";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { cacheFolders, ownFolder } from "../base/cache.ts";
 import { wallTime } from "../base/clock.ts";
 import { RequestError } from "../base/errors.ts";
+import { openToRead } from "../base/open-file.ts";
 import { modelPlace, partsOf } from "./modelpath.ts";
 
 const SHELF = "fingerprints";
@@ -41,7 +42,7 @@ export function adapterFingerprint(folder: string): string {
 
 /** Of a file's bytes, from the cache where it is the same file. */
 export function fileFingerprint(path: string): string {
-  const fd = openSync(path, "r");
+  const fd = openToRead(path);
   try {
     const before = stampOf(fd);
     const known = recall(path, before);

@@ -13,7 +13,8 @@ export type ModelPlace = {
 };
 
 export const INDEX = "model.safetensors.index.json";
-const HINT = "model.path is a Hugging Face model's folder, or a GGUF file";
+const HINT =
+  'model.path is a Hugging Face model\'s folder, or a GGUF file; a model of the hub is named by model.name = "org/name"';
 
 const isGguf = (path: string): boolean => /\.gguf$/i.test(path);
 /** "model-00002-of-00003.gguf" */

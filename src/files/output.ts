@@ -1,6 +1,6 @@
 // The output folder of a run: one run has it to itself, from its beginning to its end, and only that run's files are in it.
 
-import { linkSync, lstatSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { linkSync, lstatSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { isTemporary, makeFolder, removeQuietly } from "../base/atomic.ts";
 import { RequestError, textOf } from "../base/errors.ts";
@@ -31,6 +31,9 @@ export type Places = { readonly adapters: readonly string[]; readonly checkpoint
  */
 export function claimOutput(folder: string): Claim {
   try {
+    const there = statSync(folder, { throwIfNoEntry: false });
+    if (there && !there.isDirectory())
+      throw new RequestError("output.folder", `${folder} is no folder`, "choose another output");
     makeFolder(folder);
     const lock = takeLock(join(folder, LOCK));
     try {

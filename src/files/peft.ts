@@ -30,7 +30,7 @@ import { type JsonObject, readJsonObject } from "./json.ts";
 import { cardOf } from "./peftcard.ts";
 import { CONVERT, checkPeftConfig, type TakenOff } from "./peftconfig.ts";
 import { type Acts, checkParameters, expertEntries, expertFactor, SHARING, sharedAlike, tensorsOf } from "./peftexpertfile.ts";
-import { besideExperts, withExperts } from "./peftexpertplaces.ts";
+import { actsApart, besideExperts, withExperts } from "./peftexpertplaces.ts";
 import { expertTensors } from "./peftexperts.ts";
 import { type ConfiguredPlaces, configuredPlaces, placesOfFile } from "./peftplaces.ts";
 import {
@@ -102,11 +102,12 @@ export function writePeftAdapter(
   const tag = acts ? { [SHARING]: sharingOf(adapter) } : {};
   writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt", ...tag });
   if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter, adapter.begun));
-  const { dropout, rslora, baseModel } = adapter;
-  const { places: _, ...uniform } = adapter;
-  const others = acts ? besideExperts(adapter) : adapter;
+  const { dropout, baseModel } = adapter;
+  const rslora = adapter.rslora && !(acts && actsApart(adapter, spec));
+  const { places: _, ...uniform } = { ...adapter, rslora };
+  const others = acts ? besideExperts({ ...adapter, rslora }) : adapter;
   const fields = others && placesOfFile(acts ? { ...uniform, ...others } : adapter, spec);
-  const places = acts ? withExperts(fields, adapter, spec) : { ...fields!, parameters: null };
+  const places = acts ? withExperts(fields, { ...adapter, rslora }, spec) : { ...fields!, parameters: null };
   // PEFT refuses dropout of what it trains in experts, also where it only reads it.
   const config = DEFINITIONS[method].peft.config({ ...places, dropout: acts ? 0 : dropout, rslora, baseModel, settings });
   writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);

@@ -54,6 +54,42 @@ function sitesOf(adapter: Adapter): Site[] {
   );
 }
 
+/**
+ * Whether an adapter acts in experts that files have apart. PEFT 0.21 makes of these a product of gate and up with twice the
+ * config's own rank and alpha, and one of down with these: patterns do not reach them, and with rsLoRA twice both is another
+ * scale.
+ */
+export const actsApart = (adapter: Placed, spec: ModelSpec): boolean =>
+  range(spec.layers).some((layer) =>
+    adapter.targets.some(
+      (linear) => isOfExperts(linear) && rankAt(adapter, layer, linear) > 0 && parameterOf(spec, layer, linear) === null,
+    ),
+  );
+
+/**
+ * The fields of all else with the rank and alpha of these experts as the config's own, and what was its own as patterns; as
+ * they are where experts differ, or a pattern would reach them.
+ */
+function basedOn(experts: readonly Site[], fields: Fields): Fields {
+  const { targets } = fields;
+  const [first] = experts;
+  if (!first || typeof targets === "string") return fields;
+  const { rank, alpha } = first;
+  const names = experts.map(({ linear }) => lastOf(modulePath(linear)));
+  if (experts.some((site) => site.rank !== rank || site.alpha !== alpha)) return fields;
+  if (targets.some((target) => names.includes(lastOf(target)))) return fields;
+  /** After the patterns that are there, of which the first that matches counts. */
+  const withOwn = (patterns: PatternTable, own: number): PatternTable => ({
+    ...patterns,
+    ...Object.fromEntries(targets.map(escaped).flatMap((target) => (Object.hasOwn(patterns, target) ? [] : [[target, own]]))),
+  });
+  return {
+    ...{ ...fields, rank, alpha },
+    rankPattern: rank === fields.rank ? fields.rankPattern : withOwn(fields.rankPattern, fields.rank),
+    alphaPattern: alpha === fields.alpha ? fields.alphaPattern : withOwn(fields.alphaPattern, fields.alpha),
+  };
+}
+
 /** The fields of a config with the experts in them, and the parameters that it targets; `others` of all else, or null. */
 export function withExperts(
   others: Fields | null,
@@ -62,9 +98,10 @@ export function withExperts(
 ): Fields & { readonly parameters: readonly string[] | null } {
   const sites = sitesOf(adapter);
   const { tower } = spec;
-  const fields = others ?? {
-    ...{ rank: sites[0]!.rank, alpha: sites[0]!.alpha, targets: [], layers: null, rankPattern: {}, alphaPattern: {} },
-  };
+  const own = sites.filter(({ layer, linear }) => parameterOf(spec, layer, linear) === null);
+  const fields = others
+    ? basedOn(own, others)
+    : { ...{ rank: sites[0]!.rank, alpha: sites[0]!.alpha }, targets: [], layers: null, rankPattern: {}, alphaPattern: {} };
   const linears = [...new Set(sites.map(({ linear }) => linear))];
   const layersWith = (linear: Linear) =>
     range(spec.layers).filter((layer) => groupsOfLayer(spec, layer).some((group) => GROUPS[group].includes(linear)));
@@ -89,7 +126,6 @@ export function withExperts(
     const parameter = parameterOf(spec, layer, linear);
     return parameter === null ? [] : [isEven ? parameter : `${tower}.layers.${layer}.${parameter}`];
   });
-  const own = sites.filter(({ layer, linear }) => parameterOf(spec, layer, linear) === null);
   return {
     ...fields,
     targets: own.length === 0 ? fields.targets : targetsWith(fields, own, isEven, spec, adapter),

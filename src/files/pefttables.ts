@@ -159,16 +159,19 @@ const placeOf = ({ config }: Source, module: string, key: string): number | null
 /** The tokens whose rows the file has; of a list, those of the embedding. Null for none. */
 function tokenIndices({ config, path, spec, modules, file }: Source, kind: Kind): readonly number[] | null {
   const given = config["trainable_token_indices"] ?? null;
+  const wrong = () =>
+    new RequestError(
+      "peft.config",
+      `${path}: trainable_token_indices is ${JSON.stringify(given).slice(0, 200)}, expected different tokens from 0 to ${spec.vocab - 1}`,
+    );
+  if (given !== null && typeof given !== "object") throw wrong();
   if (given === null || !file.tensors.has(`${BASE}${modules[kind]}.token_adapter.trainable_tokens_delta`)) return null;
   const isList = Array.isArray(given);
-  const named = Object.entries(isList ? {} : (given as object)).find(([name]) => isEnd(modules[kind], name))?.[1];
+  const named = Object.entries(isList ? {} : given).find(([name]) => isEnd(modules[kind], name))?.[1];
   const found: unknown = isList && kind === "embedding" ? given : named;
   const isToken = (id: unknown) => Number.isInteger(id) && (id as number) >= 0 && (id as number) < spec.vocab;
   if (Array.isArray(found) && found.every(isToken) && new Set(found).size === found.length) return found as number[];
-  throw new RequestError(
-    "peft.config",
-    `${path}: trainable_token_indices is ${JSON.stringify(given).slice(0, 200)}, expected different tokens from 0 to ${spec.vocab - 1}`,
-  );
+  throw wrong();
 }
 
 function wrongShape({ file }: Source, name: string, found: readonly number[], expected: readonly number[]): RequestError {

@@ -1,12 +1,13 @@
 // What a run's folder holds besides adapters and checkpoints, so that the run can resume after anything: which adapters have
 // ended, and metrics.jsonl and completions.jsonl, taken back to where each adapter was kept.
 
-import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, readSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { replaceFile, writeFileAtomic } from "../base/atomic.ts";
 import { RequestError, RunError, textOf } from "../base/errors.ts";
 import { hintOf } from "../base/faults.ts";
+import { openToRead } from "../base/open-file.ts";
 import { count } from "../base/schema.ts";
 import { evaluationSchema, madeSchema } from "./checkpoint.ts";
 import { readJsonObject } from "./json.ts";
@@ -66,7 +67,7 @@ export function readRun(folder: string): Omit<v.InferOutput<typeof record>, "for
   throw new RequestError(
     "run.record",
     `${path}: ${v.getDotPath(parsed.issues[0]) ?? "it"}: ${message}`,
-    "choose another output",
+    "put back the file as the run wrote it, or choose another output",
   );
 }
 
@@ -90,7 +91,7 @@ function rewind(path: string, longest: number, stepsOf: (adapter: string) => num
   if (!existsSync(path)) return;
   let fd: number | null = null;
   try {
-    fd = openSync(path, "r");
+    fd = openToRead(path);
     const kept = stretches(fd, longest, (line) => isKept(line, stepsOf));
     const { value: first } = kept.next();
     if (first?.from === 0 && first.to === fstatSync(fd).size) return;

@@ -1,11 +1,12 @@
 // The safetensors format: 8 bytes of header length, a JSON header, then the tensors' bytes without holes.
 // https://github.com/huggingface/safetensors
 
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, readSync } from "node:fs";
 import { replaceFile } from "../base/atomic.ts";
 import { bytesOf, type DType } from "../base/dtype.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { readError, readHintOf } from "../base/faults.ts";
+import { openToRead } from "../base/open-file.ts";
 import { counted } from "../base/units.ts";
 import { beginSync, hasBytes } from "./factors.ts";
 
@@ -49,7 +50,7 @@ export type SafetensorsFile = Disposable & {
 export function openSafetensors(path: string): SafetensorsFile {
   let fd: number;
   try {
-    fd = openSync(path, "r");
+    fd = openToRead(path);
   } catch (error) {
     const missing = (error as { code?: string }).code === "ENOENT";
     const message = missing ? `${path}: no such file` : `${path}: ${textOf(error)}`;
@@ -104,9 +105,7 @@ export function readAll(fd: number, target: Uint8Array, position: number, path: 
 function readHeader(fd: number, path: string) {
   const wrong = (what: string) =>
     new RequestError("safetensors.header", `${path}: ${what}`, "the file is damaged or cut short; fetch it again");
-  const stat = fstatSync(fd);
-  if (!stat.isFile()) throw wrong("is not a file");
-  const { size } = stat;
+  const { size } = fstatSync(fd);
   if (size < 8) throw wrong(`has ${counted(size, "byte")}, a safetensors file has at least 8`);
   const prefix = new Uint8Array(new ArrayBuffer(8));
   readAll(fd, prefix, 0, path);

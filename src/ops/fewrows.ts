@@ -157,14 +157,14 @@ function launchProduct(gpu: Launcher, args: RowProduct, { w, reading }: Read, { 
   const tilesOf = (of: Variant) => cdiv(N, of.constant("BN")) * count * cdiv(M, of.constant("BM"));
   const kernel = productFor(gpu, M, flag(lora), packed, (of) => lows + tilesOf(of));
   const BK = kernel.constant("BK");
-  const pieces = kernel.constant("SUMS") === 1 ? 1 : count;
+  const pieces = kernel.constant("SUMS") === 0 ? count : 1;
   const rows = { rows: x, x_scale: begin + scratch.scale };
   if (reading === "fp8") {
     roundRows(gpu, x, null, { codes: begin, scale: rows.x_scale });
     rows.rows = { ptr: begin, dtype: "u8", shape: [M, K] };
   }
   const codes = packed && codesOf(packed);
-  const values = packed && kernel.constant("APART") === 1 ? valuesOfCodes(gpu, packed, begin) : null;
+  const values = codes && kernel.constant("APART") === 1 ? valuesOfCodes(gpu, codes.w, [N, K], begin) : null;
   gpu.launch(kernel, [lows + (tilesOf(kernel) / count) * pieces], {
     ...{ x, ...(codes ? { ...rows, ...codes, ...(values && { w: values }) } : { rows: x, w }) },
     ...{ ...parts, ...tables, M, N, K, W, piece: columns / BK, lows },
@@ -190,14 +190,12 @@ export function gatedFor(gpu: Launcher, { x, weight, bias, lora }: RowProduct): 
   return gpu.kernel("fewrows_gated", { BM: product.constant("BM") });
 }
 
-/** What the codes of a weight stand for, without their scales, at `ptr`. */
-function valuesOfCodes(gpu: Launcher, { format, shape, ...weight }: PackedWeight, ptr: number): Tensor {
-  const values: Tensor = { ptr, dtype: "bf16", shape };
-  const [kernel, size] = [gpu.kernel("fewrows_values", { FORMAT: FORMATS[format]! }), sizeOf(shape)];
-  const { w: codes } = codesOf({ ...weight, format, shape });
-  const out: Tensor = format === "nf4" ? { ...values, dtype: "i32", shape: [size / 2] } : values;
-  gpu.launch(kernel, [cdiv(size, kernel.constant("BLOCK"))], { codes, values: out, size });
-  return values;
+/** What the codes of a weight in nf4 stand for, without their scales, at `ptr`. */
+function valuesOfCodes(gpu: Launcher, codes: Tensor, shape: Tensor["shape"], ptr: number): Tensor {
+  const [kernel, size] = [gpu.kernel("fewrows_values"), sizeOf(shape)];
+  const values: Tensor = { ptr, dtype: "i32", shape: [size / 2] };
+  gpu.launch(kernel, [cdiv(size, kernel.constant("BLOCK"))], { codes, values, size });
+  return { ptr, dtype: "bf16", shape };
 }
 
 /**
@@ -226,6 +224,12 @@ function productFor(
   return found ?? gpu.kernel(name, { SUMS: 1, ...choice });
 }
 
-/** The same of a product over codes, or over their values: each variant says up to how many rows it is taken. */
-const packedFor = (gpu: Launcher, rows: number, format: PackedFormat): Variant =>
-  gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]! }).find((variant) => variant.constant("UNTIL") >= rows)!;
+/**
+ * The same of a product over codes, or over their values: each variant says from and up to how many rows it is taken, and above
+ * how many it is again.
+ */
+function packedFor(gpu: Launcher, rows: number, format: PackedFormat): Variant {
+  const isFor = ({ row: { launch } }: Variant) =>
+    (rows >= (launch["FROM"] ?? 0) && rows <= launch["UNTIL"]!) || rows > (launch["ABOVE"] ?? MOST_ROWS);
+  return gpu.variants("fewrows_packed", { FORMAT: FORMATS[format]! }).find(isFor)!;
+}

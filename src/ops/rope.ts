@@ -64,6 +64,7 @@ export const ropeForward = op<Rotation & { qkv: Tensor; out: Tensor }>(
     },
     cuda: (of, gpu) => {
       const { qkv, positions, cos, sin, queryScale, qWeight, kWeight, out, heads, kvHeads, headDim: D, rotated, eps } = of;
+      if (isPart(of) && out.ptr === qkv.ptr && rotated > 0) return rotatePart(gpu, qkv, of, 0);
       const kernel = variant(gpu, "rope_forward", of, flag(qWeight));
       const touched = heads + kvHeads * (out.ptr === qkv.ptr ? 1 : 2);
       gpu.launch(kernel, [dim(qkv, 0), cdiv(touched, kernel.constant("HEADS"))], {
@@ -73,6 +74,18 @@ export const ropeForward = op<Rotation & { qkv: Tensor; out: Tensor }>(
     },
   },
 );
+
+/** Heads of which a part is rotated and nothing else is done: only that part is read, 16 bytes at a time. */
+const isPart = ({ headDim, rotated, queryScale, qWeight }: Rotation): boolean =>
+  rotated < headDim && rotated % 16 === 0 && headDim % 8 === 0 && queryScale === null && qWeight === null;
+
+function rotatePart(gpu: Launcher, x: Tensor, of: Rotation, back: 0 | 1): void {
+  const { positions, cos, sin, heads, kvHeads, headDim: D, rotated } = of;
+  const kernel = gpu.kernel("rope_part");
+  const [touched, R] = [heads + kvHeads, rotated / 2];
+  const grid = [dim(x, 0), cdiv(touched * R, kernel.constant("BLOCK"))] as const;
+  gpu.launch(kernel, grid, { x, positions, cos, sin, touched, W: dim(x, 1), D, R, back });
+}
 
 /** The gradient of rope_forward, in place on dqkv c[M, (Q + 2C) D]; `qkv` is what rope_forward read (null without norms). */
 export const ropeBackward = op<Rotation & { dqkv: Tensor; qkv: Tensor | null }>(
@@ -87,6 +100,7 @@ export const ropeBackward = op<Rotation & { dqkv: Tensor; qkv: Tensor | null }>(
     },
     cuda: (of, gpu) => {
       const { dqkv, positions, cos, sin, queryScale, qkv, qWeight, kWeight, heads, kvHeads, headDim: D, rotated, eps } = of;
+      if (isPart(of) && rotated > 0) return rotatePart(gpu, dqkv, of, 1);
       const kernel = variant(gpu, "rope_backward", of, flag(qWeight));
       gpu.launch(kernel, [dim(dqkv, 0), cdiv(heads + kvHeads, kernel.constant("HEADS"))], {
         ...{ dqkv, positions, cos, sin, q_scale: queryScale, qkv, q_weight: qWeight, k_weight: kWeight },

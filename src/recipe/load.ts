@@ -5,9 +5,8 @@ import { dirname, resolve } from "node:path";
 import { parse, stringify, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { camelKeys, snake } from "../base/case.ts";
-import { isHome } from "../base/check.ts";
 import { RequestError, textOf } from "../base/errors.ts";
-import { hubText, isHub, REPO } from "../base/source-name.ts";
+import { hubText, isHub, ownPlace, REPO } from "../base/source-name.ts";
 import { count, counted } from "../base/units.ts";
 import { checkLength, checkTogether } from "./agree.ts";
 import { type Fault, faultsOf, unknownKey } from "./faults.ts";
@@ -53,6 +52,8 @@ export function parseRecipe(text: string, path: string, overrides: Overrides = {
   const isHeldOut = adapters.some(({ eval: heldOut, evalSplit }) => heldOut.length > 0 || evalSplit > 0);
   if (parsed.success && parsed.output.run.notify?.below !== undefined && faults.length === 0 && !isHeldOut)
     faults.push({ path: ["run", "notify"], message: "has below, a held-out loss, and no adapter has held-out rows" });
+  if (parsed.success && parsed.output.run.notify?.on?.length === 0 && parsed.output.run.notify.below === undefined)
+    faults.push({ path: ["run", "notify", "on"], message: "is empty, and there is no below: nothing would be notified" });
   if (faults.length > 0) throw invalid(path, places, faults);
   const { model, run } = (parsed as { readonly output: RecipeTable }).output;
   const recipe: Recipe = {
@@ -201,8 +202,7 @@ function seedOf({ seed }: Overrides, fallback: number): number {
 
 function outputOf({ output }: Overrides): string | undefined {
   if (output === undefined) return undefined;
-  if (!isHome(output)) return resolve(output);
-  throw new RequestError("flag.output", `--output ${output}: the shell has left the '~' as it is`, "write the whole path");
+  return resolve(ownPlace("flag.output", "output", output));
 }
 
 function deviceOf({ device }: Overrides): Recipe["run"]["device"] | undefined {

@@ -9,6 +9,7 @@ import {
   finite,
   listed,
   listOf,
+  modelPlace,
   notNegative,
   oneOf,
   pattern,
@@ -310,7 +311,7 @@ export const RecipeTable = v.strictObject({
   model: table(
     {
       path: v.exactOptional(
-        about(place, "a Hugging Face folder of the base model, or a GGUF file; paths are relative to the recipe"),
+        about(modelPlace, "a Hugging Face folder of the base model, or a GGUF file; paths are relative to the recipe"),
       ),
       name: v.exactOptional(about(repo, 'the base model on the Hugging Face hub, as "org/name", in place of path')),
       revision: v.exactOptional(about(text, "a branch, tag or commit of the model that name names; main where none is given")),

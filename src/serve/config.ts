@@ -5,12 +5,13 @@ import { readFileSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
-import { about, expected, notNegative, oneOf, positive, table, tableOf, text, truth, whole } from "../base/check.ts";
+import { about, expected, notNegative, oneOf, place, positive, table, tableOf, text, truth, whole } from "../base/check.ts";
 import { RequestError, textOf } from "../base/errors.ts";
 import { isLoopback } from "../base/loopback.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
 import type { Output } from "../base/schema.ts";
+import { ownPlace } from "../base/source-name.ts";
 import { faultsOf } from "../recipe/faults.ts";
 import { stages } from "../recipe/schema.ts";
 import { PEFT_METHODS } from "../session/primitives/capacity.ts";
@@ -31,13 +32,13 @@ export const ServeTable = v.strictObject({
     stages: about(stages, "as in a recipe", 1),
   }),
   server: table({
-    folder: about(text, "where files, jobs and adapters are kept; relative to this file", "mlora-server"),
+    folder: about(place, "where files, jobs and adapters are kept; relative to this file", "mlora-server"),
     listen: about(text, "host:port", "127.0.0.1:8000"),
     insecure: about(truth, "whether another host than loopback may be listened on without TLS", false),
-    certificate: v.exactOptional(about(text, "the file of a TLS certificate, for https")),
-    certificate_key: v.exactOptional(about(text, "the file of its key")),
+    certificate: v.exactOptional(about(place, "the file of a TLS certificate, for https")),
+    certificate_key: v.exactOptional(about(place, "the file of its key")),
     keys: v.exactOptional(
-      about(text, "a file with a line for each key: a name and the key; else one is made and printed once"),
+      about(place, "a file with a line for each key: a name and the key; else one is made and printed once"),
     ),
     organization: about(
       v.pipe(text, v.regex(/^[A-Za-z0-9_-]{1,32}$/, expected("letters, digits, _ and -"))),
@@ -83,7 +84,7 @@ export const ServeTable = v.strictObject({
     models: about(whole(1, MANY), "of a key in open sessions", 256),
   }),
   adapters: table({
-    folder: v.exactOptional(about(text, "adapters in it may be loaded by name (/v1/load_lora_adapter); left out: none")),
+    folder: v.exactOptional(about(place, "adapters in it may be loaded by name (/v1/load_lora_adapter); left out: none")),
   }),
   reinforcement: table({
     generations: about(
@@ -137,21 +138,21 @@ export function readConfig(model: string, flags: ServeFlags = {}): ServeConfig {
     const faults = checked.issues.flatMap((issue) => faultsOf(issue, ServeTable));
     throw wrong(faults.map(({ path: at, message }) => `${path}: ${at.join(".")} ${message}`).join("\n"));
   }
-  const place = (file: string) => resolve(path === null ? "." : dirname(path), file);
+  const near = (file: string) => resolve(path === null ? "." : dirname(path), file);
   const { output: of } = checked;
   const server = { ...of.server, ...(flags.insecure ? { insecure: true } : {}) };
-  const keys = flags.keys !== undefined ? resolve(flags.keys) : server.keys === undefined ? undefined : place(server.keys);
+  const keys = flags.keys !== undefined ? resolve(flags.keys) : server.keys === undefined ? undefined : near(server.keys);
   const { folder: adapters } = of.adapters;
   const base = resolve(model);
   const config: ServeConfig = {
     ...of,
     server: { ...server, ...(keys === undefined ? {} : { keys }) },
-    adapters: adapters === undefined ? {} : { folder: place(adapters) },
+    adapters: adapters === undefined ? {} : { folder: near(adapters) },
     base,
     name: flags.name ?? of.model.name ?? nameOf(base),
-    folder: flags.folder === undefined ? place(server.folder) : resolve(flags.folder),
+    folder: flags.folder === undefined ? near(server.folder) : resolve(ownPlace("serve.config", "folder", flags.folder)),
     listen: flags.listen === undefined ? placeOf(server.listen) : placeOf(flags.listen, "--listen"),
-    tls: tlsOf(server, place),
+    tls: tlsOf(server, near),
   };
   const parts = config.name.split("/");
   if (parts.length > 2 || !parts.every((part) => NAME.test(part)))

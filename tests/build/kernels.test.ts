@@ -107,6 +107,13 @@ needs("kernels")("the kernels of this checkout", () => {
     expect([...rounded].sort()).toEqual(["add.rn.f32", "fma.rn.f32", "mul.rn.f32", "sub.rn.f32"]);
   });
 
+  test("cut no number to f16 on its way to e4m3 but with a bit that stands for what is cut off", () => {
+    // As Triton converts f32 before Hopper: what lies just above the middle of two numbers would go to the lower one.
+    const cut = kernels().filter(({ ptx }) => textOf(`kernels/${ptx}`).includes("cvt.rz.f16.f32"));
+    expect(cut.filter(({ constants }) => constants["HALVES"] !== 1).map(({ ptx }) => ptx)).toEqual([]);
+    expect(new Set(cut.map(({ name }) => name))).toContain("fp8_quantise");
+  });
+
   test("give no register another value that a product under way reads, where a loop comes to the same product again", () => {
     let products = 0;
     for (const { arch, ptx } of kernels()) {

@@ -299,6 +299,9 @@ describe("a bad request is one error with its place, exit code 2, and nothing be
     [["generate", "--adapter", "", "--prompt", "x"], "error[cli.flag]: --adapter is empty"],
     [["run", ""], "error[cli.argument]: <recipe> is empty"],
     [["init", "../model", ""], "error[cli.argument]: <data> is empty"],
+    [["init", "https://hub/org/name", "rows.jsonl"], "error[init.model]: https://hub/org/name is an address"],
+    [["export", "RECIPE", "--output=s3://a/b"], "error[cli.flag]: --output s3://a/b is an address"],
+    [["man", "--output=~/man"], "error[cli.flag]: --output ~/man: the shell has left the '~' as it is"],
     [["push", "", "me/x"], "error[cli.argument]: <adapter> is empty"],
     [["stop", "out", ""], "error[cli.argument]: <adapter> is empty"],
   ])("%j: a variable that is not set is neither 0 nor the current folder", async (args, message) => {

@@ -100,6 +100,8 @@ describe("an address", () => {
     for (const url of ["http://example.org/x", "http://localhost.example.org/x", "http://localhost:80@example.org/x"]) {
       const plain = await run(`notify = { url = "${url}" }`);
       expect([plain.code, plain.err]).toEqual([2, expect.stringContaining("expected an https URL")]);
+      const given = await run("", { environment: { MLORA_NOTIFY_URL: url } });
+      expect([given.code, given.err]).toEqual([2, expect.stringContaining("MLORA_NOTIFY_URL is no https URL")]);
     }
   });
 });

@@ -126,6 +126,16 @@ describe("one server", () => {
     expect(await chat({ model: "no", messages })).toMatchObject({ status: 404, code: "model_not_found" });
     expect(await chat({ model: "local/tiny", messages, frequency_penalty: 1 })).toMatchObject({ param: "frequency_penalty" });
     expect(await chat({ model: "local/tiny", messages, tool_choice: "required" })).toMatchObject({ param: "tool_choice" });
+    for (const more of [
+      { min_p: 0.1 },
+      { repetition_penalty: 1.1 },
+      { stop_token_ids: [3] },
+      { ignore_eos: true },
+      { guided_choice: ["a"] },
+    ])
+      expect(await chat({ model: "local/tiny", messages, ...more })).toMatchObject({ param: Object.keys(more)[0] });
+    const neutral = { min_p: 0, repetition_penalty: 1, stop_token_ids: [], ignore_eos: false, guided_choice: null };
+    expect(await chat({ model: "local/tiny", messages, ...neutral, stop: "" })).toMatchObject({ param: "stop" });
     expect(await chat({ model: "local/tiny", messages, metadata: { x: "y".repeat(5000) } })).toMatchObject({ status: 413 });
     expect(await errorOf(ask("/v1/nothing"))).toMatchObject({ status: 404, code: "unknown_url" });
     expect(await errorOf(ask("/v1/files", { method: "DELETE" }))).toMatchObject({ status: 405 });

@@ -5,7 +5,7 @@ import { choosesAsHosts } from "../helpers/choose.ts";
 import { fewExpertsLikeFloat64 } from "../helpers/fewexperts.ts";
 import { fewRowsLikeFloat64 } from "../helpers/fewrows.ts";
 import { fusesRows } from "../helpers/fewrows-fused.ts";
-import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
+import { gpuFamilies, openingGpu, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 import { overlapsNothing } from "../helpers/overlapping.ts";
 import { sharesPages } from "../helpers/pages.ts";
@@ -17,9 +17,15 @@ needs("gpu")("a linear layer over few rows in f32", () =>
 needs("gpu")("a linear layer over few rows in bf16", () =>
   fewRowsLikeFloat64(() => new CudaDevice("bf16"), 2 ** -8, true, ["dense", "int8", "nf4", "fp8"]),
 );
+needs("gpu")("a linear layer over few rows in bf16, as before Hopper", () =>
+  fewRowsLikeFloat64(openingGpu("bf16", "ptr"), 2 ** -8, true, ["dense", "int8", "nf4", "fp8"]),
+);
 needs("gpu")("experts over few rows in f32", () => fewExpertsLikeFloat64(() => new CudaDevice("f32"), 1e-5, true));
 needs("gpu")("experts over few rows in bf16", () =>
   fewExpertsLikeFloat64(() => new CudaDevice("bf16"), 2 ** -7, true, ["dense", "int8", "nf4", "fp8", "mxfp4"]),
+);
+needs("gpu")("experts over few rows in bf16, as before Hopper", () =>
+  fewExpertsLikeFloat64(openingGpu("bf16", "ptr"), 2 ** -7, true, ["dense", "int8", "nf4", "fp8", "mxfp4"]),
 );
 needs("gpu")("linears with what follows them in f32", () => fusesRows(() => new CudaDevice("f32"), 1e-6));
 needs("gpu")("linears with what follows them in bf16", () => fusesRows(() => new CudaDevice("bf16"), 2 ** -8));

@@ -4,10 +4,9 @@
 
 import { test } from "bun:test";
 import type { WeightFormat } from "../../src/base/precision.ts";
-import { CudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import { weightsOf } from "../../src/engine/weights/weight-source.ts";
-import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
+import { gpuFamilies, openingGpu, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 import { expectSameWays } from "../helpers/ways.ts";
@@ -21,23 +20,31 @@ const CASES = [
   ...(["dense", "int8", "nf4"] as const).map((format) => ["f32", format] as const),
 ] as [compute: "bf16" | "f32", format: WeightFormat][];
 
+const KERNELS = ["", "ptr"] as const;
+
 needs("gpu")("what adapters learn and say on a GPU has the same bits", () => {
-  test.each(CASES)(
-    "in %s, the base %s",
-    async (compute, format) => {
+  test.each(
+    CASES.flatMap((of) => (of[0] === "f32" ? [[...of, ""] as const] : KERNELS.map((kernels) => [...of, kernels] as const))),
+  )(
+    "in %s, the base %s %s",
+    async (compute, format, kernels) => {
       const fill = (device: Device) => weightsOf({ randomSeed: 1 }, wide, device).fill;
-      const open = () => new CudaDevice(compute);
+      const open = openingGpu(compute, kernels);
       await expectSameWays({ open, spec: wide, format, fill, lengths: LENGTHS, prompts: PROMPTS });
     },
     300_000,
   );
 
-  for (const compute of ["bf16", "f32"] as const)
+  for (const [compute, kernels] of [
+    ["bf16", ""],
+    ["bf16", "ptr"],
+    ["f32", ""],
+  ] as const)
     test.each(["llama", "gemma4", "qwen3_5", "qwen3moe", "youtu", "deepseekV3"])(
-      `%s in ${compute}`,
+      `%s in ${compute} ${kernels}`,
       async (family) => {
         const spec = { ...gpuFamilies, ...sparseGpuFamilies }[family]!;
-        const open = () => new CudaDevice(compute);
+        const open = openingGpu(compute, kernels);
         await expectSameWays({ open, spec, lengths: LENGTHS.slice(1), prompts: PROMPTS });
       },
       300_000,

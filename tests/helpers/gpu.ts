@@ -1,6 +1,7 @@
 // Tiny models whose sizes GPU kernels take (multiples of 8), and devices to run them on. Nothing else is at its default.
 
 import type { ModelSpec } from "../../src/base/spec.ts";
+import { CudaDevice } from "../../src/device/cuda.ts";
 import { oneRope } from "../../src/families/dense.ts";
 import { tinyLatent } from "./latent.ts";
 import { tinyExperts, tinySpec } from "./tiny.ts";
@@ -196,3 +197,19 @@ export const sparseGpuFamilies: Readonly<Record<string, ModelSpec>> = {
     experts: tinyExperts(3, { count: 40, perToken: 8, intermediate: 64, layers: [true, false, true] }),
   }),
 };
+
+/**
+ * What opens a device; with "ptr" one that runs the kernels of GPUs before Hopper, also where this is Hopper.
+ */
+export const openingGpu =
+  (compute: "bf16" | "f32", kernels: "" | "ptr" = "") =>
+  (): CudaDevice => {
+    const before = process.env["MLORA_KERNELS"];
+    if (kernels !== "") process.env["MLORA_KERNELS"] = kernels;
+    try {
+      return new CudaDevice(compute);
+    } finally {
+      if (before === undefined) delete process.env["MLORA_KERNELS"];
+      else process.env["MLORA_KERNELS"] = before;
+    }
+  };

@@ -37,7 +37,7 @@ export function launchFew(gpu: Device): void {
     firstColumn: [0, 32, N],
     gains: null,
   };
-  for (const rows of [1, 17, 65, 129, 200, MOST_ROWS]) {
+  for (const rows of [1, 17, 65, 129, 200, 300, MOST_ROWS]) {
     const [x, y] = [arena.tensor(gpu.compute, rows, K), arena.tensor(gpu.compute, rows, N)];
     const lora = { ...tables, rowAdapter: arena.tensor("i32", rows) };
     for (const bias of [null, arena.tensor(gpu.compute, N)])

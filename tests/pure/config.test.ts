@@ -3,6 +3,7 @@
 import { expect, test } from "bun:test";
 import { ropeFrequencies } from "../../src/engine/operations/rope.ts";
 import { specOf } from "../../src/families/registry.ts";
+import { unappliedKeys } from "../../src/families/unapplied.ts";
 
 test("a rope for each kind of layer is refused by name", () => {
   const config = { architectures: ["LlamaForCausalLM"], rope_theta: 1e5 };
@@ -64,4 +65,67 @@ test("Gemma 4 refuses ropes that transformers does not read", () => {
   expect(specOf(config, "c").ropes).toHaveLength(2);
   for (const more of [{ rope_scaling: YARN }, { rope_parameters: YARN }, { rope_parameters: { full_attention: YARN } }])
     expect(() => specOf({ ...config, ...more }, "c")).toThrow("expected rope_parameters with a table of");
+});
+
+test.each(["LlamaForCausalLM", "Lfm2ForCausalLM", "GptOssForCausalLM", "Qwen3VLForConditionalGeneration"])(
+  "%s that is not causal is refused: transformers makes an encoder of it",
+  (name) => {
+    const of = (keys: object) => {
+      const inner = { num_hidden_layers: 2, layer_types: ["full_attention", "full_attention"], ...keys };
+      return () => specOf({ architectures: [name], ...inner, text_config: inner }, "c");
+    };
+    expect(of({ is_causal: true })()).toEqual(of({})());
+    for (const given of [false, null, 0])
+      expect(of({ is_causal: given })).toThrow(`is_causal is ${given}, which makes an encoder`);
+  },
+);
+
+test("what transformers does in training alone is reported, where a config asks for it", () => {
+  const told = (name: string, keys: object) => {
+    const config = { architectures: [name], ...keys, text_config: keys };
+    return unappliedKeys(config, specOf(config, "c")).map((text) => text.split(",")[0]);
+  };
+  const asked = { output_router_logits: true, attention_dropout: 0.1, resid_pdrop: 0.25 };
+  const dropouts = ["attention_dropout is 0.1", "resid_pdrop is 0.25"];
+  expect(told("LlamaForCausalLM", asked)).toEqual(dropouts);
+  expect(told("Qwen3VLMoeForConditionalGeneration", asked)).toEqual([...dropouts, "output_router_logits is true"]);
+  expect(told("MixtralForCausalLM", { ...asked, router_aux_loss_coef: 0 })).toEqual(dropouts);
+  expect(told("DeepseekV3ForCausalLM", { output_router_logits: true, num_key_value_heads: 128 })).toEqual([]);
+  expect(told("MixtralForCausalLM", { output_router_logits: false, attention_dropout: 0 })).toEqual([]);
+});
+
+test("`type` of a rope_scaling that transformers passes over is refused, and kept where it decides", () => {
+  const of = (name: string, ropes: object) => specOf({ architectures: [name], ...ropes }, "c").ropes[0]!.scaling;
+  const linear = { kind: "linear", factor: 3 };
+  for (const name of ["Gemma3ForCausalLM", "Olmo3ForCausalLM"]) {
+    const told = 'rope_scaling.type is "linear", which transformers passes over';
+    expect(() => of(name, { rope_scaling: { type: "linear", factor: 3 } })).toThrow(told);
+    const within = { rope_parameters: { full_attention: { type: "linear", factor: 3 } } };
+    expect([of(name, { rope_scaling: { rope_type: "linear", factor: 3 } }), of(name, within)]).toMatchObject([linear, linear]);
+    const over = { rope_parameters: { full_attention: {} }, rope_scaling: { type: "linear", factor: 3 } };
+    expect(of(name, over)).toMatchObject(linear);
+  }
+  expect(of("LlamaForCausalLM", { rope_scaling: { type: "linear", factor: 3 } })).toMatchObject(linear);
+});
+
+test("ropes that are computed otherwise are refused: LongRoPE of some layers, a proportional one over latents", () => {
+  const longrope = { rope_type: "longrope", short_factor: Array(128).fill(1), long_factor: Array(128).fill(2) };
+  const kinds = { rope_parameters: { full_attention: longrope, sliding_attention: { rope_type: "default", rope_theta: 5 } } };
+  for (const name of ["Gemma3ForCausalLM", "Gemma4ForCausalLM"])
+    expect(() => specOf({ architectures: [name], global_head_dim: 256, ...kinds }, "c")).toThrow(
+      '"longrope" for some of the layers',
+    );
+  const proportional = { rope_parameters: { rope_type: "proportional", partial_rotary_factor: 0.5 } };
+  for (const name of ["YoutuForCausalLM", "MiniCPM3ForCausalLM"])
+    expect(() => specOf({ architectures: [name], ...proportional }, "c")).toThrow('the rope type is "proportional"');
+});
+
+test("null is no word for a flag that is true by default: transformers takes it for false", () => {
+  const of = (keys: object) => specOf({ architectures: ["DeepseekV3ForCausalLM"], num_key_value_heads: 128, ...keys }, "c");
+  for (const key of ["norm_topk_prob", "rope_interleave"]) {
+    expect(() => of({ [key]: null })).toThrow(`${key} is null`);
+    expect(of({ [key]: true })).toEqual(of({}));
+    expect(of({ [key]: false })).not.toEqual(of({}));
+  }
+  expect(of({ attention_bias: null })).toEqual(of({ attention_bias: false }));
 });

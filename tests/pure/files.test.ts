@@ -294,7 +294,8 @@ describe("PEFT adapters", () => {
       ["lora_bias", true],
       ["bias", "all"],
       ["rank_pattern", { q_proj: 0 }],
-      ["modules_to_save", "lm_head"],
+      ...(["lm_head", -1].map((value) => ["modules_to_save", value]) as [string, unknown][]),
+      ...([-1, "1,2"].map((value) => ["trainable_token_indices", value]) as [string, unknown][]),
       ["r", "x"],
     ] as const) {
       writeFileSync(join(folder, "adapter_config.json"), JSON.stringify({ ...config, [key]: value }));
@@ -391,7 +392,8 @@ describe("an output folder", () => {
   test("with another run, with foreign files, or that is a file, is refused", () => {
     expect(refused(() => claimOutput(writeIn(fresh(), "metrics.jsonl", ""))).code).toBe("output.foreign");
     expect(refused(() => claimOutput(writeIn(fresh(), "thesis.doc", ""))).message).toContain("thesis.doc");
-    expect(refused(() => claimOutput(join(writeIn(fresh(), "f", ""), "f"))).code).toBe("output.folder");
+    const file = join(writeIn(fresh(), "f", ""), "f");
+    expect(refused(() => claimOutput(file))).toMatchObject({ code: "output.folder", message: `${file} is no folder` });
     for (const long of ["x".repeat(300), "x".repeat(200).concat("/").repeat(30)])
       expect(refused(() => claimOutput(join(fresh(), long))).message).toContain("ENAMETOOLONG");
   });

@@ -19,7 +19,7 @@ import { SHAPES } from "../../src/plan/shapes.ts";
 const PAGE = readFileSync(join(import.meta.dir, "../../docs/measurements/generation.md"), "utf8");
 const FORMATS = ["dense", "int8", "nf4", "fp8"] as const;
 
-const WAYS = { dense: "rows", packed: "rows, codes", fp8: "rows, codes", apart: "rows, taken apart" };
+const WAYS = { dense: "rows", int8: "rows, codes", nf4: "rows, codes", fp8: "rows, codes", apart: "rows, taken apart" };
 
 function isHeld(format: WeightFormat, spec: ModelSpec): boolean {
   try {

@@ -1,11 +1,12 @@
 import { describe, expect, test } from "bun:test";
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, lstatSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { compareFiles } from "../../scripts/golden/compare.ts";
 import { MAKERS } from "../../scripts/golden/index.ts";
-import { indexFaults } from "../../scripts/golden.ts";
+import { copyForMakers, indexFaults } from "../../scripts/golden.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
+import { cardOfAllParts } from "../helpers/push-card.ts";
 
 const KEPT = join(import.meta.dir, "..", "golden");
 
@@ -36,6 +37,22 @@ describe("the index of golden files", () => {
 
   test("pins every package", () => {
     for (const { packages } of Object.values(MAKERS)) for (const pin of packages) expect(pin).toMatch(/^[\w-]+==[\d.]+$/);
+  });
+});
+
+describe("the copy that makers work in", () => {
+  test("has what they start of the checkout, and only golden files that may be changed", () => {
+    using work = folder();
+    const copy = copyForMakers(work.path);
+    const started = Object.values(MAKERS).flatMap(({ script }) =>
+      [...readFileSync(join(copy, script), "utf8").matchAll(/\bROOT \/ "([^"]+)"/g)].map(([, path]) => path!),
+    );
+    expect(started).toContain("node_modules/.bin/bun");
+    expect(started.filter((path) => !existsSync(join(work.path, path)))).toEqual([]);
+    const links = Object.values(MAKERS).filter(({ script }) => lstatSync(join(copy, script)).isSymbolicLink());
+    expect(links).toEqual([]);
+    const { stdout } = Bun.spawnSync([join(work.path, "node_modules/.bin/bun"), join(work.path, "tests/helpers/push-card.ts")]);
+    expect(JSON.parse(stdout.toString())).toBe(cardOfAllParts());
   });
 });
 

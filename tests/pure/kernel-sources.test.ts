@@ -40,6 +40,7 @@ const SHARED_PY = [
   "linear_variants",
   "nf4_fp8",
   "overlap",
+  "rope_part",
   "statespace_backward",
   "tile",
   "unpack",

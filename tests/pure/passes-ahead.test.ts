@@ -2,8 +2,9 @@
 
 import { expect, test } from "bun:test";
 import { chooseDevice } from "../../src/device/open.ts";
+import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { planGeneration } from "../../src/plan/generation.ts";
-import { canFollow } from "../../src/session/generation/open.ts";
+import { isFollowed, stagesFollow } from "../../src/session/decoding/generation-engine.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 
 const ROOM = { totalBytes: 2 ** 40, freeBytes: 2 ** 40 };
@@ -15,11 +16,14 @@ test("those where the id of a token decides its row of the embedding alone, and 
     const spec = { ...gpuFamilies, ...sparseGpuFamilies }[family]!;
     return planGeneration(spec, device, [], [{ adapter: -1, prompt: 3, limit: 4 }], "dense");
   };
-  const lora = { rank: 3, scale: 1, targets: ["q_proj"] as const };
-  const adapters = [{ ...lora, targets: [...lora.targets] }];
-  expect(canFollow(ofModel("llama"), adapters)).toBe(true);
-  expect(canFollow(ofModel("llama"), [{ ...adapters[0]!, tables: { head: { tokens: [3] } } }])).toBe(false);
-  expect(canFollow(ofModel("llama", cpu), adapters)).toBe(false);
-  expect(canFollow(ofModel("qwen3_5"), adapters)).toBe(false); // keeps states
-  expect(canFollow(ofModel("gemma4"), adapters)).toBe(false); // has a table of its layers in the machine's memory
+  expect(stagesFollow(ofModel("llama"))).toBe(true);
+  expect(stagesFollow(ofModel("llama", cpu))).toBe(false);
+  expect(stagesFollow(ofModel("qwen3_5"))).toBe(false); // keeps states
+  expect(stagesFollow(ofModel("gemma4"))).toBe(false); // has a table of its layers in the machine's memory
+  const { spec, stages } = ofModel("llama");
+  expect(stagesFollow({ spec, stages: [stages[0], stages[0]] })).toBe(false); // the last one alone knows what is chosen
+  const lora: PoolAdapter = { rank: 3, scale: 1, targets: ["q_proj"] };
+  expect(isFollowed(lora)).toBe(true);
+  for (const of of [{ head: { tokens: [3] } }, { embedding: { tokens: [3, 5] } }])
+    expect(isFollowed({ ...lora, tables: of })).toBe(false);
 });

@@ -12,7 +12,7 @@ import { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "../../src/f
 import { openSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
 import type { PlacedAdapter } from "../../src/methods/adapter.ts";
 import { factorsIn } from "../../src/methods/layout.ts";
-import { placed, rankAt, samePlaces, sharingOf } from "../../src/methods/placement.ts";
+import { placed, rankAt, samePlaces, scaleAt, sharingOf } from "../../src/methods/placement.ts";
 import { factorShape } from "../../src/methods/registry.ts";
 import { refused } from "../helpers/refused.ts";
 import { inExperts, sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
@@ -31,7 +31,7 @@ function factorsOf(of: ModelSpec, adapter: PlacedAdapter) {
   });
 }
 
-function write(of: ModelSpec, adapter: PlacedAdapter) {
+function write(of: ModelSpec, adapter: PlacedAdapter, rslora = false) {
   const folder = join(root, `${folders++}`);
   mkdirSync(folder);
   const factors = factorsOf(of, adapter);
@@ -41,7 +41,7 @@ function write(of: ModelSpec, adapter: PlacedAdapter) {
     targets,
     alpha: 8,
     dropout: 0.1,
-    rslora: false,
+    rslora,
     baseModel: "m",
     ...(places ? { places } : {}),
   };
@@ -103,6 +103,44 @@ test("names of experts are those of Mixtral's files, and no dense linear of the 
   const { config } = write(spec("qwen3moe"), all(spec("qwen3moe"), "per-expert"));
   expect(config.target_modules).toContain("model.layers.0.mlp.experts.5.gate_proj");
   expect(config.target_modules).not.toContain("gate_proj");
+});
+
+test("experts that have one rank and scale have the config's own, which alone reach them in PEFT, and never rsLoRA", () => {
+  const of = spec("mixtral");
+  const experts = linearsOfModel(of).filter(isOfExperts);
+  for (const seed of range(40)) {
+    const rng = new Rng(seed, 11);
+    const value = () => ({ rank: 1 + rng.below(5), scale: [0.5, 2, 3.25][rng.below(3)]! });
+    const [own, others] = [value(), new Map(["q_proj", "v_proj", "o_proj"].map((linear) => [linear, value()]))];
+    const isEach = rng.below(2) === 0;
+    const adapter = placed(
+      of.layers,
+      (layer, linear) => {
+        if (experts.includes(linear)) return own;
+        return others.has(linear) ? (isEach && layer === 1 ? value() : others.get(linear)!) : null;
+      },
+      "per-expert",
+    );
+    const rslora = rng.below(2) === 0;
+    const { config, folder } = write(of, adapter, rslora);
+    const named = (patterns: Readonly<Record<string, number>>, path: string) =>
+      Object.entries(patterns).find(([key]) => new RegExp(`^(.*\\.)?(${key})$`).test(path))?.[1];
+    expect(config.use_rslora, `seed ${seed}`).toBe(false);
+    expect(config.r, `seed ${seed}`).toBe(own.rank);
+    expect(config.lora_alpha / config.r).toBeCloseTo(own.scale, 9);
+    for (const linear of ["w1", "w2", "w3"])
+      for (const patterns of [config.rank_pattern, config.alpha_pattern])
+        expect(named(patterns, `model.layers.0.block_sparse_moe.experts.0.${linear}`)).toBeUndefined();
+    for (const layer of range(of.layers))
+      for (const linear of others.keys()) {
+        const path = `model.layers.${layer}.self_attn.${linear}`;
+        const rank = named(config.rank_pattern, path) ?? config.r;
+        expect(rank, `seed ${seed}`).toBe(rankAt(adapter, layer, linear as Linear));
+        const alpha = named(config.alpha_pattern, path) ?? config.lora_alpha;
+        expect(alpha / rank).toBeCloseTo(scaleAt(adapter, layer, linear as Linear), 9);
+      }
+    expect(samePlaces(readPeftAdapter(folder, of), adapter, of.layers)).toBe(true);
+  }
 });
 
 test("parameters of all experts are wrapped one in the other, and one alone is not", () => {

@@ -50,6 +50,17 @@ describe("refused with its place", () => {
         expect(lines[0]).toContain("as f32 holds it");
       });
 
+  for (const address of ["https://", "https://[", "https://a b", "http://localhost:99999/x"])
+    test(`notify.url = "${address}", which is no address`, () => {
+      const { lines } = refused(`${HEAD}notify = { url = "${address}" }\n${adapter()}`);
+      expect(lines).toEqual([`/here/r.toml:5:12: run.notify.url is "${address}", expected an https URL`]);
+    });
+
+  test("a notification of nothing", () => {
+    const { lines } = refused(`${HEAD}notify = { command = ["true"], on = [] }\n${adapter()}`);
+    expect(lines).toEqual(["/here/r.toml:5:32: run.notify.on is empty, and there is no below: nothing would be notified"]);
+  });
+
   const HELD = 'data = { train = "d", split = 0.5 }\neval_every = 2';
   const IDLE: readonly (readonly [string, string, string])[] = [
     ["a delta without patience", "min_delta = 0.1", "min_delta is for patience, which is not given"],

@@ -303,6 +303,37 @@ objective = { name = "dpo", reference = "~/reference" }
     expect(parse(`${HEAD}${adapter()}`, { output: "~out" }).run.output).toEndWith("/~out"); // a name like any other
   });
 
+  for (const address of ["s3://bucket/a", "file:///a", "gs+x://b", "HTTPS://host/a", "hf://org/name"])
+    test(`${address} where a path is expected, which would make or look for folders of its name`, () => {
+      const all = `[model]
+path = "${address}"
+[run]
+output = "${address}"
+[[adapter]]
+name = "a"
+data = { train = ["${address}", { path = "${address}" }], eval = "${address}" }
+chat_template = "${address}"
+objective = { name = "dpo", reference = "${address}" }
+`;
+      const { lines } = refused(all);
+      const told = lines.filter((line) => line.includes(`"${address}", expected`));
+      const isHub = address.startsWith("hf:");
+      const isRead = isHub || /^https:/i.test(address);
+      expect(told.some((line) => line.includes("model.path is "))).toBe(!isHub);
+      expect(told.some((line) => line.includes("adapter[0].data"))).toBe(!isRead);
+      for (const key of ["run.output is ", "adapter[0].chat_template", "reference"])
+        expect([key, told.filter((line) => line.includes(key)).length]).toEqual([key, 1]);
+      expect(refused(HEAD + adapter(`from = "${address}"`)).lines[0]).toContain(
+        "expected a path of this machine, not an address",
+      );
+      expect(refused(HEAD + adapter(), { output: address }).lines[0]).toBe(`--output ${address} is an address`);
+    });
+
+  test("a path with a colon is a path", () => {
+    for (const path of ["./s3://a", "a:b", "c:/a", "1x://a", "://a"])
+      expect(parse(HEAD + adapter(`from = "${path}"`)).adapters[0]!.initialAdapter).toStartWith("/here/");
+  });
+
   test("bad flags", () => {
     expect(refused(HEAD + adapter(), { device: "tpu" }).lines[0]).toContain("--device tpu");
     expect(refused(HEAD + adapter(), { seed: "x" }).lines[0]).toContain("--seed x");

@@ -4,6 +4,7 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileFingerprint } from "../../src/files/fingerprint.ts";
 import { openSafetensors } from "../../src/files/safetensors.ts";
 import { refused } from "../helpers/refused.ts";
 
@@ -19,6 +20,19 @@ function fileOf(header: object, bytes: number): string {
   writeFileSync(path, Buffer.concat([new Uint8Array(length.buffer), json, new Uint8Array(bytes)]));
   return path;
 }
+
+test("what is no file is refused: a pipe is not waited for", () => {
+  const path = join(root, "pipe.safetensors");
+  expect(Bun.spawnSync(["mkfifo", path]).exitCode).toBe(0);
+  for (const [place, what] of [
+    [path, "it is no regular file"],
+    ["/dev/zero", "it is no regular file"],
+    [root, "it is a folder"],
+  ] as const) {
+    expect(refused(() => openSafetensors(place))).toMatchObject({ code: "safetensors.file", message: `${place}: ${what}` });
+    expect(() => fileFingerprint(place)).toThrow(what);
+  }
+});
 
 /** Bits of an element. */
 const BITS = {

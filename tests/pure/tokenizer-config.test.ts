@@ -27,6 +27,7 @@ function changed(file: string, keys: object): string {
   }
 }
 
+const NO_FLAG = [0, 1, "true", null, [], {}];
 const NO_TEXT = [-1, 0, 0.5, 1e30, true, {}, [null], { a: null }];
 
 test.each([
@@ -38,13 +39,32 @@ test.each([
   ["tokenizer_config.json", "additional_special_tokens", [-1, true, "x", [3], { a: null }]],
   ["tokenizer_config.json", "extra_special_tokens", [-1, "x", [[]]]],
   ["tokenizer_config.json", "added_tokens_decoder", [-1, "x", [], { "3": "x" }, { "4": 5 }]],
-  ["tokenizer.json", "added_tokens", [-1, "x", {}, [null], [{ id: 3 }], [{ content: "x" }], [{ id: 0.5, content: "x" }]]],
+  [
+    "tokenizer.json",
+    "added_tokens",
+    [-1, "x", {}, [null], [{ id: 3 }], [{ content: "x" }], [{ id: 0.5, content: "x" }], [{ id: -1, content: "x" }]],
+  ],
+  ["tokenizer.json", "added_tokens", NO_FLAG.map((value) => [{ id: 5, content: "x", lstrip: value }])],
+  ["tokenizer_config.json", "added_tokens_decoder", NO_FLAG.map((value) => ({ "5": { content: "x", special: value } }))],
+  ["tokenizer_config.json", "eos_token", NO_FLAG.map((value) => ({ content: "x", normalized: value }))],
 ] as const)("%s: %s", (file, key, values) => {
   for (const value of values) {
     const text = changed(file, { [key]: value });
     expect(text, JSON.stringify(value)).toContain(`its ${key} is ${JSON.stringify(value)}, expected`);
     expect(text).toContain(join(root, file));
   }
+});
+
+test("ids of the vocabulary are rows of the embedding", () => {
+  const { model } = JSON.parse(readFileSync(join(root, "tokenizer.json"), "utf8"));
+  const [word] = Object.keys(model.vocab).slice(-1);
+  for (const id of [1.5, -1, "3", null, [], 2 ** 32, 1e300]) {
+    const text = changed("tokenizer.json", { model: { ...model, vocab: { ...model.vocab, [word!]: id } } });
+    expect(text).toContain(`its vocabulary has ${JSON.stringify(id)} for ${JSON.stringify(word)}, expected a whole number`);
+  }
+  expect(changed("tokenizer.json", { model: { ...model, vocab: [["a", 0]], merges: [] } })).toContain(
+    "its vocabulary is no object",
+  );
 });
 
 test("what transformers writes is read: null, texts, objects with a content, templates by name", () => {

@@ -23,6 +23,26 @@ export type AnswersOptions = {
 const within = (least: number, most: number) => v.pipe(v.number(expected("a number")), v.minValue(least), v.maxValue(most));
 const whole = (least: number, most: number) => v.pipe(within(least, most), v.integer());
 
+/** Keys of other servers that would change an answer (vLLM's), with the values that do not; an empty list or table does not. */
+const OTHERS: ReadonlyMap<string, unknown> = new Map<string, unknown>([
+  ...([
+    ["repetition_penalty", 1],
+    ["length_penalty", 1],
+    ["min_p", 0],
+    ["min_tokens", 0],
+  ] as const),
+  ...["ignore_eos", "use_beam_search", "continue_final_message", "include_stop_str_in_output"].map(
+    (key) => [key, false] as const,
+  ),
+  ...["stop_token_ids", "bad_words", "allowed_token_ids", "logits_processors", "truncate_prompt_tokens"].map(
+    (key) => [key, null] as const,
+  ),
+  ...["structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"].map(
+    (key) => [key, null] as const,
+  ),
+]);
+const isEmpty = (value: unknown): boolean => value == null || (typeof value === "object" && Object.keys(value).length === 0);
+
 /** Keys of both endpoints. */
 export const samplingEntries = {
   model: v.string(expected("a string")),
@@ -37,6 +57,7 @@ export const samplingEntries = {
   presence_penalty: v.nullish(v.number()),
   frequency_penalty: v.nullish(v.number()),
   logit_bias: v.nullish(v.record(v.string(), v.number())),
+  ...Object.fromEntries([...OTHERS.keys()].map((key) => [key, v.optional(v.unknown())])),
 };
 export type SamplingBody = v.InferOutput<v.ObjectSchema<typeof samplingEntries, undefined>>;
 
@@ -46,6 +67,11 @@ function refuseUnserved(body: SamplingBody): void {
     if (body[param]) throw badRequest(`'${param}' is not served: leave it out, or give 0.`, param);
   if (body.logit_bias && Object.keys(body.logit_bias).length > 0)
     throw badRequest("'logit_bias' is not served: leave it out.", "logit_bias");
+  for (const [param, neutral] of OTHERS) {
+    const value = (body as Readonly<Record<string, unknown>>)[param];
+    if (!isEmpty(value) && value !== neutral)
+      throw badRequest(`'${param}' is not served: leave it out${neutral === null ? "" : `, or give ${neutral}`}.`, param);
+  }
   if (body.stop === "" || (Array.isArray(body.stop) && body.stop.includes("")))
     throw badRequest("'stop' has an empty text.", "stop");
 }

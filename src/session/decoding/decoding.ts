@@ -69,12 +69,14 @@ export const engineOver = (bus: Bus, engine: Omit<GenerationEngine, "run">): Gen
 });
 
 /**
- * `owner`: by whose share its prompt has its turn; sequences without one are all of one owner. `got` is called with each token
- * as it comes, `failed` with what ends this sequence alone; left out, the pass throws it.
+ * `owner`: by whose share its prompt has its turn; sequences without one are all of one owner. `isFollowed`: whether a pass may
+ * come after the one that chooses its token before that is known, where stages take such passes; left out, it may. `got` is
+ * called with each token as it comes, `failed` with what ends this sequence alone; left out, the pass throws it.
  */
 export type Wanted = Generation &
   Choosing & {
     readonly owner?: string;
+    readonly isFollowed?: boolean;
     readonly got: (next: NextToken) => void;
     readonly failed?: (error: unknown) => void;
   };
@@ -115,7 +117,6 @@ const promptRowsBeside = (extended: number, isTiled: boolean, most: number): num
  * Random numbers are a function of a sequence's seed and prompt, and so are its tokens: they do not depend on what else is
  * generated, on how prompts are cut, or on where its pages lie. The stages must be given no other pass of generation, and no
  * prompt that is read whole may need more rows than they have.
- *
  * Sequences have pages as they grow. Where none is free, the one that came last gives up its own, and what it had is read
  * again, each token as it was read before, when there are as many.
  */
@@ -156,14 +157,14 @@ export class Decoding {
 
   /**
    * One pass: reads prompts or pieces of them, or extends each sequence by a token, or both. Resolves to "prompts" where it
-   * read any of these, null for nothing.
+   * read any of these, null for nothing. `isAlone`: nothing else waits for the stages, which may be given the next pass, too.
    */
-  async pass(): Promise<"prompts" | "tokens" | null> {
+  async pass(isAlone: () => boolean = () => true): Promise<"prompts" | "tokens" | null> {
     const ahead = this.#ahead?.ended.some((of) => this.#active.includes(of)) ? this.#ahead : null;
     this.#ahead = null;
     const flight = ahead ?? this.#begin();
     if (!flight) return null;
-    this.#ahead = this.#following(flight);
+    this.#ahead = isAlone() ? this.#following(flight) : null;
     const next = await flight.next;
     for (const { of, until } of flight.parts) if (of.pages.length > 0) of.kept = until; // else it was cancelled meanwhile
     this.#grow(flight.ended, next);
@@ -210,10 +211,10 @@ export class Decoding {
       const isLast = until + 1 - of.wanted.prompt.length >= of.wanted.limit;
       return isLast ? [] : [{ of, follows: i, read: read + 1, until: until + 1 }];
     });
-    const isPlain = parts.every(
-      ({ of, read, until }) => of.pages.length > 0 && until === of.ids.length && read === until - 1 && !of.wanted.logits,
-    );
-    if (longer.length === 0 || !isPlain || !longer.every(({ of, until }) => this.#pages.take(of, until))) return null;
+    const isExtended = ({ of, read, until }: Part) =>
+      of.pages.length > 0 && until === of.ids.length && read === until - 1 && isPlain(of.wanted);
+    if (longer.length === 0 || !parts.every(isExtended) || !longer.every(({ of, until }) => this.#pages.take(of, until)))
+      return null;
     const chosen = longer.map(({ of, ...part }): GeneratedSequence => {
       const { adapter, ids, firstRow, isLong = false } = of;
       return { adapter, ids, firstRow, isLong, ...part, choice: choiceOf(of) };
@@ -372,6 +373,9 @@ export class Decoding {
 
 /** Whether all but its last token has been read. */
 const isGrown = ({ ids, kept }: Active): boolean => kept === ids.length - 1;
+
+/** Whether nothing of its next token is asked for but itself, and another pass may come before it is known. */
+const isPlain = ({ logits = false, isFollowed = true }: Wanted): boolean => !logits && isFollowed;
 
 const isInPrompt = ({ kept, wanted }: Active): boolean => kept < wanted.prompt.length;
 

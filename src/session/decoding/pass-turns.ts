@@ -16,6 +16,8 @@ export class PassTurns {
   #kind: PassKind | null = null;
   /** The kind whose turn it is, which may ask within the grace. */
   #next: PassKind | null = null;
+  /** The kind whose passes ended last. */
+  #last: PassKind | null = null;
   #underway = 0;
   #since = 0;
 
@@ -34,6 +36,12 @@ export class PassTurns {
       await promise;
     }
     return { [Symbol.dispose]: () => this.#end() };
+  }
+
+  /** Whether the other kind waits, or had the stages just before: then a pass beyond the turn would take of its time. */
+  isShared(kind: PassKind): boolean {
+    const other = otherOf(kind);
+    return this.#last === other || this.#waiting[other].length > 0;
   }
 
   /** Passes of one kind may follow each other while none of the other kind waits. */
@@ -55,6 +63,7 @@ export class PassTurns {
     const other = otherOf(kind);
     this.#taken[kind] += this.clock() - this.#since;
     this.#kind = null;
+    this.#last = kind;
     const isShared = this.#waiting[other].length > 0;
     // What one has taken while the other had no work counts for nothing.
     if (!isShared) this.#taken[other] = this.#taken[kind];

@@ -63,7 +63,7 @@ export class Sampler {
         await sleep(0); // requests that are made together are read together; and the process does its other work
         if (this.#decoding.isIdle) break;
         using _turn = await this.turns.take("generation");
-        await this.#decoding.pass();
+        await this.#decoding.pass(() => !this.turns.isShared("generation"));
       }
     } catch (error) {
       for (const request of [...this.#requests]) this.#fail(request, error);

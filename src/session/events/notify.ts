@@ -2,6 +2,8 @@
 // notice.
 
 import { basename } from "node:path";
+import * as v from "valibot";
+import { webAddress } from "../../base/check.ts";
 import { environment } from "../../base/env.ts";
 import { RequestError, textOf } from "../../base/errors.ts";
 import { log } from "../../base/log.ts";
@@ -26,9 +28,19 @@ export type Notifier = {
 const MOST_MS = 20_000;
 const DEFAULT: readonly About[] = ["done", "failed"];
 
-/** Null where a recipe has no notifications. Throws a RequestError, `notify.command`, where there is no such program. */
+/**
+ * Null where a recipe has no notifications. Throws a RequestError: `notify.command` where there is no such program, and
+ * `notify.url` where the environment has something else than an address.
+ */
 export function notifierOf({ run: { notify, output } }: Recipe): Notifier | null {
-  const url = environment("MLORA_NOTIFY_URL") ?? notify?.url;
+  const given = environment("MLORA_NOTIFY_URL");
+  if (given !== undefined && !v.is(webAddress, given))
+    throw new RequestError(
+      "notify.url",
+      "MLORA_NOTIFY_URL is no https URL",
+      "give one (http on this machine alone), or unset it",
+    );
+  const url = given ?? notify?.url;
   if (!notify && url === undefined) return null;
   const { command, on = DEFAULT, below = null } = notify ?? {};
   if (command === undefined && url === undefined)

@@ -5,31 +5,16 @@ import type { Bus } from "../../bus/bus.ts";
 import type { BaseModel } from "../../bus/messages.ts";
 import { openLocalStages } from "../../cluster/local-stage.ts";
 import { setupsOf } from "../../cluster/setup.ts";
-import { extendsByRow, isByRow } from "../../engine/generation/row-pass.ts";
-import { programOf } from "../../engine/layers/program.ts";
-import { wholeModel } from "../../engine/weights/weights.ts";
 import type { PoolAdapter } from "../../methods/adapter.ts";
 import type { FactorTensor } from "../../methods/layout.ts";
 import { type GenerationPlan, tileOf } from "../../plan/generation.ts";
 import { engineOver, type GenerationEngine } from "../decoding/generate.ts";
+import { isFollowed, stagesFollow } from "../decoding/generation-engine.ts";
 import { readingOn } from "../decoding/reading.ts";
 import { blocksOf } from "../state/parameters.ts";
 
 /** An adapter with all its parameters. */
 export type LoadedAdapter = PoolAdapter & { readonly factors: readonly FactorTensor[] };
-
-/**
- * Whether passes may follow one that is under way: all rows are extended by rows, and the id of a token decides nothing but its
- * row of the embedding, which is zeros where logits that are no numbers gave none. Rows of a table in the machine's memory are
- * brought unlooked at. Nothing else is asked of these stages meanwhile, as training would be.
- */
-export const canFollow = (plan: GenerationPlan, adapters: readonly PoolAdapter[]): boolean => {
-  if (plan.spec.perLayer !== null) return false;
-  const [{ sizes, device }] = plan.stages;
-  const isByRows =
-    readingOn(plan).reading === "rows" && extendsByRow(programOf(plan.spec, wholeModel(plan.spec)), device, sizes);
-  return isByRows && adapters.every((of) => isByRow(of) && of.tables === undefined);
-};
 
 /** Opens the stage and puts the adapters into slots from 0 on. */
 export async function openGeneration(
@@ -57,7 +42,7 @@ export async function openGeneration(
       tile: tileOf(device),
       shortPositions: shortPositions(plan.spec),
       ...readingOn(plan),
-      follows: canFollow(plan, adapters),
+      follows: stagesFollow(plan) && adapters.every(isFollowed),
     }),
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };

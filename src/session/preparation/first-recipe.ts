@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { RequestError } from "../../base/errors.ts";
 import { maxOf } from "../../base/shape.ts";
-import { isHub, isRemote, REPO } from "../../base/source-name.ts";
+import { hasScheme, isHub, isRemote, REPO } from "../../base/source-name.ts";
 import { count, counted, shortPath } from "../../base/units.ts";
 import { checkDataFile, type DataFile, rowsOf } from "../../data/data-file.ts";
 import { formatOf } from "../../data/format.ts";
@@ -44,6 +44,8 @@ type Adapter = FirstTables["adapter"];
 export async function openFirstRecipe(model: string, file: string, path: string): Promise<string> {
   if (!isModelPath(model) && REPO.test(model))
     throw new RequestError("init.model", `${model}: no such folder`, `a model of the Hugging Face hub is named hf://${model}`);
+  if (hasScheme(model) && !isHub(model))
+    throw new RequestError("init.model", `${model} is an address`, "a model of the Hugging Face hub is named hf://org/name");
   if (!isModelPath(model) && existsSync(model) && existsSync(join(file, "config.json")))
     throw new RequestError(
       "init.order",

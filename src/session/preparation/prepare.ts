@@ -18,8 +18,9 @@ import { countRows as rowCounts } from "../../data/row-counts.ts";
 import { tokenizerOf } from "../../data/row-reader.ts";
 import { loadTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { describeDevice } from "../../engine/probe.ts";
+import { unappliedKeys } from "../../families/unapplied.ts";
 import { openBaseModel } from "../../files/basemodel.ts";
-import { readModelSpec } from "../../files/config.ts";
+import { readModelConfig, readModelSpec } from "../../files/config.ts";
 import { stopTokens } from "../../files/generation.ts";
 import { readModelFacts } from "../../files/modelfacts.ts";
 import { type PartOfWeight, readPeftAdapter, type SavedAdapter } from "../../files/peft.ts";
@@ -162,7 +163,14 @@ export async function openRequest(written: Recipe, config: ModelSpec, reading: R
   });
   const told = [...opened, ...expertNotices(recipe.adapters, spec), ...tokenNotices(recipe, spec), ...rolloutNotices(recipe)];
   const made = recipe.adapters.map((adapter, i) => ({ reference: references[i]!, sources: sourcesOf(adapter) }));
-  return { recipe, spec, exact, tokenizer, folder, files, cache, made, notices: [...notices, ...told] };
+  const all = [...notices, ...unappliedNotices(written.model.path, spec), ...told];
+  return { recipe, spec, exact, tokenizer, folder, files, cache, made, notices: all };
+}
+
+/** What transformers would do in training by the model's config.json. */
+function unappliedNotices(path: string, spec: ModelSpec): string[] {
+  const { file, config } = readModelConfig(path);
+  return unappliedKeys(config, spec).map((what) => `${file}: ${what}`);
 }
 
 /** The request with its rows. */
@@ -306,7 +314,7 @@ function checkBeginning(adapter: AdapterRecipe, asked: PlacedAdapter, saved: Sav
 }
 
 /** Keys that patterns and layers may change; then they are compared place by place. */
-const BY_PLACE = ["rank", "alpha", "targets"];
+const BY_PLACE = ["rank", "alpha", "rslora", "targets"];
 
 const DIFFER = "its ranks or scales differ from the recipe's in some layer";
 const DIFFER_IN_TABLES = "its ranks, scales or tokens differ from the recipe's in some layer or table";

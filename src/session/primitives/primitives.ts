@@ -10,19 +10,17 @@
 
 import { RequestError, RunError } from "../../base/errors.ts";
 import { range } from "../../base/shape.ts";
-import { shortPositions } from "../../base/spec.ts";
 import { type Bus, requestAll } from "../../bus/bus.ts";
 import type { SequenceLoss } from "../../bus/messages.ts";
-import { tileOf } from "../../plan/generation.ts";
 import { lacking, lateAdapters } from "../../plan/late-adapters.ts";
 import { type AdapterPlan, bytesOnStages, type DataSummary, type Plan } from "../../plan/plan.ts";
 import type { AdapterRecipe, Optimizer } from "../../recipe/recipe.ts";
 import { clipCoefficient, gradNormOf } from "../../schedule/clip.ts";
 import type { MicroBatch } from "../../schedule/micro-batch.ts";
 import type { Row } from "../../schedule/pack.ts";
-import { engineOver, type GenerationEngine, type NextToken } from "../decoding/decoding.ts";
+import type { GenerationEngine, NextToken } from "../decoding/decoding.ts";
+import { engineOf, isFollowed } from "../decoding/generation-engine.ts";
 import { PassTurns } from "../decoding/pass-turns.ts";
-import { readingOn } from "../decoding/reading.ts";
 import { Sampler } from "../decoding/sampler.ts";
 import { Shares } from "../decoding/shares.ts";
 import { begin } from "../state/initialise.ts";
@@ -95,11 +93,9 @@ export class Primitives implements AsyncDisposable {
     options: PrimitivesOptions,
   ) {
     this.lost = options.lost ?? null;
-    const { stages, device, slots } = plan;
+    const { stages, slots } = plan;
     this.#files = new AdapterFiles(plan);
-    const { sizes } = stages[0]!;
-    const generating = { tile: tileOf(device), shortPositions: shortPositions(plan.spec), ...readingOn(plan) };
-    this.#engine = sizes.cache ? engineOver(bus, { ...generating, sizes: { ...sizes, cache: sizes.cache } }) : null;
+    this.#engine = engineOf(bus, plan);
     const turns = new PassTurns();
     const passes = new TrainingPasses(bus);
     this.#sampler = this.#engine && new Sampler(this.#engine, turns, new Shares(options.weightOf));
@@ -309,6 +305,7 @@ export class Primitives implements AsyncDisposable {
         prompts.flatMap((of, prompt) =>
           range(n).map((sample) => ({
             ...{ adapter, owner, prompt: Array.from(of), limit: maxTokens, seed: seed + sample, ...choosing },
+            isFollowed: trained === null || isFollowed(trained.plan),
             got: (next: NextToken) => got({ prompt, sample, ...next }),
           })),
         ),

@@ -1,6 +1,6 @@
 // The README.md of an adapter on a hub: what it is, how it is used, and how it was trained.
 
-import { counted } from "../../base/units.ts";
+import { count, counted } from "../../base/units.ts";
 import { VERSION } from "../../base/version.ts";
 import type { Outcome } from "../../files/record.ts";
 
@@ -55,7 +55,7 @@ function resultsOf({ name, outcome, data }: Card): readonly string[] {
   return [
     ...["model-index:", `- name: ${text(name)}`, "  results:"],
     ...["  - task:", "      type: text-generation", "    dataset:", "      type: custom"],
-    `      name: ${text(`${after.rows} held-out rows${data.length === 0 ? "" : ` next to ${data[0]}`}`)}`,
+    `      name: ${text(`${counted(after.rows, "held-out row")}${data.length === 0 ? "" : ` next to ${data[0]}`}`)}`,
     "    metrics:",
     ...metric("loss", after.loss, "loss"),
     ...metric("exact_match", after.rows === 0 ? 0 : after.exact / after.rows, "exact match"),
@@ -90,14 +90,14 @@ ${settings === null ? "" : trainingOf(settings, data)}${more === null ? "" : `\n
 
 function resultTable({ before, after, steps, tokens }: NonNullable<Card["outcome"]>): string {
   const of = (value: typeof before) => (value === null ? "" : `${Number(value.loss.toPrecision(4))}`);
-  const exact = (value: typeof before) => (value === null ? "" : `${value.exact} of ${value.rows}`);
+  const exact = (value: typeof before) => (value === null ? "" : `${count(value.exact)} of ${count(value.rows)}`);
   const held = [
     "| on held-out rows | before | after |",
     "| --- | ---: | ---: |",
     `| loss | ${of(before)} | ${of(after)} |`,
     `| exact match | ${exact(before)} | ${exact(after)} |`,
   ];
-  return `\n${after === null ? "" : `${held.join("\n")}\n\n`}Trained for ${counted(steps, "step")} on ${tokens} tokens.\n`;
+  return `\n${after === null ? "" : `${held.join("\n")}\n\n`}Trained for ${counted(steps, "step")} on ${counted(tokens, "token")}.\n`;
 }
 
 function trainingOf(settings: NonNullable<Card["settings"]>, data: readonly string[]): string {

@@ -1,13 +1,10 @@
 // Answers of adapters of a run: in their slots, next to others' answers and training passes.
 
-import { shortPositions } from "../../base/spec.ts";
 import type { Bus } from "../../bus/bus.ts";
-import { tileOf } from "../../plan/generation.ts";
 import type { AdapterPlan, Plan } from "../../plan/plan.ts";
 import type { Row } from "../../schedule/pack.ts";
-import { engineOver } from "../decoding/decoding.ts";
+import { engineOf, isFollowed } from "../decoding/generation-engine.ts";
 import { PassTurns } from "../decoding/pass-turns.ts";
-import { readingOn } from "../decoding/reading.ts";
 import { Sampler } from "../decoding/sampler.ts";
 import { Shares } from "../decoding/shares.ts";
 import { runThrough } from "../evaluation/evaluate.ts";
@@ -27,10 +24,7 @@ export class RunAnswers {
     private readonly plan: Plan,
     notice: (adapter: AdapterPlan, text: string) => void,
   ) {
-    const { sizes } = plan.stages[0]!;
-    const engine = { tile: tileOf(plan.device), shortPositions: shortPositions(plan.spec), ...readingOn(plan) };
-    const over = engineOver(bus, { ...engine, sizes: { ...sizes, cache: sizes.cache! } });
-    this.#sampler = new Sampler(over, new PassTurns(), new Shares());
+    this.#sampler = new Sampler(engineOf(bus, plan)!, new PassTurns(), new Shares());
     const { tokensPerMicrobatch } = plan;
     this.#maker = new RolloutMaker({ path: plan.recipe.model.path, tokensPerMicrobatch, notice });
   }
@@ -39,7 +33,7 @@ export class RunAnswers {
   make({ plan, data, steps: from, slot }: AdapterState, signal: AbortSignal): Promise<Rollouts> {
     const on: Answering = {
       answer: (all, signal) => {
-        const sequences = all.map((of) => ({ ...of, adapter: slot!, owner: plan.name }));
+        const sequences = all.map((of) => ({ ...of, adapter: slot!, owner: plan.name, isFollowed: isFollowed(plan) }));
         return this.#sampler.run(sequences, signal);
       },
       logProbs: (of, rows, asked) => this.#logProbs(of === "base" ? BASE : slot!, rows, asked),

@@ -148,8 +148,11 @@ def cache_write(kind, qkv, places, pages, cache, Q, C, D):
 
 
 def attention_decode(kind, qkv, cache, pages, bounds, out, Q, C, D, scale, window, cap=0.0, sinks=None):
-    exact = any(row["kernel"] == "attention_decode" and kind in row["kinds"] and row["constants"]["HEAD_DIM"] == D and row["constants"]["EXACT"] for row in ROWS)
-    row = find("attention_decode", kind, lambda c: c["HEAD_DIM"] == D if exact else c["HEAD_DIM"] >= D, EXACT=int(exact))
+    """As src/ops/decode.ts chooses."""
+    rows = [row["constants"] for row in ROWS if row["kernel"] == "attention_decode" and kind in row["kinds"]]
+    exact = any(c["HEAD_DIM"] == D and c["EXACT"] for c in rows)
+    alone = Q == C and any(c["HEAD_DIM"] == D and c["BM"] == 1 for c in rows)
+    row = find("attention_decode", kind, lambda c: c["HEAD_DIM"] == D if exact else c["HEAD_DIM"] >= D, EXACT=int(exact), BM=1 if alone else 16)
     grid = (qkv.shape[0], C, cdiv(Q // C, row["constants"]["BM"]))
     launch(row, grid, qkv, cache, pages, bounds, bounds if sinks is None else sinks, out, D, Q, C, scale, window, cap, int(sinks is not None))
 
