@@ -16,6 +16,7 @@ const WRITING: Readonly<Record<string, string>> = {
   EPERM: "choose a folder that you may write to",
   EROFS: "choose a folder on a disk that may be written",
   EIO: "check the disk (dmesg); choose a folder on another one",
+  EFBIG: "raise the limit of a file's size (ulimit -f), or choose a disk for files as large",
 };
 const READING: Readonly<Record<string, string>> = {
   ...ANY,
@@ -25,7 +26,7 @@ const READING: Readonly<Record<string, string>> = {
   ESTALE: "mount its disk again",
 };
 /** Of faults that carry no way out. */
-const OTHERS = ["ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "EINTR", "EBUSY", "ETIMEDOUT", "ENODEV", "ENXIO", "EFBIG"];
+const OTHERS = ["ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "EINTR", "EBUSY", "ETIMEDOUT", "ENODEV", "ENXIO"];
 
 const codeOf = (error: unknown): string => {
   const { code } = (error ?? {}) as { code?: unknown };

@@ -69,6 +69,8 @@ describe("a refusal of the system", () => {
     expect(systemError(real)!.message.split(join(root, "none")).length).toBe(2); // the message has the path already
     expect(systemError(refusal("ENOSPC"))!.hint).toBe("make room on the disk");
     expect(systemError(refusal("ESTALE"))!.hint).toBe("mount its disk again");
+    expect(systemError(refusal("EFBIG"))!.hint).toContain("ulimit -f");
+    expect(systemError(refusal("ELOOP"))!.hint).toContain("a link leads to itself");
     for (const bug of [
       new Error("x"),
       new TypeError("x is undefined"),
