@@ -250,7 +250,7 @@ function factsOf({ spec, adapter }: Merge, shards: readonly Shard[], seconds: nu
  */
 function heldIn(adapterFolder: string): string | null {
   try {
-    const { model } = parse(readFileSync(join(adapterFolder, "../..", "recipe.toml"), "utf8")) as {
+    const { model } = parse(readFileSync(join(adapterFolder, "..", "recipe.toml"), "utf8")) as {
       model?: { precision?: unknown };
     };
     return isQuantised(model?.precision as Precision) ? `${model?.precision}` : null;
