@@ -11,11 +11,11 @@ import { samePlaces } from "../../methods/placement.ts";
 import type { AdapterPlan, Plan } from "../../plan/plan.ts";
 import { isFile } from "../preparation/adapters.ts";
 import { snapshotOf } from "../state/checkpoints.ts";
+import { exportBlocks, isSmall, startExports } from "../state/export.ts";
 import { FileThreads } from "../state/file-threads.ts";
 import { begin } from "../state/initialise.ts";
 import { stateBlocks } from "../state/parameters.ts";
 import { type AdapterSlot, admit, putSaved, writeState } from "../state/slot.ts";
-import { exportBlocks, isSmall, startExports } from "../training/export.ts";
 
 /** What two adapters must agree on for the state of one to be that of the other. */
 const shapeOf = (of: AdapterPlan): string => {
@@ -26,7 +26,7 @@ const shapeOf = (of: AdapterPlan): string => {
 /** Writes what it is given, which is its own from then on. Disposing waits for that. */
 export class AdapterFiles implements AsyncDisposable {
   /** One at a time: the states of an adapter in the order in which they were. */
-  readonly #states = new FileThreads(1);
+  readonly #states = new FileThreads({ large: 1, small: 1 });
   readonly #exports = startExports();
 
   constructor(private readonly plan: Plan) {}
@@ -39,7 +39,10 @@ export class AdapterFiles implements AsyncDisposable {
     const snapshot = snapshotOf(this.plan, adapter, blocks);
     if (isSmall(this.plan, adapter)) return writeCheckpoint(folder, progress, snapshot, 1);
     const owned = blocks.flatMap((of) => Object.values(of).map(({ buffer }) => buffer as ArrayBuffer));
-    await this.#states.run(() => ({ work: { kind: "checkpoint", folder, progress, snapshot, keep: 1 }, owned }));
+    await this.#states.run({ folder, isSmall: false }, () => ({
+      work: { kind: "checkpoint", folder, progress, snapshot, keep: 1 },
+      owned,
+    }));
   }
 
   /** Writes `folder` as PEFT would, and reads it back. */
