@@ -30,13 +30,13 @@ const MAY: Readonly<Record<string, { readonly values: readonly string[]; readonl
       "recipe",
       "schedule",
       "families",
-      "engine/adapter-pool.ts",
-      "engine/buffers.ts",
-      "engine/gradient-buffers.ts",
-      "engine/kv-cache.ts",
-      "engine/pool-memory.ts",
+      "engine/pool/adapter-pool.ts",
+      "engine/layers/buffers.ts",
+      "engine/pool/gradient-buffers.ts",
+      "engine/generation/kv-cache.ts",
+      "engine/pool/pool-memory.ts",
       "engine/stage-buffers.ts",
-      "engine/weights.ts",
+      "engine/weights/weights.ts",
       "device/scratch.ts",
       "device/tile.ts",
     ],
@@ -106,7 +106,7 @@ const EFFECT_DOORS: readonly { readonly effect: RegExp; readonly what: string; r
   {
     what: "threads",
     effect: /\bnew Worker\(/g,
-    doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/session/file-threads.ts", "src/data/reading.ts"],
+    doors: ["src/bus/heartbeat.ts", "src/link/nats.ts", "src/session/state/file-threads.ts", "src/data/reading.ts"],
   },
   {
     what: "the clock",
@@ -154,13 +154,33 @@ export function breaches({ path, text }: Source): string[] {
   return [...forbidden, ...effects, ...compared];
 }
 
+/** Folders whose parts, the folders in them and the files next to these, import no values of each other in a circle either. */
+const IN_PARTS: readonly string[] = ["src/engine", "src/session"];
+
 /** Circles in which files import values as they are loaded, each as "a.ts -> b.ts -> a.ts". Types may refer around. */
 export function circles(sources: readonly Source[]): string[] {
   const importing = new Map(sources.map(({ path, text }) => [path, importedValues(path, text)]));
-  const [found, seen]: [string[], Set<string>] = [[], new Set()];
+  const ofFiles = circlesOf(importing).filter((circle) => circle.some((one) => !TOGETHER.includes(one)));
+  const ofParts = IN_PARTS.flatMap((folder) => circlesOf(betweenParts(folder, importing)));
+  return [...ofFiles, ...ofParts].map((circle) => [...circle, circle[0]].join(" -> "));
+}
+
+/** Which of a folder's parts import values of which others. */
+function betweenParts(folder: string, importing: ReadonlyMap<string, readonly string[]>): Map<string, string[]> {
+  const parts = new Map<string, string[]>();
+  const isIn = (path: string): boolean => path.startsWith(`${folder}/`);
+  for (const [path, imported] of [...importing].filter(([path]) => isIn(path))) {
+    const part = dirname(path);
+    const others = imported.filter(isIn).map((other) => dirname(other));
+    parts.set(part, [...(parts.get(part) ?? []), ...others.filter((other) => other !== part)]);
+  }
+  return parts;
+}
+
+function circlesOf(importing: ReadonlyMap<string, readonly string[]>): string[][] {
+  const [found, seen]: [string[][], Set<string>] = [[], new Set()];
   const visit = (path: string, way: readonly string[]): void => {
-    const circle = way.includes(path) ? way.slice(way.indexOf(path)) : [];
-    if (circle.some((one) => !TOGETHER.includes(one))) found.push([...circle, path].join(" -> "));
+    if (way.includes(path)) found.push(way.slice(way.indexOf(path)));
     if (seen.has(path)) return;
     seen.add(path);
     for (const next of importing.get(path) ?? []) visit(next, [...way, path]);

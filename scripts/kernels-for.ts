@@ -13,9 +13,9 @@ import { type Gpu, isSupported, listGpus } from "../src/device/cuda/gpus.ts";
 import { type KernelRow, parseManifest } from "../src/device/cuda/manifest.ts";
 import { titleOf } from "../src/device/cuda/variants.ts";
 import { loadRecipe } from "../src/recipe/load.ts";
-import type { AdapterResult, SessionEvent } from "../src/session/events.ts";
-import { planOn, type Request, readRequest, specFor } from "../src/session/prepare.ts";
-import { Training } from "../src/session/training.ts";
+import type { AdapterResult, SessionEvent } from "../src/session/events/events.ts";
+import { planOn, type Request, readRequest, specFor } from "../src/session/preparation/prepare.ts";
+import { Training } from "../src/session/training/training.ts";
 import { DryGpu } from "./dry-gpu.ts";
 
 type Capability = Pick<Gpu, "major" | "minor">;

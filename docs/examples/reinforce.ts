@@ -1,8 +1,8 @@
 // REINFORCE on the primitives: an adapter learns to say what is rewarded. tests/cpu/primitives.test.ts runs it.
 
 import type { Recipe } from "../../src/recipe/recipe.ts";
-import { openPrimitives } from "../../src/session/open-primitives.ts";
-import { rowOf } from "../../src/session/primitives.ts";
+import { openPrimitives } from "../../src/session/primitives/open.ts";
+import { rowOf } from "../../src/session/primitives/primitives.ts";
 
 export type Task = {
   /** A base model and one adapter; its data is not read. */

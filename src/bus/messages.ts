@@ -150,8 +150,8 @@ const MESSAGES = {
     reply: v.array(v.strictObject({ busiest: count, all: count })),
   },
   /**
-   * The gradient of rows that serve both tables of a tied model (session/shared-rows.ts): the first stage's is taken, or put in
-   * its place; the last stage adds to its own and replies with the sum.
+   * The gradient of rows that serve both tables of a tied model (session/training/shared-rows.ts): the first stage's is taken,
+   * or put in its place; the last stage adds to its own and replies with the sum.
    */
   share: {
     request: v.strictObject({ slot: count, what: v.picklist(["take", "add", "put"]), values: v.exactOptional(floats) }),

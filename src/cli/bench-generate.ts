@@ -4,12 +4,12 @@ import { RequestError } from "../base/errors.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { jsonText, writeStdout } from "../base/terminal.ts";
 import { count, counted, formatBytes } from "../base/units.ts";
-import { BENCHMARK_METHODS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
 import {
   benchmarkGeneration,
   type GenerationBenchmarkOptions,
   type GenerationBenchmarkReport,
-} from "../session/generation-benchmark.ts";
+} from "../session/benchmark/generation.ts";
+import { BENCHMARK_METHODS, BENCHMARK_TARGETS } from "../session/benchmark/work.ts";
 import { type Checks, choice, given, natural, ranksOf } from "./bench-flags.ts";
 import { DEVICES, wholeNumber } from "./flags.ts";
 import { type SamplingFlags, samplingOf } from "./sampling-flags.ts";

@@ -11,7 +11,7 @@ import {
   noticeText,
   type RowDescription,
   type SequenceDescription,
-} from "../session/data-description.ts";
+} from "../session/preparation/data-description.ts";
 import { drawHistogram } from "./draw/histogram.ts";
 import { screenOf } from "./draw/screen.ts";
 import { type Screen, wrapped } from "./draw/terminal.ts";

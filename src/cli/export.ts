@@ -6,8 +6,14 @@ import { RequestError } from "../base/errors.ts";
 import { ownPlace } from "../base/source-name.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { count, counted, formatBytes, shortPath } from "../base/units.ts";
-import { type ExportedGguf, exportGguf, GGUF_CONTENTS } from "../session/export-gguf.ts";
-import { adaptersOfRun, EXPORT_DTYPES, type ExportedModel, exportModel, exportModels } from "../session/export-model.ts";
+import { type ExportedGguf, exportGguf, GGUF_CONTENTS } from "../session/publishing/export-gguf.ts";
+import {
+  adaptersOfRun,
+  EXPORT_DTYPES,
+  type ExportedModel,
+  exportModel,
+  exportModels,
+} from "../session/publishing/export-model.ts";
 import { oneOf } from "./flags.ts";
 
 export type ExportFlags = {

@@ -4,7 +4,12 @@ import { now } from "../base/clock.ts";
 import { PRECISIONS } from "../base/precision.ts";
 import { writeStderr } from "../base/terminal.ts";
 import { counted, duration, shortPath } from "../base/units.ts";
-import { type GenerationOptions, isExact, prepareGeneration, type TextGeneration } from "../session/text-generation.ts";
+import {
+  type GenerationOptions,
+  isExact,
+  prepareGeneration,
+  type TextGeneration,
+} from "../session/generation/text-generation.ts";
 import { DEVICES, oneOf, wholeNumber } from "./flags.ts";
 import { Printer } from "./generate/print.ts";
 import { type SamplingFlags, samplingOf } from "./sampling-flags.ts";

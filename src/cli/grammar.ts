@@ -2,10 +2,10 @@
 
 import { PRECISIONS } from "../base/precision.ts";
 import { RECOMPUTATIONS } from "../base/recomputation.ts";
-import { SHAPE_NAMES } from "../session/benchmark.ts";
-import { BENCHMARK_METHODS, BENCHMARK_SHARINGS, BENCHMARK_TARGETS } from "../session/benchmark-work.ts";
-import { GGUF_CONTENTS } from "../session/export-gguf.ts";
-import { EXPORT_DTYPES } from "../session/export-model.ts";
+import { SHAPE_NAMES } from "../session/benchmark/benchmark.ts";
+import { BENCHMARK_METHODS, BENCHMARK_SHARINGS, BENCHMARK_TARGETS } from "../session/benchmark/work.ts";
+import { GGUF_CONTENTS } from "../session/publishing/export-gguf.ts";
+import { EXPORT_DTYPES } from "../session/publishing/export-model.ts";
 import { COMMAND_NAMES, type CommandName, type Example, factsOf, REPEATED } from "./commands.ts";
 import { DEVICES, LINKS } from "./flags.ts";
 

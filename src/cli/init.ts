@@ -6,7 +6,7 @@ import { writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
 import { writeStdout } from "../base/terminal.ts";
 import { shortPath } from "../base/units.ts";
-import { openFirstRecipe } from "../session/first-recipe.ts";
+import { openFirstRecipe } from "../session/preparation/first-recipe.ts";
 import { fileOf } from "./flags.ts";
 import { SCHEMA_FILE, schemaText } from "./schema.ts";
 

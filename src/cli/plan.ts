@@ -9,7 +9,7 @@ import { count, counted, formatBytes, percent, shortPath } from "../base/units.t
 import type { AdapterPlan, Plan, StagePlan } from "../plan/plan.ts";
 import { loadRecipe } from "../recipe/load.ts";
 import type { Overrides } from "../recipe/recipe.ts";
-import { type PlanFacts, type PlannedRun, planOf } from "../session/planned-run.ts";
+import { type PlanFacts, type PlannedRun, planOf } from "../session/planning/planned-run.ts";
 import { screenOf } from "./draw/screen.ts";
 import { drawSvg } from "./draw/svg.ts";
 import { drawTerminal, type Screen, wrapped } from "./draw/terminal.ts";

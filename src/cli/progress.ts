@@ -6,7 +6,7 @@ import { sum } from "../base/shape.ts";
 import { visible, visibleLine } from "../base/terminal.ts";
 import { count, duration } from "../base/units.ts";
 import type { AdapterPlan } from "../plan/plan.ts";
-import type { EventOf, Listener, SessionEvent } from "../session/events.ts";
+import type { EventOf, Listener, SessionEvent } from "../session/events/events.ts";
 
 /** Between plain lines of one adapter, in ms. */
 const LINE_EVERY = 10_000;

@@ -2,7 +2,7 @@
 
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { formatBytes } from "../base/units.ts";
-import { preparePush } from "../session/push-adapter.ts";
+import { preparePush } from "../session/publishing/push-adapter.ts";
 
 export type PushFlags = {
   readonly base?: unknown;

@@ -2,7 +2,7 @@
 
 import { now } from "../base/clock.ts";
 import { formatBytes, readText } from "../base/units.ts";
-import type { Reading } from "../session/prepare.ts";
+import type { Reading } from "../session/preparation/prepare.ts";
 
 /** Milliseconds before the first word, and between lines where there is no terminal. */
 const [QUIET_MS, LINE_MS] = [1_000, 10_000];

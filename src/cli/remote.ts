@@ -6,7 +6,7 @@ import { RequestError, textOf } from "../base/errors.ts";
 import { jsonText, writeStderr, writeStdout } from "../base/terminal.ts";
 import { count, counted, duration, formatBytes, shortPath } from "../base/units.ts";
 import { loadRecipe } from "../recipe/load.ts";
-import { findSession, type RemoteSession, remoteSessions } from "../session/remote-session.ts";
+import { findSession, type RemoteSession, remoteSessions } from "../session/control/remote-session.ts";
 import { openLine } from "./reading.ts";
 import { right, table } from "./table.ts";
 

@@ -4,7 +4,7 @@ import { join, resolve } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { writeStdout } from "../base/terminal.ts";
 import { shortPath } from "../base/units.ts";
-import { reportOf } from "../session/run-report.ts";
+import { reportOf } from "../session/run/report.ts";
 import { fileOf } from "./flags.ts";
 import { reportPage } from "./report/page.ts";
 

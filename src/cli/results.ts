@@ -3,9 +3,9 @@
 import { join } from "node:path";
 import { count, counted, duration, shortPath } from "../base/units.ts";
 import type { Plan } from "../plan/plan.ts";
-import type { Estimate } from "../session/estimate.ts";
-import type { AdapterResult, RunResult } from "../session/events.ts";
-import { ranked } from "../session/ranking.ts";
+import type { AdapterResult, RunResult } from "../session/events/events.ts";
+import type { Estimate } from "../session/planning/estimate.ts";
+import { ranked } from "../session/run/ranking.ts";
 import { type Column, right, table } from "./table.ts";
 
 const MOST_OWN = 3;

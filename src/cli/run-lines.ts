@@ -3,7 +3,7 @@
 import { layersText } from "../base/layers.ts";
 import { writeStderr } from "../base/terminal.ts";
 import { counted, shortPath } from "../base/units.ts";
-import type { EventOf, SessionEvent } from "../session/events.ts";
+import type { EventOf, SessionEvent } from "../session/events/events.ts";
 import { openProgress, type Progress } from "./progress.ts";
 import { readProgress } from "./reading.ts";
 

@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import { RunError } from "../base/errors.ts";
 import { writeStderr, writeStdout } from "../base/terminal.ts";
 import { counted } from "../base/units.ts";
-import { syncRun } from "../session/sync.ts";
+import { syncRun } from "../session/trackers/sync.ts";
 
 export async function sync(folder: string): Promise<void> {
   let lost = 0;

@@ -2,8 +2,8 @@
 
 import { MloraError, RequestError } from "../base/errors.ts";
 import { count, counted, duration } from "../base/units.ts";
-import { type Estimate, withoutEstimate } from "../session/estimate.ts";
-import type { PlannedRun } from "../session/planned-run.ts";
+import { type Estimate, withoutEstimate } from "../session/planning/estimate.ts";
+import type { PlannedRun } from "../session/planning/planned-run.ts";
 import { openLine } from "./reading.ts";
 import { onInterrupt } from "./signals.ts";
 

@@ -7,8 +7,8 @@ import type { StageSetup } from "../bus/messages.ts";
 import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
 import { Stage } from "../engine/stage.ts";
-import { originalWeights, weightsOf } from "../engine/weight-source.ts";
-import type { FillTensor } from "../engine/weights.ts";
+import { originalWeights, weightsOf } from "../engine/weights/weight-source.ts";
+import type { FillTensor } from "../engine/weights/weights.ts";
 import { localLink } from "../link/local.ts";
 
 /** Opens the stages, first stage first, on devices by `open`; `signal` ends that. Disposing the bus closes all. */

@@ -10,7 +10,7 @@ import type { StageMembership } from "../bus/stage.ts";
 import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
 import { Stage } from "../engine/stage.ts";
-import { originalWeights, weightsOf } from "../engine/weight-source.ts";
+import { originalWeights, weightsOf } from "../engine/weights/weight-source.ts";
 import { openLinkOver } from "../link/open.ts";
 
 export type ServeOptions = {

@@ -254,7 +254,7 @@ function linearScratch(compute: "f32" | "bf16", group: LowKey, elements: number,
   const { hidden } = spec;
   if (group === "embedding") return productScratch(compute, { in: hidden, firstColumn: [0, hidden] }, elements);
   if (group !== "head") return groupShapes(spec, group).flatMap((shape) => productScratch(compute, shape, elements));
-  // Gradients are of a tile at a time (engine/adapted-tables.ts).
+  // Gradients are of a tile at a time (engine/adapted/adapted-tables.ts).
   const ofTile = productScratch(compute, { in: hidden, firstColumn: [0, tableRows(spec)] }, (elements / chunk) * ROW_TILE);
   return [Math.ceil(hidden / DOWN_PART) * elements * 4, ...ofTile];
 }

@@ -1,7 +1,7 @@
 // How evenly the tokens of each adapter go to the experts of a stage's layers.
 
 import type { Device } from "../device/device.ts";
-import type { Activations } from "./buffers.ts";
+import type { Activations } from "./layers/buffers.ts";
 
 export type Load = { readonly busiest: number; readonly all: number };
 

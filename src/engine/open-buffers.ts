@@ -4,12 +4,12 @@
 import type { ModelSpec } from "../base/spec.ts";
 import { Arena } from "../device/arena.ts";
 import type { Device } from "../device/device.ts";
-import type { StageSizes } from "./buffers.ts";
-import { withHostStreams } from "./offloaded-streams.ts";
-import { ropeTables } from "./rope.ts";
-import { keptInputs } from "./shared-layers.ts";
+import type { StageSizes } from "./layers/buffers.ts";
+import { withHostStreams } from "./layers/offloaded-streams.ts";
+import { keptInputs } from "./layers/shared-layers.ts";
+import { ropeTables } from "./operations/rope.ts";
 import { hostStreamBytes, stageProgram, takeStageBuffers, totalBufferBytes } from "./stage-buffers.ts";
-import type { StageLayers } from "./weights.ts";
+import type { StageLayers } from "./weights/weights.ts";
 
 /** `held` is to be disposed of when nothing runs; `kept`: see decoder.ts. */
 export async function openBuffers(device: Device, spec: ModelSpec, layerRange: StageLayers, sizes: StageSizes) {

@@ -10,7 +10,10 @@ import { scratchBytes } from "../device/scratch.ts";
 import { expertTile } from "../device/tile.ts";
 import { INPUT } from "../families/parts.ts";
 import { makesInputs } from "../ops/lora.ts";
-import { type BatchMemory, takeBatch } from "./batch.ts";
+import { type CacheSizes, takeCache, takePages } from "./generation/kv-cache.ts";
+import { takeChoices } from "./generation/next-tokens.ts";
+import { takeRowTables } from "./generation/row-pass.ts";
+import { type BatchMemory, takeBatch } from "./layers/batch.ts";
 import {
   type Activations,
   countBytes,
@@ -21,15 +24,12 @@ import {
   takeHead,
   takeWorkspace,
   type Workspace,
-} from "./buffers.ts";
-import { type CacheSizes, takeCache, takePages } from "./kv-cache.ts";
-import { takeChoices } from "./next-tokens.ts";
-import { offloadedBytes } from "./offloaded-streams.ts";
-import { halvesOf, type Program, programOf } from "./program.ts";
-import { tableRows } from "./rope.ts";
-import { takeRowTables } from "./row-pass.ts";
-import { attending, takeSharedLayers } from "./shared-layers.ts";
-import type { StageLayers } from "./weights.ts";
+} from "./layers/buffers.ts";
+import { offloadedBytes } from "./layers/offloaded-streams.ts";
+import { halvesOf, type Program, programOf } from "./layers/program.ts";
+import { attending, takeSharedLayers } from "./layers/shared-layers.ts";
+import { tableRows } from "./operations/rope.ts";
+import type { StageLayers } from "./weights/weights.ts";
 
 type Take = (dtype: DType, ...shape: number[]) => Tensor;
 /** What the plan counts apart. */

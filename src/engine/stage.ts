@@ -18,27 +18,34 @@ import { BLOCKS } from "../methods/optimizers.ts";
 import { firstLayerOf } from "../methods/placement.ts";
 import type { TableKind } from "../methods/tables.ts";
 import type { BatchTables, GenerationBatch, MicroBatch, NextTokens } from "../schedule/micro-batch.ts";
-import { AdapterPool } from "./adapter-pool.ts";
-import { type Batch, writeBatch } from "./batch.ts";
-import type { Activations, StageSizes } from "./buffers.ts";
-import { contrastsOf, type Ground, withSimilar } from "./contrast.ts";
-import { Decoder } from "./decoder.ts";
 import { ExpertLoads } from "./expert-load.ts";
-import { requireFormat } from "./formats.ts";
-import { Generating } from "./generating.ts";
-import { fillInitial } from "./initialise.ts";
-import type { Cached } from "./kv-cache.ts";
-import { enqueueLosses } from "./losses.ts";
+import { Generating } from "./generation/generating.ts";
+import type { Cached } from "./generation/kv-cache.ts";
+import { contrastsOf, type Ground, withSimilar } from "./head/contrast.ts";
+import { enqueueLosses } from "./head/losses.ts";
+import { withTop } from "./head/top.ts";
+import { lossOf, lossWithGradient } from "./head/weighted-loss.ts";
+import { type Batch, writeBatch } from "./layers/batch.ts";
+import type { Activations, StageSizes } from "./layers/buffers.ts";
+import { Decoder } from "./layers/decoder.ts";
 import { openBuffers } from "./open-buffers.ts";
-import { stepTable } from "./optimizer.ts";
+import { tablePositions } from "./operations/rope.ts";
 import { measurePeak } from "./peak.ts";
+import { AdapterPool } from "./pool/adapter-pool.ts";
+import { fillInitial } from "./pool/initialise.ts";
+import { stepTable } from "./pool/optimizer.ts";
 import { adaptersOf, Recorder, timed } from "./recorder.ts";
-import { tablePositions } from "./rope.ts";
 import { type StageBuffers, stageScratchBytes } from "./stage-buffers.ts";
-import { withTop } from "./top.ts";
-import { noOriginal, type OriginalWeight } from "./weight-source.ts";
-import { lossOf, lossWithGradient } from "./weighted-loss.ts";
-import { type FillTensor, hostWeightBytes, loadWeights, type StageLayers, type Weights, weightBytes } from "./weights.ts";
+import { requireFormat } from "./weights/formats.ts";
+import { noOriginal, type OriginalWeight } from "./weights/weight-source.ts";
+import {
+  type FillTensor,
+  hostWeightBytes,
+  loadWeights,
+  type StageLayers,
+  type Weights,
+  weightBytes,
+} from "./weights/weights.ts";
 
 export type StageConfig = { readonly spec: ModelSpec; readonly layerRange: StageLayers; readonly sizes: StageSizes };
 

@@ -1,5 +1,5 @@
 // A thread that writes the files of adapters, one after the other, while training continues: checkpoints and exports. Started
-// by session/file-threads.ts.
+// by session/state/file-threads.ts.
 
 import { parentPort } from "node:worker_threads";
 import { MloraError, textOf } from "../base/errors.ts";

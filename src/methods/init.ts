@@ -1,4 +1,4 @@
-// The first values of an adapter's factors (engine/random-init.ts, engine/svd-init.ts), by PEFT's names.
+// The first values of an adapter's factors (engine/pool/random-init.ts, engine/pool/svd-init.ts), by PEFT's names.
 
 import * as v from "valibot";
 import { expected } from "../base/check.ts";

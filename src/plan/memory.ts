@@ -8,9 +8,9 @@ import { alignUp } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { counted } from "../base/units.ts";
 import type { Device } from "../device/device.ts";
-import type { StageSizes } from "../engine/buffers.ts";
+import type { StageSizes } from "../engine/layers/buffers.ts";
 import { hostStreamBytes, stageBufferBytes, stageScratchBytes } from "../engine/stage-buffers.ts";
-import { hostWeightBytes, type StageLayers, weightBytes } from "../engine/weights.ts";
+import { hostWeightBytes, type StageLayers, weightBytes } from "../engine/weights/weights.ts";
 import { linearShapes, linearsIn } from "../families/linears.ts";
 
 /** A GPU gives memory that processes share in pages of this size. */

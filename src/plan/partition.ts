@@ -12,7 +12,7 @@ import type { WeightFormat } from "../base/precision.ts";
 import { range, sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { counted } from "../base/units.ts";
-import type { StageLayers } from "../engine/weights.ts";
+import type { StageLayers } from "../engine/weights/weights.ts";
 import { weightsPassed } from "../families/linears.ts";
 import { canCut, operationsIn } from "../families/parts.ts";
 

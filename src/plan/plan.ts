@@ -9,9 +9,9 @@ import type { Recomputation } from "../base/recomputation.ts";
 import { alignUp, maxOf, sum, sumOfMany } from "../base/shape.ts";
 import { type ModelSpec, tableRows } from "../base/spec.ts";
 import { formatBytes } from "../base/units.ts";
-import type { StageSizes } from "../engine/buffers.ts";
-import type { CacheSizes } from "../engine/kv-cache.ts";
-import type { StageLayers } from "../engine/weights.ts";
+import type { CacheSizes } from "../engine/generation/kv-cache.ts";
+import type { StageSizes } from "../engine/layers/buffers.ts";
+import type { StageLayers } from "../engine/weights/weights.ts";
 import type { Recipe } from "../recipe/recipe.ts";
 import { enoughAdapters, inStep, memberOf, mostRows, targetRows } from "../schedule/balance.ts";
 import {

@@ -1,7 +1,7 @@
 // How long a plan's stages take for a pass, estimated: for the order of a pipeline's work, and for drawings of it.
 
 import { keepsInputsAlone } from "../base/recomputation.ts";
-import type { StageSizes } from "../engine/buffers.ts";
+import type { StageSizes } from "../engine/layers/buffers.ts";
 import type { Times } from "../schedule/lists.ts";
 import { costsOf, headWork, layerWork } from "./partition.ts";
 import type { Plan } from "./plan.ts";

@@ -3,7 +3,7 @@
 import { RequestError } from "../base/errors.ts";
 import { maxOf, sum } from "../base/shape.ts";
 import { formatBytes } from "../base/units.ts";
-import type { StageSizes } from "../engine/buffers.ts";
+import type { StageSizes } from "../engine/layers/buffers.ts";
 import { mostBytes } from "./adapter-memory.ts";
 import { HOST_SHARE } from "./host-memory.ts";
 import type { StageDevice } from "./plan.ts";

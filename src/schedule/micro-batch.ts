@@ -170,7 +170,7 @@ export const generationBatch = v.strictObject({
   /** Pages of the cache that the pass is the first to find elsewhere: of each its number and its place, in turn. */
   pages: ints,
   choices,
-  /** What rows attend to (engine/kv-cache.ts). */
+  /** What rows attend to (engine/generation/kv-cache.ts). */
   from: v.picklist(["pass", "cache"]),
   /** The rows of tiles from this one on are multiplied by tiles, as in training, whatever else is in the pass. */
   rowTiles: count,

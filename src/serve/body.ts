@@ -4,7 +4,7 @@ import * as v from "valibot";
 import { show } from "../base/check.ts";
 import { now } from "../base/clock.ts";
 import { formatBytes } from "../base/units.ts";
-import { exactJson } from "../session/text-model.ts";
+import { exactJson } from "../session/generation/text-model.ts";
 import { ApiError, badRequest } from "./errors.ts";
 
 /** How long what is too large is read on, and how long a client may be silent meanwhile, in ms. */

@@ -14,8 +14,8 @@ import type { Output } from "../base/schema.ts";
 import { ownPlace } from "../base/source-name.ts";
 import { faultsOf } from "../recipe/faults.ts";
 import { stages } from "../recipe/schema.ts";
-import { PEFT_METHODS } from "../session/capacity.ts";
-import { checkReward, rewardSource } from "../session/rewards.ts";
+import { PEFT_METHODS } from "../session/primitives/capacity.ts";
+import { checkReward, rewardSource } from "../session/rollouts/rewards.ts";
 
 const MANY = 2 ** 31 - 1;
 const MIB = 1 << 20;

@@ -5,7 +5,7 @@ import { stringify } from "smol-toml";
 import type { ModelSpec } from "../base/spec.ts";
 import { parseRecipe } from "../recipe/load.ts";
 import type { AdapterRecipe, Recipe } from "../recipe/recipe.ts";
-import { savedTable } from "../session/saved-adapter.ts";
+import { savedTable } from "../session/preparation/saved-adapter.ts";
 import type { ServeConfig } from "./config.ts";
 import { badRequest } from "./errors.ts";
 import type { RecipeAsked } from "./job-store.ts";

@@ -6,13 +6,20 @@ import { join } from "node:path";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { now } from "../base/clock.ts";
 import { parseRecipe } from "../recipe/load.ts";
-import type { LatestRows } from "../session/controls.ts";
-import { evaluateRows, isRewarded, type JobReferences, type JobStep, measureReferences, trainSteps } from "../session/job.ts";
-import { readRequest, specFor, summariesOf } from "../session/prepare.ts";
-import type { Primitives } from "../session/primitives.ts";
-import { columnsOf } from "../session/rewards.ts";
-import { type RolloutStep, rolloutSteps } from "../session/rollout-job.ts";
-import { savedTable } from "../session/saved-adapter.ts";
+import type { LatestRows } from "../session/control/controls.ts";
+import { readRequest, specFor, summariesOf } from "../session/preparation/prepare.ts";
+import { savedTable } from "../session/preparation/saved-adapter.ts";
+import {
+  evaluateRows,
+  isRewarded,
+  type JobReferences,
+  type JobStep,
+  measureReferences,
+  trainSteps,
+} from "../session/primitives/job.ts";
+import type { Primitives } from "../session/primitives/primitives.ts";
+import { type RolloutStep, rolloutSteps } from "../session/primitives/rollout-job.ts";
+import { columnsOf } from "../session/rollouts/rewards.ts";
 import { apiErrorOf } from "./errors.ts";
 import type { Files } from "./files.ts";
 import { type RecipeMaker, TRAINING, VALIDATION } from "./job-recipe.ts";

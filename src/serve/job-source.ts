@@ -1,10 +1,10 @@
 // The live page of a server: the jobs of one key, from the tables, where they survive everything.
 
 import { now } from "../base/clock.ts";
-import { LiveSpans } from "../session/live-spans.ts";
-import type { Primitives } from "../session/primitives.ts";
-import { promptOf } from "../session/text-model.ts";
-import type { Tracer } from "../session/trace.ts";
+import { promptOf } from "../session/generation/text-model.ts";
+import type { Primitives } from "../session/primitives/primitives.ts";
+import { LiveSpans } from "../session/tracing/live-spans.ts";
+import type { Tracer } from "../session/tracing/trace.ts";
 import { Board } from "../web/board.ts";
 import { rowsAnswer, spansAnswer, stageFacts } from "../web/live.ts";
 import type { Source } from "../web/source.ts";

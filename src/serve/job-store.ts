@@ -1,7 +1,7 @@
 // Jobs, their events and their checkpoints in the tables.
 
 import { randomText } from "../base/secret.ts";
-import type { Grader } from "../session/rewards.ts";
+import type { Grader } from "../session/rollouts/rewards.ts";
 import { notFound } from "./errors.ts";
 import { seconds } from "./files.ts";
 import type { Hyperparameters } from "./job-recipe.ts";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { MloraError } from "../base/errors.ts";
 import { randomText } from "../base/secret.ts";
 import { counted } from "../base/units.ts";
-import type { LatestRows } from "../session/controls.ts";
+import type { LatestRows } from "../session/control/controls.ts";
 import { ApiError, badRequest, failureText, isFatal } from "./errors.ts";
 import { type Halt, JobFault, type JobOptions, JobRun } from "./job-run.ts";
 import type { Asked, JobError, JobRow } from "./job-store.ts";

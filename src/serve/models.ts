@@ -3,7 +3,7 @@
 
 import { existsSync, rmSync } from "node:fs";
 import { now } from "../base/clock.ts";
-import type { Primitives } from "../session/primitives.ts";
+import type { Primitives } from "../session/primitives/primitives.ts";
 import { modelNotFound } from "./errors.ts";
 import { seconds } from "./files.ts";
 import type { RecipeMaker } from "./job-recipe.ts";

@@ -5,7 +5,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { expected } from "../base/check.ts";
-import { isPaired, isRewarded } from "../session/job.ts";
+import { isPaired, isRewarded } from "../session/primitives/job.ts";
 import type { ServeConfig } from "./config.ts";
 import { badRequest, notFound } from "./errors.ts";
 import type { FileRow, Files } from "./files.ts";

@@ -1,10 +1,10 @@
 // Parts of what a page shows that are alike for a run and for a server: rows by their tokens, spans, memory.
 
 import type { Plan } from "../plan/plan.ts";
-import type { LatestRows } from "../session/controls.ts";
-import { runsOfRow } from "../session/data-description.ts";
-import type { LiveSpan } from "../session/live-spans.ts";
-import type { TextModel } from "../session/text-model.ts";
+import type { LatestRows } from "../session/control/controls.ts";
+import type { TextModel } from "../session/generation/text-model.ts";
+import { runsOfRow } from "../session/preparation/data-description.ts";
+import type { LiveSpan } from "../session/tracing/live-spans.ts";
 import type { RowsAnswer, SpansAnswer, StageFacts } from "./wire.ts";
 
 /** Sequences that are shown of a micro-batch, and tokens of each. */

@@ -3,11 +3,11 @@
 import { parse } from "smol-toml";
 import { RequestError, textOf } from "../base/errors.ts";
 import { count, counted, shortPath } from "../base/units.ts";
-import type { SessionEvent } from "../session/events.ts";
-import { earlierMetrics } from "../session/metrics.ts";
+import type { SessionEvent } from "../session/events/events.ts";
+import { earlierMetrics } from "../session/events/metrics.ts";
+import { openTextModel, promptOf, type TextModel } from "../session/generation/text-model.ts";
+import { TextStream } from "../session/generation/text-stream.ts";
 import type { Session } from "../session/session.ts";
-import { openTextModel, promptOf, type TextModel } from "../session/text-model.ts";
-import { TextStream } from "../session/text-stream.ts";
 import { Board } from "./board.ts";
 import { rowsAnswer, spansAnswer, stageFacts } from "./live.ts";
 import type { Source } from "./source.ts";

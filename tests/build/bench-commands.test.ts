@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { CASES, commandOf } from "../../scripts/bench/compared/cases.ts";
 import { benchmarkOptionsOf } from "../../src/cli/bench.ts";
 import { generationOptionsOf } from "../../src/cli/bench-generate.ts";
-import { SHAPE_NAMES } from "../../src/session/benchmark.ts";
+import { SHAPE_NAMES } from "../../src/session/benchmark/benchmark.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
 const folder = mkdtempSync(join(tmpdir(), "mlora-bench-commands-"));

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import type { SessionEvent } from "../../src/session/events.ts";
+import type { SessionEvent } from "../../src/session/events/events.ts";
 import { openSession } from "../../src/session/session.ts";
 import { isEarly, manyRows } from "../helpers/early.ts";
 import { inTheMiddle } from "../helpers/middle.ts";

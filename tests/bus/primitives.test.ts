@@ -2,8 +2,8 @@
 
 import { afterAll, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
-import { openPrimitives } from "../../src/session/open-primitives.ts";
-import type { Primitives } from "../../src/session/primitives.ts";
+import { openPrimitives } from "../../src/session/primitives/open.ts";
+import type { Primitives } from "../../src/session/primitives/primitives.ts";
 import { CACHE, PrimitivesPlace, ROWS, weighted } from "../helpers/primitives.ts";
 
 const place = new PrimitivesPlace();

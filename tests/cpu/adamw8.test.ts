@@ -9,7 +9,7 @@ import { range } from "../../src/base/shape.ts";
 import type { OptimizerStep } from "../../src/bus/messages.ts";
 import { Arena } from "../../src/device/arena.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import { stepTable } from "../../src/engine/optimizer.ts";
+import { stepTable } from "../../src/engine/pool/optimizer.ts";
 import { stateOf } from "../../src/methods/optimizers.ts";
 import { ADAMW_TABLE_WIDTH } from "../../src/ops/adamw.ts";
 import { adamw8Step, codeTable, dynamicMap } from "../../src/ops/adamw8.ts";

@@ -15,8 +15,8 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { bytesOnStages, makePlan } from "../../src/plan/plan.ts";
 import { admissions, type Candidate, type Room } from "../../src/schedule/admission.ts";
 import { inputLength } from "../../src/schedule/pack.ts";
-import { memoryStore } from "../../src/session/checkpoints.ts";
-import { run } from "../../src/session/training.ts";
+import { memoryStore } from "../../src/session/state/checkpoints.ts";
+import { run } from "../../src/session/training/training.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-admission-"));

@@ -6,9 +6,9 @@ import { setupsOf } from "../../src/cluster/setup.ts";
 import { chooseDevice } from "../../src/device/open.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { makePlan, type Plan } from "../../src/plan/plan.ts";
-import { begin } from "../../src/session/initialise.ts";
-import { factorsOf } from "../../src/session/parameters.ts";
-import { admit, readState } from "../../src/session/slot.ts";
+import { begin } from "../../src/session/state/initialise.ts";
+import { factorsOf } from "../../src/session/state/parameters.ts";
+import { admit, readState } from "../../src/session/state/slot.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 const golden = loadGolden("llama");

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { EnergyMeter } from "../../src/engine/probe.ts";
 import { SHAPES } from "../../src/plan/shapes.ts";
-import { benchmark } from "../../src/session/benchmark.ts";
+import { benchmark } from "../../src/session/benchmark/benchmark.ts";
 import { needs } from "../helpers/needs.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 

@@ -9,7 +9,7 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import { inputLength, type Row } from "../../src/schedule/pack.ts";
-import { run } from "../../src/session/training.ts";
+import { run } from "../../src/session/training/training.ts";
 import { FAMILY_GOLDENS, loadFamilyGolden } from "../helpers/family-golden.ts";
 import { goldenRecipe } from "../helpers/golden.ts";
 import { kernelRows } from "../helpers/kernel-rows.ts";

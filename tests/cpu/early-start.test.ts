@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { RequestError } from "../../src/base/errors.ts";
 import { range } from "../../src/base/shape.ts";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import type { SessionEvent } from "../../src/session/events.ts";
+import type { SessionEvent } from "../../src/session/events/events.ts";
 import { openSession, type Session } from "../../src/session/session.ts";
 import { EARLY, isEarly, manyRows } from "../helpers/early.ts";
 import { beforeItsEnd, inTheMiddle } from "../helpers/middle.ts";

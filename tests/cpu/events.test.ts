@@ -13,9 +13,9 @@ import { lateAdapters } from "../../src/plan/late-adapters.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
 import { inputLength } from "../../src/schedule/pack.ts";
-import { EventStream } from "../../src/session/event-stream.ts";
-import { resultOf, type SessionEvent, sessionEventSchema } from "../../src/session/events.ts";
-import { Training } from "../../src/session/training.ts";
+import { EventStream } from "../../src/session/events/event-stream.ts";
+import { resultOf, type SessionEvent, sessionEventSchema } from "../../src/session/events/events.ts";
+import { Training } from "../../src/session/training/training.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-events-"));

@@ -7,7 +7,7 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Load } from "../../src/engine/expert-load.ts";
 import { SHAPES } from "../../src/plan/shapes.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { benchmark } from "../../src/session/benchmark.ts";
+import { benchmark } from "../../src/session/benchmark/benchmark.ts";
 import { LateDevice } from "../helpers/late.ts";
 import { inExperts, randomTokens, sparseFamilies, tinySpec, tinyStage } from "../helpers/tiny.ts";
 

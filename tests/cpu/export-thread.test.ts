@@ -8,7 +8,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { exportedFactors, exportPeft, type PeftExport, verifyPeft } from "../../src/files/peftexport.ts";
 import { layoutAdapter } from "../../src/methods/layout.ts";
-import { FileThreads } from "../../src/session/file-threads.ts";
+import { FileThreads } from "../../src/session/state/file-threads.ts";
 import { LINEARS, tinySpec } from "../helpers/tiny.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-export-"));

@@ -3,7 +3,7 @@
 
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
-import { initialise } from "../../src/engine/random-init.ts";
+import { initialise } from "../../src/engine/pool/random-init.ts";
 import { linearShape, linearsOfModel } from "../../src/families/linears.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toF32 } from "../../src/files/convert.ts";

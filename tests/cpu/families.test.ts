@@ -6,7 +6,7 @@ import { cpSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import { weightsOf } from "../../src/engine/weight-source.ts";
+import { weightsOf } from "../../src/engine/weights/weight-source.ts";
 import { openBaseModel } from "../../src/files/basemodel.ts";
 import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16 } from "../../src/files/convert.ts";

@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import { keepsStates } from "../../src/engine/kv-cache.ts";
+import { keepsStates } from "../../src/engine/generation/kv-cache.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { decode, prefill } from "../../src/schedule/decode.ts";
 import { crowdTables } from "../helpers/crowd.ts";

@@ -7,7 +7,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { range, sizeOf } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Tensor } from "../../src/device/device.ts";
-import { GradientBuffers, gradientBytes } from "../../src/engine/gradient-buffers.ts";
+import { GradientBuffers, gradientBytes } from "../../src/engine/pool/gradient-buffers.ts";
 import { memberOf, Pool } from "../../src/schedule/balance.ts";
 import { fitBuffers, GradientRoom } from "../../src/schedule/gradients.ts";
 

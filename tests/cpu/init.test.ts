@@ -7,8 +7,8 @@ import { join } from "node:path";
 import Ajv from "ajv";
 import { parse } from "smol-toml";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import { firstRecipe, openFirstRecipe } from "../../src/session/first-recipe.ts";
-import { planOf } from "../../src/session/planned-run.ts";
+import { planOf } from "../../src/session/planning/planned-run.ts";
+import { firstRecipe, openFirstRecipe } from "../../src/session/preparation/first-recipe.ts";
 import { writeTinyModel } from "../helpers/model.ts";
 import { PROGRAM } from "../helpers/program.ts";
 

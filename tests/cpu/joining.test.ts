@@ -13,9 +13,9 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { lateAdapters } from "../../src/plan/late-adapters.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import { inputLength } from "../../src/schedule/pack.ts";
-import { type CheckpointStore, memoryStore } from "../../src/session/checkpoints.ts";
-import type { Listener } from "../../src/session/events.ts";
-import { Training } from "../../src/session/training.ts";
+import type { Listener } from "../../src/session/events/events.ts";
+import { type CheckpointStore, memoryStore } from "../../src/session/state/checkpoints.ts";
+import { Training } from "../../src/session/training/training.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-joining-"));

@@ -16,10 +16,10 @@ import { type ObjectiveName, objectiveOf } from "../../src/objectives/registry.t
 import { makePlan } from "../../src/plan/plan.ts";
 import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
 import { inputLength, longestSequence, type Row } from "../../src/schedule/pack.ts";
-import type { AdapterData } from "../../src/session/adapter-state.ts";
-import { memoryStore } from "../../src/session/checkpoints.ts";
-import type { SessionEvent } from "../../src/session/events.ts";
-import { run } from "../../src/session/training.ts";
+import type { SessionEvent } from "../../src/session/events/events.ts";
+import type { AdapterData } from "../../src/session/scheduling/adapter-state.ts";
+import { memoryStore } from "../../src/session/state/checkpoints.ts";
+import { run } from "../../src/session/training/training.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 import { LateDevice } from "../helpers/late.ts";
 

@@ -3,12 +3,12 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import { benchmark } from "../../src/session/benchmark.ts";
-import { describeData } from "../../src/session/data-description.ts";
-import { exportModel } from "../../src/session/export-model.ts";
-import { benchmarkGeneration } from "../../src/session/generation-benchmark.ts";
-import { planOf } from "../../src/session/planned-run.ts";
-import { answerText, isExact, prepareGeneration } from "../../src/session/text-generation.ts";
+import { benchmark } from "../../src/session/benchmark/benchmark.ts";
+import { benchmarkGeneration } from "../../src/session/benchmark/generation.ts";
+import { answerText, isExact, prepareGeneration } from "../../src/session/generation/text-generation.ts";
+import { planOf } from "../../src/session/planning/planned-run.ts";
+import { describeData } from "../../src/session/preparation/data-description.ts";
+import { exportModel } from "../../src/session/publishing/export-model.ts";
 import { Workplace } from "../helpers/program.ts";
 
 const work = new Workplace(2);

@@ -17,7 +17,7 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
 import { inputLength } from "../../src/schedule/pack.ts";
-import { Training } from "../../src/session/training.ts";
+import { Training } from "../../src/session/training/training.ts";
 import { goldenRecipe, loadGolden } from "../helpers/golden.ts";
 
 /** Random runs; more by MLORA_SEEDS. */

@@ -4,7 +4,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { keyOf } from "../../src/session/mlflow-sender.ts";
+import { keyOf } from "../../src/session/trackers/mlflow-sender.ts";
 import { until } from "../helpers/bus.ts";
 import { historyAt, runsAt } from "../helpers/mlflow-run.ts";
 import { MlflowTestServer } from "../helpers/mlflow-server.ts";

@@ -8,7 +8,7 @@ import { heldWeights } from "../../src/base/precision.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { readModelFacts } from "../../src/files/modelfacts.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
-import { exportModel } from "../../src/session/export-model.ts";
+import { exportModel } from "../../src/session/publishing/export-model.ts";
 import { factsOf, gradientsOf, MXFP4_CONFIG, writeModel, writeModels } from "../helpers/mxfp4.ts";
 import { refused } from "../helpers/refused.ts";
 

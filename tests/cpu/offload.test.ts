@@ -7,12 +7,12 @@ import { range, sizeOf } from "../../src/base/shape.ts";
 import { firstRows } from "../../src/device/arena.ts";
 import type { HostMemory, Tensor } from "../../src/device/device.ts";
 import { hostBytes } from "../../src/device/shared.ts";
-import { OFFLOADED_RING } from "../../src/engine/buffers.ts";
-import { OffloadedStreams, offloadedBytes, offloadedCount } from "../../src/engine/offloaded-streams.ts";
+import { OFFLOADED_RING } from "../../src/engine/layers/buffers.ts";
+import { OffloadedStreams, offloadedBytes, offloadedCount } from "../../src/engine/layers/offloaded-streams.ts";
 import { hostMemoryModel } from "../../src/plan/memory-model.ts";
 import { makePlan, type StageDevice } from "../../src/plan/plan.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
-import { recipeOf } from "../../src/session/benchmark-work.ts";
+import { recipeOf } from "../../src/session/benchmark/work.ts";
 import { FakeGpu, World } from "../helpers/fake-cuda.ts";
 
 let world: World | null = null;

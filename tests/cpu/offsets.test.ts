@@ -8,7 +8,7 @@ import type { WeightFormat } from "../../src/base/precision.ts";
 import { range } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import type { FillTensor } from "../../src/engine/weights.ts";
+import type { FillTensor } from "../../src/engine/weights/weights.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
 import { pack } from "../../src/schedule/pack.ts";

@@ -7,7 +7,7 @@ import type { MadeOptimizerStep } from "../../src/bus/messages.ts";
 import { Arena, rowsFrom } from "../../src/device/arena.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Tensor } from "../../src/device/device.ts";
-import { stepTable } from "../../src/engine/optimizer.ts";
+import { stepTable } from "../../src/engine/pool/optimizer.ts";
 import { ADAMW_TABLE_WIDTH, adamwStep } from "../../src/ops/adamw.ts";
 
 type Case = {

@@ -12,7 +12,7 @@ import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Device } from "../../src/device/device.ts";
 import { linearOf, NESTED_BLOCK, NF4_BLOCK, type PackedWeight, partsOf } from "../../src/device/packed.ts";
 import { hostBytes } from "../../src/device/shared.ts";
-import type { FillTensor } from "../../src/engine/weights.ts";
+import type { FillTensor } from "../../src/engine/weights/weights.ts";
 import { dequantise, quantise } from "../../src/ops/packed.ts";
 import { expectSame, type Ground, train } from "../helpers/crowd.ts";
 import { randomFill, sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { readRun } from "../../src/files/record.ts";
 import { evaluationsOf, operationsOf } from "../../src/plan/operations.ts";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import { planOf } from "../../src/session/planned-run.ts";
+import { planOf } from "../../src/session/planning/planned-run.ts";
 import { writeTinyModel } from "../helpers/model.ts";
 import { PROGRAM } from "../helpers/program.ts";
 

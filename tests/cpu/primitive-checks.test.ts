@@ -2,8 +2,8 @@
 
 import { afterAll, expect, test } from "bun:test";
 import { RequestError } from "../../src/base/errors.ts";
-import { openPrimitives } from "../../src/session/open-primitives.ts";
-import { rowOf } from "../../src/session/primitives.ts";
+import { openPrimitives } from "../../src/session/primitives/open.ts";
+import { rowOf } from "../../src/session/primitives/primitives.ts";
 import { PAIRS, PrimitivesPlace, tokens } from "../helpers/primitives.ts";
 
 const place = new PrimitivesPlace();

@@ -4,7 +4,7 @@ import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import * as v from "valibot";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import { type SessionEvent, sessionEventSchema } from "../../src/session/events.ts";
+import { type SessionEvent, sessionEventSchema } from "../../src/session/events/events.ts";
 import { openSession, type SessionOptions } from "../../src/session/session.ts";
 import { leftOf, longer, metrics, SUMS, unlike, Workplace } from "../helpers/program.ts";
 

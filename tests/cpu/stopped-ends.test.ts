@@ -5,7 +5,7 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadRecipe } from "../../src/recipe/load.ts";
-import type { SessionEvent } from "../../src/session/events.ts";
+import type { SessionEvent } from "../../src/session/events/events.ts";
 import { openSession } from "../../src/session/session.ts";
 import { until } from "../helpers/bus.ts";
 import { leftOf, SUMS, Workplace } from "../helpers/program.ts";

@@ -10,7 +10,7 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { toBf16 } from "../../src/files/convert.ts";
 import { readPeftAdapter } from "../../src/files/peft.ts";
 import { openSafetensors, type TensorData, writeSafetensors } from "../../src/files/safetensors.ts";
-import { exportModel } from "../../src/session/export-model.ts";
+import { exportModel } from "../../src/session/publishing/export-model.ts";
 import { type FormatCase, lossOf, valuesOf } from "../helpers/formats.ts";
 
 const GOLDEN = join(import.meta.dir, "..", "golden", "tables");

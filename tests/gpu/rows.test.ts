@@ -8,7 +8,7 @@ import { localBus } from "../../src/bus/local.ts";
 import { CudaDevice } from "../../src/device/cuda.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { decode, prefill } from "../../src/schedule/decode.ts";
-import { engineOver, generate } from "../../src/session/generate.ts";
+import { engineOver, generate } from "../../src/session/decoding/generate.ts";
 import { crowdTables } from "../helpers/crowd.ts";
 import { ADAPTERS, nextLogits, tinyGenerator } from "../helpers/generation.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";

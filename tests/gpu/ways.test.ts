@@ -5,7 +5,7 @@
 import { test } from "bun:test";
 import type { WeightFormat } from "../../src/base/precision.ts";
 import type { Device } from "../../src/device/device.ts";
-import { weightsOf } from "../../src/engine/weight-source.ts";
+import { weightsOf } from "../../src/engine/weights/weight-source.ts";
 import { gpuFamilies, openingGpu, sparseGpuFamilies } from "../helpers/gpu.ts";
 import { needs } from "../helpers/needs.ts";
 import { tinySpec } from "../helpers/tiny.ts";

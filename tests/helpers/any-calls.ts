@@ -8,8 +8,8 @@ import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import { openLocalStages } from "../../src/cluster/local-stage.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
-import { planPrimitives } from "../../src/session/open-primitives.ts";
-import { Primitives } from "../../src/session/primitives.ts";
+import { planPrimitives } from "../../src/session/primitives/open.ts";
+import { Primitives } from "../../src/session/primitives/primitives.ts";
 import { CACHE, NAMES, type PrimitivesPlace, ROWS, tokens, weighted } from "./primitives.ts";
 import { weightsOf } from "./primitives-suite.ts";
 

@@ -16,8 +16,8 @@ import { makePlan } from "../../src/plan/plan.ts";
 import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
 import { inputLength, longestSequence, type Row, type Tokens } from "../../src/schedule/pack.ts";
 import { stepsOf } from "../../src/schedule/steps.ts";
-import type { EventOf, SessionEvent } from "../../src/session/events.ts";
-import { run } from "../../src/session/training.ts";
+import type { EventOf, SessionEvent } from "../../src/session/events/events.ts";
+import { run } from "../../src/session/training/training.ts";
 import { type GoldenModel, goldenRecipe, loadGolden } from "./golden.ts";
 
 type FileTokens = { readonly ids: number[]; readonly mask: number[] };

@@ -10,7 +10,7 @@ import type { ModelSpec } from "../../src/base/spec.ts";
 import { type Bus, Later } from "../../src/bus/bus.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import type { FillTensor } from "../../src/engine/weights.ts";
+import type { FillTensor } from "../../src/engine/weights/weights.ts";
 import { isOfExperts, type Linear, linearsOfModel } from "../../src/families/linears.ts";
 import { sameBits } from "../../src/files/convert.ts";
 import { localLink } from "../../src/link/local.ts";
@@ -21,7 +21,7 @@ import { sharesRows } from "../../src/methods/tables.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { pipeline } from "../../src/schedule/pipeline.ts";
-import { needsSum, sumShared } from "../../src/session/shared-rows.ts";
+import { needsSum, sumShared } from "../../src/session/training/shared-rows.ts";
 import { readAdapter, writeAdapter } from "./factors.ts";
 import { adapterOn, inExperts, randomFactors, randomFill, randomTokens, tinySizes } from "./tiny.ts";
 

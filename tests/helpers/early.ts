@@ -1,7 +1,7 @@
 // Runs that begin before all their rows are read.
 
 import { range } from "../../src/base/shape.ts";
-import type { SessionEvent } from "../../src/session/events.ts";
+import type { SessionEvent } from "../../src/session/events/events.ts";
 
 /** Lines of a file that a run does not wait for, where there are 5,000 or more of them; one of ten before a blank line. */
 export const manyRows = (count: number, more: (i: number) => object = () => ({})): string[] =>

@@ -7,9 +7,9 @@ import { alignUp, range, sizeOf, sum } from "../../src/base/shape.ts";
 import { type ModelSpec, shortPositions } from "../../src/base/spec.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import type { Device } from "../../src/device/device.ts";
-import { rowsFor } from "../../src/engine/kv-cache.ts";
+import { rowsFor } from "../../src/engine/generation/kv-cache.ts";
 import { Stage } from "../../src/engine/stage.ts";
-import type { FillTensor } from "../../src/engine/weights.ts";
+import type { FillTensor } from "../../src/engine/weights/weights.ts";
 import { linearShape } from "../../src/families/linears.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { type FactorTensor, isOfTable, tensorsIn } from "../../src/methods/layout.ts";
@@ -20,8 +20,8 @@ import { blockBytes, lowSizes, lowWidths, productSizes } from "../../src/plan/ad
 import { type GenerationSizes, tileOf } from "../../src/plan/generation.ts";
 import { PIECE, tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
-import { type Generation, type GenerationEngine, generate } from "../../src/session/generate.ts";
-import { readingOf } from "../../src/session/reading.ts";
+import { type Generation, type GenerationEngine, generate } from "../../src/session/decoding/generate.ts";
+import { readingOf } from "../../src/session/decoding/reading.ts";
 import { writeAdapter } from "./factors.ts";
 import { adapterOn, LINEARS, randomFill, wholeModel } from "./tiny.ts";
 

@@ -6,7 +6,7 @@ import { Rng } from "../../src/base/rng.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
-import type { StageSizes } from "../../src/engine/buffers.ts";
+import type { StageSizes } from "../../src/engine/layers/buffers.ts";
 import type { Stage } from "../../src/engine/stage.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { type FactorTensor, isOfTable } from "../../src/methods/layout.ts";

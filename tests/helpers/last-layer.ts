@@ -6,7 +6,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
-import type { StageSizes } from "../../src/engine/buffers.ts";
+import type { StageSizes } from "../../src/engine/layers/buffers.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { adapterOn, LINEARS, randomTokens, tinyStage } from "./tiny.ts";
 

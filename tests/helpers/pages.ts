@@ -6,10 +6,10 @@ import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
 import type { Device } from "../../src/device/device.ts";
-import { keepsStates } from "../../src/engine/kv-cache.ts";
+import { keepsStates } from "../../src/engine/generation/kv-cache.ts";
 import { PAGE } from "../../src/ops/decode.ts";
 import { PIECE } from "../../src/schedule/decode.ts";
-import { Decoding, type Generation, type NextToken } from "../../src/session/decoding.ts";
+import { Decoding, type Generation, type NextToken } from "../../src/session/decoding/decoding.ts";
 import { ADAPTERS, type TinyGenerator, tinyGenerator } from "./generation.ts";
 
 type Answer = { readonly tokens: number[]; readonly logits: string[] };

@@ -13,13 +13,13 @@ import { readModelSpec } from "../../src/files/config.ts";
 import { planGeneration } from "../../src/plan/generation.ts";
 import { makePlan } from "../../src/plan/plan.ts";
 import { inputLength, longestSequence, type Row } from "../../src/schedule/pack.ts";
-import { countTargets } from "../../src/session/batches.ts";
-import { generate } from "../../src/session/generate.ts";
-import { readGenerateRequest } from "../../src/session/generation-request.ts";
-import { openGeneration } from "../../src/session/open-generation.ts";
-import { openPrimitives } from "../../src/session/open-primitives.ts";
-import type { Primitives } from "../../src/session/primitives.ts";
-import { run } from "../../src/session/training.ts";
+import { generate } from "../../src/session/decoding/generate.ts";
+import { countTargets } from "../../src/session/evaluation/batches.ts";
+import { openGeneration } from "../../src/session/generation/open.ts";
+import { readGenerateRequest } from "../../src/session/generation/request.ts";
+import { openPrimitives } from "../../src/session/primitives/open.ts";
+import type { Primitives } from "../../src/session/primitives/primitives.ts";
+import { run } from "../../src/session/training/training.ts";
 import { NAMES, ofStep, PAIRS, type PrimitivesPlace, ROWS, rowsOf, STEPS, tokens, weighted } from "./primitives.ts";
 
 /** The references of pairs, once. */

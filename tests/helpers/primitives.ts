@@ -11,8 +11,8 @@ import { setupsOf } from "../../src/cluster/setup.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import type { Recipe } from "../../src/recipe/recipe.ts";
 import type { Row } from "../../src/schedule/pack.ts";
-import { planPrimitives } from "../../src/session/open-primitives.ts";
-import { Primitives, rowOf } from "../../src/session/primitives.ts";
+import { planPrimitives } from "../../src/session/primitives/open.ts";
+import { Primitives, rowOf } from "../../src/session/primitives/primitives.ts";
 import { writeTinyModel } from "./model.ts";
 
 export const CACHE = { sequences: 16, capacity: 60 };

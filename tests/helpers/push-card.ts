@@ -1,6 +1,6 @@
 // A card of all parts, which tests/golden/push/make.py shows to huggingface_hub: run by itself, it prints its text.
 
-import { cardText } from "../../src/session/model-card.ts";
+import { cardText } from "../../src/session/publishing/model-card.ts";
 
 const CARD = {
   ...{ name: "dates", repo: "me/dates", base: "org/base", license: "apache-2.0", method: "lora" },

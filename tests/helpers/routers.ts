@@ -3,7 +3,7 @@
 import { sizeOf } from "../../src/base/shape.ts";
 import { Arena } from "../../src/device/arena.ts";
 import type { Device, Tensor } from "../../src/device/device.ts";
-import type { ExpertActivations } from "../../src/engine/experts.ts";
+import type { ExpertActivations } from "../../src/engine/operations/experts.ts";
 import type { Stage } from "../../src/engine/stage.ts";
 import { toF32 } from "../../src/files/convert.ts";
 

@@ -1,7 +1,7 @@
 // Additions that take longer than an answer: what each came to is reported under its ticket.
 
 import { expect, test } from "bun:test";
-import { Additions, type Work } from "../../src/session/additions.ts";
+import { Additions, type Work } from "../../src/session/control/additions.ts";
 import { until } from "../helpers/bus.ts";
 
 const SOON = { answerMs: 1, goneMs: 1 };

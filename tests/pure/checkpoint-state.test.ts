@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
 import type { ModelSpec } from "../../src/base/spec.ts";
-import type { StageLayers } from "../../src/engine/weights.ts";
+import type { StageLayers } from "../../src/engine/weights/weights.ts";
 import { isOfExperts, LINEARS, type Linear, linearsIn } from "../../src/families/linears.ts";
 import { canCut } from "../../src/families/parts.ts";
 import { checkpointsIn, readCheckpoint, writeCheckpoint } from "../../src/files/checkpoint.ts";
@@ -16,7 +16,7 @@ import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { type FactorTensor, factorPlace, placeAmong, tensorsIn } from "../../src/methods/layout.ts";
 import { type Blocks, blocksIn, OPTIMIZERS, stateOf, type Values } from "../../src/methods/optimizers.ts";
 import { PEFT_METHODS } from "../../src/methods/registry.ts";
-import { layoutOf, stateBlocks } from "../../src/session/parameters.ts";
+import { layoutOf, stateBlocks } from "../../src/session/state/parameters.ts";
 import { crowdTables } from "../helpers/crowd.ts";
 import { inExperts, placedOn, sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
 

@@ -3,10 +3,10 @@
 import { expect, test } from "bun:test";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import type { AdapterRecipe } from "../../src/recipe/recipe.ts";
-import type { AdapterState } from "../../src/session/adapter-state.ts";
-import { differingKeys, heldOutKey } from "../../src/session/comparable.ts";
-import { decideRungs } from "../../src/session/halving.ts";
-import { settingNotices } from "../../src/session/setting-notices.ts";
+import { differingKeys, heldOutKey } from "../../src/session/preparation/comparable.ts";
+import { settingNotices } from "../../src/session/preparation/setting-notices.ts";
+import type { AdapterState } from "../../src/session/scheduling/adapter-state.ts";
+import { decideRungs } from "../../src/session/scheduling/halving.ts";
 import { HEAD } from "../helpers/recipe-text.ts";
 
 const DATA = 'data = { train = "a.jsonl", eval = "e.jsonl" }';

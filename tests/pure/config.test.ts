@@ -1,7 +1,7 @@
 // What a model's config.json says that is refused instead of passed over.
 
 import { expect, test } from "bun:test";
-import { ropeFrequencies } from "../../src/engine/rope.ts";
+import { ropeFrequencies } from "../../src/engine/operations/rope.ts";
 import { specOf } from "../../src/families/registry.ts";
 import { unappliedKeys } from "../../src/families/unapplied.ts";
 

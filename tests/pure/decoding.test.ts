@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { range, sum } from "../../src/base/shape.ts";
 import { PIECE, TILED_PIECE, type Tile } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
-import { Decoding, type Generation, type GenerationEngine } from "../../src/session/decoding.ts";
+import { Decoding, type Generation, type GenerationEngine } from "../../src/session/decoding/decoding.ts";
 
 const tile: Tile = { rows: 4, sameOrder: range(4), isApart: true };
 

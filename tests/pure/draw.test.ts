@@ -11,7 +11,7 @@ import { numbersOf } from "../../src/cli/draw/words.ts";
 import { makePlan, type Plan, type StageDevice } from "../../src/plan/plan.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import type { Span } from "../../src/schedule/simulate.ts";
-import { type SimulatedRun, simulateRun } from "../../src/session/simulated-run.ts";
+import { type SimulatedRun, simulateRun } from "../../src/session/planning/simulated-run.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 
 const LAYERS = 11;

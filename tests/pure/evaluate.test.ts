@@ -9,7 +9,7 @@ import { type Objective, objectiveOf } from "../../src/objectives/registry.ts";
 import type { Plan } from "../../src/plan/plan.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import { inputLength, type Row } from "../../src/schedule/pack.ts";
-import { evaluate } from "../../src/session/evaluate.ts";
+import { evaluate } from "../../src/session/evaluation/evaluate.ts";
 import { randomTokens } from "../helpers/tiny.ts";
 
 /** A CPU whose products sum a row alike wherever it lies. */

@@ -3,8 +3,14 @@
 
 import { expect, test } from "bun:test";
 import * as v from "valibot";
-import { EventStream } from "../../src/session/event-stream.ts";
-import { type AdapterResult, endedEvent, resultOf, type SessionEvent, sessionEventSchema } from "../../src/session/events.ts";
+import { EventStream } from "../../src/session/events/event-stream.ts";
+import {
+  type AdapterResult,
+  endedEvent,
+  resultOf,
+  type SessionEvent,
+  sessionEventSchema,
+} from "../../src/session/events/events.ts";
 
 const notice = (i: number): SessionEvent => ({ type: "notice", adapter: null, index: null, text: `${i}` });
 const notices = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => notice(from + i));

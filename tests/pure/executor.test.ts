@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import type { Bus } from "../../src/bus/bus.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { Executor } from "../../src/session/executor.ts";
+import { Executor } from "../../src/session/training/executor.ts";
 
 /** Three losses, of which the sum depends on the order. */
 const LOSSES = [0.1, 1e16, -1e16];

@@ -5,7 +5,7 @@ import { parsePython } from "../../src/base/python-json.ts";
 import { range } from "../../src/base/shape.ts";
 import type { Json } from "../../src/data/pre-tokenise.ts";
 import { resolveTokenizer } from "../../src/data/tokenizer-json.ts";
-import { ropeFrequencies, ropeTables } from "../../src/engine/rope.ts";
+import { ropeFrequencies, ropeTables } from "../../src/engine/operations/rope.ts";
 import { linearShape, modulesOf } from "../../src/families/linears.ts";
 import { specOf } from "../../src/families/registry.ts";
 import { requireKernels } from "../../src/plan/memory.ts";

@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
-import { Few } from "../../src/session/few.ts";
+import { Few } from "../../src/session/scheduling/few.ts";
 
 test("no more than a few pieces of work run at once, each begins in its turn, and a failure is its own", async () => {
   const few = new Few(3);

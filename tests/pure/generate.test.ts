@@ -10,8 +10,8 @@ import { sameOrderPlaces } from "../../src/device/tile.ts";
 import { stopTokens } from "../../src/files/generation.ts";
 import { decode, prefill, type Reading, rowIndex, type Tile, tiledRows } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
-import { Decoding, type NextToken } from "../../src/session/decoding.ts";
-import { type GeneratedToken, type GenerationEngine, generate } from "../../src/session/generate.ts";
+import { Decoding, type NextToken } from "../../src/session/decoding/decoding.ts";
+import { type GeneratedToken, type GenerationEngine, generate } from "../../src/session/decoding/generate.ts";
 
 const tile: Tile = { rows: 4, sameOrder: [0, 1, 2], isApart: false };
 

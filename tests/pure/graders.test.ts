@@ -9,7 +9,7 @@ import { parseJson } from "../../src/data/json.ts";
 import { FormulaFault, formulaOf } from "../../src/objectives/formula.ts";
 import { columnsOf, type Grader, graderSchema, TooLong } from "../../src/objectives/graders.ts";
 import { SIMILARITIES, type Similarity } from "../../src/objectives/similarity.ts";
-import { gradesFor } from "../../src/session/rewards.ts";
+import { gradesFor } from "../../src/session/rollouts/rewards.ts";
 
 type Row = { readonly input: string; readonly reference: string; readonly scores: Readonly<Record<Similarity, number>> };
 const GOLDEN: readonly Row[] = JSON.parse(

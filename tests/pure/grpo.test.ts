@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range, sum } from "../../src/base/shape.ts";
 import { cacheBytes } from "../../src/engine/stage-buffers.ts";
-import { weightBytes, wholeModel } from "../../src/engine/weights.ts";
+import { weightBytes, wholeModel } from "../../src/engine/weights/weights.ts";
 import { advantagesOf, deviationOf, meanOf } from "../../src/objectives/advantages.ts";
 import { type Completion, completionLoss, completionScales, type GroupPolicy } from "../../src/objectives/group-policy.ts";
 import { rewardsOf } from "../../src/objectives/grpo.ts";

@@ -10,7 +10,7 @@ import { stageHostBytes } from "../../src/plan/memory.ts";
 import { makePlan, type StageDevice, totalMemory } from "../../src/plan/plan.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
 import { pack } from "../../src/schedule/pack.ts";
-import { PlannedRun } from "../../src/session/planned-run.ts";
+import { PlannedRun } from "../../src/session/planning/planned-run.ts";
 import { sparseGpuFamilies } from "../helpers/gpu.ts";
 import { adapterOn, randomFill, randomTokens, sparseFamilies, tinySizes, tinySpec, wholeModel } from "../helpers/tiny.ts";
 

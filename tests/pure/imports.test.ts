@@ -15,10 +15,10 @@ describe("which folder may import which", () => {
   });
 
   test("a folder that is not allowed, with its line", () => {
-    const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../engine/decoder.ts";');
+    const found = check("src/plan/plan.ts", "// why", "", 'import { Decoder } from "../engine/layers/decoder.ts";');
     expect(found).toHaveLength(1);
     expect(found[0]).toStartWith(
-      "src/plan/plan.ts:3: imports src/engine/decoder.ts; plan may import base, methods, objectives, recipe",
+      "src/plan/plan.ts:3: imports src/engine/layers/decoder.ts; plan may import base, methods, objectives, recipe",
     );
   });
 
@@ -103,6 +103,24 @@ describe("values imported in a circle", () => {
     ])
       expect(house(text)).toEqual([]);
   });
+
+  const parts = (folder: string, last: string) =>
+    circles([
+      { path: `${folder}/top.ts`, text: 'import { a } from "./one/a.ts";' },
+      { path: `${folder}/one/a.ts`, text: 'import { b } from "../two/b.ts";\nimport { c } from "./c.ts";' },
+      { path: `${folder}/one/c.ts`, text: 'import { x } from "../../base/x.ts";' },
+      { path: `${folder}/two/b.ts`, text: "" },
+      { path: `${folder}/two/d.ts`, text: last },
+    ]);
+
+  test.each(["src/session", "src/engine"])("between parts of %s, through files that do not", (folder) => {
+    const [one, two] = [`${folder}/one`, `${folder}/two`];
+    expect(parts(folder, 'import { c } from "../one/c.ts";')).toEqual([`${one} -> ${two} -> ${one}`]);
+    expect(parts(folder, 'import { top } from "../top.ts";')).toEqual([`${folder} -> ${one} -> ${two} -> ${folder}`]);
+    for (const text of ['import type { C } from "../one/c.ts";', 'import { b } from "./b.ts";'])
+      expect(parts(folder, text)).toEqual([]);
+    expect(parts("src/plan", 'import { c } from "../one/c.ts";')).toEqual([]);
+  });
 });
 
 test("what compares the name of a definition outside its folder", () => {
@@ -112,10 +130,10 @@ test("what compares the name of a definition outside its folder", () => {
     'const half = spec.family === "qwen3";',
     'const b = "sft" !== a || a !== "sft";',
   ])
-    expect(check("src/session/batches.ts", text)).toHaveLength(1);
+    expect(check("src/session/evaluation/batches.ts", text)).toHaveLength(1);
   expect(check("src/files/merge.ts", 'const m = adapter.method === "dora" ? 1 : 0;')).toHaveLength(1);
   expect(check("src/objectives/kto.ts", 'if (name === "kto") x();')).toEqual([]);
-  expect(check("src/session/batches.ts", 'const work = { name: "sft" };')).toEqual([]);
+  expect(check("src/session/evaluation/batches.ts", 'const work = { name: "sft" };')).toEqual([]);
 });
 
 describe("one door for each foreign effect", () => {
@@ -123,14 +141,14 @@ describe("one door for each foreign effect", () => {
     ["bun:ffi", "src/device/cpu.ts", 'import { ptr } from "bun:ffi";', "ffi/memory.ts"],
     ["a library", "ffi/blas.ts", "const lib = dlopen(path, table);", "ffi/open.ts"],
     ["cac", "src/cli/run.ts", 'import { cac } from "cac";', "src/main.ts"],
-    ["NATS", "src/session/training.ts", 'import { connect } from "@nats-io/transport-node";', "src/bus/nats.ts"],
+    ["NATS", "src/session/training/training.ts", 'import { connect } from "@nats-io/transport-node";', "src/bus/nats.ts"],
     ["the end", "src/cli/run.ts", "process.exit(1);", "src/main.ts"],
     ["the exit code", "src/cli/run.ts", "process.exitCode = 1;", "src/main.ts"],
     ["the environment", "src/base/log.ts", 'const level = process.env["X"];', "src/base/env.ts"],
     ["Bun's environment", "src/base/log.ts", "const level = Bun.env.X;", "src/base/env.ts"],
     ["a program", "src/cli/doctor.ts", "Bun.spawnSync([program]);", "src/cluster/spawn.ts"],
-    ["the clock", "src/session/training.ts", "const t = Date.now();", "src/base/clock.ts"],
-    ["the fine clock", "src/session/training.ts", "const t = performance.now();", "src/base/clock.ts"],
+    ["the clock", "src/session/training/training.ts", "const t = Date.now();", "src/base/clock.ts"],
+    ["the fine clock", "src/session/training/training.ts", "const t = performance.now();", "src/base/clock.ts"],
     ["chance", "src/base/rng.ts", "const x = Math.random();", null],
   ])("%s", (_, path, text, door) => {
     expect(check(path, text)).toHaveLength(1);

@@ -1,7 +1,7 @@
 // What adapters begin with: the distributions that PEFT has, and nothing added to the base model.
 
 import { describe, expect, test } from "bun:test";
-import { type FactorAt, initialise, type Random } from "../../src/engine/random-init.ts";
+import { type FactorAt, initialise, type Random } from "../../src/engine/pool/random-init.ts";
 
 const at = (factor: "A" | "B", rank: number, outer: number, more: Partial<FactorAt> = {}): FactorAt => ({
   seed: 7,

@@ -64,7 +64,7 @@ test("each kernel has a name of its own", async () => {
   expect(new Set(names).size).toBe(names.length);
 });
 
-/** Of launches of a record, which write no table, parameter or weight (src/engine/row-pass.ts). */
+/** Of launches of a record, which write no table, parameter or weight (src/engine/generation/row-pass.ts). */
 const WRITTEN = [
   "part",
   "low",

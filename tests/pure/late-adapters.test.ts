@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { maxOf } from "../../src/base/shape.ts";
 import { cacheBytes } from "../../src/engine/stage-buffers.ts";
-import { weightBytes, wholeModel } from "../../src/engine/weights.ts";
+import { weightBytes, wholeModel } from "../../src/engine/weights/weights.ts";
 import type { AdapterPlan } from "../../src/plan/adapters.ts";
 import { lacking, lateAdapters } from "../../src/plan/late-adapters.ts";
 import { makePlan, type StageDevice } from "../../src/plan/plan.ts";

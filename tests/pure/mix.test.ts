@@ -16,7 +16,7 @@ import {
   usedRows,
   type Work,
 } from "../../src/schedule/steps.ts";
-import { mixNotices } from "../../src/session/mix-notices.ts";
+import { mixNotices } from "../../src/session/preparation/mix-notices.ts";
 import { tinySpec } from "../helpers/tiny.ts";
 
 const mixOf = (changes: Partial<SourceMix> = {}): SourceMix => ({

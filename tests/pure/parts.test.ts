@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { layersIn, layersText } from "../../src/base/layers.ts";
 import { range } from "../../src/base/shape.ts";
-import { programOf, resolve } from "../../src/engine/program.ts";
+import { programOf, resolve } from "../../src/engine/layers/program.ts";
 import { GROUPS } from "../../src/families/linears.ts";
 import { canCut, cutOf, hasLinear, INPUT, operationsIn } from "../../src/families/parts.ts";
 import { familyOf } from "../../src/families/registry.ts";

@@ -5,7 +5,7 @@ import { range } from "../../src/base/shape.ts";
 import { setupsOf } from "../../src/cluster/setup.ts";
 import { makePlan, type StageDevice } from "../../src/plan/plan.ts";
 import { shapeOf } from "../../src/plan/shapes.ts";
-import { recipeOf } from "../../src/session/benchmark-work.ts";
+import { recipeOf } from "../../src/session/benchmark/work.ts";
 
 const GIB = 2 ** 30;
 const DEVICES: readonly StageDevice[] = [

@@ -1,7 +1,7 @@
 // Training and generation share stages by time, and neither waits where the other has no work.
 
 import { expect, test } from "bun:test";
-import { type PassKind, PassTurns } from "../../src/session/pass-turns.ts";
+import { type PassKind, PassTurns } from "../../src/session/decoding/pass-turns.ts";
 
 /** Plays passes of both kinds on a clock of its own; `has` says until when a kind has work. */
 async function play(costs: Readonly<Record<PassKind, number>>, has: Readonly<Record<PassKind, number>>) {

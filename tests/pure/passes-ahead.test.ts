@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { chooseDevice } from "../../src/device/open.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import { planGeneration } from "../../src/plan/generation.ts";
-import { isFollowed, stagesFollow } from "../../src/session/generation-engine.ts";
+import { isFollowed, stagesFollow } from "../../src/session/decoding/generation-engine.ts";
 import { gpuFamilies, sparseGpuFamilies } from "../helpers/gpu.ts";
 
 const ROOM = { totalBytes: 2 ** 40, freeBytes: 2 ** 40 };

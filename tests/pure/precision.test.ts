@@ -7,7 +7,7 @@ import { range, sum } from "../../src/base/shape.ts";
 import { makePlan, type StageDevice, totalBytes, totalMemory } from "../../src/plan/plan.ts";
 import { exactOf, shapeOf } from "../../src/plan/shapes.ts";
 import type { Recipe } from "../../src/recipe/recipe.ts";
-import { recipeOf } from "../../src/session/benchmark-work.ts";
+import { recipeOf } from "../../src/session/benchmark/work.ts";
 
 const GIB = 2 ** 30;
 /** Its driver and kernels take a part of the 80 GB. */

@@ -4,9 +4,9 @@ import { expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import type { SequenceLoss } from "../../src/bus/messages.ts";
 import type { Plan } from "../../src/plan/plan.ts";
-import { PassTurns } from "../../src/session/pass-turns.ts";
-import { Packer } from "../../src/session/primitive-batches.ts";
-import { Shares } from "../../src/session/shares.ts";
+import { PassTurns } from "../../src/session/decoding/pass-turns.ts";
+import { Shares } from "../../src/session/decoding/shares.ts";
+import { Packer } from "../../src/session/primitives/batches.ts";
 
 /** Losses of micro-batches, of which the sum is 0 in this order, and 0.5 in others. */
 const LOSSES = [0.5, 2 ** 60, -(2 ** 60)];

@@ -6,7 +6,7 @@ import { alignUp, range, sum } from "../../src/base/shape.ts";
 import type { Bus } from "../../src/bus/bus.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
 import type { Row } from "../../src/schedule/pack.ts";
-import { Probes } from "../../src/session/probes.ts";
+import { Probes } from "../../src/session/evaluation/probes.ts";
 
 /** What the fake stages answer for a sequence: a number of its adapter, its targets and its input. */
 const lossOf = (adapter: number, targets: readonly number[], inputs: readonly number[]): number =>

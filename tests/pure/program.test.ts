@@ -6,7 +6,7 @@ import type { WeightFormat } from "../../src/base/precision.ts";
 import { RECOMPUTATIONS, type Recomputation } from "../../src/base/recomputation.ts";
 import { Rng } from "../../src/base/rng.ts";
 import { NullDevice } from "../../src/device/null.ts";
-import { resolve } from "../../src/engine/program.ts";
+import { resolve } from "../../src/engine/layers/program.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { Operation } from "../../src/families/definition.ts";
 import { GROUPS, type Group, modulePath } from "../../src/families/linears.ts";

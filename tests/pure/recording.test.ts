@@ -3,8 +3,8 @@
 import { expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import type { Outcome } from "../../src/files/record.ts";
-import { type AdapterResult, endedEvent } from "../../src/session/events.ts";
-import { recording } from "../../src/session/recording.ts";
+import { type AdapterResult, endedEvent } from "../../src/session/events/events.ts";
+import { recording } from "../../src/session/run/recording.ts";
 
 const made = { settings: "", data: "", model: "" };
 const resultOf = (i: number, status: AdapterResult["status"]): AdapterResult => ({

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { reportPage } from "../../src/cli/report/page.ts";
 import { writeRecord } from "../../src/files/record.ts";
-import { reportOf } from "../../src/session/run-report.ts";
+import { reportOf } from "../../src/session/run/report.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-report-"));
 beforeAll(() => mkdirSync(root, { recursive: true }));

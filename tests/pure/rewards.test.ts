@@ -7,8 +7,8 @@ import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { range } from "../../src/base/shape.ts";
-import { withoutSecrets } from "../../src/session/public-settings.ts";
-import { allRewards, type NamedReward } from "../../src/session/rewards.ts";
+import { allRewards, type NamedReward } from "../../src/session/rollouts/rewards.ts";
+import { withoutSecrets } from "../../src/session/trackers/public-settings.ts";
 import { until } from "../helpers/bus.ts";
 
 const HEAD = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";

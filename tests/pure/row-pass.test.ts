@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
-import { rowsOf, withoutRows } from "../../src/engine/row-pass.ts";
+import { rowsOf, withoutRows } from "../../src/engine/generation/row-pass.ts";
 import { type GeneratedSequence, prefill, type Tile } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
 

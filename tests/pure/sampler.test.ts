@@ -4,10 +4,10 @@ import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import type { GenerationBatch, NextTokens } from "../../src/schedule/micro-batch.ts";
-import type { GenerationEngine } from "../../src/session/decoding.ts";
-import { PassTurns } from "../../src/session/pass-turns.ts";
-import { Sampler } from "../../src/session/sampler.ts";
-import { Shares } from "../../src/session/shares.ts";
+import type { GenerationEngine } from "../../src/session/decoding/decoding.ts";
+import { PassTurns } from "../../src/session/decoding/pass-turns.ts";
+import { Sampler } from "../../src/session/decoding/sampler.ts";
+import { Shares } from "../../src/session/decoding/shares.ts";
 
 const [SLOTS, TILE] = [3, 4];
 const turn = () => new Promise((resolve) => setImmediate(resolve));

@@ -8,7 +8,7 @@ import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
 import { learns, rateFactor, warmupSteps } from "../../src/schedule/rate.ts";
 import { cut, stepsOf, stepsPerEpoch, totalSteps, totalTokens, type Work } from "../../src/schedule/steps.ts";
-import { rateNotices } from "../../src/session/rate-notices.ts";
+import { rateNotices } from "../../src/session/preparation/rate-notices.ts";
 import { randomTokens } from "../helpers/tiny.ts";
 
 function randomWork(rng: Rng): Work {

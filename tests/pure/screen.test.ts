@@ -6,7 +6,7 @@ import { duration } from "../../src/base/units.ts";
 import { openProgress } from "../../src/cli/progress.ts";
 import { summary } from "../../src/cli/results.ts";
 import type { Plan } from "../../src/plan/plan.ts";
-import type { AdapterResult } from "../../src/session/events.ts";
+import type { AdapterResult } from "../../src/session/events/events.ts";
 
 const planOf = (count: number): Plan =>
   ({

@@ -20,7 +20,7 @@ import { checkTrainingFile } from "../../src/serve/openai/training-file.ts";
 import { Rates } from "../../src/serve/rates.ts";
 import { pagePlace } from "../../src/serve/run-page.ts";
 import { Database, TABLES } from "../../src/serve/store.ts";
-import { TextStream } from "../../src/session/text-stream.ts";
+import { TextStream } from "../../src/session/generation/text-stream.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-serve-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));

@@ -6,7 +6,7 @@ import { modulesOf } from "../../src/families/linears.ts";
 import { tensorShapes } from "../../src/families/tensors.ts";
 import { makePlan, type StageDevice, totalBytes, totalMemory } from "../../src/plan/plan.ts";
 import { exactOf, SHAPES } from "../../src/plan/shapes.ts";
-import { recipeOf } from "../../src/session/benchmark-work.ts";
+import { recipeOf } from "../../src/session/benchmark/work.ts";
 import { refused } from "../helpers/refused.ts";
 
 /** Of transformers' text models of these configurations; Gemma 4 with its scalars of layers, which it counts as buffers. */

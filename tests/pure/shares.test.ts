@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { range, sum } from "../../src/base/shape.ts";
-import { Shares } from "../../src/session/shares.ts";
+import { Shares } from "../../src/session/decoding/shares.ts";
 
 type Item = { readonly owner: string; readonly size: number };
 

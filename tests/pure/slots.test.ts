@@ -3,8 +3,8 @@
 import { expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
-import { Shares } from "../../src/session/shares.ts";
-import { type Resident, resident, Slots } from "../../src/session/slots.ts";
+import { Shares } from "../../src/session/decoding/shares.ts";
+import { type Resident, resident, Slots } from "../../src/session/primitives/slots.ts";
 
 type Thing = Resident & { readonly id: number; state: "new" | "slot" | "aside" | "moving"; calls: number };
 

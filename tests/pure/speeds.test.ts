@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import type { Plan } from "../../src/plan/plan.ts";
 import { SHAPES } from "../../src/plan/shapes.ts";
-import { runKey } from "../../src/session/speeds.ts";
+import { runKey } from "../../src/session/planning/speeds.ts";
 
 test("models that differ in the sizes of their linears alone have speeds of their own", () => {
   const spec = Object.values(SHAPES).find(({ family }) => family === "llama")!;

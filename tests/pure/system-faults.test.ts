@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { openAppender, syncFolder } from "../../src/base/atomic.ts";
 import { MloraError, RequestError, RunError } from "../../src/base/errors.ts";
 import { hintOf, readError, readHintOf, systemError, writeError } from "../../src/base/faults.ts";
-import { patient } from "../../src/session/metrics.ts";
+import { patient } from "../../src/session/events/metrics.ts";
 
 const root = mkdtempSync(join(tmpdir(), "mlora-system-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));

@@ -11,7 +11,7 @@ import { pack } from "../../src/schedule/pack.ts";
 import { ApiError } from "../../src/serve/errors.ts";
 import { addressOf, forwardBackwardResult, readForwardBackward } from "../../src/serve/tinker/messages.ts";
 import { datumLogProbs, denseOf, lossOf, rowsOf } from "../../src/serve/tinker/rows.ts";
-import { distributionOf } from "../../src/session/distribution.ts";
+import { distributionOf } from "../../src/session/decoding/distribution.ts";
 import { mutateBytes } from "../helpers/mutate.ts";
 import { POLICY_LOSSES } from "../helpers/policies.ts";
 import { floats, forwardBackwardBytes, ints, weightedDatum } from "../helpers/tinker.ts";

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ggufVocabulary } from "../../src/data/gguf-vocabulary.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
-import { openTextModel } from "../../src/session/text-model.ts";
+import { openTextModel } from "../../src/session/generation/text-model.ts";
 import { writeByteTokenizer, writeTinyModel } from "../helpers/model.ts";
 import { refused } from "../helpers/refused.ts";
 import { assistant, learnedOf, lines, rowFiles, textOf, told, user } from "../helpers/rows.ts";

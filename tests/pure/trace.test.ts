@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import type { StageSpan } from "../../src/bus/messages.ts";
-import { measuredBubble, type StageTrace, steadyBubble } from "../../src/session/trace.ts";
+import { measuredBubble, type StageTrace, steadyBubble } from "../../src/session/tracing/trace.ts";
 
 const span = (kind: StageSpan["kind"], start: number, end: number): StageSpan => ({ kind, pass: 0, adapters: [0], start, end });
 const trace = (...spans: StageSpan[]): StageTrace => ({ spans, kernels: [] });

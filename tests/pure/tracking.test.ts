@@ -4,8 +4,8 @@ import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { crc32c, scalarsRecord, startRecord, versionRecord } from "../../src/files/tfevents.ts";
-import type { SessionEvent } from "../../src/session/events.ts";
-import { scalarsOf } from "../../src/session/scalars.ts";
+import type { SessionEvent } from "../../src/session/events/events.ts";
+import { scalarsOf } from "../../src/session/trackers/scalars.ts";
 
 const golden = JSON.parse(readFileSync(join(import.meta.dir, "..", "golden", "tracking", "events.json"), "utf8"));
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString("hex");

@@ -5,7 +5,7 @@ import { Rng } from "../../src/base/rng.ts";
 import { range } from "../../src/base/shape.ts";
 import type { Bus } from "../../src/bus/bus.ts";
 import type { MicroBatch } from "../../src/schedule/micro-batch.ts";
-import { TrainingPasses } from "../../src/session/training-passes.ts";
+import { TrainingPasses } from "../../src/session/primitives/training-passes.ts";
 
 type Asked = { readonly type: string; readonly pass: number; readonly adapters?: readonly number[] };
 

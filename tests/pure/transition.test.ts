@@ -12,7 +12,7 @@ import {
   type LifecycleEvent,
   STATUSES,
   transition,
-} from "../../src/session/transition.ts";
+} from "../../src/session/scheduling/transition.ts";
 
 /** "leaving>rung paused": status, next status, pause. */
 const textOf = ({ status, nextStatus, isPaused }: Lifecycle): string =>

@@ -9,8 +9,8 @@ import { range } from "../../src/base/shape.ts";
 import { continueLog, historyIn, recordsOf, STEP, WandbLog } from "../../src/files/wandb.ts";
 import type { Plan } from "../../src/plan/plan.ts";
 import { parseRecipe } from "../../src/recipe/load.ts";
-import type { SessionEvent } from "../../src/session/events.ts";
-import { wandb } from "../../src/session/wandb.ts";
+import type { SessionEvent } from "../../src/session/events/events.ts";
+import { wandb } from "../../src/session/trackers/wandb.ts";
 
 const GOLDEN = join(import.meta.dir, "..", "golden", "wandb");
 const golden: Readonly<Record<string, string>> = JSON.parse(readFileSync(join(GOLDEN, "records.json"), "utf8"));

@@ -2,7 +2,7 @@
 
 import { maxOf } from "../../base/shape.ts";
 import { count } from "../../base/units.ts";
-import type { Bin } from "../../session/data-description.ts";
+import type { Bin } from "../../session/preparation/data-description.ts";
 
 /** A line for each bin, at most `width` columns. */
 export function drawHistogram(bins: readonly Bin[], width: number): string[] {

@@ -2,7 +2,7 @@
 // many.
 
 import { range } from "../../base/shape.ts";
-import type { Span } from "../../session/simulated-run.ts";
+import type { Span } from "../../session/planning/simulated-run.ts";
 
 export type Look = {
   /** Of this look among those of a drawing. */

@@ -4,7 +4,7 @@
 import { maxOf, range, sum } from "../../base/shape.ts";
 import { percent } from "../../base/units.ts";
 import type { Plan } from "../../plan/plan.ts";
-import { drawnUntil, type SimulatedRun } from "../../session/simulated-run.ts";
+import { drawnUntil, type SimulatedRun } from "../../session/planning/simulated-run.ts";
 import { type Legend, type Look, legendOf } from "./looks.ts";
 import { drawTrack, TICK, TRACK, type Track } from "./track.ts";
 import { assumptionsOf, layersOf, numbersOf, placeOf, shownOf } from "./words.ts";

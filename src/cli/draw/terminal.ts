@@ -4,7 +4,7 @@
 import { maxOf, range } from "../../base/shape.ts";
 import { visibleLine } from "../../base/terminal.ts";
 import type { Plan } from "../../plan/plan.ts";
-import { drawnUntil, type SimulatedRun, type Span } from "../../session/simulated-run.ts";
+import { drawnUntil, type SimulatedRun, type Span } from "../../session/planning/simulated-run.ts";
 import { adaptersOf, type Legend, type Look, legendOf } from "./looks.ts";
 import { shownOf } from "./words.ts";
 

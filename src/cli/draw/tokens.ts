@@ -2,7 +2,7 @@
 // brackets elsewhere.
 
 import { visible } from "../../base/terminal.ts";
-import type { Role, Run } from "../../session/data-description.ts";
+import type { Role, Run } from "../../session/preparation/data-description.ts";
 
 const COLOURS: Readonly<Record<Role, string>> = { learned: "\x1b[32m", read: "", cut: "\x1b[2;9m" };
 /** Brackets that texts hardly ever hold; what is only read has none. */

@@ -1,6 +1,6 @@
 // One stage of the picture: its passes as rectangles, its steps as ticks.
 
-import type { Span } from "../../session/simulated-run.ts";
+import type { Span } from "../../session/planning/simulated-run.ts";
 import { adaptersOf, type Legend, type Look } from "./looks.ts";
 import { hundredth, px, xml } from "./xml.ts";
 

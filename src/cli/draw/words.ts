@@ -3,7 +3,7 @@
 import { layersText } from "../../base/layers.ts";
 import { counted, percent } from "../../base/units.ts";
 import type { Plan, StagePlan } from "../../plan/plan.ts";
-import type { SimulatedRun } from "../../session/simulated-run.ts";
+import type { SimulatedRun } from "../../session/planning/simulated-run.ts";
 
 export const layersOf = ({ layerRange }: StagePlan): string => layersText(layerRange);
 

@@ -1,7 +1,7 @@
 // Prints generated text: for people as it comes, for machines a line of JSON a sequence; in the order of the questions.
 
 import { jsonText, writeGenerated, writeStdout } from "../../base/terminal.ts";
-import { type Answer, answerText, isExact, type TextGeneration } from "../../session/text-generation.ts";
+import { type Answer, answerText, isExact, type TextGeneration } from "../../session/generation/text-generation.ts";
 
 type Writer = { readonly more: (at: Answer) => void; readonly end: (at: Answer) => void };
 

@@ -1,7 +1,7 @@
 // A chart of many curves as SVG in a page: a path for each adapter, which its row of the table brings to the front.
 
 import { maxOf } from "../../base/shape.ts";
-import type { CurvePoints } from "../../session/run-report.ts";
+import type { CurvePoints } from "../../session/run/report.ts";
 import { px, xml } from "../draw/xml.ts";
 
 export type Line = { readonly name: string; readonly id: number; readonly curve: CurvePoints };

@@ -3,7 +3,7 @@
 import { basename } from "node:path";
 import { count, counted, duration, shortPath } from "../../base/units.ts";
 import { VERSION } from "../../base/version.ts";
-import type { CurveName, ReportedAdapter, RunReport } from "../../session/run-report.ts";
+import type { CurveName, ReportedAdapter, RunReport } from "../../session/run/report.ts";
 import { drawSvg } from "../draw/svg.ts";
 import { xml } from "../draw/xml.ts";
 import { chart } from "./chart.ts";

@@ -7,7 +7,7 @@ import type { Weight } from "../../device/packed.ts";
 import type { PoolAdapter } from "../../methods/adapter.ts";
 import type { PeftMethod } from "../../methods/registry.ts";
 import type { LowRank } from "../../ops/linear.ts";
-import type { TargetGroup } from "../target-group.ts";
+import type { TargetGroup } from "../adapted/target-group.ts";
 
 export type Frozen = { readonly weight: Weight; readonly bias: Tensor | null };
 

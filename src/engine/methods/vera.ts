@@ -9,7 +9,7 @@
 
 import { type Draw, projectionOf } from "../../methods/projection.ts";
 import { veraExpand, veraReduce } from "../../ops/vera.ts";
-import type { TargetGroup } from "../target-group.ts";
+import type { TargetGroup } from "../adapted/target-group.ts";
 import type { Computation, Expanding } from "./computation.ts";
 
 export const vera: Computation = {

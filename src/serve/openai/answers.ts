@@ -3,10 +3,10 @@
 import * as v from "valibot";
 import { expected } from "../../base/check.ts";
 import { randomSeed } from "../../base/secret.ts";
-import { logProb, topOf } from "../../session/distribution.ts";
-import type { Primitives, SampledToken } from "../../session/primitives.ts";
-import type { TextModel } from "../../session/text-model.ts";
-import { TextStream } from "../../session/text-stream.ts";
+import { logProb, topOf } from "../../session/decoding/distribution.ts";
+import type { TextModel } from "../../session/generation/text-model.ts";
+import { TextStream } from "../../session/generation/text-stream.ts";
+import type { Primitives, SampledToken } from "../../session/primitives/primitives.ts";
 import { ApiError, badRequest } from "../errors.ts";
 import type { Models } from "../models.ts";
 import type { Rates } from "../rates.ts";

@@ -4,7 +4,7 @@ import * as v from "valibot";
 import { expected } from "../../base/check.ts";
 import { randomText } from "../../base/secret.ts";
 import { VERSION } from "../../base/version.ts";
-import type { TextModel } from "../../session/text-model.ts";
+import type { TextModel } from "../../session/generation/text-model.ts";
 import { badRequest } from "../errors.ts";
 import { seconds } from "../files.ts";
 import type { Call, Route } from "../router.ts";

@@ -4,7 +4,7 @@ import * as v from "valibot";
 import { expected } from "../../base/check.ts";
 import { now } from "../../base/clock.ts";
 import { faultsOf } from "../../recipe/faults.ts";
-import { columnAt, columnsOf, GRADERS, type Grader, gradesFor, TooLong } from "../../session/rewards.ts";
+import { columnAt, columnsOf, GRADERS, type Grader, gradesFor, TooLong } from "../../session/rollouts/rewards.ts";
 import { badRequest } from "../errors.ts";
 import type { Route } from "../router.ts";
 

@@ -1,6 +1,6 @@
 // What OpenAI calls methods of fine-tuning, as objectives of a recipe.
 
-import type { Grader } from "../../session/rewards.ts";
+import type { Grader } from "../../session/rollouts/rewards.ts";
 
 type ObjectiveTable = string | ({ readonly name: string } & Readonly<Record<string, unknown>>);
 /** What a job says of its objective. */

@@ -3,7 +3,7 @@
 
 import { createReadStream } from "node:fs";
 import { counted } from "../../base/units.ts";
-import { columnAt } from "../../session/rewards.ts";
+import { columnAt } from "../../session/rollouts/rewards.ts";
 import { ApiError } from "../errors.ts";
 import { type Method, methodOf } from "./methods.ts";
 

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { randomText } from "../../base/secret.ts";
 import { sum } from "../../base/shape.ts";
 import { formatBytes } from "../../base/units.ts";
-import type { Primitives } from "../../session/primitives.ts";
+import type { Primitives } from "../../session/primitives/primitives.ts";
 import { badRequest } from "../errors.ts";
 import { seconds } from "../files.ts";
 import { HIDDEN, type Models } from "../models.ts";

@@ -2,7 +2,7 @@
 
 import { range } from "../../base/shape.ts";
 import { count, counted } from "../../base/units.ts";
-import type { PolicyLoss, Row } from "../../session/primitives.ts";
+import type { PolicyLoss, Row } from "../../session/primitives/primitives.ts";
 import { badRequest } from "../errors.ts";
 import type { Datum, DatumLogProbs, ForwardBackward, Tensor } from "./messages.ts";
 

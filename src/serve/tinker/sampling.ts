@@ -4,10 +4,10 @@
 import { MloraError } from "../../base/errors.ts";
 import { range } from "../../base/shape.ts";
 import { count, counted } from "../../base/units.ts";
-import { distributionOf, type Sampling } from "../../session/distribution.ts";
-import type { Primitives, Row, SampledToken } from "../../session/primitives.ts";
-import type { TextModel } from "../../session/text-model.ts";
-import { TextStream } from "../../session/text-stream.ts";
+import { distributionOf, type Sampling } from "../../session/decoding/distribution.ts";
+import type { TextModel } from "../../session/generation/text-model.ts";
+import { TextStream } from "../../session/generation/text-stream.ts";
+import type { Primitives, Row, SampledToken } from "../../session/primitives/primitives.ts";
 import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";

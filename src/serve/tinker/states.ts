@@ -4,7 +4,7 @@
 import { mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { now } from "../../base/clock.ts";
-import type { Primitives } from "../../session/primitives.ts";
+import type { Primitives } from "../../session/primitives/primitives.ts";
 import { isFatal } from "../errors.ts";
 import { textFor } from "./futures.ts";
 import type { ModelRow, TinkerStore } from "./store.ts";

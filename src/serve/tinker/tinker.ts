@@ -2,8 +2,8 @@
 
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import type { Primitives } from "../../session/primitives.ts";
-import type { TextModel } from "../../session/text-model.ts";
+import type { TextModel } from "../../session/generation/text-model.ts";
+import type { Primitives } from "../../session/primitives/primitives.ts";
 import type { ServeConfig } from "../config.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";

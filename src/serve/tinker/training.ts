@@ -7,7 +7,7 @@ import { MloraError, RequestError } from "../../base/errors.ts";
 import { WireFault } from "../../base/protobuf.ts";
 import { sum } from "../../base/shape.ts";
 import { counted } from "../../base/units.ts";
-import { inputLength } from "../../session/primitives.ts";
+import { inputLength } from "../../session/primitives/primitives.ts";
 import { ApiError, badRequest, isFatal, tooMany } from "../errors.ts";
 import type { RecipeMaker } from "../job-recipe.ts";
 import type { Models } from "../models.ts";
