@@ -71,8 +71,8 @@ def row_part(base, k, K):
 @triton.jit
 def to_e4m3(v, HALVES: tl.constexpr):
     """
-    f32 to the nearest e4m3. Before Hopper the conversion begins at f16, to which Triton cuts v: HALVES = 1 sets the last bit that
-    f16 holds where bits are cut off, so that what is above the middle of two numbers stays above it.
+    f32 to the nearest e4m3. Before Hopper Triton goes by f16, to which it cuts v: HALVES = 1 sets the last bit that f16 holds
+    where bits are cut off, so that what is above the middle of two numbers stays above it.
     """
     if HALVES:
         bits = v.to(tl.int32, bitcast=True)

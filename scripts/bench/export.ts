@@ -56,7 +56,7 @@ async function measure(pool: AdapterPool, rank: number): Promise<number[]> {
   times.push(performance.now());
   const [params] = await (await pool.snapshot(0, ["params"])).values;
   times.push(performance.now());
-  const stages = [{ layerRange, layout: pool.layout(0), params: params as Float32Array }];
+  const stages = [{ layerRange, params: params as Float32Array }];
   const peft = { ...adapter, alpha: 2 * rank, dropout: 0, rslora: false, baseModel: values.shape };
   exportPeft(join(folder, "adapter"), { name: "adapter", spec, peft, stages });
   times.push(performance.now());

@@ -37,10 +37,30 @@ export function replaceFile(path: string, fill: (write: (bytes: Uint8Array) => v
       closeSync(fd);
     }
     renameSync(temporary, path);
-    syncFolder(dirname(path));
+    if (dirname(path) !== together) syncFolder(dirname(path));
   } catch (error) {
     removeQuietly(temporary);
     throw writeError(path, error);
+  }
+}
+
+/** A folder that is synced when all its files are written. */
+let together: string | null = null;
+
+/**
+ * Runs `write`, which replaces files of this folder: their names last together, when this returns. Throws a RunError, and what
+ * `write` throws.
+ */
+export function replaceTogether(folder: string, write: () => void): void {
+  const outer = together;
+  together = folder;
+  try {
+    write();
+    syncFolder(folder);
+  } catch (error) {
+    throw error instanceof MloraError ? error : writeError(folder, error);
+  } finally {
+    together = outer;
   }
 }
 

@@ -11,6 +11,8 @@ export const deviceReport = v.strictObject({
   rowTile: count,
   /** Of a CPU: whether it multiplies in bf16. */
   multipliesBf16: v.exactOptional(v.boolean()),
+  /** Of a CPU: whether it does so in less time than in f32. */
+  prefersBf16: v.exactOptional(v.boolean()),
   /** Of a CPU: whether embedding and head may be held in bf16, because products of its own take them apart as they go. */
   packsTables: v.exactOptional(v.boolean()),
   /** Threads of a CPU that share the work, at most; 0 of a GPU. */

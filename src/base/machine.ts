@@ -25,6 +25,8 @@ export type Processor = {
   readonly hasProducts: boolean;
   /** What products in bf16 need and is not there: none on a processor that has them. */
   readonly missingBf16: readonly string[];
+  /** Whether these take less time than products in f32: by AMX, or on AMD's processors (docs/measurements.md). */
+  readonly prefersBf16: boolean;
 };
 
 export type Memory = {
@@ -40,14 +42,17 @@ export type Memory = {
 type Read = (path: string) => string | undefined;
 
 export function processor(read: Read = readFile): Processor {
-  const [, flags = ""] = /^flags\s*:(.*)$/m.exec(read("/proc/cpuinfo") ?? "") ?? [];
+  const information = read("/proc/cpuinfo") ?? "";
+  const [, flags = ""] = /^flags\s*:(.*)$/m.exec(information) ?? [];
   const has = new Set(flags.trim().split(/\s+/));
   const isArm = process.arch === "arm64";
   const missing = isArm ? [] : process.arch === "x64" ? NEEDED.filter((name) => !has.has(name)) : ["x86-64"];
   const missingBf16 = process.arch === "x64" ? NEEDED_BF16.filter((name) => !has.has(name)) : NEEDED_BF16;
   const hasProducts = process.arch === "x64" && PRODUCTS.every((name) => has.has(name));
+  const isFast = has.has("amx_bf16") || /^vendor_id\s*:\s*AuthenticAMD$/m.test(information);
+  const prefersBf16 = missingBf16.length === 0 && isFast;
   const model = cpus()[0]?.model.trim() || process.arch;
-  return { model, cores: usableCores(read), missing, avx512: has.has("avx512f"), hasProducts, missingBf16 };
+  return { model, cores: usableCores(read), missing, avx512: has.has("avx512f"), hasProducts, missingBf16, prefersBf16 };
 }
 
 /** With fewer addresses the runtime has none for the code that it makes, without which no library can be called. */

@@ -5,7 +5,7 @@
 
 import { RequestError } from "./errors.ts";
 
-export const PRECISIONS = ["auto", "fp32", "bf16", "int8", "nf4", "fp8", "nf4-fp8"] as const;
+export const PRECISIONS = ["auto", "fp32", "bf16", "prefer-bf16", "int8", "nf4", "fp8", "nf4-fp8"] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
 /**
@@ -55,13 +55,20 @@ export const tableFormatOf = ({ format, tableFormat }: HeldWeights): "dense" | "
 /** How the weights of experts are held. */
 export const expertFormatOf = ({ format, expertFormat }: HeldWeights): WeightFormat => expertFormat ?? format;
 
-/** How a device that computes in `compute` holds the weights of a model; `packsTables`: device-report.ts. */
+/** What is known of the devices of all stages together (device-report.ts). */
+type Devices = {
+  readonly compute: "f32" | "bf16";
+  readonly packsTables?: boolean | undefined;
+  readonly prefersBf16?: boolean | undefined;
+};
+
+/** How such devices hold the weights of a model. */
 export function heldWeights(
-  precision: Precision,
-  compute: "f32" | "bf16",
+  asked: Precision,
+  { compute, packsTables = false, prefersBf16 = false }: Devices,
   exact: ExactWeights | null,
-  packsTables = false,
 ): HeldWeights & { readonly denseGroups: readonly string[] } {
+  const precision = asked !== "prefer-bf16" ? asked : prefersBf16 ? "bf16" : "auto";
   const format = formatOf(precision, compute, exact?.format ?? null);
   const keeps = exact?.isMxfp4 === true && precision !== "fp32" && precision !== "bf16"; // int8 is larger, nf4 rounds again
   const experts = keeps ? "mxfp4" : precision === "nf4-fp8" ? "nf4" : null; // which are not multiplied in e4m3
@@ -73,7 +80,11 @@ export function heldWeights(
   };
 }
 
-function formatOf(precision: Precision, compute: "f32" | "bf16", exact: ExactWeights["format"] | null): WeightFormat {
+function formatOf(
+  precision: Exclude<Precision, "prefer-bf16">,
+  compute: "f32" | "bf16",
+  exact: ExactWeights["format"] | null,
+): WeightFormat {
   switch (precision) {
     case "int8":
     case "nf4":

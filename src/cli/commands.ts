@@ -16,7 +16,10 @@ export type CommandFacts = {
 
 const JSON_FLAG: Flag = ["--json", "For machines"];
 const LINK: Flag = ["--link <link>", "auto, ipc, nccl, shm or nats: how activations go between stages"];
-const HELD: Flag = ["--precision <precision>", "How the base is held: auto, bf16, fp32, int8, nf4, fp8 or nf4-fp8"];
+const HELD: Flag = [
+  "--precision <precision>",
+  "How the base is held: auto, bf16, prefer-bf16, fp32, int8, nf4, fp8 or nf4-fp8",
+];
 const SAMPLING: readonly Flag[] = [
   ["--temperature <number>", "0 takes the likeliest token; higher is more by chance (default: 0)"],
   ["--top-p <number>", "Only the likeliest tokens that have this probability together (default: 1)"],
@@ -162,7 +165,7 @@ export const COMMANDS = {
       ["--key <file>", "The file with the run's key, copied from where the coordinator prints (default: MLORA_RUN_KEY)"],
       ["--stage <number>", "Which stage, from 0 (default: one that is free)"],
       ["--device <device>", "auto, cpu or cuda"],
-      ["--precision <precision>", "auto, bf16, fp32, int8, nf4, fp8 or nf4-fp8, as the recipe has it"],
+      ["--precision <precision>", "auto, bf16, prefer-bf16, fp32, int8, nf4, fp8 or nf4-fp8, as the recipe has it"],
       ["--gpu <number>", "Which of several GPUs (default: 0)"],
       ["--model <folder>", "Where the base model lies on this machine, if not where the coordinator has it"],
       ["--orders", "Take server, run and key from standard input, and what else a coordinator gives"],

@@ -19,8 +19,8 @@ const [BUSY, LEAST] = [256, 512];
 const [PROCESSORS, OF_TWO, BEGINNING] = [132, 1.35, 256];
 
 /**
- * How a product over few rows reads a weight: as it is; in codes of int8 or nf4, of which its tiles are made; in e4m3, with rows
- * that are rounded to it, too; or taken apart before.
+ * How a product over few rows reads a weight: as it is; in codes of int8 or nf4, of which its tiles are made; in e4m3, with
+ * rows that are rounded to it, too; or taken apart before.
  */
 export type Reading = "dense" | "int8" | "nf4" | "fp8" | "apart";
 

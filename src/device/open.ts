@@ -53,7 +53,7 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
       `${precision} needs an Ada or Hopper GPU, or a later one, and this is the cpu device${note === null ? "" : `: ${note}`}`,
       'set precision to "int8" or "nf4", which run everywhere',
     );
-  const { model, cores, hasProducts, missingBf16 } = requireProcessor();
+  const { model, cores, hasProducts, missingBf16, prefersBf16 } = requireProcessor();
   if (precision === "bf16" && missingBf16.length > 0)
     throw withoutBf16Products("device.precision", `${model} lacks ${missingBf16.join(", ")}`);
   const { totalBytes, availableBytes: freeBytes } = memory();
@@ -65,6 +65,7 @@ function cpuReport(precision: Precision, note: string | null): DeviceReport {
     compute: "f32",
     packsTables: multiplies,
     multipliesBf16: missingBf16.length === 0,
+    prefersBf16,
     rowTile: multiplies ? CPU_ROW_TILE : OPENBLAS_ROW_TILE,
     threads: usableCores(),
     totalBytes,

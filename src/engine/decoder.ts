@@ -1,6 +1,7 @@
 // A range of decoder layers, forward and backward, as their programs say (program.ts, operations.ts).
 //
-// The backward pass ends at the first layer's input, or where adapters of the pass train the embedding there.
+// The backward pass ends with the first layer in which an adapter of the pass acts, or at the embedding where an adapter trains
+// that.
 
 import { keepsInputsAlone, type Recomputation } from "../base/recomputation.ts";
 import { firstRows } from "../device/arena.ts";
@@ -131,14 +132,22 @@ export class Decoder {
 
   /**
    * Turns the gradient of the stream in `work.grad` into that of the input, and adds to the adapters' gradients. On the first
-   * stage the gradient of the input is computed only where an adapter trains the embedding. `hasLast`: what the last layer has
-   * computed is where it left it, so that it need not be computed again.
+   * stage the gradient of the input is computed only where an adapter trains the embedding. Layers before `from` are left out:
+   * no adapter of the pass acts there, and the gradient of their output is what the one after them left. `hasLast`: what the
+   * last layer has computed is where it left it, so that it need not be computed again.
    */
-  backward(batch: Batch, acts: Activations, work: Workspace, { hasLast }: { readonly hasLast: boolean }): void {
+  backward(
+    batch: Batch,
+    acts: Activations,
+    work: Workspace,
+    { hasLast, from }: { readonly hasLast: boolean; readonly from: number },
+  ): void {
     const ownInputs = () => acts.ownInputs;
     for (const gradient of work.shared.values()) this.device.zero(firstRows(gradient, batch.rows));
     const { device, layerRange, weights } = this;
     for (const i of [...this.program.keys()].reverse()) {
+      // Streams that wait in host memory come and go in pairs, layer by layer.
+      if (this.program[i]!.layer < from && !acts.hostStreams) break;
       const needsInput = !(layerRange.first && i === 0) || batch.embedding !== null;
       acts.hostStreams?.beforeBackward(i, batch.rows);
       const pass = this.#pass(i, { batch, work, gradients: work.gradients[i]!, ownInputs, needsInput }, acts);

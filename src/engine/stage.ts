@@ -15,6 +15,7 @@ import { toF32 } from "../files/convert.ts";
 import type { Link } from "../link/link.ts";
 import type { StageAdapter } from "../methods/adapter.ts";
 import { BLOCKS } from "../methods/optimizers.ts";
+import { firstLayerOf } from "../methods/placement.ts";
 import type { TableKind } from "../methods/tables.ts";
 import type { BatchTables, GenerationBatch, MicroBatch, NextTokens } from "../schedule/micro-batch.ts";
 import { AdapterPool } from "./adapter-pool.ts";
@@ -212,7 +213,8 @@ export class Stage implements Disposable {
     const contrasts = await timed("backward", async () => {
       this.pool.beginSteps(adaptersOf(tables));
       const found = last ? await lossWithGradient(this.#ground(inFlight), inFlight, grad) : null;
-      decoder.backward(batch, acts, work, { hasLast });
+      const from = Math.min(...adaptersOf(tables).map((slot) => firstLayerOf(this.pool.adapter(slot)!)));
+      decoder.backward(batch, acts, work, { hasLast, from });
       return found;
     });
     const losses = last ? await enqueueLosses(device, batch, tables.sequences, logProbs) : null;

@@ -3,7 +3,7 @@
 import { ConfigReader } from "./config.ts";
 import type { Definition } from "./definition.ts";
 import { dense, oneRope, readSizes, readWindow, sameInAll, withLayerTypes } from "./dense.ts";
-import { readRope } from "./rope.ts";
+import { originalPositions, readRope } from "./rope.ts";
 
 /** What transformers takes for a config without rope_parameters. */
 const ROPE = {
@@ -32,7 +32,7 @@ export const ministral3 = {
     const sizes = readSizes(config, DEFAULTS);
     const rope = readRope(config, sizes);
     const inner = new ConfigReader(table, `${path}: ${key}`);
-    const originalMaxPositions = inner.count("original_max_position_embeddings", sizes.maxPositions);
+    const originalMaxPositions = originalPositions({ inner, config, maxPositions: sizes.maxPositions });
     const queryScale = { beta: inner.number("llama_4_scaling_beta", null), originalMaxPositions };
     return withLayerTypes(config, {
       ...sizes,

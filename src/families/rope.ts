@@ -149,7 +149,7 @@ const SCALINGS: ReadonlyMap<unknown, (given: Given) => RopeScaling | null> = new
 ]);
 
 /** As transformers 5: a value outside the table wins, and without one all positions are original ones. */
-function originalPositions({ inner, config, maxPositions }: Pick<Given, "inner" | "config" | "maxPositions">): number {
+export function originalPositions({ inner, config, maxPositions }: Pick<Given, "inner" | "config" | "maxPositions">): number {
   const key = "original_max_position_embeddings";
   const from = [config, inner].find(({ source }) => Object.hasOwn(source, key));
   return from?.count(key, null) ?? maxPositions;

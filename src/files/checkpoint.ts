@@ -11,7 +11,7 @@
 import { closeSync, existsSync, readSync, renameSync, statfsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as v from "valibot";
-import { isTemporary, makeFolder, syncFolder, writeFileAtomic } from "../base/atomic.ts";
+import { isTemporary, replaceTogether, syncFolder, writeFileAtomic } from "../base/atomic.ts";
 import { RunError, textOf } from "../base/errors.ts";
 import { hintOf, writeError } from "../base/faults.ts";
 import type { LayerRange } from "../base/layers.ts";
@@ -21,7 +21,7 @@ import { sum } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import type { Linear } from "../families/linears.ts";
 import type { Placed, PoolAdapter } from "../methods/adapter.ts";
-import { type AdapterLayout, type FactorTensor, factorPlace, placeAmong, tensorsIn } from "../methods/layout.ts";
+import { type FactorTensor, factorPlace, layoutAdapter, placeAmong, tensorsIn } from "../methods/layout.ts";
 import { type BlockName, type Blocks, blocksIn, type OptimizerName, stateOf, type Values } from "../methods/optimizers.ts";
 import type { Factor } from "../methods/registry.ts";
 import { takeFactor } from "./factors.ts";
@@ -83,7 +83,7 @@ export type Snapshot = Placed & {
   readonly spec: ModelSpec;
   readonly method?: PoolAdapter["method"] | undefined;
   readonly optimizer?: OptimizerName | undefined;
-  readonly stages: readonly { readonly layerRange: LayerRange; readonly layout: AdapterLayout; readonly blocks: Blocks }[];
+  readonly stages: readonly { readonly layerRange: LayerRange; readonly blocks: Blocks }[];
 };
 
 export type Checkpoint = {
@@ -131,11 +131,12 @@ export function writeCheckpoint(
 
 function tensorsOf(snapshot: Snapshot): TensorData[] {
   const { spec, stages, ...adapter } = snapshot;
+  const layouts = stages.map(({ layerRange }) => layoutAdapter(spec, layerRange, adapter));
   return blocksIn(adapter.optimizer).flatMap((what) => {
     const { dtype, per } = stateOf(adapter.optimizer)[what]!;
-    return stages.flatMap(({ layerRange, layout, blocks }) =>
+    return stages.flatMap(({ layerRange, blocks }, stage) =>
       tensorsIn(spec, layerRange, adapter).map((at) => {
-        const place = placeAmong(factorPlace(spec, layout, at.layer, at.linear, at.factor), per);
+        const place = placeAmong(factorPlace(spec, layouts[stage]!, at.layer, at.linear, at.factor), per);
         const data = takeFactor(blocks[what]!, place);
         return { name: tensorName(what, at), dtype, shape: [place.rows, place.columns], data };
       }),
@@ -148,10 +149,11 @@ function fill(folder: string, whole: string, progress: Progress, tensors: readon
   const part = `${whole}.part`;
   try {
     removeCheckpoint(part);
-    makeFolder(part);
-    writeSafetensors(join(part, STATE), tensors);
-    const written = { format: FORMAT, ...progress, sha256: hashOf(join(part, STATE)) };
-    writeFileAtomic(join(part, PROGRESS), `${JSON.stringify({ ...written, seal: sealOf(written) }, null, 2)}\n`);
+    replaceTogether(part, () => {
+      writeSafetensors(join(part, STATE), tensors);
+      const written = { format: FORMAT, ...progress, sha256: hashOf(join(part, STATE)) };
+      writeFileAtomic(join(part, PROGRESS), `${JSON.stringify({ ...written, seal: sealOf(written) }, null, 2)}\n`);
+    });
     renameSync(part, whole);
     syncFolder(folder);
   } catch (error) {

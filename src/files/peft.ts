@@ -3,7 +3,7 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { writeFileAtomic } from "../base/atomic.ts";
+import { replaceTogether, writeFileAtomic } from "../base/atomic.ts";
 import { RequestError } from "../base/errors.ts";
 import { range, sizeOf } from "../base/shape.ts";
 import type { ModelSpec } from "../base/spec.ts";
@@ -100,8 +100,6 @@ export function writePeftAdapter(
   for (const { name, shape, values } of shared) tensors.push({ name, dtype: "f32", shape: [...shape], data: values() });
   tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
   const tag = acts ? { [SHARING]: sharingOf(adapter) } : {};
-  writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt", ...tag });
-  if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter, adapter.begun));
   const { dropout, baseModel } = adapter;
   const rslora = adapter.rslora && !(acts && actsApart(adapter, spec));
   const { places: _, ...uniform } = { ...adapter, rslora };
@@ -110,7 +108,11 @@ export function writePeftAdapter(
   const places = acts ? withExperts(fields, { ...adapter, rslora }, spec) : { ...fields!, parameters: null };
   // PEFT refuses dropout of what it trains in experts, also where it only reads it.
   const config = DEFINITIONS[method].peft.config({ ...places, dropout: acts ? 0 : dropout, rslora, baseModel, settings });
-  writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
+  replaceTogether(folder, () => {
+    writeSafetensors(join(folder, "adapter_model.safetensors"), tensors, { format: "pt", ...tag });
+    if (adapter.begun) writeFileAtomic(join(folder, "README.md"), cardOf(adapter, adapter.begun));
+    writeFileAtomic(join(folder, "adapter_config.json"), `${JSON.stringify(config, null, 2)}\n`);
+  });
 }
 
 export type SavedAdapter = Omit<PeftAdapter, "settings" | "shared" | "begun"> & {

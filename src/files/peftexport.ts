@@ -4,7 +4,7 @@ import { RunError } from "../base/errors.ts";
 import type { LayerRange } from "../base/layers.ts";
 import type { ModelSpec } from "../base/spec.ts";
 import { isOfExperts } from "../families/linears.ts";
-import { type AdapterLayout, type FactorTensor, factorPlace, tensorsIn } from "../methods/layout.ts";
+import { type FactorTensor, factorPlace, layoutAdapter, tensorsIn } from "../methods/layout.ts";
 import { samePlaces } from "../methods/placement.ts";
 import { DEFINITIONS } from "../methods/registry.ts";
 import { areFinite, sameBits } from "./convert.ts";
@@ -20,19 +20,19 @@ export type PeftExport = {
   readonly peft: Omit<PeftAdapter, "shared"> & { readonly scale: number };
   readonly stages: readonly {
     readonly layerRange: LayerRange;
-    readonly layout: AdapterLayout;
     readonly params: Float32Array;
   }[];
 };
 
 /** The factors in the blocks of an adapter, in the order of the layers. */
 export const exportedFactors = ({ spec, peft, stages }: PeftExport): FactorTensor[] =>
-  stages.flatMap(({ layerRange, layout, params }) =>
-    tensorsIn(spec, layerRange, peft).map((at) => {
+  stages.flatMap(({ layerRange, params }) => {
+    const layout = layoutAdapter(spec, layerRange, peft);
+    return tensorsIn(spec, layerRange, peft).map((at) => {
       const values = takeFactor(params, factorPlace(spec, layout, at.layer, at.linear, at.factor));
       return { ...at, values };
-    }),
-  );
+    });
+  });
 
 /**
  * Writes `folder`, and reads it back: all numbers must be equal, bit for bit. Throws a RunError where they are not, and what

@@ -13,6 +13,14 @@ import { sameTables } from "./tables.ts";
 export const rankAt = ({ rank, targets, places }: Placed, layer: number, linear: Linear): number =>
   places ? places.ranks[layer]![LINEARS.indexOf(linear)]! : targets.includes(linear) ? rank : 0;
 
+/** The first layer in which it acts: -1 for one that trains the embedding, Infinity for one that acts in no layer. */
+export function firstLayerOf({ targets, places, tables }: Placed): number {
+  if (tables?.embedding) return -1;
+  if (!places) return targets.length > 0 ? 0 : Number.POSITIVE_INFINITY;
+  const first = places.ranks.findIndex((layer) => layer.some((rank) => rank > 0));
+  return first < 0 ? Number.POSITIVE_INFINITY : first;
+}
+
 /** Which factors its experts share, where it acts in experts. */
 export const sharingOf = ({ places }: Pick<Placed, "places">): ExpertSharing => places?.experts ?? "shared-outer";
 

@@ -125,7 +125,8 @@ export function makePlan(
   const adapters = planAdapters(recipe.adapters, spec, data, tokensPerMicrobatch);
   requireKernels(spec, device);
   const packsTables = devices.every((of) => of.packsTables === true);
-  const held = heldWeights(recipe.model.precision, device.compute, exact, packsTables);
+  const prefersBf16 = devices.every((of) => of.prefersBf16 === true);
+  const held = heldWeights(recipe.model.precision, { compute: device.compute, packsTables, prefersBf16 }, exact);
   const cache = given ?? rolloutCache(adapters, spec, devices, recipe.run.slots, held);
   const generated = cache ? [cache.capacity] : [];
   const positions = maxOf([...data.map((of, i) => longestRow(recipe.adapters[i]!, spec, of)), ...generated]);

@@ -317,7 +317,7 @@ export const RecipeTable = v.strictObject({
       revision: v.exactOptional(about(text, "a branch, tag or commit of the model that name names; main where none is given")),
       precision: about(
         oneOf(...PRECISIONS),
-        'fp32 on a CPU, bf16 on a GPU; "bf16" multiplies so on a CPU that has AVX512-BF16; "int8", "nf4" and "fp8" hold the base in fewer bits; "nf4-fp8" multiplies nf4 as fp8',
+        'fp32 on a CPU, bf16 on a GPU; "bf16" multiplies so on a CPU that has AVX512-BF16, "prefer-bf16" where that takes less time, else as "auto"; "int8", "nf4" and "fp8" hold the base in fewer bits; "nf4-fp8" multiplies nf4 as fp8',
         "auto",
       ),
     },

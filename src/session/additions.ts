@@ -9,8 +9,10 @@ import type { ReadProgress } from "../data/reading.ts";
 
 /** A request is answered within this time. */
 const ANSWER_MS = 2_000;
-/** A command that has not asked for this long is gone, and its request is dropped. */
+/** A command that has not asked for this long is gone, and its request is dropped, unless it has come to something. */
 const GONE_MS = 30_000;
+/** Outcomes that are kept for commands which cannot ask while stages are being opened, however long that takes. */
+const MOST_KEPT = 100;
 
 /** Does the work until `signal` is aborted, and reports how far its reading is. */
 export type Work = (signal: AbortSignal, progress: (progress: ReadProgress) => void) => Promise<string>;
@@ -18,11 +20,14 @@ type Addition = {
   readonly outcome: Promise<string>;
   readonly stop: AbortController;
   reading: string;
+  isSettled: boolean;
   gone: ReturnType<typeof setTimeout> | undefined;
 };
 
 export class Additions {
   readonly #all = new Map<string, Addition>();
+
+  constructor(private readonly times = { answerMs: ANSWER_MS, goneMs: GONE_MS }) {}
 
   /** The outcome, or a ticket to ask for it. */
   begin(work: Work): Promise<string | Underway> {
@@ -31,8 +36,14 @@ export class Additions {
     const outcome = work(stop.signal, (progress) => {
       addition.reading = readText(progress, 0);
     });
-    const addition: Addition = { outcome, stop, reading: "waiting for its turn", gone: undefined };
+    const addition: Addition = { outcome, stop, reading: "waiting for its turn", isSettled: false, gone: undefined };
+    const settled = () => {
+      addition.isSettled = true;
+    };
+    outcome.then(settled, settled);
     this.#all.set(ticket, addition);
+    const kept = [...this.#all].filter(([, { isSettled }]) => isSettled);
+    for (const [old] of kept.slice(0, Math.max(0, kept.length - MOST_KEPT))) this.#all.delete(old);
     return this.#answer(ticket, addition);
   }
 
@@ -44,7 +55,7 @@ export class Additions {
 
   async #answer(ticket: string, addition: Addition): Promise<string | Underway> {
     clearTimeout(addition.gone);
-    const found = await Promise.race([addition.outcome, sleep(ANSWER_MS)]).catch((error) => {
+    const found = await Promise.race([addition.outcome, sleep(this.times.answerMs)]).catch((error) => {
       this.#all.delete(ticket);
       throw error;
     });
@@ -53,9 +64,10 @@ export class Additions {
       return found;
     }
     addition.gone = setTimeout(() => {
+      if (addition.isSettled) return;
       addition.stop.abort(new RequestError("control.gone", "the command that asked for it is gone"));
       this.#all.delete(ticket);
-    }, GONE_MS);
+    }, this.times.goneMs);
     return { ticket, reading: addition.reading };
   }
 }

@@ -15,8 +15,9 @@ import {
 import type { Blocks } from "../methods/optimizers.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
 import { CHECKPOINTS } from "../recipe/recipe.ts";
+import { isSmall } from "./export.ts";
 import { FileThreads } from "./file-threads.ts";
-import { layoutOf, stateBlocks } from "./parameters.ts";
+import { stateBlocks } from "./parameters.ts";
 
 /** An adapter as it was kept: where it stands, and the blocks of each stage. */
 export type StoredAdapter = { readonly progress: Progress; readonly blocks: readonly Blocks[] };
@@ -74,9 +75,12 @@ export function aside(folder: string, error: unknown): string {
   return `${error.message}; ${to === null ? "" : `it is set aside as ${to}, and `}the one before is taken`;
 }
 
-/** In a run's folder, the `keep` newest of each adapter; written by a thread of its own. */
+/** Checkpoints written at once. */
+const MOST_WRITTEN = { large: 1, small: 4 };
+
+/** In a run's folder, the `keep` newest of each adapter; written by threads of its own. */
 export function diskStore(output: string, keep: number): CheckpointStore {
-  const threads = new FileThreads(1);
+  const threads = new FileThreads(MOST_WRITTEN);
   let ended = false;
   return {
     async save(plan, adapter, { progress, blocks }, which = "latest") {
@@ -85,7 +89,10 @@ export function diskStore(output: string, keep: number): CheckpointStore {
       const snapshot = snapshotOf(plan, adapter, blocks);
       const owned = blocks.flatMap((of) => Object.values(of).map(({ buffer }) => buffer as ArrayBuffer));
       const keeping = which === "best" ? 1 : keep;
-      await threads.run(() => ({ work: { kind: "checkpoint", folder, progress, snapshot, keep: keeping }, owned }));
+      await threads.run({ folder, isSmall: isSmall(plan, adapter) }, () => ({
+        work: { kind: "checkpoint", folder, progress, snapshot, keep: keeping },
+        owned,
+      }));
     },
     load(plan, adapter, notice, which = "latest") {
       for (const folder of checkpointsIn(checkpointFolder(output, adapter.name, which)))
@@ -117,7 +124,6 @@ export const snapshotOf = (plan: Plan, adapter: AdapterPlan, blocks: readonly Bl
   tables: adapter.tables,
   stages: plan.stages.map(({ layerRange }, stage) => ({
     layerRange,
-    layout: layoutOf(plan, stage, adapter),
     blocks: blocks[stage]!,
   })),
 });

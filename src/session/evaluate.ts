@@ -32,7 +32,7 @@ export type EvaluationWork = {
   readonly samples: readonly Row[];
   /** Indices of the samples to use; all when left out. */
   readonly rows?: readonly number[];
-  /** Rows in a batch at most. */
+  /** Rows in a batch at most, where it matters to their losses. */
   readonly batchSize: number;
   readonly objective: Objective;
   readonly references: RowReferences | null;
@@ -58,8 +58,8 @@ export type Evaluating<T> = { readonly sent: Promise<void>; readonly result: Pro
  * a request that another has not been sent.
  */
 export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluated[]> {
-  const { slot, samples, rows = [...samples.keys()], batchSize, objective, references, logProbs, temperature = 1 } = work;
-  const batches = cut(rows, samples.map(inputLength), batchSize, plan.tokensPerMicrobatch);
+  const { slot, samples, rows = [...samples.keys()], objective, references, logProbs, temperature = 1 } = work;
+  const batches = batchesOf(plan, work, rows);
   const totals = totalsOf(samples, objective);
   const evaluated: Promise<Evaluated>[] = [];
   const send = async (): Promise<void> => {
@@ -82,16 +82,34 @@ export function runThrough(bus: Bus, plan: Plan, work: EvaluationWork): Evaluati
   return { sent, result };
 }
 
+/**
+ * Rows of each batch. What a pass has room for follows from all adapters of a run, so only those rows come by whole passes, as
+ * few as there is room for, but one for each stage, whose losses are the same bits in any: on CPUs with products of our own,
+ * which also pack tables (device-report.ts).
+ */
+function batchesOf(
+  { stages, tokensPerMicrobatch }: Plan,
+  { samples, batchSize, objective }: EvaluationWork,
+  rows: readonly number[],
+) {
+  const lengths = samples.map(inputLength);
+  const isFree = stages.every(({ device }) => device.packsTables === true) && !isPreference(objective);
+  if (!isFree) return cut(rows, lengths, batchSize, tokensPerMicrobatch);
+  const room = Math.min(tokensPerMicrobatch, ...stages.map(({ sizes }) => sizes.rows));
+  return cut(rows, lengths, Math.max(1, Math.ceil(rows.length / stages.length)), room);
+}
+
 /** The adapter's loss on the rows, and how many of them are correct. */
 export function evaluate(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating<Evaluation> {
   const { sent, result } = runThrough(bus, plan, work);
   const { objective, samples } = work;
   const found = result.then((all): Evaluation => {
     let [loss, exact] = [0, 0];
-    for (const { batch, losses } of all)
+    const lossOfRow = new Float64Array(samples.length); // added in the order of the rows, whatever the batches were
+    for (const { rows, batch, losses } of all)
       if (!isPreference(objective))
         for (const [i, sequence] of losses.entries()) {
-          loss += sequence.loss;
+          lossOfRow[rows[i]!] = sequence.loss;
           if (sequence.correct === batch.sequences[i]!.targets) exact++;
         }
       else
@@ -100,6 +118,7 @@ export function evaluate(bus: Bus, plan: Plan, work: EvaluationWork): Evaluating
           loss += sum(found.map((row) => row.loss));
           exact += rows.filter((row, i) => isCorrect(row, found[i]!)).length;
         }
+    for (const of of lossOfRow) loss += of;
     const divisor = isPreference(objective) ? 1 : sum(samples.map(countTargets));
     return { loss: loss / divisor, exact, rows: samples.length };
   });

@@ -1,5 +1,5 @@
-// Saving an adapter as PEFT would, from its blocks or its slot: large ones by a thread, so that others train meanwhile. What
-// was written is read back and compared (files/peftexport.ts).
+// Saving an adapter as PEFT would, from its blocks: large ones, and many small ones, by threads, so that others train
+// meanwhile. What was written is read back and compared (files/peftexport.ts).
 
 import { RunError } from "../base/errors.ts";
 import { sum } from "../base/shape.ts";
@@ -7,63 +7,49 @@ import { exportPeft, type PeftExport } from "../files/peftexport.ts";
 import { alphaOf, scaleOf } from "../methods/placement.ts";
 import { settingsOf } from "../methods/registry.ts";
 import type { AdapterPlan, Plan } from "../plan/plan.ts";
-import type { Row } from "../schedule/pack.ts";
-import { evaluate } from "./evaluate.ts";
 import { FileThreads } from "./file-threads.ts";
 import { layoutOf } from "./parameters.ts";
-import { type AdapterSlot, readParams } from "./slot.ts";
 
-/** Rows whose loss is computed before the export. */
-const PROBE_ROWS = 4;
-/** Likelihoods are looked at, whatever the objective was. */
-const SFT = { name: "sft" } as const;
 /** Bytes of parameters that are written in less time than a thread takes to start. */
 const SMALL = 32 << 20;
-/** Exports at once: each holds an adapter's parameters three times in the host's memory. */
-const MOST_EXPORTS = 2;
+/** Exports at once: each holds an adapter's parameters three times in the host's memory. Small ones wait for the disk. */
+const MOST_EXPORTS = { large: 2, small: 4 };
+/** Adapters that end at one time from which on small ones have threads, too. */
+const MANY = 8;
 
 /** Exports of a run: a few at once. Dispose of it when all are done. */
 export const startExports = (): FileThreads => new FileThreads(MOST_EXPORTS);
 
-/**
- * Writes `folder` as PEFT would, from the adapter's slot, and verifies it. Throws a RunError where its loss on a few of
- * `samples` is not finite, and where the file is not what was trained.
- */
-export async function exportAdapter(
-  of: AdapterSlot,
-  folder: string,
-  samples: readonly Row[],
-  threads: FileThreads,
-): Promise<void> {
-  const { bus, plan, adapter, slot } = of;
-  // Of a prompt, which has no answer, the tokens that it has itself.
-  const maskOf = ({ ids, mask, columns }: Row) => (columns === undefined ? mask : new Uint8Array(ids.length).fill(1));
-  const probe = samples.slice(0, PROBE_ROWS).map((row) => ({ ids: row.ids, mask: maskOf(row) }));
-  // One by one: the plan has room for each, and not for several that no step and no evaluation has together.
-  const work = { slot, samples: probe, batchSize: 1, objective: SFT, references: null };
-  const { loss } = await evaluate(bus, plan, work).result;
-  if (!Number.isFinite(loss) && probe.some(({ mask }) => mask.includes(1, 1)))
-    throw new RunError(
-      "export.loss",
-      `adapter '${adapter.name}': its loss is ${loss}, so it is not saved; lower the learning rate`,
-    );
-  await exportBlocks(plan, adapter, () => readParams({ bus, slot }), folder, threads);
+/** Throws a RunError where the loss that a probe found is not finite; null where it has none. */
+export function checkProbe(name: string, loss: number | null): void {
+  if (loss === null || Number.isFinite(loss)) return;
+  throw new RunError("export.loss", `adapter '${name}': its loss is ${loss}, so it is not saved; lower the learning rate`);
 }
 
 /** Whether its parameters are written in less time than a thread takes to start. */
-export const isSmall = (plan: Plan, adapter: AdapterPlan): boolean =>
-  sum(plan.stages.map((_, stage) => 4 * layoutOf(plan, stage, adapter).size)) < SMALL;
+export function isSmall(plan: Plan, adapter: AdapterPlan): boolean {
+  const known = sizes.get(adapter) ?? sum(plan.stages.map((_, stage) => 4 * layoutOf(plan, stage, adapter).size));
+  sizes.set(adapter, known);
+  return known < SMALL;
+}
+/** Bytes of parameters: laying them out takes as long as writing a small one. */
+const sizes = new WeakMap<AdapterPlan, number>();
 
-/** The same from its blocks, which `read` gives and which are the export's from then on. */
+/**
+ * Writes `folder` as PEFT would, from an adapter's blocks, which `read` gives and which are the export's from then on, and
+ * verifies it. `ending`: adapters that end at this time. Throws a RunError where the file is not what was trained.
+ */
 export async function exportBlocks(
   plan: Plan,
   adapter: AdapterPlan,
   read: () => Promise<readonly { readonly params: Float32Array }[]>,
   folder: string,
   threads: FileThreads | null = null,
+  ending = 1,
 ): Promise<void> {
-  if (!threads || isSmall(plan, adapter)) return exportPeft(folder, peftExport(plan, adapter, await read()));
-  await threads.run(async () => {
+  const of = { folder, isSmall: isSmall(plan, adapter) };
+  if (!threads || (of.isSmall && ending < MANY)) return exportPeft(folder, peftExport(plan, adapter, await read()));
+  await threads.run(of, async () => {
     const made = peftExport(plan, adapter, await read());
     const owned = made.stages.map(({ params }) => params.buffer as ArrayBuffer);
     return { work: { kind: "export", folder, adapter: made }, owned };
@@ -85,7 +71,6 @@ function peftExport(plan: Plan, adapter: AdapterPlan, blocks: readonly { readonl
   const peft = { ...placing, dropout, method, settings: settingsOf(method, recipe), begun, baseModel: run.model.path };
   const ofStage = ({ params }: { readonly params: Float32Array }, stage: number) => ({
     ...{ layerRange: { from: stages[stage]!.layerRange.from, to: stages[stage]!.layerRange.to }, params },
-    layout: layoutOf(plan, stage, adapter),
   });
   return { name, spec, peft, stages: blocks.map(ofStage) };
 }

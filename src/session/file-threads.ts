@@ -8,6 +8,10 @@ import type { FromSaver, SaverJob } from "../files/saver.ts";
 /** As bus/heartbeat.ts has it. */
 const CODE = Bun.isStandaloneExecutable ? "./src/files/saver.ts" : new URL("../files/saver.ts", import.meta.url);
 
+/** Jobs at once: large ones, and all with the small ones, which mostly wait for the disk. */
+export type MostJobs = { readonly large: number; readonly small: number };
+/** Where a job writes: those of one folder are done in their order. */
+export type JobPlace = { readonly folder: string; readonly isSmall: boolean };
 /** What a thread is to do, and memory that it gets instead of a copy. */
 export type Job = { readonly work: SaverJob; readonly owned: readonly ArrayBuffer[] };
 
@@ -15,26 +19,30 @@ type Thread = { readonly worker: Worker; job: PromiseWithResolvers<void> | null 
 
 export class FileThreads implements AsyncDisposable {
   readonly #threads: Thread[] = [];
-  readonly #free: (() => void)[] = [];
+  readonly #waiting: { readonly of: JobPlace; readonly begin: () => void }[] = [];
   readonly #under = new Set<Promise<void>>();
+  /** Folders in which a job writes. */
+  readonly #folders = new Set<string>();
   #busy = 0;
+  #large = 0;
   #isClosed = false;
 
-  /** At most `most` jobs at once. */
-  constructor(private readonly most: number) {}
+  constructor(private readonly most: MostJobs) {}
 
-  /** Carries out a job when a thread is free, which `make` is called for then. Throws what the job throws, as a RunError. */
-  run(make: () => Job | Promise<Job>): Promise<void> {
-    const done = this.#run(make);
+  /** Carries out a job when its turn has come, which `make` is called for then. Throws what the job throws, as a RunError. */
+  run(of: JobPlace, make: () => Job | Promise<Job>): Promise<void> {
+    const done = this.#run(of, make);
     const settled = done.catch(() => undefined);
     this.#under.add(settled);
     settled.finally(() => this.#under.delete(settled));
     return done;
   }
 
-  async #run(make: () => Job | Promise<Job>): Promise<void> {
-    if (this.#busy >= this.most) await new Promise<void>((resolve) => this.#free.push(resolve));
-    else this.#busy++;
+  async #run(of: JobPlace, make: () => Job | Promise<Job>): Promise<void> {
+    await new Promise<void>((begin) => {
+      this.#waiting.push({ of, begin });
+      this.#next();
+    });
     try {
       const { work, owned } = await make();
       if (this.#isClosed) throw new RunError("files.closed", `the run ended before ${work.folder} was begun`);
@@ -43,9 +51,28 @@ export class FileThreads implements AsyncDisposable {
       thread.worker.postMessage(work, [...owned]);
       await thread.job.promise;
     } finally {
-      const next = this.#free.shift();
-      if (next) next();
-      else this.#busy--;
+      this.#busy--;
+      if (!of.isSmall) this.#large--;
+      this.#folders.delete(of.folder);
+      this.#next();
+    }
+  }
+
+  /** Begins what may begin, in the order of the calls. */
+  #next(): void {
+    const { large, small } = this.most;
+    const kept = new Set<string>(this.#folders); // a later job of a folder does not overtake one that waits
+    for (const job of [...this.#waiting]) {
+      if (this.#busy >= Math.max(large, small)) return;
+      const { folder, isSmall } = job.of;
+      if (!kept.has(folder) && (isSmall ? this.#busy < small : this.#large < large)) {
+        this.#waiting.splice(this.#waiting.indexOf(job), 1);
+        this.#busy++;
+        if (!isSmall) this.#large++;
+        this.#folders.add(folder);
+        job.begin();
+      }
+      kept.add(folder);
     }
   }
 

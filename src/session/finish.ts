@@ -12,8 +12,9 @@ import { type AdapterState, secondsOf } from "./adapter-state.ts";
 import { type CheckpointStore, isOwn } from "./checkpoints.ts";
 import { type Evaluation, evaluate } from "./evaluate.ts";
 import { type AdapterResult, adapterRef, endedEvent, finiteOrNull, type Listener, noticeEvent } from "./events.ts";
-import { exportAdapter, exportBlocks, startExports } from "./export.ts";
+import { checkProbe, exportBlocks, startExports } from "./export.ts";
 import { keepsBest, runMetrics, scoreOf, temporaryFolder } from "./own-metrics.ts";
+import { Probes } from "./probes.ts";
 import type { AdapterScheduler } from "./scheduler.ts";
 import { readParams, writeState } from "./slot.ts";
 
@@ -37,9 +38,14 @@ const CUT_OFF = "cut off";
 
 export class Finisher implements AsyncDisposable {
   readonly #exports = startExports();
+  readonly #probes: Probes;
   #hasKept = false;
+  /** Adapters that are ending. */
+  #ending = 0;
 
-  constructor(private readonly options: FinisherOptions) {}
+  constructor(private readonly options: FinisherOptions) {
+    this.#probes = new Probes(options.bus, options.plan);
+  }
 
   /** Waits for files that are being written; adapters whose export has not begun are not exported. */
   [Symbol.asyncDispose](): Promise<void> {
@@ -98,6 +104,15 @@ export class Finisher implements AsyncDisposable {
    * the run's stop leaves no time to evaluate counts as stopped, for its evaluation may decide which state is saved.
    */
   async finish(adapter: AdapterState, status: AdapterResult["status"], message: string | null): Promise<void> {
+    this.#ending++;
+    try {
+      await this.#finish(adapter, status, message);
+    } finally {
+      this.#ending--;
+    }
+  }
+
+  async #finish(adapter: AdapterState, status: AdapterResult["status"], message: string | null): Promise<void> {
     const { output, stop } = this.options;
     if (this.options.whole) await this.options.whole;
     const { steps, tokens, firstLoss, lastLoss, before, made } = adapter;
@@ -107,6 +122,8 @@ export class Finisher implements AsyncDisposable {
     let outcome = { status, message };
     try {
       const isHere = stop.aborted || adapter.slot === null ? false : await this.options.scheduler.bring(adapter);
+      // Before it is saved, so that adapters which are stopped together share passes; its state changes no more.
+      const probe = status === "stopped" && !isHere && output !== null && steps > 0 ? this.#probe(adapter) : null;
       if (status === "stopped") await this.#save(adapter);
       if (status === "dropped") after = adapter.latest;
       else if (status !== "failed" && output !== null && adapter.data.eval.length > 0) {
@@ -119,7 +136,7 @@ export class Finisher implements AsyncDisposable {
         }
       }
       if (status !== "failed" && status !== "dropped" && output !== null && steps > 0)
-        folder = await this.#export(adapter, join(output, name));
+        folder = await this.#export(adapter, join(output, name), probe);
     } catch (error) {
       if (!isOwn(error)) throw error;
       outcome = { status: "failed", message: textOf(error) }; // the other adapters train on
@@ -178,23 +195,32 @@ export class Finisher implements AsyncDisposable {
     return last;
   }
 
+  /** The loss of an adapter on a few rows as it is now; null where it is not on the devices. */
+  #probe(adapter: AdapterState): Promise<number | null> {
+    const { slot, data } = adapter;
+    if (slot === null || !this.options.scheduler.isOnDevice(adapter)) return Promise.resolve(null);
+    const loss = this.#probes.loss(slot, data.eval.length > 0 ? data.eval : data.train);
+    loss.catch(() => undefined); // it may fail before it is awaited
+    return loss;
+  }
+
   /**
    * From its slot, where it is on the devices with an evaluation, or from its checkpoint where it has none; null where
    * there is neither. Leaves nothing of an adapter that could not be exported.
    */
-  async #export(adapter: AdapterState, folder: string): Promise<string | null> {
+  async #export(adapter: AdapterState, folder: string, probe: Promise<number | null> | null): Promise<string | null> {
     const { plan, bus, store, emit } = this.options;
-    const { data, slot } = adapter;
+    const { slot } = adapter;
     const stored = slot === null ? store.load(plan, adapter.plan, (text) => this.#notice(adapter, text)) : null;
     if (slot === null && !stored) return null;
     const before = existsSync(folder); // exported before the run was interrupted
     try {
-      const samples = data.eval.length > 0 ? data.eval : data.train;
       const { plan: of } = adapter;
-      if (stored) await exportBlocks(plan, of, async () => stored.blocks, folder, this.#exports);
-      else if (this.options.scheduler.isOnDevice(adapter))
-        await exportAdapter({ bus, plan, adapter: of, slot: slot! }, folder, samples, this.#exports);
-      else await exportBlocks(plan, of, () => readParams({ bus, slot: slot! }), folder, this.#exports);
+      if (stored) await exportBlocks(plan, of, async () => stored.blocks, folder, this.#exports, this.#ending);
+      else {
+        checkProbe(of.name, await (probe ?? this.#probe(adapter)));
+        await exportBlocks(plan, of, () => readParams({ bus, slot: slot! }), folder, this.#exports, this.#ending);
+      }
     } catch (error) {
       try {
         if (!before) removeAdapter(folder);

@@ -63,7 +63,7 @@ export async function benchmarkGeneration(options: GenerationBenchmarkOptions) {
     return { ...of, name: `bench-${i}`, factors: randomFactors(spec, of, i) };
   });
   const device = describeDevice(wantedDevice, precision);
-  const held = heldWeights(precision, device.compute, exactOf(shape), device.packsTables);
+  const held = heldWeights(precision, device, exactOf(shape));
   checkFormat(held.format, spec);
   const wanted = range(sequences).map((i): Generation => {
     const rng = new Rng(i, 7);

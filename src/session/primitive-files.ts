@@ -26,7 +26,7 @@ const shapeOf = (of: AdapterPlan): string => {
 /** Writes what it is given, which is its own from then on. Disposing waits for that. */
 export class AdapterFiles implements AsyncDisposable {
   /** One at a time: the states of an adapter in the order in which they were. */
-  readonly #states = new FileThreads(1);
+  readonly #states = new FileThreads({ large: 1, small: 1 });
   readonly #exports = startExports();
 
   constructor(private readonly plan: Plan) {}
@@ -39,7 +39,10 @@ export class AdapterFiles implements AsyncDisposable {
     const snapshot = snapshotOf(this.plan, adapter, blocks);
     if (isSmall(this.plan, adapter)) return writeCheckpoint(folder, progress, snapshot, 1);
     const owned = blocks.flatMap((of) => Object.values(of).map(({ buffer }) => buffer as ArrayBuffer));
-    await this.#states.run(() => ({ work: { kind: "checkpoint", folder, progress, snapshot, keep: 1 }, owned }));
+    await this.#states.run({ folder, isSmall: false }, () => ({
+      work: { kind: "checkpoint", folder, progress, snapshot, keep: 1 },
+      owned,
+    }));
   }
 
   /** Writes `folder` as PEFT would, and reads it back. */

@@ -78,7 +78,7 @@ export class RemoteSession {
     while (typeof answer !== "string") {
       reading(answer.reading);
       answer = await ask({ type: "outcome", ticket: answer.ticket }).catch((error) => {
-        if (isStarting(error)) return begin(); // stages that were opened again meanwhile know nothing of it
+        if (isStarting(error)) return begin(); // it was still being read when its stages were closed
         throw error;
       });
     }
@@ -100,15 +100,19 @@ export class RemoteSession {
     let awaited: MloraError | null = null;
     for (let at: RunEntry | undefined = entry; ; at = knownRuns().find(({ run }) => run === entry.run)) {
       if (awaited && !at) throw new RunError("control.lost", `${awaited.message}, and the run is over`, "look into its folder");
+      let isAsked = false;
       try {
         if (!at?.reach) throw starting();
+        isAsked = true;
         await using connection = await connectSealed(at.reach.address, "mlora control", at.reach.key);
         return await askControl(connection, entry.run, request, patience, number);
       } catch (error) {
         if (isGone(error)) {
           if (!lost && !isStatus) options.notice?.(`${error.message}; it is asked again where it answers next`);
           lost = error;
-        } else if (!isStarting(error) || request.type === "outcome" || (isStatus && !lost)) throw error;
+        } else if (!isStarting(error) || (isStatus && !lost)) throw error;
+        else if (isAsked && request.type === "outcome")
+          throw error; // what the addition came to
         else {
           if (!awaited) options.notice?.(`${error.message}: it is asked when they are open`);
           away = now();

@@ -50,7 +50,7 @@ export async function prepareGeneration(options: GenerationOptions): Promise<Tex
     return { adapter, prompt: ids, limit: limitOf(request, i, options.limit), seed: options.seed };
   });
   const device = describeDevice(request.device, request.precision);
-  const held = heldWeights(request.precision, device.compute, exact, device.packsTables);
+  const held = heldWeights(request.precision, device, exact);
   checkFormat(held.format, spec);
   const sizes = wanted.map(({ adapter, prompt, limit }) => ({ adapter, prompt: prompt.length, limit }));
   const plan = planGeneration(spec, device, adapters, sizes, held.format, held);

@@ -9,6 +9,7 @@ import { announce } from "../../src/cluster/registry.ts";
 import { startServer } from "../../src/cluster/server.ts";
 import { loadRecipe } from "../../src/recipe/load.ts";
 import { findSession, remoteSessions } from "../../src/session/remote-session.ts";
+import { RunControl } from "../../src/session/run-control.ts";
 import { openSession, type Session, type SessionOptions } from "../../src/session/session.ts";
 import { until } from "../helpers/bus.ts";
 import { needs } from "../helpers/needs.ts";
@@ -117,6 +118,43 @@ needs("nats")("a session", () => {
     expect(heard).toEqual(["add", "first", "add", "second"]);
     expect(progress).toEqual(["2 rows", "3 rows"]);
   });
+
+  test("learns what an addition came to while its stages were opened again between two questions, and adds nothing twice", async () => {
+    const run = newRunId();
+    const joined = Promise.withResolvers<string>();
+    let added = 0;
+    const add = () => {
+      added++;
+      return joined.promise;
+    };
+    using known = announce({ run, output: place.root });
+    const none = () => {
+      throw new Error("nothing else is asked");
+    };
+    const control = new RunControl({ add, status: none, stop: none, pause: none, resume: none, fork: none }, known);
+    /** Each time that stages are opened they have a server of their own. */
+    const opened = async () => {
+      await using all = new AsyncDisposableStack();
+      const server = all.use(await startServer());
+      const connection = all.use(await connectSealed(server.address, "a run", newRunKey()));
+      all.use(await control.serve({ connection, run }));
+      return all.move();
+    };
+    const first = await opened();
+    let closed: Promise<void> | null = null;
+    const told: string[] = [];
+    const remote = findSession(run, (of) => of.run, { notice: (text) => told.push(text) });
+    const answer = remote.add(loadRecipe(place.project(unlike([0], "cpu"), SUMS)), () => {
+      closed ??= first.disposeAsync(); // it has been read, and lacks room: stages are opened for it
+      joined.resolve("a0: added; the stages are opened again");
+    });
+    answer.catch(() => undefined);
+    await until("it waits", 60_000, () => told.length > 0);
+    await closed;
+    await using _second = await opened();
+    expect(await answer).toContain("a0: added");
+    expect(added).toBe(1);
+  }, 120_000);
 
   test("of several stages continues after one is killed, reports it in an event, and comes to the bytes of one stage", async () => {
     const text = longer(unlike([0, 1], "cpu", "checkpoint = { steps = 4 }\nrestarts = 1"), 20);

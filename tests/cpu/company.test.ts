@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { range } from "../../src/base/shape.ts";
 import { CpuDevice } from "../../src/device/cpu.ts";
 import { OPENBLAS_ROW_TILE } from "../../src/device/tile.ts";
-import { expectSame, type Ground, train } from "../helpers/crowd.ts";
+import { crowdTables, expectSame, type Ground, train } from "../helpers/crowd.ts";
 import { sparseFamilies, tinyFamilies } from "../helpers/tiny.ts";
 
 const FAMILIES = { ...tinyFamilies, ...sparseFamilies };
@@ -82,6 +82,31 @@ test("two stages learn what one does", async () => {
     const two = await train([1, 2, 5], ground(family), [1]);
     for (const i of [1, 2, 5]) expectSame(two.get(i)!, one.get(i)!);
   }
+});
+
+/** Layers of a model that is deep enough for passes to end in the middle of it, and of one whose last layers share keys. */
+const deep = { ...FAMILIES["llama"]!, layers: 5, windows: [] };
+
+describe("adapters that act in the last layers alone learn what they do next to one that acts in the first", () => {
+  const grounds: Record<string, Ground> = {
+    llama: { ...ground("llama"), spec: deep },
+    gemma4: { ...ground("gemma4"), spec: late },
+    "llama whose tables are trained": { ...ground("llama"), spec: deep, tables: crowdTables },
+  };
+  for (const [name, of] of Object.entries(grounds))
+    test(name, async () => {
+      const above: Ground = { ...of, firstLayer: (i) => [0, 2, 4, 1, 3, 3, 4, 2][i]! };
+      const all = await train(range(8), above);
+      const high = await train([2, 4, 5], above);
+      const staged = await train([2, 1, 4, 5], above, [name === "gemma4" ? 1 : 2]);
+      for (const i of [2, 4, 5]) {
+        const alone = (await train([i], above)).get(i)!;
+        expect(alone.losses.at(-1)).not.toBe(alone.losses[0]);
+        for (const other of [all, high, staged]) expectSame(other.get(i)!, alone);
+      }
+      for (const recomputation of ["full", "offload"] as const)
+        expectSame((await train([2, 4], { ...above, recomputation })).get(2)!, all.get(2)!);
+    });
 });
 
 test("two stages learn what one does where the last layers share keys and values", async () => {

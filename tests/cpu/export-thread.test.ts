@@ -25,10 +25,11 @@ function made(seed: number): PeftExport {
     const params = new Float32Array(layout.size);
     for (const { offset, rows, columns } of layout.tensors)
       for (let i = 0; i < rows * columns; i++) params[offset + i] = random.normal();
-    return { layerRange, layout, params };
+    return { layerRange, params };
   });
   return { name: `a${seed}`, spec, peft, stages };
 }
+const large = (folder: string) => ({ folder, isSmall: false });
 const job = (folder: string, adapter: PeftExport) => ({
   work: { kind: "export" as const, folder, adapter },
   owned: adapter.stages.map(({ params }) => params.buffer as ArrayBuffer),
@@ -37,12 +38,12 @@ const filesOf = (folder: string) =>
   ["adapter_model.safetensors", "adapter_config.json"].map((name) => readFileSync(join(folder, name)).toString("base64"));
 
 test("six by two threads are what they are without threads, and no third is read before one is done", async () => {
-  await using threads = new FileThreads(2);
+  await using threads = new FileThreads({ large: 2, small: 4 });
   let begun = 0;
   const written = () => range(6).filter((i) => existsSync(join(root, `by-thread-${i}`, "adapter_config.json"))).length;
   const done = range(6).map(async (i) => {
     const folder = join(root, `by-thread-${i}`);
-    await threads.run(async () => {
+    await threads.run(large(folder), async () => {
       expect(++begun - written()).toBeLessThanOrEqual(2);
       await Bun.sleep(1);
       return job(folder, made(i));
@@ -54,18 +55,53 @@ test("six by two threads are what they are without threads, and no third is read
   expect(written()).toBe(6);
 });
 
+test("small ones have more threads, large ones no more; those of one folder are written one after the other, in their order", async () => {
+  await using threads = new FileThreads({ large: 1, small: 4 });
+  const under = new Map<string, boolean>();
+  const begun: string[] = [];
+  let [most, mostLarge] = [0, 0];
+  const folders = range(24).map((i) => ({ folder: join(root, `mixed-${(i * 7) % 5}`), isSmall: i % 3 !== 0, name: `${i}` }));
+  await Promise.all(
+    folders.map(async ({ folder, isSmall, name }, i) => {
+      const work = threads.run({ folder, isSmall }, async () => {
+        begun.push(name);
+        await Bun.sleep(1); // the one before it has left by now
+        expect(under.has(folder), name).toBe(false);
+        under.set(folder, isSmall);
+        most = Math.max(most, under.size);
+        mostLarge = Math.max(mostLarge, [...under.values()].filter((is) => !is).length);
+        return job(folder, made(i));
+      });
+      await work.then(() => under.delete(folder));
+    }),
+  );
+  expect([most, mostLarge]).toEqual([4, 1]);
+  for (const { folder } of folders.slice(0, 5)) {
+    const of = folders.filter((other) => other.folder === folder).map(({ name }) => name);
+    expect(begun.filter((name) => of.includes(name))).toEqual(of);
+    exportPeft(`${folder}-last`, made(Number(of.at(-1))));
+    expect(filesOf(folder)).toEqual(filesOf(`${folder}-last`));
+  }
+});
+
 test("one that fails is reported by its code, and the next is written by the same thread", async () => {
-  await using threads = new FileThreads(1);
+  await using threads = new FileThreads({ large: 1, small: 1 });
   const bad = made(7);
   bad.stages[1]!.params[3] = Number.NaN;
-  await expect(threads.run(() => job(join(root, "bad"), bad))).rejects.toMatchObject({ code: "peft.values" });
+  await expect(threads.run(large(join(root, "bad")), () => job(join(root, "bad"), bad))).rejects.toMatchObject({
+    code: "peft.values",
+  });
   const file = join(root, "file");
   writeFileSync(file, "");
-  await expect(threads.run(() => job(join(file, "below"), made(8)))).rejects.toMatchObject({ code: "files.write" });
-  await threads.run(() => job(join(root, "good"), made(8)));
+  await expect(threads.run(large(join(file, "below")), () => job(join(file, "below"), made(8)))).rejects.toMatchObject({
+    code: "files.write",
+  });
+  await threads.run(large(join(root, "good")), () => job(join(root, "good"), made(8)));
   expect(filesOf(join(root, "good")).length).toBe(2);
   await threads.close();
-  await expect(threads.run(() => job(join(root, "late"), made(8)))).rejects.toMatchObject({ code: "files.closed" });
+  await expect(threads.run(large(join(root, "late")), () => job(join(root, "late"), made(8)))).rejects.toMatchObject({
+    code: "files.closed",
+  });
 });
 
 test("a folder that holds one other bit, or another scale, is not the adapter", () => {

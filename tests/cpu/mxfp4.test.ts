@@ -34,8 +34,10 @@ test("a model says that its experts are mxfp4, and keeps them by default and in 
   expect([spec, factsOf(folders.plain).spec].map(({ experts }) => experts!.files)).toEqual(["rows", "columns"]);
   expect(notices.join("\n")).toContain("its experts are MXFP4");
   for (const precision of ["auto", "int8", "nf4"] as const)
-    for (const compute of ["f32", "bf16"] as const) expect(heldWeights(precision, compute, exact).expertFormat).toBe("mxfp4");
-  for (const precision of ["bf16", "fp32"] as const) expect(heldWeights(precision, "f32", exact).expertFormat).toBeUndefined();
+    for (const compute of ["f32", "bf16"] as const)
+      expect(heldWeights(precision, { compute }, exact).expertFormat).toBe("mxfp4");
+  for (const precision of ["bf16", "fp32"] as const)
+    expect(heldWeights(precision, { compute: "f32" }, exact).expertFormat).toBeUndefined();
 });
 
 test("codes without their scales are refused by name", () => {

@@ -125,7 +125,7 @@ test("an unknown precision is refused with those that there are", async () => {
   const { code, err } = await place.mlora("plan", place.project(recipe("int4"), SUMS));
   expect(code).toBe(2);
   expect(err).toContain(
-    'model.precision is "int4", expected "auto" or "fp32" or "bf16" or "int8" or "nf4" or "fp8" or "nf4-fp8"',
+    'model.precision is "int4", expected "auto" or "fp32" or "bf16" or "prefer-bf16" or "int8" or "nf4" or "fp8" or "nf4-fp8"',
   );
 });
 

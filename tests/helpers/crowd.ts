@@ -11,11 +11,12 @@ import { type Bus, Later } from "../../src/bus/bus.ts";
 import type { Device } from "../../src/device/device.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { FillTensor } from "../../src/engine/weights.ts";
-import { isOfExperts, linearsOfModel } from "../../src/families/linears.ts";
+import { isOfExperts, type Linear, linearsOfModel } from "../../src/families/linears.ts";
 import { sameBits } from "../../src/files/convert.ts";
 import { localLink } from "../../src/link/local.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
 import type { FactorTensor } from "../../src/methods/layout.ts";
+import { placed, rankAt, scaleAt } from "../../src/methods/placement.ts";
 import { sharesRows } from "../../src/methods/tables.ts";
 import { clipCoefficient, gradNormOf } from "../../src/schedule/clip.ts";
 import { inputLength, pack, type Tokens } from "../../src/schedule/pack.ts";
@@ -50,7 +51,21 @@ export type Ground = {
   readonly hostInputs?: number;
   /** Adapters act in experts (tiny.ts, inExperts). */
   readonly isInExperts?: true;
+  /** The first layer in which an adapter acts, by its number in the crowd; left out, the model's first. */
+  readonly firstLayer?: (i: number) => number;
 };
+
+/** Without what an adapter has before a layer. */
+function actingFrom<T extends PoolAdapter>(adapter: T, { layers }: ModelSpec, from: number): T {
+  const at = (layer: number, linear: Linear) => ({
+    rank: rankAt(adapter, layer, linear),
+    scale: scaleAt(adapter, layer, linear),
+  });
+  return {
+    ...adapter,
+    ...placed(layers, (layer, linear) => (layer >= from && at(layer, linear).rank > 0 ? at(layer, linear) : null)),
+  };
+}
 
 const methodOf = (i: number) => (i % 8 === 2 || i % 8 === 5 ? "dora" : i % 8 === 6 ? "vera" : "lora");
 
@@ -107,11 +122,12 @@ export async function train(
   { spec, open, passRows, format = "dense", fill = (device) => randomFill(device, 1), ranks, ...more }: Ground,
   cuts: readonly number[] = [],
 ): Promise<Map<number, Trained>> {
-  const { isInExperts, tables, chunkTiles = 1, lost = [], recomputation = "selective", hostInputs = 0 } = more;
+  const { isInExperts, tables, chunkTiles = 1, lost = [], recomputation = "selective", hostInputs = 0, firstLayer } = more;
   const crowd = who.map((i) => settings(i, spec, ranks));
   const ofExperts = isInExperts ? inExperts(spec) : null;
   const adapters = crowd.map(({ adapter, seed }, at) => {
-    const own = ofExperts?.[who[at]! % ofExperts.length] ?? adapterOn(spec, adapter);
+    const whole = ofExperts?.[who[at]! % ofExperts.length] ?? adapterOn(spec, adapter);
+    const own = firstLayer ? actingFrom(whole, spec, firstLayer(who[at]!)) : whole;
     const ofTables = adapter.method === "lora" ? tables?.(who[at]!, spec) : undefined;
     return { ...own, ...(ofTables ? { tables: ofTables } : {}), seed, init: "default" as const };
   });

@@ -99,7 +99,7 @@ export const factsOf = (folder: string) => readModelFacts(folder, readModelSpec(
 /** Of adapters in experts and in attention, factor by factor, after one pass. */
 export async function gradientsOf(device: Device, folder: string, precision: Precision): Promise<readonly number[][]> {
   const { spec, exact } = factsOf(folder);
-  const held = heldWeights(precision, device.compute, exact);
+  const held = heldWeights(precision, device, exact);
   using source = weightsOf({ folder }, spec, device);
   const adapters = inExperts(spec);
   using stage = await openTiny(device, spec, adapters, source.fill, held);

@@ -82,7 +82,7 @@ async function generated(
   const request = await readGenerateRequest({ base: place.model, adapters: [folder ?? "base"], prompt: "x", isRaw: true });
   const device = chooseDevice(place.device, place.precision);
   const adapter = folder === null ? -1 : 0;
-  const { format } = heldWeights(place.precision, device.compute, request.exact);
+  const { format } = heldWeights(place.precision, device, request.exact);
   const plan = planGeneration(request.spec, device, request.adapters, [{ adapter, prompt: prompt.length, limit }], format);
   await using engine = await openGeneration(plan, { folder: place.model }, request.adapters);
   const ids: number[] = [];

@@ -271,7 +271,7 @@ export class Trial implements Disposable {
         settings: settingsOf(method, adapter),
       };
       const params = await this.stage.pool.read(slot, "params");
-      const stages = [{ layerRange: wholeModel(spec), layout: this.stage.pool.layout(slot), params }];
+      const stages = [{ layerRange: wholeModel(spec), params }];
       exportPeft(folder, { name: `adapter ${i}`, spec, peft: { ...placed, ...own, baseModel: "base" }, stages });
       const saved = readPeftAdapter(folder, spec);
       const frozen = frozenOf(saved);

@@ -129,3 +129,22 @@ test("null is no word for a flag that is true by default: transformers takes it 
   }
   expect(of({ attention_bias: null })).toEqual(of({ attention_bias: false }));
 });
+
+test("Ministral 3's queries grow with its rope's original positions: those outside the table, as transformers has them", () => {
+  const table = {
+    rope_type: "yarn",
+    rope_theta: 500,
+    factor: 4,
+    original_max_position_embeddings: 16,
+    llama_4_scaling_beta: 0.3,
+  };
+  const of = (keys: object) => {
+    const { queryScale, scaling } = specOf({ architectures: ["Ministral3ForCausalLM"], rope_parameters: table, ...keys }, "c")
+      .ropes[0]!;
+    return [queryScale!.originalMaxPositions, scaling?.kind === "yarn" ? scaling.originalMaxPositions : null];
+  };
+  expect([of({}), of({ original_max_position_embeddings: 64 })]).toEqual([
+    [16, 16],
+    [64, 64],
+  ]);
+});

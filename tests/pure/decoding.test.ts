@@ -2,19 +2,19 @@
 
 import { expect, test } from "bun:test";
 import { range, sum } from "../../src/base/shape.ts";
-import { PIECE, type Tile } from "../../src/schedule/decode.ts";
+import { PIECE, TILED_PIECE, type Tile } from "../../src/schedule/decode.ts";
 import type { GenerationBatch } from "../../src/schedule/micro-batch.ts";
 import { Decoding, type Generation, type GenerationEngine } from "../../src/session/decoding.ts";
 
 const tile: Tile = { rows: 4, sameOrder: range(4), isApart: true };
 
 /** An engine whose next token is 7. `rows`: of each pass those of sequences; `most`: passes that were under way at once. */
-function engineOf(follows: boolean, sequences = 3) {
+function engineOf(follows: boolean, sequences = 3, tiledPrompt: number | null = null) {
   const seen = { rows: [] as number[], most: 0 };
   let underWay = 0;
   const engine: GenerationEngine = {
-    ...{ tile, shortPositions: null, reading: "rows", tiledPrompt: null, follows },
-    sizes: { rows: 4000, slots: 1, cache: { sequences, capacity: 2000 } },
+    ...{ tile, shortPositions: null, reading: "rows", tiledPrompt, follows },
+    sizes: { rows: 4000, slots: 1, cache: { sequences, capacity: 4096 } },
     run: async (pass: GenerationBatch) => {
       seen.most = Math.max(seen.most, ++underWay);
       seen.rows.push(pass.places.filter((place) => place >= 0).length);
@@ -79,4 +79,15 @@ test("rows of prompts next to what is extended are as many as are multiplied at 
     expect(Math.max(...seen.rows.slice(2))).toBe(extended + most);
     expect(sum(seen.rows)).toBe(40 * extended + 1900);
   }
+});
+
+test("prompts that are multiplied by tiles are read whole where nothing is extended, in pieces next to what is", async () => {
+  const prompt = range(3900);
+  const alone = engineOf(false, 3, 64);
+  await played(alone.engine, [{ limit: 1, prompt }]);
+  expect(alone.seen.rows).toEqual([3900]);
+  const beside = engineOf(false, 3, 64);
+  await played(beside.engine, [{ limit: 40 }, { limit: 1, prompt, from: 2 }]);
+  expect(Math.max(...beside.seen.rows)).toBe(1 + TILED_PIECE);
+  expect(sum(beside.seen.rows)).toBe(2 + 39 + 3900);
 });

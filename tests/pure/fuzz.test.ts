@@ -194,12 +194,12 @@ test("checkpoints: what differs from what was written is never taken", () => {
     made: { settings: '{"rank":4}', data: "d", model: "m" },
   };
   const good = join(root, "checkpoints");
-  const snapshot = { spec, rank: 3, targets, stages: [{ layerRange: part, layout, blocks }] };
+  const snapshot = { spec, rank: 3, targets, stages: [{ layerRange: part, blocks }] };
   writeCheckpoint(good, progress, snapshot, 3);
   writeCheckpoint(
     good,
     { ...progress, step: 13 },
-    { ...snapshot, stages: [{ layerRange: part, layout, blocks: { ...blocks, m: block() } }] },
+    { ...snapshot, stages: [{ layerRange: part, blocks: { ...blocks, m: block() } }] },
     3,
   );
   const contentOf = (folder: string) => {

@@ -102,6 +102,16 @@ describe("a processor", () => {
     expect(processor(cpuinfo(`${flags} avx512f avx512bw avx512dq avx512vl`)).missingBf16).toEqual(["avx512_bf16"]);
   });
 
+  test("prefers bf16 where it has AMX for it, or is of AMD", () => {
+    const all = `${flags} avx512f avx512bw avx512dq avx512vl avx512_bf16`;
+    const prefers = (vendor: string, of: string) =>
+      processor(files({ "/proc/cpuinfo": `processor : 0\nvendor_id\t: ${vendor}\nflags\t\t: ${of}\n` })).prefersBf16;
+    expect(prefers("AuthenticAMD", all)).toBe(true);
+    expect(prefers("AuthenticAMD", all.replace("avx512_bf16", ""))).toBe(false);
+    expect(prefers("GenuineIntel", all)).toBe(false);
+    expect(prefers("GenuineIntel", `${all} amx_tile amx_bf16`)).toBe(true);
+  });
+
   test("of which nothing can be read is not said to lack anything", () => {
     expect(() => requireProcessor(files({}))).toThrow(
       expect.objectContaining({

@@ -90,6 +90,18 @@ describe("on CPUs", () => {
     expect(onCpus([cpu(able), other]).stages[1]!.sizes.format).toBe("bf16");
   });
 
+  test("bf16 that is preferred is taken where all stages have it and gain by it, and is auto everywhere else", () => {
+    const preferring = cpu({ ...able, prefersBf16: true });
+    const formats = (precision: Precision, ...devices: StageDevice[]) =>
+      onCpus(devices, { precision }).stages.map(({ sizes }) => sizes.format);
+    expect(formats("prefer-bf16", preferring, preferring)).toEqual(["bf16-products", "bf16-products"]);
+    for (const other of [cpu(), cpu(able)]) {
+      expect(formats("prefer-bf16", preferring, other)).toEqual(formats("auto", preferring, other));
+      expect(onCpus([other], { precision: "prefer-bf16" }).stages).toEqual(onCpus([other]).stages);
+    }
+    expect(formats("prefer-bf16", H100)).toEqual(formats("auto", H100));
+  });
+
   test("a base in bf16 is held so, embedding and head where all CPUs take them apart as they go", () => {
     const { hidden, vocab } = shapeOf("smollm2-135m");
     const weights = (devices: readonly StageDevice[]) => totalMemory(onCpus(devices)).weights;
@@ -97,11 +109,12 @@ describe("on CPUs", () => {
     expect(tables / (2 * hidden * vocab)).toBeCloseTo(1, 3);
     expect(onCpus([cpu(able), cpu()]).stages[0]!.sizes.tableFormat).toBeUndefined();
     const exact = { format: "bf16", others: [], tables: true } as const;
-    expect(tableFormatOf(heldWeights("auto", "f32", exact, true))).toBe("bf16");
+    const f32 = { compute: "f32", packsTables: true } as const;
+    expect(tableFormatOf(heldWeights("auto", f32, exact))).toBe("bf16");
     for (const precision of ["fp32", "int8", "nf4"] as const)
-      expect(tableFormatOf(heldWeights(precision, "f32", exact, true))).toBe("dense");
-    expect(tableFormatOf(heldWeights("bf16", "f32", null))).toBe("bf16-products");
-    expect(tableFormatOf(heldWeights("auto", "bf16", exact))).toBe("dense");
+      expect(tableFormatOf(heldWeights(precision, f32, exact))).toBe("dense");
+    expect(tableFormatOf(heldWeights("bf16", { compute: "f32" }, null))).toBe("bf16-products");
+    expect(tableFormatOf(heldWeights("auto", { compute: "bf16" }, exact))).toBe("dense");
   });
 
   test("adapters that fill a pass each take turns with one buffer of gradients, and chunks of logits are as small as they may be", () => {

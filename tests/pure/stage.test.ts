@@ -8,6 +8,7 @@ import { NullDevice } from "../../src/device/null.ts";
 import { Stage } from "../../src/engine/stage.ts";
 import type { Link } from "../../src/link/link.ts";
 import type { PoolAdapter } from "../../src/methods/adapter.ts";
+import { placed } from "../../src/methods/placement.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import {
   adapterOn,
@@ -18,6 +19,7 @@ import {
   sparseFamilies,
   tinyFamilies,
   tinySizes,
+  tinySpec,
   wholeModel,
 } from "../helpers/tiny.ts";
 
@@ -99,6 +101,29 @@ test("a frozen weight is multiplied once for all adapters, forward and backward"
   expect(times("linear_forward")).toBe(4 * spec.layers + chunks);
   expect(times("linear_backward")).toBe(4 * spec.layers - 1 + chunks); // the embedding needs no gradient
   expect(times("lora_down")).toBe(4 * spec.layers);
+});
+
+test("a backward pass ends with the first layer in which an adapter of the pass acts", async () => {
+  const spec = tinySpec({ layers: 5 });
+  const from = (first: number): PoolAdapter =>
+    placed(spec.layers, (layer) => (layer < first ? null : { rank: 4, scale: 1 })) satisfies PoolAdapter;
+  const products = async (crowd: readonly PoolAdapter[]) => {
+    const device = new NullDevice();
+    const sizes = tinySizes(device, spec, crowd, { layers: spec.layers });
+    using stage = await Stage.open(device, { spec, layerRange: wholeModel(spec), sizes }, randomFill(device, 1), {
+      previous: null,
+      next: null,
+    });
+    await admitAll(stage, crowd);
+    await stage.forward(0, batchOf(device, spec.vocab));
+    await stage.backward(0);
+    const times = (kernel: string) => device.launched.filter((name) => name === kernel).length;
+    return times("linear_backward") - times("xent");
+  };
+  expect(await products([from(0), from(3)])).toBe(4 * 5 - 1); // the embedding needs no gradient
+  expect(await products([from(4), from(3)])).toBe(4 * 2);
+  const tokens: PoolAdapter = { ...from(3), tables: { embedding: { tokens: [5] }, head: { tokens: [5] } } };
+  expect(await products([from(4), tokens])).toBe(4 * 5);
 });
 
 test("a stage refuses a backward pass without its forward", async () => {

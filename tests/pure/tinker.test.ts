@@ -10,7 +10,7 @@ import { targetLoss } from "../../src/objectives/policy.ts";
 import { pack } from "../../src/schedule/pack.ts";
 import { ApiError } from "../../src/serve/errors.ts";
 import { addressOf, forwardBackwardResult, readForwardBackward } from "../../src/serve/tinker/messages.ts";
-import { datumLogProbs, lossOf, rowsOf } from "../../src/serve/tinker/rows.ts";
+import { datumLogProbs, denseOf, lossOf, rowsOf } from "../../src/serve/tinker/rows.ts";
 import { distributionOf } from "../../src/session/distribution.ts";
 import { mutateBytes } from "../helpers/mutate.ts";
 import { POLICY_LOSSES } from "../helpers/policies.ts";
@@ -168,4 +168,11 @@ test("what is only scored leaves all other targets where they are", () => {
   ]);
   expect([...scored!.targetRows.subarray(4, 8)]).toEqual([0, 2, 4, 6]);
   expect(sum(scored!.weights)).toBe(2);
+});
+
+test("whole numbers that a token cannot have are refused by their place, not cut to 32 bits", () => {
+  const of = (value: number) =>
+    denseOf({ dtype: "int64", shape: [2], values: [1, value], sparse: null }, "targets", "int64", 2);
+  for (const value of [2 ** 31 - 1, 1 - 2 ** 31]) expect([...Array.from(of(value).column(0))]).toEqual([1, value]);
+  for (const value of [2 ** 31, -(2 ** 31), 2 ** 32 + 5]) expect(() => of(value)).toThrow(`targets have ${value} as value 1`);
 });

@@ -94,6 +94,23 @@ describe.each([1, 2, 3, 5])("over %i stages", (stages) => {
     }
   });
 
+  test("squares are asked for of those alone that want them", async () => {
+    const { bus, order } = played(stages);
+    const passes = new TrainingPasses(bus);
+    let squares: Promise<readonly Float32Array[]> | null = null;
+    const wants = {
+      slot: 4,
+      ended: (found: Promise<readonly Float32Array[]>) => {
+        squares = found;
+      },
+    };
+    const all = [passes.run({} as MicroBatch, [{ slot: 3 }, wants, { slot: 5 }]), passes.run({} as MicroBatch, [{ slot: 6 }])];
+    passes.finish();
+    await Promise.all(all);
+    for (const of of order) expect(of.filter((one) => one.startsWith("squares"))).toEqual(["squares of 4"]);
+    expect(await squares!).toEqual(range(stages).map((stage) => Float32Array.of(stage, 4)));
+  });
+
   test("a stage has computed later forwards before a gradient comes to it", async () => {
     const { bus, order } = played(stages);
     const passes = new TrainingPasses(bus);
