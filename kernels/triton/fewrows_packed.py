@@ -142,11 +142,11 @@ def fewrows_packed(x, rows, x_scale, w, scales, nested, mean, part, low, factors
 # What is compiled.
 
 # BM, BN, BK, warps, stages and SUMS (0 where it is left out), by the rows up to which a product takes them; of codes, but
-# where SUMS is not 0 of nf4's values on Hopper. All of a format and kind give the same bits. Measured on an H200 with the shapes
-# of a 7B, us a layer at 320, 384, 448, 512 rows: int8 in tiles of 128 over codes 442, 465, 586, 604, of 256 907, 740, 618, 560,
-# over values 516, 510, 582, 573; nf4 over codes 593, 616, 789, 940, over values 659, 591, 818, 681. By pointers at 192, 256,
-# 384, 512 rows: int8 in tiles of 64 505, 724, 969, 1274, of 128 787, 791, 1083, 1414; nf4 533, 702, 1042, 1447, of 128 1016,
-# 998, 1494, 1983.
+# where SUMS is not 0 of nf4's values on Hopper. All of a format and kind give the same bits. Measured on an H200 with the
+# shapes of a 7B, us a layer at 320, 384, 448, 512 rows: int8 in tiles of 128 over codes 442, 465, 586, 604, of 256 907, 740,
+# 618, 560, over values 516, 510, 582, 573; nf4 over codes 593, 616, 789, 940, over values 659, 591, 818, 681. By pointers at
+# 192, 256, 384, 512 rows: int8 in tiles of 64 505, 724, 969, 1274, of 128 787, 791, 1083, 1414; nf4 533, 702, 1042, 1447, of
+# 128 1016, 998, 1494, 1983.
 TILES = {
     ("tma", "int8"): {64: (64, 128, 128, 4, 3), 256: (256, 64, 64, 4, 3), 448: (128, 128, 64, 4, 4)},
     ("tma", "nf4"): {64: (64, 128, 64, 4, 4), 320: (128, 64, 64, 4, 3), 512: (128, 64, 64, 4, 4, 1)},
