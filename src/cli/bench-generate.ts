@@ -10,7 +10,7 @@ import {
   type GenerationBenchmarkReport,
 } from "../session/benchmark/generation.ts";
 import { BENCHMARK_METHODS, BENCHMARK_TARGETS } from "../session/benchmark/work.ts";
-import { type Checks, choice, given, natural, ranksOf } from "./bench-flags.ts";
+import { type Checks, choice, given, MOST, natural, ranksOf } from "./bench-flags.ts";
 import { DEVICES, wholeNumber } from "./flags.ts";
 import { type SamplingFlags, samplingOf } from "./sampling-flags.ts";
 
@@ -20,11 +20,11 @@ export type BenchGenerateFlags = Readonly<Record<string, unknown>> & SamplingFla
 
 const CHECKS: Checks<Options> = {
   shape: String,
-  sequences: natural("sequences"),
-  promptTokens: natural("prompt-tokens"),
-  newTokens: natural("new-tokens"),
+  sequences: natural("sequences", MOST.rows),
+  promptTokens: natural("prompt-tokens", MOST.tokens),
+  newTokens: natural("new-tokens", MOST.tokens),
   rounds: natural("rounds"),
-  adapters: (value) => wholeNumber("adapters", value, 0),
+  adapters: (value) => wholeNumber("adapters", value, 0, MOST.adapters),
   targets: choice("targets", BENCHMARK_TARGETS),
   rank: ranksOf,
   method: choice("method", BENCHMARK_METHODS),

@@ -7,7 +7,7 @@ import { jsonText, writeStdout } from "../base/terminal.ts";
 import { count, counted, formatBytes, percent } from "../base/units.ts";
 import { type BenchmarkOptions, type BenchmarkReport, benchmark } from "../session/benchmark/benchmark.ts";
 import { BENCHMARK_METHODS, BENCHMARK_SHARINGS, BENCHMARK_TARGETS } from "../session/benchmark/work.ts";
-import { type Checks, choice, dashed, given, natural, numbersOf, ranksOf } from "./bench-flags.ts";
+import { type Checks, choice, dashed, given, MOST, natural, numbersOf, ranksOf } from "./bench-flags.ts";
 import { type BenchGenerateFlags, benchGenerate, GENERATION_FLAGS } from "./bench-generate.ts";
 import { DEVICES, fileOf, LINKS, wholeNumber } from "./flags.ts";
 
@@ -30,8 +30,19 @@ export function benchmarkOptionsOf(flags: Readonly<Record<string, unknown>>): Pa
         `--${dashed(flag)} was given without --generate`,
         "it says how sequences are generated",
       );
-  return given(CHECKS, flags);
+  const options = given(CHECKS, flags);
+  const { adapters = 1, rows = 1, length = 1 } = options;
+  if (adapters * rows * length > MOST_OF_A_STEP)
+    throw new RequestError(
+      "cli.flag",
+      `--adapters ${adapters} times --rows ${rows} times --length ${length} are ${count(adapters * rows * length)} tokens a step`,
+      `lower one of them: at most ${count(MOST_OF_A_STEP)} tokens`,
+    );
+  return options;
 }
+
+/** They are held in memory as 64-bit numbers. */
+const MOST_OF_A_STEP = 1 << 26;
 
 const CHECKS: Checks<BenchmarkOptions> = {
   shape: String,
@@ -39,9 +50,9 @@ const CHECKS: Checks<BenchmarkOptions> = {
   seconds: natural("seconds"),
   warmUp: (value) => wholeNumber("warm-up", value, 0),
   stepsOnly: Boolean,
-  adapters: natural("adapters"),
-  rows: natural("rows"),
-  length: natural("length"),
+  adapters: natural("adapters", MOST.adapters),
+  rows: natural("rows", MOST.rows),
+  length: natural("length", MOST.tokens),
   trace: (value) => fileOf("trace", `${value}`),
   targets: choice("targets", BENCHMARK_TARGETS),
   experts: choice("experts", BENCHMARK_SHARINGS),
@@ -50,8 +61,8 @@ const CHECKS: Checks<BenchmarkOptions> = {
   dropout: dropoutOf,
   precision: choice("precision", PRECISIONS),
   device: choice("device", DEVICES),
-  tokens: natural("tokens"),
-  stages: (value) => numbersOf("stages", value, 0.5),
+  tokens: natural("tokens", MOST.tokens),
+  stages: (value) => numbersOf("stages", value, 0.5, MOST.stages),
   recomputation: choice("recomputation", ["auto", ...RECOMPUTATIONS] as const),
   checkpoint: natural("checkpoint"),
   link: choice("link", LINKS),

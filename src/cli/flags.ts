@@ -5,10 +5,12 @@ import { dirname, resolve } from "node:path";
 import { RequestError, textOf } from "../base/errors.ts";
 import { nearest } from "../recipe/suggest.ts";
 
-/** A whole number from `from` on. */
-export function wholeNumber(flag: string, value: unknown, from: number): number {
+/** A whole number from `from` to `most`. */
+export function wholeNumber(flag: string, value: unknown, from: number, most = 2 ** 32 - 1): number {
   if (typeof value !== "number" || !Number.isInteger(value) || value < from)
     throw new RequestError("cli.flag", `--${flag} is ${value}`, `give --${flag} a whole number, ${from} or more`);
+  if (value > most)
+    throw new RequestError("cli.flag", `--${flag} is ${value}`, `give --${flag} a whole number, ${most} at most`);
   return value;
 }
 
