@@ -218,13 +218,13 @@ def fp8_backward(dy, dy_scale, w, dx, ds, low_at, factors, ranks, tile_adapter, 
 # What is compiled.
 
 from linear_variants import RANKS_BACKWARD, forward_rows
+from variants import HALVES
 
 PRODUCT = {
     "tma": dict(BM=128, BN=256, BK=128, GROUP=16, DESC=1),
     "ptr": dict(BM=128, BN=128, BK=64, GROUP=8, DESC=0),
 }
 ARCH = {"tma": "sm_90a", "ptr": "sm_89"}
-HALVES = {"tma": 0, "ptr": 1}  # whether the conversion to e4m3 begins at f16
 WARPS, STAGES = 8, 3
 CHUNKS = (1, 3, 6, 0)  # a launch takes the first that holds a row, or the last
 TABLES = "low_at:*i32 factors:*i64"

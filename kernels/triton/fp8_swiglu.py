@@ -68,8 +68,9 @@ def fp8_swiglu_backward(dh, gate_up, columns, codes, scale, I, BLOCK: tl.constex
 
 # What is compiled.
 
-from fp8 import ARCH, HALVES
+from variants import HALVES
 
+ARCH = {"tma": "sm_90a", "ptr": "sm_89"}
 PARAMETERS = {
     "fp8_swiglu": "gate_up:*bf16 codes:*fp8e4nv scale:*fp32 I:i32",
     "fp8_swiglu_backward": "dh:*bf16 gate_up:*bf16 columns:*u8 codes:*fp8e4nv scale:*fp32 I:i32",

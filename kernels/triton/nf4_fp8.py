@@ -86,8 +86,9 @@ def nf4_turned(codes, absmax, nested, mean, exponents, turned, N, K, stride, TN:
 
 # What is compiled.
 
-from fp8 import ARCH, HALVES
+from variants import HALVES
 
+ARCH = {"tma": "sm_90a", "ptr": "sm_89"}
 BLOCKS = "codes:*u8 absmax:*u8 nested:*fp32 mean:*fp32 exponents:*u8"
 KERNELS = {
     "nf4_exponents": ("absmax:*u8 nested:*fp32 mean:*fp32 exponents:*u8 K:i32", 1, dict(BLOCK=128)),

@@ -11,6 +11,8 @@ one. A launcher takes the row of its kernel and kind; where there are several it
 from pathlib import Path
 
 MARK = "\n# What is compiled.\n"
+# Whether what a kind launches converts f32 to e4m3 by way of f16 (fp8.py).
+HALVES = {"tma": 0, "ptr": 1}
 KINDS = {"ptr": (["tma", "ptr"], "bf16"), "f32": (["f32"], "fp32"), None: (["tma", "ptr", "f32"], "fp32")}
 
 

@@ -50,6 +50,8 @@ needs("faults")("faults of file calls", () => {
     const { first } = await injector.come({ number: 0, kind: "unsynced" });
     expect(first.code).toBe(0);
     const said = /^notice: .* cannot be synced \(EINVAL: .*\): a power cut may undo the last files written$/gm;
-    expect([1, 2]).toContain(first.err.match(said)?.length ?? 0); // its own, and the saver's
+    const count = first.err.match(said)?.length ?? 0;
+    expect(count).toBeGreaterThanOrEqual(1); // its own
+    expect(count).toBeLessThanOrEqual(5); // and those of the four that save small adapters
   }, 240_000);
 });
